@@ -1,0 +1,42 @@
+"""What can go wrong that a user can do something about.
+
+Every message says what happened to which file or name and what to do next. The command line prints the
+message and the exit code below; it never shows a traceback for these.
+"""
+
+from __future__ import annotations
+
+
+class FusiformError(Exception):
+    """Something the user can mend: ``str(error)`` is the whole message, ready to print."""
+
+    exit_code = 1
+
+
+class UsageError(FusiformError):
+    """An argument is wrong or two arguments do not go together."""
+
+    exit_code = 2
+
+
+class ImageError(FusiformError):
+    """A picture that cannot be read; a batch lists it and goes on."""
+
+
+class SpecError(FusiformError):
+    """A model's description of itself is missing, malformed or does not fit its weights."""
+
+
+class WeightsError(FusiformError):
+    """A weight file that is missing, damaged or does not fit the network."""
+
+
+class DownloadError(WeightsError):
+    """A download that failed; nothing was left in the cache."""
+
+
+class MissingExtraError(FusiformError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'fusiform[{extra}]'")

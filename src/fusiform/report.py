@@ -1,0 +1,159 @@
+"""What a command returns: rows and figures that print as a table and serialise as JSON, JSON lines or CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Cell = str | int | float | bool | None
+Format = Literal["table", "json", "jsonl", "csv"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A title, named ``figures`` about the whole, and ``rows`` that need not all have the same columns.
+
+    Values are texts, numbers, booleans or None; a float must be finite. Anything else raises ValueError, so that
+    every report can be written in every format.
+    """
+
+    title: str
+    rows: tuple[Mapping[str, Cell], ...] = ()
+    figures: Mapping[str, Cell] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for mapping in (self.figures, *self.rows):
+            for name, value in mapping.items():
+                if not (value is None or isinstance(value, (str, int, float))):
+                    raise ValueError(f"report {self.title!r}: {name} must be a text, a number or None, got {value!r}")
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"report {self.title!r}: {name} is {value}")
+
+    def render(self, form: Format) -> str:
+        """The text in one of the formats; see the methods below."""
+        return {"table": self.to_table, "json": self.to_json, "jsonl": self.to_jsonl, "csv": self.to_csv}[form]()
+
+    def to_table(self) -> str:
+        """For people: the title, the figures one a line, the rows in aligned columns."""
+        parts = [printable(self.title)]
+        if self.figures:
+            parts.append(align([[printable(name), cell_text(value)] for name, value in self.figures.items()], "<<"))
+        if self.rows:
+            parts.append(rows_table(self.rows))
+        return "\n\n".join(parts) + "\n"
+
+    def to_json(self) -> str:
+        """One object with ``title``, ``figures`` and ``rows``."""
+        content = {"title": self.title, "figures": dict(self.figures), "rows": [dict(row) for row in self.rows]}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def to_jsonl(self) -> str:
+        """One object a line for each row, or one line with the figures where there are no rows."""
+        return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in self.rows or (self.figures,))
+
+    def to_csv(self) -> str:
+        """RFC 4180: a line of column names, then a line for each row (or the figures where there are no rows)."""
+        rows = self.rows or (self.figures,)
+        columns = _columns(rows)
+        return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])
+
+
+def csv_lines(records: Iterable[Sequence[Cell]]) -> str:
+    """Records as RFC 4180 text, lines ending in CR LF; None is an empty field, booleans as in JSON."""
+    import csv  # only when asked for: each import counts against the time to the first answer
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    for record in records:
+        writer.writerow([str(value).lower() if isinstance(value, bool) else value for value in record])
+    return text.getvalue()
+
+
+def rows_table(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """Rows in aligned columns under their names: numbers to the right, everything else to the left."""
+    names = _columns(rows)
+    sides = ""
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        texts = [cell_text(value) for value in values]
+        present = [value for value in values if value is not None]
+        if present and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+            sides += ">"
+            texts = _same_decimals(texts)
+        else:
+            sides += "<"
+        columns.append([printable(name), *texts])
+    return align(list(zip(*columns, strict=True)), sides)
+
+
+def _same_decimals(texts: list[str]) -> list[str]:
+    """Numbers with their points under each other: zeros make up for digits that others have; e-notation stays."""
+    if any("e" in text for text in texts):
+        return texts
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    if decimals == 0:
+        return texts
+    return [text and f"{whole}.{part:0<{decimals}}" for text in texts for whole, _, part in [text.partition(".")]]
+
+
+def align(lines: Sequence[Sequence[str]], sides: str) -> str:
+    """Pad the cells of each column to one width in terminal columns, to the side that ``sides`` says (< or >)."""
+    widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
+    padded = []
+    for line in lines:
+        cells = []
+        for cell, width, side in zip(line, widths, sides, strict=True):
+            space = " " * (width - display_width(cell))
+            cells.append(space + cell if side == ">" else cell + space)
+        padded.append("  ".join(cells).rstrip())
+    return "\n".join(padded)
+
+
+def cell_text(value: Cell) -> str:
+    """A value for people: thousands separated, six digits of a float, yes and no, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return printable(value)
+
+
+def printable(text: str) -> str:
+    """The text with control characters and undecodable bytes escaped: a file name must not steer the terminal.
+
+    Joiners stay, since Persian and Indic words need them; line breaks and marks that reorder the line do not.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode("ascii") if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or (
+        unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    )
+
+
+def display_width(text: str) -> int:
+    """How many terminal columns the text takes: wide East Asian characters two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _columns(rows: Iterable[Mapping[str, Cell]]) -> list[str]:
+    """Every column's name, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusiform.report import Report, align, display_width, printable
+
+names = st.text(min_size=1, max_size=6)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+cells = st.none() | texts | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
+reports = st.builds(
+    Report,
+    texts,
+    st.lists(st.dictionaries(names, cells, min_size=1), max_size=4).map(tuple),
+    st.dictionaries(names, cells, min_size=1),
+)
+
+
+@given(reports)
+def test_json_reads_back(report: Report) -> None:
+    assert json.loads(report.to_json()) == {
+        "title": report.title,
+        "figures": report.figures,
+        "rows": list(report.rows),
+    }
+
+
+@given(reports)
+def test_json_lines_read_back(report: Report) -> None:
+    lines = report.to_jsonl().removesuffix("\n").split("\n")
+    assert [json.loads(line) for line in lines] == list(report.rows or [report.figures])
+
+
+@given(reports)
+def test_csv_reads_back(report: Report) -> None:
+    rows = report.rows or (report.figures,)
+    header, *records = csv.reader(io.StringIO(report.to_csv(), newline=""))
+    assert header == list(dict.fromkeys(name for row in rows for name in row))
+    assert len(records) == len(rows)
+    for record, row in zip(records, rows, strict=True):
+        for name, text in zip(header, record, strict=True):
+            value = row.get(name)
+            if isinstance(value, bool):
+                assert text == json.dumps(value)
+            elif isinstance(value, (int, float)):
+                assert type(value)(text) == value
+            else:
+                assert text == (value or "")
+
+
+@given(reports)
+def test_no_cell_can_break_a_line_of_the_table(report: Report) -> None:
+    figures = len(report.figures) + 1
+    rows = len(report.rows) + 2 if report.rows else 0
+    assert len(report.to_table().split("\n")) == 1 + figures + rows + 1
+
+
+def test_table() -> None:
+    report = Report(
+        "Speed",
+        ({"engine": "litert", "ms": 2.125, "runs": 1000, "int8": True}, {"engine": "ねこ", "ms": 17.8, "note": "slow"}),
+        {"machine": "2 cores", "threads": 2},
+    )
+    assert report.to_table() == (
+        "Speed\n"
+        "\n"
+        "machine  2 cores\n"
+        "threads  2\n"
+        "\n"
+        "engine      ms   runs  int8  note\n"
+        "litert   2.125  1,000  yes\n"
+        "ねこ    17.800               slow\n"
+    )
+
+
+def test_render_knows_every_format() -> None:
+    report = Report("t", ({"a": 1},))
+    assert report.render("table") == "t\n\na\n1\n"
+    assert report.render("json").startswith("{")
+    assert report.render("jsonl") == '{"a": 1}\n'
+    assert report.render("csv") == "a\r\n1\r\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+def test_what_not_every_format_can_hold_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="top1"):
+        Report("t", ({"top1": value},))  # type: ignore[dict-item]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 2))
+def test_aligned_cells_end_in_the_same_terminal_column(text: str, extra: int) -> None:
+    text = printable(text)
+    lines = align([["x" * (display_width(text) + extra), "|"], [text, "|"]], "<<").split("\n")
+    assert len({display_width(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("text", "width"), [("dog", 3), ("собака", 6), ("ねこ", 4), ("é", 1), ("می‌خواهم", 7)])
+def test_display_width(text: str, width: int) -> None:
+    assert display_width(text) == width
+
+
+def test_printable_disarms_terminal_codes_and_keeps_words() -> None:
+    assert printable("a\x1b[31m\n\udcff\u202e.jpg") == "a\\x1b[31m\\n\\udcff\\u202e.jpg"
+    assert printable("می‌خواهم 犬") == "می‌خواهم 犬"
