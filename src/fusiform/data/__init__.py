@@ -1,0 +1,1 @@
+"""Photographs: reading them, preparing them for a network."""

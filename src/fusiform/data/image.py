@@ -1,0 +1,320 @@
+"""From a file, or bytes, to an upright 8-bit RGB picture; and the pictures of a folder in their natural order."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from fusiform.errors import ImageError, UsageError
+
+MAX_PIXELS = 200_000_000
+"""The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
+
+# Each format's first bytes and the Pillow class that reads it. A file is known by its content, whatever its name; only
+# the class it needs is imported. Going to the class spares Pillow's own check of the size, which warns about pictures
+# half as large as the ones it refuses, and gives the decoder's reason in place of "cannot identify".
+_FORMATS = {
+    "JPEG": (rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
+    "WebP": (rb"RIFF....WEBP", "PIL.WebPImagePlugin", "WebPImageFile"),
+    "GIF": (rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
+    "BMP": (rb"BM", "PIL.BmpImagePlugin", "BmpImageFile"),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", "PIL.TiffImagePlugin", "TiffImageFile"),
+    "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
+}
+_EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
+
+# What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+
+def read_image(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None, shorter_side: int | None = None
+) -> Image.Image:
+    """Read a picture as upright 8-bit RGB, whatever its file format and colour mode.
+
+    ``source`` is a path, the content of a file, or a binary stream, which is read from where it stands to its end.
+    JPEG, PNG, WebP, GIF, BMP, TIFF and PPM are known by their content; of several frames the first is taken. EXIF
+    orientation is applied, transparency is laid over white, and the colours of a wider RGB space whose ICC profile
+    the file carries become sRGB; ``to_rgb`` says what becomes of the other modes. The pixels of a plain RGB JPEG are
+    those of ``Image.open(path).convert("RGB")``. The picture carries no metadata. May be called from several threads.
+
+    ``shorter_side`` (pixels) is the fast mode: libjpeg decodes a JPEG at 1/2, 1/4 or 1/8 of its scale, the smallest
+    that leaves the shorter side no shorter than this. Other formats ignore it.
+
+    Raises ImageError, which names the file (``name``, by default the path), for one that is missing, unreadable,
+    empty, cut short, damaged, of another format, or larger than ``MAX_PIXELS``, which is refused by its header.
+    """
+    if shorter_side is not None and shorter_side < 1:
+        raise UsageError(f"shorter_side must be at least 1 pixel, got {shorter_side}: give a length or None")
+    if name is None:
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the picture given as bytes"
+    name = name if name.isprintable() else repr(name)
+    with _open(source, name) as stream, _without_warnings():
+        try:
+            return _decode(stream, name, shorter_side)
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{name}: is too large to decode ({error}): make the picture smaller") from error
+        except MemoryError as error:
+            raise ImageError(f"{name}: not enough memory to decode it: make the picture smaller") from error
+        except Exception as error:
+            # A damaged file can make Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error,
+            # zlib.error, KeyError, ...
+            reason = str(error) or type(error).__name__
+            cut_short = isinstance(error, EOFError) or "truncated" in reason.lower()
+            damage = "is cut short" if cut_short else "is damaged"
+            raise ImageError(f"{name}: {damage} ({reason}): copy or download it again") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an open picture of any Pillow mode into 8-bit RGB; an RGB picture is returned as it is.
+
+    Transparency is laid over white. CMYK, YCbCr, HSV, LAB, palettes and bilevel are converted as Pillow does. 16-bit
+    grey keeps its high byte (65535 becomes 255). Mode I is read as 16-bit grey, and mode F as grey in 0..1 or, if a
+    value is larger, in 0..255; if values lie outside that range, the range from smallest to largest is stretched to
+    0..255. Values of F that are not finite become black. Neither EXIF nor an ICC profile is looked at.
+    """
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return Image.fromarray(_grey_levels(np.asarray(image))).convert("RGB")
+    if mode == "La":
+        image = image.convert("LA")
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_alpha_palette(image) or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The pictures in a folder and the folders below it, by their extension in upper or lower case.
+
+    They come in natural order (1, 2, 10), a folder's own among its subfolders. Names that begin with a dot and
+    ``__MACOSX`` are passed over. Links to folders are followed; no folder is visited twice.
+
+    Raises UsageError if ``folder`` is not a folder, ImageError for a folder below it that cannot be listed.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is not a folder: check the path")
+    found: list[Path] = []
+    visited: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+        here = Path(parent).stat()
+        if (here.st_dev, here.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((here.st_dev, here.st_ino))
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        # Links last, so that a folder goes by its own name rather than a link's, and the answer is always the same.
+        folders.sort(key=lambda name: (Path(parent, name).is_symlink(), _natural(name)))
+        paths = [Path(parent, name) for name in files if not _is_hidden(name)]
+        # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
+        found += [p for p in paths if _EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
+    return sorted(found, key=lambda path: [_natural(part) for part in path.relative_to(folder).parts])
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ImageError(
+        f"{error.filename}: the folder cannot be listed ({error.strerror}): change its permissions or move it away"
+    ) from error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    # Text and numbers take turns, so that like is compared with like; the name itself settles "01" and "1".
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> BinaryIO:
+    """A stream over the source that can seek and that the caller closes."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        if not isinstance(source, (str, os.PathLike)):
+            return io.BytesIO(source.read())
+        file = Path(source).open("rb")  # noqa: SIM115  # the caller closes it
+        if file.seekable():
+            return file
+        with file:
+            return io.BytesIO(file.read())
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file: check the path") from error
+    except (OSError, ValueError) as error:
+        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+            raise ImageError(f"{name}: is a folder, not a picture: name the pictures in it") from error
+        if isinstance(error, PermissionError):
+            raise ImageError(f"{name}: may not be read (permission denied): change its permissions") from error
+        raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from error
+
+
+def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Image:
+    head = stream.read(32)
+    stream.seek(0)
+    if not head:
+        raise ImageError(f"{name}: is empty (0 bytes): copy or download it again")
+    image = _identify(stream, head, name)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: is {width} x {height} pixels, and no more than {MAX_PIXELS // 10**6} megapixels are decoded: "
+            "make the picture smaller"
+        )
+    if shorter_side is not None:
+        image.draft(None, (shorter_side, shorter_side))
+    image.load()
+
+    rgb = to_rgb(image)
+    profile = image.info.get("icc_profile")
+    # Only a profile for RGB ("RGB " in byte 16 of its header, ICC.1:2022 7.2.6) says anything about these pixels;
+    # CMYK and grey keep Pillow's conversion.
+    if isinstance(profile, bytes) and profile[16:20] == b"RGB " and image.mode in ("RGB", "RGBA", "P", "PA"):
+        rgb = _to_srgb(rgb, profile)
+    if (method := _ORIENTATIONS.get(_orientation(image))) is not None:
+        rgb = rgb.transpose(method)
+    rgb.info = {}
+    return rgb
+
+
+def _identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
+    for signature, module, reader in _FORMATS.values():
+        if re.match(signature, head, re.DOTALL):
+            return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
+    if head[4:8] == b"ftyp":
+        raise ImageError(f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG")
+    raise ImageError(f"{name}: is not a picture ({', '.join(_FORMATS)} are read): remove it or save it as JPEG or PNG")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return cast(int, image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF takes nothing from the pixels
+        return 1
+
+
+def _has_alpha_palette(image: Image.Image) -> bool:
+    return image.mode == "P" and image.palette is not None and image.palette.mode != "RGB"
+
+
+def _grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The levels of modes I;16, I and F by the rules that ``to_rgb`` states."""
+    is_float = values.dtype.kind == "f"
+    if is_float:
+        values = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    levels: NDArray[Any]
+    if low < 0 or high > (255 if is_float else 65535):
+        levels = np.rint((values - low) / ((high - low) or 1) * 255)
+    elif is_float:
+        levels = np.rint(values * 255 if high <= 1 else values)
+    else:
+        levels = values >> 8
+    return levels.astype(np.uint8)
+
+
+def _to_srgb(rgb: Image.Image, profile: bytes) -> Image.Image:
+    # A profile for RGB is some kilobytes; a megabyte of it is somebody else's data.
+    if len(profile) > 1 << 20 or _has_srgb_primaries(profile) or (transform := _transform(profile)) is None:
+        return rgb
+    from PIL import ImageCms
+
+    return ImageCms.applyTransform(rgb, transform) or rgb
+
+
+# The sRGB primaries seen under D50, as profiles store them (IEC 61966-2-1, adapted as in ICC.1:2022 Annex E).
+_SRGB_PRIMARIES = {
+    b"rXYZ": (0.4361, 0.2225, 0.0139),
+    b"gXYZ": (0.3851, 0.7169, 0.0971),
+    b"bXYZ": (0.1431, 0.0606, 0.7139),
+}
+
+
+def _has_srgb_primaries(profile: bytes) -> bool:
+    """Whether a profile is one of the many for sRGB, judged by its primaries: that takes microseconds and no lcms."""
+    try:
+        (count,) = struct.unpack_from(">I", profile, 128)
+        tags = {tag: at for tag, at, _ in struct.iter_unpack(">4sII", profile[132 : 132 + 12 * count])}
+        return all(
+            abs(stored / 65536 - xyz) < 0.003
+            for tag, primary in _SRGB_PRIMARIES.items()
+            for stored, xyz in zip(struct.unpack_from(">3i", profile, tags[tag] + 8), primary, strict=True)
+        )
+    except (struct.error, KeyError):
+        return False
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes) -> Any:
+    """The way from a profile to sRGB (an ImageCmsTransform), or None for a broken profile."""
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    except Exception:  # lcms tells no more than that it failed; the pixels are then taken as sRGB
+        return None
+
+
+# Pillow warns about damaged EXIF and the like on pictures that it reads all the same. Nobody reading a folder can do
+# anything about that, and under "error" the warning would cost the picture. warnings.catch_warnings is not safe with
+# threads before Python 3.14, so one filter stands first in the list for good, and matches only in a thread that is
+# inside read_image. It holds no state of its own, because some libraries pickle the list of filters.
+
+
+class _Reading(threading.local):
+    now = False
+
+
+_reading = _Reading()
+
+
+class _WhileReading:
+    def match(self, _: str) -> bool:
+        return _reading.now
+
+
+_IGNORE_WHILE_READING = ("ignore", _WhileReading(), Warning, None, 0)
+_filters_lock = threading.Lock()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    filters = cast("list[Any]", warnings.filters)
+    if not filters or filters[0] is not _IGNORE_WHILE_READING:
+        with _filters_lock:
+            filters.insert(0, _IGNORE_WHILE_READING)
+            if _IGNORE_WHILE_READING in filters[1:]:
+                del filters[filters.index(_IGNORE_WHILE_READING, 1)]
+    _reading.now = True
+    try:
+        yield
+    finally:
+        _reading.now = False

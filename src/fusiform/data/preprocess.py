@@ -1,0 +1,185 @@
+"""From a decoded photograph to a network's input: the one implementation of it, in numpy and Pillow.
+
+The same numbers as torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` on a PIL picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fusiform.data.image import to_rgb
+from fusiform.errors import SpecError
+from fusiform.spec import Interpolation, Preprocess
+
+_RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# Beyond this many pixels (0.25 GB) the resized picture is never made as a whole: resizing the shorter side of a
+# picture of 1 x 100,000 pixels to 256 would make 6.5 gigapixels, of which the crop keeps 50,176.
+_MAX_RESIZED_PIXELS = 1 << 26
+
+# Pillow may first average whole blocks of pixels as long as that leaves twice the resolution that is needed.
+_REDUCING_GAP = 2.0
+
+
+def preprocess_image(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.float32]:
+    """Turn a photograph into one network input: ``crop_pixels``, then ``normalize``; (3, crop, crop) float32."""
+    return normalize(crop_pixels(image, preprocess, fast=fast), preprocess)
+
+
+def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.uint8]:
+    """Resize a photograph's shorter side and cut out the central square: (crop, crop, 3) uint8 in ``color_order``.
+
+    The bytes are those of torchvision's ``Resize(resize, interpolation)`` and ``CenterCrop(crop)`` on a PIL picture;
+    where the resized picture is smaller than the crop it is padded with zeros. ``image`` may have any mode.
+
+    ``fast`` computes only the pixels that the crop keeps, and averages blocks of pixels first where the picture is
+    four times too large or more: a few grey levels away from exact, on average less than half of one; nearest has
+    no fast form. A picture so long and narrow that resizing it would make more than 67 megapixels (1:1024, for a
+    shorter side of 256) is always computed in this way, but without the averaging: with bilinear one or two grey
+    levels away.
+
+    ``antialias=False`` samples nearest, bilinear or bicubic with 1, 2 or 4 taps a side, as torchvision does on uint8
+    tensors, to one grey level; ``fast`` makes no difference then. Raises SpecError for lanczos, which has no such form.
+    """
+    image = to_rgb(image)
+    width, height = image.size
+    shorter = min(width, height)
+    # As torchvision: the longer side is rounded down.
+    x = _Axis.of(width, preprocess.resize * width // shorter, preprocess.crop)
+    y = _Axis.of(height, preprocess.resize * height // shorter, preprocess.crop)
+
+    if not preprocess.antialias:
+        kept = _sample(np.array(image), y, x, preprocess.interpolation)
+    elif (fast and preprocess.interpolation != "nearest") or x.resized * y.resized > _MAX_RESIZED_PIXELS:
+        gap = _REDUCING_GAP if fast else None
+        kept = np.array(_resize_region(image, x, y, _RESAMPLING[preprocess.interpolation], gap))
+    else:
+        resized = image.resize((x.resized, y.resized), _RESAMPLING[preprocess.interpolation])
+        kept = np.array(resized.crop((x.first, y.first, x.first + x.kept, y.first + y.kept)))
+
+    if preprocess.color_order == "bgr":
+        kept = kept[..., ::-1]
+    if kept.shape[:2] == (preprocess.crop, preprocess.crop):
+        return np.ascontiguousarray(kept)
+    pixels = np.zeros((preprocess.crop, preprocess.crop, 3), np.uint8)
+    pixels[y.padding : y.padding + y.kept, x.padding : x.padding + x.kept] = kept
+    return pixels
+
+
+def normalize(
+    pixels: NDArray[np.uint8], preprocess: Preprocess, *, layout: Literal["nchw", "nhwc"] = "nchw"
+) -> NDArray[np.float32]:
+    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation of each channel.
+
+    ``pixels`` is uint8, (height, width, 3) or (batch, height, width, 3), in the spec's ``color_order``. The answer is
+    contiguous float32 of the same size with the channels where ``layout`` puts them, equal to torchvision's
+    ``ToTensor`` and ``Normalize``: the same operations in the same order and precision.
+    """
+    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
+    if layout == "nchw":
+        values = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
+        mean, std = mean[:, None, None], std[:, None, None]
+        scaled = values
+    else:
+        values = pixels.astype(np.float32, order="C")
+        # Whole rows at a time: numpy is several times slower along an axis of three.
+        width = pixels.shape[-2]
+        mean, std = np.tile(mean, width), np.tile(std, width)
+        scaled = values.reshape(*pixels.shape[:-2], width * 3)
+    scaled /= np.float32(255)
+    scaled -= mean
+    scaled /= std
+    return values
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One side of the picture: its length, the length it is resized to, and the part of that which the crop keeps.
+
+    ``first`` is the first kept pixel, ``kept`` their number, ``padding`` the zeros before them; all in pixels.
+    """
+
+    length: int
+    resized: int
+    first: int
+    kept: int
+    padding: int
+
+    @classmethod
+    def of(cls, length: int, resized: int, crop: int) -> _Axis:
+        if resized < crop:
+            return cls(length, resized, first=0, kept=resized, padding=(crop - resized) // 2)
+        # As torchvision: halves are rounded to even.
+        return cls(length, resized, first=round((resized - crop) / 2), kept=crop, padding=0)
+
+    @property
+    def scale(self) -> float:
+        return self.length / self.resized
+
+
+def _resize_region(
+    image: Image.Image, x: _Axis, y: _Axis, resampling: Image.Resampling, gap: float | None
+) -> Image.Image:
+    """Only the kept pixels of the resized picture."""
+    box = (x.first * x.scale, y.first * y.scale, (x.first + x.kept) * x.scale, (y.first + y.kept) * y.scale)
+    if max(image.size) > 1 << 14:
+        # Pillow holds the box in single precision: cut a margin wider than any filter's support around it first.
+        margin_x, margin_y = (int(4 * max(axis.scale, 1)) + 1 for axis in (x, y))
+        left, top = max(int(box[0]) - margin_x, 0), max(int(box[1]) - margin_y, 0)
+        right, bottom = min(int(box[2]) + margin_x, x.length), min(int(box[3]) + margin_y, y.length)
+        image = image.crop((left, top, right, bottom))
+        box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+    return image.resize((x.kept, y.kept), resampling, box=box, reducing_gap=gap)
+
+
+def _sample(pixels: NDArray[np.uint8], y: _Axis, x: _Axis, interpolation: Interpolation) -> NDArray[np.uint8]:
+    if (y.resized, x.resized) == (y.length, x.length):
+        return pixels[y.first : y.first + y.kept, x.first : x.first + x.kept]
+    rows, row_weights = _taps(y, interpolation)
+    columns, column_weights = _taps(x, interpolation)
+    values = np.zeros((y.kept, x.kept, 3), np.float32)
+    for row, row_weight in zip(rows, row_weights, strict=True):
+        for column, column_weight in zip(columns, column_weights, strict=True):
+            values += pixels[row[:, None], column] * (row_weight[:, None] * column_weight)[..., None]
+    return cast(NDArray[np.uint8], np.rint(values).clip(0, 255).astype(np.uint8))
+
+
+def _taps(axis: _Axis, interpolation: Interpolation) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The source pixels and weights, (taps, kept) each, of PyTorch's ``interpolate`` with ``align_corners=False``."""
+    scale = np.float32(axis.length) / np.float32(axis.resized)
+    kept = np.arange(axis.first, axis.first + axis.kept, dtype=np.float32)
+    last = axis.length - 1
+    if interpolation == "nearest":
+        # The upper left corner decides, not the centre as in Pillow.
+        source = np.floor(kept * scale).astype(np.int64).clip(0, last)
+        return source[None], np.ones((1, axis.kept), np.float32)
+    centre = (kept + np.float32(0.5)) * scale - np.float32(0.5)
+    if interpolation == "bilinear":
+        centre = centre.clip(0, None)
+        source = np.floor(centre).astype(np.int64).clip(0, last)
+        t = centre - source.astype(np.float32)
+        return np.stack([source, (source + 1).clip(0, last)]), np.stack([1 - t, t])
+    if interpolation == "bicubic":
+        source = np.floor(centre).astype(np.int64)
+        distance = np.abs(centre - source - np.arange(-1, 3, dtype=np.float32)[:, None])
+        return np.stack([source + i for i in range(-1, 3)]).clip(0, last), _cubic(distance)
+    raise SpecError("preprocess: lanczos always averages the pixels it covers: set antialias to true")
+
+
+def _cubic(d: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keys' kernel (1981) with the a = -0.75 that PyTorch and OpenCV use."""
+    a = np.float32(-0.75)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return cast(NDArray[np.float32], np.where(d <= 1, near, far).astype(np.float32))
