@@ -1,0 +1,341 @@
+"""Both networks as graphs, from their spec and torchvision-named weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.errors import WeightsError
+from fusiform.graph.ir import INPUT, Activation, Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node
+from fusiform.spec import ModelSpec, Padding, Preprocess
+from fusiform.tables import MOBILENET_V2_BOTTLENECKS, SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS
+
+BATCH_NORM_EPSILON = 1e-5
+State = Mapping[str, NDArray[Any]]
+
+
+def build_graph(spec: ModelSpec, state: State) -> Graph:
+    """The graph of ``spec.architecture`` with the weights of ``state``.
+
+    ``state`` maps torchvision's parameter names to arrays of any float type. Raises WeightsError for weights that do
+    not fit the spec.
+    """
+    try:
+        graph = _build(spec, _FoldedWeights(state))
+    except KeyError as error:
+        raise WeightsError(f"the weights lack {error}, which {spec.name} needs: are they of another network?") from None
+    classes = graph.shapes[graph.nodes[-1].name][2]
+    if classes != spec.num_classes:
+        raise WeightsError(f"the weights answer with {classes} classes, the spec names {spec.num_classes}")
+    return graph
+
+
+def to_state(graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """The weights of a graph under torchvision's names: what ``build_graph`` takes, with identity normalisations.
+
+    Weights of an int8 graph are dequantised, and its first convolution reads normalised pictures again.
+    """
+    if graph.quantization is not None:
+        graph = unfold_normalization(dequantize(graph))
+    weights = {node.name: node.weight for node in graph.nodes if isinstance(node, Conv | Linear)}
+    numbers = {node.name: node for node in number_weights(graph.spec, weights).nodes}
+    state: dict[str, NDArray[np.float32]] = {}
+    for node in graph.nodes:
+        if isinstance(node, Linear):
+            state[f"{node.name}.weight"], state[f"{node.name}.bias"] = node.weight.astype(np.float32), node.bias
+        elif isinstance(node, Conv):
+            origin = numbers[node.name]
+            assert isinstance(origin, Conv)
+            weight, bias = np.empty_like(node.weight, np.float32), np.empty_like(node.bias, np.float32)
+            weight.flat[origin.weight.astype(np.intp).ravel()] = node.weight.ravel()
+            bias[origin.bias.astype(np.intp)] = node.bias
+            ones = np.ones_like(bias)
+            state[f"{node.name}.weight"] = weight
+            state[f"{node.norm}.weight"] = ones
+            state[f"{node.norm}.bias"] = bias
+            state[f"{node.norm}.running_mean"] = np.zeros_like(bias)
+            state[f"{node.norm}.running_var"] = ones * np.float32(1 - BATCH_NORM_EPSILON)
+            state[f"{node.norm}.num_batches_tracked"] = np.array(0, np.int64)
+    return state
+
+
+def number_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> Graph:
+    """The graph whose every weight is its own position in torchvision's array: it shows what was reordered how.
+
+    ``weights`` gives the shape of each convolution's and the classifier's weight by name.
+    """
+    return _build(spec, _Numbers(weights))
+
+
+def dequantize(graph: Graph) -> Graph:
+    """An int8 graph with float32 weights and biases and no quantisation of activations; it still reads pixels."""
+    assert graph.quantization is not None
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node, Conv | Linear):
+            scales = graph.quantization.weights[node.name]
+            weight = node.weight * scales.reshape(-1, *(1,) * (node.weight.ndim - 1))
+            step: NDArray[np.float64] | float = 1.0
+            if isinstance(node, Conv):
+                step = scales.astype(np.float64) * graph.quantization.activations[node.source].scale
+            node = dataclasses.replace(
+                node, weight=weight.astype(np.float32), bias=np.asarray(node.bias * step, np.float32)
+            )
+        nodes.append(node)
+    return Graph(graph.spec, tuple(nodes))
+
+
+def pixel_zero_point(preprocess: Preprocess) -> int:
+    """The grey (0 to 255) that stands for zero in a network that reads pixels: the mean over the three colours."""
+    return round(255 * sum(preprocess.mean) / len(preprocess.mean))
+
+
+def fold_normalization(graph: Graph) -> Graph:
+    """The same network for pixels less ``pixel_zero_point`` instead of normalised pictures.
+
+    Exact inside the picture; the padding is that grey instead of the mean colour.
+    """
+    return _rescale_input(graph, inverse=False)
+
+
+def unfold_normalization(graph: Graph) -> Graph:
+    """Undo ``fold_normalization``."""
+    return _rescale_input(graph, inverse=True)
+
+
+def _rescale_input(graph: Graph, *, inverse: bool) -> Graph:
+    first = graph.nodes[0]
+    assert isinstance(first, Conv)
+    preprocess = graph.spec.preprocess
+    std = 255 * np.array(preprocess.std)[:, None, None]
+    # What the grey becomes when it is normalised.
+    offset = ((pixel_zero_point(preprocess) / 255 - np.array(preprocess.mean)) / np.array(preprocess.std))[
+        :, None, None
+    ]
+    weight = first.weight.astype(np.float64)
+    if inverse:
+        weight = weight * std
+        bias = first.bias - (weight * offset).sum((1, 2, 3))
+    else:
+        bias = first.bias + (weight * offset).sum((1, 2, 3))
+        weight = weight / std
+    changed = dataclasses.replace(first, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+    return Graph(graph.spec, (changed, *graph.nodes[1:]))
+
+
+class _FoldedWeights:
+    """A state dict's weights, each batch normalisation folded into the convolution before it."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def conv(self, name: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return fold_batch_norm(self.state, name, norm)
+
+    def linear(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.asarray(self.state[f"{name}.weight"], np.float32), np.asarray(self.state[f"{name}.bias"], np.float32)
+
+
+class _Numbers:
+    """Positions instead of weights; float64 holds them exactly."""
+
+    def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        self.shapes = {name: weight.shape for name, weight in weights.items()}
+
+    def conv(self, name: str, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        del norm
+        return self.linear(name)
+
+    def linear(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        shape = self.shapes[name]
+        return np.arange(np.prod(shape), dtype=np.float64).reshape(shape), np.arange(shape[0], dtype=np.float64)
+
+
+def _build(spec: ModelSpec, weights: _FoldedWeights | _Numbers) -> Graph:
+    build = _Builder(weights, spec.padding)
+    BUILDERS[spec.architecture](build, spec.width)
+    return Graph(spec, tuple(build.nodes))
+
+
+class _Builder:
+    """Collects nodes."""
+
+    def __init__(self, weights: _FoldedWeights | _Numbers, padding: Padding) -> None:
+        self.weights = weights
+        self.padding = padding
+        self.nodes: list[Node] = []
+        self.channels: dict[str, int] = {}
+
+    def add(self, node: Node, channels: int) -> str:
+        self.nodes.append(node)
+        self.channels[node.name] = channels
+        return node.name
+
+    def conv(
+        self,
+        source: str,
+        conv: str,
+        norm: str,
+        *,
+        stride: int = 1,
+        activation: Activation | None,
+        in_order: NDArray[np.intp] | None = None,
+        out_order: NDArray[np.intp] | None = None,
+    ) -> str:
+        """Add the convolution stored as ``conv`` with the normalisation ``norm``; optionally reorder its channels."""
+        weight, bias = self.weights.conv(conv, norm)
+        depthwise = weight.shape[1] == 1 and weight.shape[0] > 1
+        if in_order is not None:
+            weight = weight[:, in_order]
+        if out_order is not None:
+            weight, bias = weight[out_order], bias[out_order]
+        groups = len(bias) if depthwise else 1
+        return self.add(
+            Conv(conv, norm, source, np.ascontiguousarray(weight), bias, stride, self.padding, groups, activation),
+            len(bias),
+        )
+
+    def classifier(self, source: str, name: str) -> None:
+        pooled = self.add(Mean("pool", source), self.channels[source])
+        weight, bias = self.weights.linear(name)
+        self.add(Linear(name, pooled, weight, bias), len(bias))
+
+
+def fold_batch_norm(state: State, conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight and bias of a convolution that does the work of itself and the batch normalisation after it."""
+    gamma, beta, mean, variance = (
+        np.asarray(state[f"{norm}.{part}"], np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    factor = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+    weight = np.asarray(state[f"{conv}.weight"], np.float64) * factor[:, None, None, None]
+    return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
+
+
+def _mobilenet_v2(build: _Builder, width: float) -> None:
+    """Table 2 of arXiv 1801.04381."""
+    del width  # the shapes of the weights say it
+    x = build.conv(INPUT, "features.0.0", "features.0.1", stride=2, activation="relu6")
+    block = 0
+    for expansion, _, repeats, first_stride in MOBILENET_V2_BOTTLENECKS:
+        for repeat in range(repeats):
+            block += 1
+            stride = first_stride if repeat == 0 else 1
+            source, at, layer = x, f"features.{block}.conv", 0
+            if expansion != 1:
+                x = build.conv(x, f"{at}.0.0", f"{at}.0.1", activation="relu6")
+                layer = 1
+            x = build.conv(x, f"{at}.{layer}.0", f"{at}.{layer}.1", stride=stride, activation="relu6")
+            x = build.conv(x, f"{at}.{layer + 1}", f"{at}.{layer + 2}", activation=None)
+            if stride == 1 and build.channels[source] == build.channels[x]:
+                x = build.add(Add(f"features.{block}", source, x), build.channels[x])
+    x = build.conv(x, f"features.{block + 1}.0", f"features.{block + 1}.1", activation="relu6")
+    build.classifier(x, "classifier.1")
+
+
+Channel = tuple[str, int]
+"""A channel of the network as the paper numbers it: the branch that makes it, and its index there."""
+
+
+def _shuffle(channels: list[Channel]) -> list[Channel]:
+    """The channel shuffle with two groups: first of either half, second of either half, and so on."""
+    half = len(channels) // 2
+    return [channel for pair in zip(channels[:half], channels[half:], strict=True) for channel in pair]
+
+
+def _readers(repeats: int, half: int) -> dict[Channel, int]:
+    """Which unit of a stage reads each channel: 1 to ``repeats`` - 1, or ``repeats`` for the layer after the stage."""
+    reader: dict[Channel, int] = {}
+    channels = _first_unit(half)
+    for unit in range(1, repeats):
+        reader |= dict.fromkeys(channels[half:], unit)
+        channels = _next_unit(channels, unit)
+    return reader | dict.fromkeys(channels, repeats)
+
+
+def _first_unit(half: int) -> list[Channel]:
+    """The output of the spatial down sampling unit (Figure 3d): both branches, shuffled."""
+    return _shuffle([("0.branch1", i) for i in range(half)] + [("0.branch2", i) for i in range(half)])
+
+
+def _next_unit(channels: list[Channel], unit: int) -> list[Channel]:
+    """The output of a basic unit (Figure 3c): one half of its input as it was, the other through the branch."""
+    half = len(channels) // 2
+    return _shuffle(channels[:half] + [(f"{unit}.branch2", i) for i in range(half)])
+
+
+class _Stage:
+    """Where the channels of one stage are: each branch makes them in the order of the units that read them."""
+
+    def __init__(self, build: _Builder, name: str, repeats: int, half: int) -> None:
+        self.build, self.name, self.half = build, name, half
+        self.reader = _readers(repeats, half)
+        self.tensors: dict[str, str] = {}
+
+    def order(self, branch: str) -> NDArray[np.intp]:
+        """The channels of a branch, sorted by who reads them."""
+        return np.argsort([self.reader[branch, i] for i in range(self.half)], kind="stable")
+
+    def gather(self, unit: int, channels: list[Channel]) -> tuple[str, NDArray[np.intp]]:
+        """The tensor that holds the ``channels`` that ``unit`` reads, and which of them each of its channels is."""
+        pieces, positions = [], []
+        position = {channel: k for k, channel in enumerate(channels)}
+        for branch, tensor in self.tensors.items():
+            made: list[Channel] = [(branch, int(i)) for i in self.order(branch)]
+            mine = [k for k, channel in enumerate(made) if self.reader[channel] == unit]
+            if mine:
+                pieces.append((tensor, mine[0], mine[-1] + 1))
+                positions += [position[made[k]] for k in mine]
+        node = Gather(f"{self.name}.{unit}.gather", tuple(pieces))
+        return self.build.add(node, len(positions)), np.array(positions)
+
+
+def _shufflenet_v2(build: _Builder, width: float) -> None:
+    """Table 5 and Figure 3 of arXiv 1807.11164, without ever moving a channel to shuffle it.
+
+    Split, concatenation and shuffle only decide which unit reads which channel, and every channel is read by exactly
+    one unit of its stage (or by the layer after it). So each branch makes its channels in the order of their readers,
+    a unit gathers its half of the input as contiguous pieces of earlier branches, and the reordering disappears
+    into the weights: a sixth of the memory traffic of doing as the figure says.
+    """
+    x = build.conv(INPUT, "conv1.0", "conv1.1", stride=2, activation="relu")
+    x = build.add(MaxPool("maxpool", x, build.padding), build.channels[x])
+    order: NDArray[np.intp] | None = None
+    for k, (repeats, out_channels) in enumerate(
+        zip(SHUFFLENET_V2_REPEATS, SHUFFLENET_V2_CHANNELS[width][1:4], strict=True)
+    ):
+        stage = _Stage(build, f"stage{k + 2}", repeats, out_channels // 2)
+        at = f"{stage.name}.0"
+        y = build.conv(x, f"{at}.branch1.0", f"{at}.branch1.1", stride=2, activation=None, out_order=order)
+        stage.tensors["0.branch1"] = build.conv(
+            y,
+            f"{at}.branch1.2",
+            f"{at}.branch1.3",
+            activation="relu",
+            in_order=order,
+            out_order=stage.order("0.branch1"),
+        )
+        stage.tensors["0.branch2"] = _branch2(build, x, at, 2, order, stage.order("0.branch2"))
+        channels = _first_unit(stage.half)
+        for unit in range(1, repeats):
+            y, order = stage.gather(unit, channels[stage.half :])
+            branch = f"{unit}.branch2"
+            stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", 1, order, stage.order(branch))
+            channels = _next_unit(channels, unit)
+        x, order = stage.gather(repeats, channels)
+    x = build.conv(x, "conv5.0", "conv5.1", activation="relu", in_order=order)
+    build.classifier(x, "fc")
+
+
+def _branch2(
+    build: _Builder, x: str, at: str, stride: int, in_order: NDArray[np.intp] | None, out_order: NDArray[np.intp]
+) -> str:
+    x = build.conv(x, f"{at}.branch2.0", f"{at}.branch2.1", activation="relu", in_order=in_order)
+    x = build.conv(x, f"{at}.branch2.3", f"{at}.branch2.4", stride=stride, activation=None)
+    return build.conv(x, f"{at}.branch2.5", f"{at}.branch2.6", activation="relu", out_order=out_order)
+
+
+BUILDERS = {"mobilenet_v2": _mobilenet_v2, "shufflenet_v2": _shufflenet_v2}

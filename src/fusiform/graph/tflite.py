@@ -1,0 +1,354 @@
+"""Graphs as TensorFlow Lite files: the format that LiteRT runs.
+
+Writing needs only the schema that ships with LiteRT, and the same graph always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as tfl
+from numpy.typing import NDArray
+
+from fusiform.graph.build import number_weights
+from fusiform.graph.flatbuffer import read_metadata
+from fusiform.graph.ir import (
+    INPUT,
+    Activation,
+    Add,
+    Conv,
+    Gather,
+    Graph,
+    Linear,
+    MaxPool,
+    Mean,
+    Node,
+    Quantization,
+    Scale,
+    pads,
+)
+from fusiform.spec import METADATA_KEY, ModelSpec, Padding
+
+OUTPUT = "logits"
+_SCHEMA_VERSION = 3
+_ALIGNMENT = 16  # bytes; kernels read weights with aligned loads
+_CONCATENATION_INPUTS = 5  # XNNPACK takes no more; the graph would be cut in two
+_TYPES: dict[np.dtype[Any], int] = {
+    np.dtype("float32"): tfl.TensorType.FLOAT32,
+    np.dtype("int8"): tfl.TensorType.INT8,
+    np.dtype("uint8"): tfl.TensorType.UINT8,
+    np.dtype("int32"): tfl.TensorType.INT32,
+}
+_ACTIVATIONS: dict[Activation | None, int] = {
+    None: tfl.ActivationFunctionType.NONE,
+    "relu": tfl.ActivationFunctionType.RELU,
+    "relu6": tfl.ActivationFunctionType.RELU6,
+}
+
+
+def to_tflite(graph: Graph) -> bytes:
+    """The graph as a TFLite flatbuffer with its spec inside, for one picture.
+
+    A float32 graph reads a normalised float32 picture (1, height, width, channels); an int8 graph reads uint8 pixels,
+    its first convolution normalises. Both answer with float32 logits (1, classes).
+    """
+    writer = _Writer(graph)
+    for node in graph.nodes:
+        writer.node(node)
+    return writer.finish()
+
+
+def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
+    """Read back what ``to_tflite`` wrote; ``source`` names the file in errors.
+
+    Raises WeightsError for other files.
+    """
+    spec = ModelSpec.from_json(read_metadata(data, source=source), source=source)
+    model = tfl.ModelT.InitFromPackedBuf(data)
+    tensors = {tensor.name.decode(): tensor for tensor in model.subgraphs[0].tensors}
+    dtypes: dict[int, np.dtype[Any]] = {code: dtype for dtype, code in _TYPES.items()}
+
+    def array(name: str) -> NDArray[Any]:
+        tensor = tensors[name]
+        raw = model.buffers[tensor.buffer].data.tobytes()
+        shape = tuple(int(size) for size in tensor.shape)
+        return np.frombuffer(raw, dtypes[tensor.type].newbyteorder("<")).reshape(shape)
+
+    def scale(name: str) -> Scale:
+        quantization = tensors[name].quantization
+        return Scale(float(quantization.scale[0]), int(quantization.zeroPoint[0]))
+
+    weights: dict[str, NDArray[Any]] = {}
+    for name in tensors:
+        if name.endswith(".weight"):
+            weight = array(name)
+            if weight.ndim == 4:  # OHWI, or 1HWO for depthwise, to OIHW
+                depthwise = weight.shape[0] == 1 and len(array(name[:-6] + "bias")) > 1
+                weight = weight.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
+            weights[name[:-7]] = np.ascontiguousarray(weight)
+    nodes = tuple(
+        dataclasses.replace(node, weight=weights[node.name], bias=array(f"{node.name}.bias"))
+        if isinstance(node, Conv | Linear)
+        else node
+        for node in number_weights(spec, weights).nodes
+    )
+    if all(weight.dtype == np.float32 for weight in weights.values()):
+        return Graph(spec, nodes)
+    quantized = [INPUT, *(node.name for node in nodes if not isinstance(node, Mean | Linear))]
+    activations = {name: scale(name) for name in quantized if name in tensors}
+    scales = {name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32) for name in weights}
+    return Graph(spec, nodes, Quantization(activations, scales))
+
+
+class _Buffer(tfl.BufferT):  # type: ignore[misc]  # the schema is untyped
+    """A buffer that honours the schema's alignment, which the generated Python code forgets."""
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802  # the generated code's name
+        data = None
+        if self.data is not None:
+            raw = bytes(self.data)
+            builder.StartVector(1, len(raw), _ALIGNMENT)
+            head = builder.Head() - len(raw)
+            builder.head = head
+            builder.Bytes[head : head + len(raw)] = raw
+            data = builder.EndVector()
+        tfl.BufferStart(builder)
+        if data is not None:
+            tfl.BufferAddData(builder, data)
+        return tfl.BufferEnd(builder)
+
+
+class _ChannelScales(tfl.QuantizationParametersT):  # type: ignore[misc]
+    """One scale for each slice; files share the zero points, which would be a fifteenth of them."""
+
+    def __init__(self, scales: NDArray[np.float32], dimension: int, zeros: dict[int, int]) -> None:
+        super().__init__(scale=scales, quantizedDimension=dimension)
+        self.zeros = zeros
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802
+        count = len(self.scale)
+        if count not in self.zeros:
+            self.zeros[count] = builder.CreateNumpyVector(np.zeros(count, np.int64))
+        scale = builder.CreateNumpyVector(self.scale)
+        tfl.QuantizationParametersStart(builder)
+        tfl.QuantizationParametersAddScale(builder, scale)
+        tfl.QuantizationParametersAddZeroPoint(builder, self.zeros[count])
+        tfl.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
+        return tfl.QuantizationParametersEnd(builder)
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.buffers: list[_Buffer] = [_Buffer()]  # buffer 0 is empty by the format's rule
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self.codes: dict[tuple[int, int], int] = {}
+        self.index: dict[str, int] = {}
+        self.zeros: dict[int, int] = {}
+        if graph.quantization is None:
+            self.inputs = [self.activation(INPUT)]
+        else:
+            pixels = graph.quantization.activations[INPUT]
+            size, _, channels = graph.shapes[INPUT]
+            self.inputs = [
+                self.tensor("pixels", (1, size, size, channels), "uint8", Scale(pixels.scale, pixels.zero_point + 128))
+            ]
+            self.operator(tfl.BuiltinOperator.QUANTIZE, self.inputs, self.activation(INPUT), "Quantize")
+
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        scale: Scale | tuple[NDArray[np.float32], int] | None = None,
+        data: NDArray[Any] | None = None,
+    ) -> int:
+        """Add a tensor; ``scale`` is of the whole tensor, or (one for each slice, along this dimension)."""
+        tensor = tfl.TensorT()
+        tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), _TYPES[np.dtype(dtype)], 0
+        tensor.hasRank = True
+        if data is not None:
+            tensor.buffer = len(self.buffers)
+            self.buffers.append(_Buffer(data=np.ascontiguousarray(data, np.dtype(dtype).newbyteorder("<")).tobytes()))
+        if scale is not None:
+            if isinstance(scale, Scale):
+                tensor.quantization = tfl.QuantizationParametersT(scale=[scale.scale], zeroPoint=[scale.zero_point])
+            else:
+                tensor.quantization = _ChannelScales(scale[0].astype(np.float32), scale[1], self.zeros)
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def activation(self, name: str, *, like: str | None = None, shape: tuple[int, ...] | None = None) -> int:
+        """Add the tensor that a node makes, with the scale (``like`` another tensor's) if the graph has scales."""
+        shape = shape or (1, *self.graph.shapes[name])
+        if self.graph.quantization is None:
+            self.index[name] = self.tensor(name, shape, "float32")
+        else:
+            self.index[name] = self.tensor(name, shape, "int8", self.graph.quantization.activations[like or name])
+        return self.index[name]
+
+    def constant(self, name: str, values: list[Any]) -> int:
+        array = np.array(values, np.int32)
+        return self.tensor(name, array.shape, "int32", data=array)
+
+    def operator(self, code: int, inputs: list[int], output: int, options: str | None = None, **fields: Any) -> None:
+        # The version says which features of the operator a runtime must know: 1 float, 2 int8, 3 int8 per channel.
+        version = 1 if self.graph.quantization is None else _INT8_VERSIONS.get(code, 2)
+        operator = tfl.OperatorT()
+        operator.opcodeIndex = self.codes.setdefault((code, version), len(self.codes))
+        operator.inputs, operator.outputs = inputs, [output]
+        if options is not None:
+            operator.builtinOptionsType = getattr(tfl.BuiltinOptions, f"{options}Options")
+            operator.builtinOptions = getattr(tfl, f"{options}OptionsT")()
+            for name, value in fields.items():
+                setattr(operator.builtinOptions, name, value)
+        self.operators.append(operator)
+
+    def node(self, node: Node) -> None:
+        match node:
+            case Conv():
+                self.conv(node)
+            case Add():
+                inputs = [self.index[node.left], self.index[node.right]]
+                self.operator(tfl.BuiltinOperator.ADD, inputs, self.activation(node.name), "Add")
+            case Gather():
+                self.gather(node)
+            case MaxPool():
+                source, padding = self.padded(node.source, 3, 2, node.padding)
+                output = self.activation(node.name)
+                window = {"filterHeight": 3, "filterWidth": 3, "strideH": 2, "strideW": 2}
+                self.operator(tfl.BuiltinOperator.MAX_POOL_2D, [source], output, "Pool2D", padding=padding, **window)
+            case Mean():
+                self.mean(node)
+            case Linear():
+                self.linear(node)
+
+    def padded(self, name: str, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+        """The tensor to convolve and TFLite's padding for it, with an explicit PAD where SAME means something else."""
+        height, width, channels = self.graph.shapes[name]
+        wanted = pads(height, kernel, stride, padding), pads(width, kernel, stride, padding)
+        if wanted == (pads(height, kernel, stride, "same"), pads(width, kernel, stride, "same")):
+            return self.index[name], tfl.Padding.SAME
+        source = self.index[name]
+        (top, bottom), (left, right) = wanted
+        amounts = self.constant(f"{name}/pads", [[0, 0], [top, bottom], [left, right], [0, 0]])
+        shape = (1, height + top + bottom, width + left + right, channels)
+        output = self.activation(f"{name}/padded", like=name, shape=shape)
+        self.operator(tfl.BuiltinOperator.PAD, [source, amounts], output, "Pad")
+        return output, tfl.Padding.VALID
+
+    def conv(self, node: Conv) -> None:
+        source, padding = self.padded(node.source, node.kernel, node.stride, node.padding)
+        # OIHW to TFLite's OHWI, or 1HWO for depthwise
+        weight = node.weight.transpose((1, 2, 3, 0) if node.depthwise else (0, 2, 3, 1))
+        quantization = self.graph.quantization
+        if quantization is None:
+            weights = self.tensor(f"{node.name}.weight", weight.shape, "float32", data=weight)
+            bias = self.tensor(f"{node.name}.bias", node.bias.shape, "float32", data=node.bias)
+        else:
+            scales = quantization.weights[node.name]
+            weights = self.tensor(
+                f"{node.name}.weight", weight.shape, "int8", (scales, 3 if node.depthwise else 0), weight
+            )
+            bias_scales = (scales * np.float32(quantization.activations[node.source].scale), 0)
+            bias = self.tensor(f"{node.name}.bias", node.bias.shape, "int32", bias_scales, node.bias)
+        options: dict[str, Any] = {
+            "padding": padding,
+            "strideH": node.stride,
+            "strideW": node.stride,
+            "dilationHFactor": 1,
+            "dilationWFactor": 1,
+            "fusedActivationFunction": _ACTIVATIONS[node.activation],
+        }
+        inputs, output = [source, weights, bias], self.activation(node.name)
+        if node.depthwise:
+            code, kind = tfl.BuiltinOperator.DEPTHWISE_CONV_2D, "DepthwiseConv2D"
+            options["depthMultiplier"] = 1
+        else:
+            code, kind = tfl.BuiltinOperator.CONV_2D, "Conv2D"
+        self.operator(code, inputs, output, kind, **options)
+
+    def gather(self, node: Gather) -> None:
+        height, width, _ = self.graph.shapes[node.name]
+        pieces = []
+        for k, (name, first, end) in enumerate(node.pieces):
+            if end - first == self.graph.shapes[name][2]:
+                pieces.append(self.index[name])
+                continue
+            begin = self.constant(f"{node.name}/{k}/begin", [0, 0, 0, first])
+            size = self.constant(f"{node.name}/{k}/size", [1, height, width, end - first])
+            shape = (1, height, width, end - first)
+            pieces.append(self.activation(f"{node.name}/{k}", like=name, shape=shape))
+            self.operator(tfl.BuiltinOperator.SLICE, [self.index[name], begin, size], pieces[-1], "Slice")
+        while len(pieces) > 1:  # the oldest pieces are the smallest, so copying these twice costs least
+            some, pieces = pieces[:_CONCATENATION_INPUTS], pieces[_CONCATENATION_INPUTS:]
+            channels = sum(self.tensors[piece].shape[3] for piece in some)
+            output = self.activation(node.name, shape=(1, height, width, channels))
+            self.operator(tfl.BuiltinOperator.CONCATENATION, some, output, "Concatenation", axis=3)
+            pieces.insert(0, output)
+        self.index[node.name] = pieces[0]
+
+    def mean(self, node: Mean) -> None:
+        """Average in float32: in an int8 graph the mean of 49 pixels holds more than eight bits can."""
+        shape = self.graph.shapes[node.source]
+        source = self.index[node.source]
+        if self.graph.quantization is not None:
+            real = self.tensor(f"{node.source}/real", (1, *shape), "float32")
+            self.operator(tfl.BuiltinOperator.DEQUANTIZE, [source], real, "Dequantize")
+            source = real
+        self.index[node.name] = self.tensor(node.name, (1, shape[2]), "float32")
+        axes = self.constant(f"{node.name}/axes", [1, 2])
+        self.operator(tfl.BuiltinOperator.MEAN, [source, axes], self.index[node.name], "Reducer", keepDims=False)
+
+    def linear(self, node: Linear) -> None:
+        """The classifier; int8 weights meet activations that the runtime quantises picture by picture."""
+        quantization = self.graph.quantization
+        if quantization is None:
+            weights = self.tensor(f"{node.name}.weight", node.weight.shape, "float32", data=node.weight)
+        else:
+            scales = (quantization.weights[node.name], 0)
+            weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", scales, node.weight)
+        bias = self.tensor(f"{node.name}.bias", node.bias.shape, "float32", data=node.bias)
+        self.index[node.name] = self.tensor(OUTPUT, (1, len(node.bias)), "float32")
+        inputs, output = [self.index[node.source], weights, bias], self.index[node.name]
+        dynamic = quantization is not None
+        self.operator(
+            tfl.BuiltinOperator.FULLY_CONNECTED, inputs, output, "FullyConnected", asymmetricQuantizeInputs=dynamic
+        )
+
+    def finish(self) -> bytes:
+        model = tfl.ModelT()
+        model.version = _SCHEMA_VERSION
+        model.description = f"fusiform {self.graph.spec.name}"
+        model.operatorCodes = []
+        for code, version in self.codes:
+            entry = tfl.OperatorCodeT()
+            entry.builtinCode = code
+            entry.deprecatedBuiltinCode = min(code, 127)
+            entry.version = version
+            model.operatorCodes.append(entry)
+        subgraph = tfl.SubGraphT()
+        subgraph.name = "main"
+        subgraph.tensors, subgraph.operators = self.tensors, self.operators
+        subgraph.inputs, subgraph.outputs = self.inputs, [self.index[self.graph.nodes[-1].name]]
+        model.subgraphs = [subgraph]
+        entry = tfl.MetadataT()
+        entry.name, entry.buffer = METADATA_KEY, len(self.buffers)
+        model.metadata = [entry]
+        model.buffers = [*self.buffers, _Buffer(data=self.graph.spec.to_json().encode())]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+
+_INT8_VERSIONS = {
+    tfl.BuiltinOperator.CONV_2D: 3,
+    tfl.BuiltinOperator.DEPTHWISE_CONV_2D: 3,
+    tfl.BuiltinOperator.FULLY_CONNECTED: 9,
+    tfl.BuiltinOperator.QUANTIZE: 1,
+    tfl.BuiltinOperator.MEAN: 1,
+}
