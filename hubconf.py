@@ -1,0 +1,67 @@
+"""Entry points for ``torch.hub.load('PATH/TO/fusiform', 'mobilenet_v2', source='local')``.
+
+``weights`` is None for fresh weights, as in torchvision, or ``'bundled'`` (no download), ``'IMAGENET1K_V1'``,
+``'IMAGENET1K_V2'``, ``'DEFAULT'``, or a path to a model file.
+"""
+
+import sys
+from pathlib import Path
+
+dependencies = ["torch", "numpy", "PIL", "safetensors", "flatbuffers", "ai_edge_litert"]
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+from fusiform.nets import MobileNetV2, ShuffleNetV2  # noqa: E402
+from fusiform.zoo.load import load  # noqa: E402
+
+
+def mobilenet_v2(
+    weights: str | None = None, *, width: float = 1.0, num_classes: int | None = None, pretrained: bool = False
+) -> MobileNetV2:
+    """MobileNetV2 at ``width``; ``pretrained=True`` is ``weights='bundled'``. In train mode only if fresh."""
+    if pretrained and weights is None:
+        weights = "bundled"
+    if weights is None:
+        return MobileNetV2(width, num_classes or 1000)
+    if Path(weights).is_file():
+        return load(weights, num_classes=num_classes)
+    name = "mobilenet_v2" if width == 1.0 else "mobilenet_v2_x" + f"{width}".replace(".", "_")
+    return load(name, weights=weights, num_classes=num_classes)
+
+
+def _shufflenet_v2(width: float, weights: str | None, num_classes: int | None, pretrained: bool) -> ShuffleNetV2:
+    if pretrained and weights is None:
+        weights = "bundled" if width == 1.0 else "DEFAULT"
+    if weights is None:
+        return ShuffleNetV2(width, num_classes or 1000)
+    if Path(weights).is_file():
+        return load(weights, num_classes=num_classes)
+    return load("shufflenet_v2_x" + f"{width}".replace(".", "_"), weights=weights, num_classes=num_classes)
+
+
+def shufflenet_v2_x0_5(
+    weights: str | None = None, *, num_classes: int | None = None, pretrained: bool = False
+) -> ShuffleNetV2:
+    """ShuffleNetV2 x0.5; ``pretrained=True`` is ``weights='DEFAULT'``."""
+    return _shufflenet_v2(0.5, weights, num_classes, pretrained)
+
+
+def shufflenet_v2_x1_0(
+    weights: str | None = None, *, num_classes: int | None = None, pretrained: bool = False
+) -> ShuffleNetV2:
+    """ShuffleNetV2 x1.0; ``pretrained=True`` is ``weights='bundled'``."""
+    return _shufflenet_v2(1.0, weights, num_classes, pretrained)
+
+
+def shufflenet_v2_x1_5(
+    weights: str | None = None, *, num_classes: int | None = None, pretrained: bool = False
+) -> ShuffleNetV2:
+    """ShuffleNetV2 x1.5; ``pretrained=True`` is ``weights='DEFAULT'``."""
+    return _shufflenet_v2(1.5, weights, num_classes, pretrained)
+
+
+def shufflenet_v2_x2_0(
+    weights: str | None = None, *, num_classes: int | None = None, pretrained: bool = False
+) -> ShuffleNetV2:
+    """ShuffleNetV2 x2.0; ``pretrained=True`` is ``weights='DEFAULT'``."""
+    return _shufflenet_v2(2.0, weights, num_classes, pretrained)

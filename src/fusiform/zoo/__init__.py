@@ -1,0 +1,1 @@
+"""What weights exist, where they are, and how files become weights."""

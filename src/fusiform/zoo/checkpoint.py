@@ -1,0 +1,322 @@
+"""Weight files to numpy and back: the project's own safetensors, and other people's pickles.
+
+A state here is a dict from torchvision's parameter names to arrays, in PyTorch's layouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
+from fusiform.tables import (
+    MOBILENET_V2_BOTTLENECKS,
+    MOBILENET_V2_WIDTHS,
+    SHUFFLENET_V2_CHANNELS,
+    SHUFFLENET_V2_REPEATS,
+    mobilenet_v2_channels,
+)
+
+State = dict[str, NDArray[Any]]
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+
+# The types of a safetensors header that become numpy's; half and double precision become float32.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+# Where training scripts keep the weights in what they save; the moving average is the one they publish.
+_NESTED = ("model_ema", "state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, State]:
+    """The spec (None in other people's files) and the state of a safetensors file, without PyTorch.
+
+    Half, bfloat16 and double values come as float32, whole numbers as they are. Raises WeightsError for a missing or
+    damaged file and SpecError for a spec that does not read.
+    """
+    data = _read_bytes(path)
+    try:
+        tensors = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): fetch or export it again") from None
+    state = {name: _array(path, name, tensor) for name, tensor in tensors}
+    # deserialize has checked the header: its length in 8 bytes, then JSON.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    text = header.get("__metadata__", {}).get(METADATA_KEY)
+    return (None if text is None else ModelSpec.from_json(text, source=str(path))), state
+
+
+def write_safetensors(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
+    """Write a state and its spec; the same input gives the same bytes, and an existing file is replaced whole.
+
+    Raises WeightsError where the file cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(state.items())}
+    data = save(arrays, metadata={METADATA_KEY: spec.to_json()})
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)  # noqa: PTH105  # says that it replaces
+    except OSError as error:
+        raise WeightsError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_pth(path: str | os.PathLike[str]) -> State:
+    """The state in a PyTorch checkpoint; no code in it is ever run (``weights_only``).
+
+    Takes a state dict, or a training checkpoint that holds one (a moving average is preferred to the last weights),
+    with or without the prefixes of DataParallel and torch.compile. Half, bfloat16 and double values come as float32.
+    Raises WeightsError for anything else and MissingExtraError without PyTorch.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("PyTorch", "torch", f"reading {Path(path).name}") from None
+    _check_file(path)
+    try:
+        # torchvision's training scripts keep their arguments beside the weights; a Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats, which are no business of the user's
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        if found := re.search(r"\bGLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"{path} holds {found[1]}; loading more than tensors can run code, so nothing was loaded. Ask for a "
+                "state dict, torch.save(model.state_dict(), file), or a safetensors file"
+            ) from None
+        raise WeightsError(
+            f"{path} is damaged or no PyTorch state dict ({_first_sentence(error)}): fetch it again, or ask for a "
+            "safetensors file"
+        ) from None
+
+    tensors = _find_state(path, loaded, torch.Tensor)
+    state: State = {}
+    for name, tensor in tensors.items():
+        if tensor.is_quantized or tensor.layout != torch.strided:
+            raise WeightsError(
+                f"{path}: {name} is a quantised or sparse tensor, which no network here takes: use the float weights"
+            )
+        dense = tensor.float() if tensor.is_floating_point() else tensor
+        state[name] = dense.detach().contiguous().numpy()
+    return state
+
+
+class Network(NamedTuple):
+    """What the names and shapes of a state say of its network."""
+
+    architecture: Architecture
+    width: float
+    num_classes: int
+    input_channels: int
+
+
+def guess_architecture(state: Mapping[str, NDArray[Any]], *, source: str = "the state dict") -> Network:
+    """The network that a state with torchvision's names fits exactly; ``num_batches_tracked`` may be missing.
+
+    MobileNetV2's width is a published one if that fits, else the roundest number that does. Raises WeightsError,
+    which names ``source`` and the first entries that are missing, unexpected or of another shape.
+    """
+    shapes = {name: tuple(array.shape) for name, array in state.items()}
+    architecture: Architecture
+    if "features.0.0.weight" in shapes:
+        architecture, stem, classifier = "mobilenet_v2", "features.0.0.weight", "classifier.1.weight"
+        widths = _mobilenet_v2_widths(shapes)
+    elif "conv1.0.weight" in shapes:
+        architecture, stem, classifier = "shufflenet_v2", "conv1.0.weight", "fc.weight"
+        widths = tuple(SHUFFLENET_V2_CHANNELS)
+    else:
+        raise WeightsError(
+            f"{source} is no MobileNetV2 or ShuffleNetV2 with torchvision's names: it has neither features.0.0.weight "
+            f"nor conv1.0.weight, but {', '.join(list(shapes)[:3]) or 'nothing'}, ... Files from other frameworks "
+            "have to be ported first (fusiform port)"
+        )
+    # A shape of another rank is told below, as a difference from what it should be.
+    num_classes = (shapes.get(classifier) or (1000,))[0]
+    input_channels = (*shapes[stem], 3, 3)[1]
+
+    best: list[str] | None = None
+    for width in widths:
+        expected = expected_shapes(architecture, width, num_classes=num_classes, input_channels=input_channels)
+        differences = _differences(shapes, expected)
+        if not differences:
+            return Network(architecture, width, num_classes, input_channels)
+        if best is None or len(differences) < len(best):
+            best, nearest = differences, network_name(architecture, width)
+    assert best is not None
+    more = f" (and {len(best) - 3} more)" if len(best) > 3 else ""
+    raise WeightsError(f"{source} does not fit {nearest}, the nearest network: {'; '.join(best[:3])}{more}")
+
+
+def expected_shapes(
+    architecture: Architecture, width: float, *, num_classes: int = 1000, input_channels: int = 3
+) -> Shapes:
+    """Every entry of torchvision's state dict for a network, in its order, with its shape."""
+    if architecture == "mobilenet_v2":
+        return _mobilenet_v2_shapes(width, num_classes, input_channels)
+    return _shufflenet_v2_shapes(width, num_classes, input_channels)
+
+
+def _mobilenet_v2_shapes(width: float, num_classes: int, input_channels: int) -> Shapes:
+    stem, rows, last = mobilenet_v2_channels(width)
+    shapes = _conv("features.0.0", stem, input_channels, 3) | _norm("features.0.1", stem)
+    before, index = stem, 1
+    for (expansion, _, repeats, _), after in zip(MOBILENET_V2_BOTTLENECKS, rows, strict=True):
+        for _ in range(repeats):
+            block, wide, layer = f"features.{index}.conv", expansion * before, 0
+            if expansion != 1:
+                shapes |= _conv(f"{block}.0.0", wide, before, 1) | _norm(f"{block}.0.1", wide)
+                layer = 1
+            shapes |= _conv(f"{block}.{layer}.0", wide, 1, 3) | _norm(f"{block}.{layer}.1", wide)
+            shapes |= _conv(f"{block}.{layer + 1}", after, wide, 1) | _norm(f"{block}.{layer + 2}", after)
+            before, index = after, index + 1
+    shapes |= _conv(f"features.{index}.0", last, before, 1) | _norm(f"features.{index}.1", last)
+    return shapes | {"classifier.1.weight": (num_classes, last), "classifier.1.bias": (num_classes,)}
+
+
+def _shufflenet_v2_shapes(width: float, num_classes: int, input_channels: int) -> Shapes:
+    before, *stages, last = SHUFFLENET_V2_CHANNELS[width]
+    shapes = _conv("conv1.0", before, input_channels, 3) | _norm("conv1.1", before)
+    for stage, repeats, channels in zip((2, 3, 4), SHUFFLENET_V2_REPEATS, stages, strict=True):
+        half = channels // 2
+        for unit in range(repeats):
+            name = f"stage{stage}.{unit}"
+            if unit == 0:  # the unit that halves the picture works on all channels, in both branches
+                shapes |= _conv(f"{name}.branch1.0", before, 1, 3) | _norm(f"{name}.branch1.1", before)
+                shapes |= _conv(f"{name}.branch1.2", half, before, 1) | _norm(f"{name}.branch1.3", half)
+            shapes |= _conv(f"{name}.branch2.0", half, half if unit else before, 1) | _norm(f"{name}.branch2.1", half)
+            shapes |= _conv(f"{name}.branch2.3", half, 1, 3) | _norm(f"{name}.branch2.4", half)
+            shapes |= _conv(f"{name}.branch2.5", half, half, 1) | _norm(f"{name}.branch2.6", half)
+        before = channels
+    shapes |= _conv("conv5.0", last, before, 1) | _norm("conv5.1", last)
+    return shapes | {"fc.weight": (num_classes, last), "fc.bias": (num_classes,)}
+
+
+def _conv(name: str, outputs: int, inputs: int, kernel: int) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs, kernel, kernel)}
+
+
+def _norm(name: str, channels: int) -> Shapes:
+    vectors: Shapes = {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return vectors | {f"{name}.num_batches_tracked": ()}
+
+
+def _differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
+    """What is missing, of another shape or unexpected, in words; empty where ``shapes`` fit."""
+    missing = [
+        f"{name} is missing" for name in expected if name not in shapes and not name.endswith(".num_batches_tracked")
+    ]
+    wrong = [
+        f"{name} has shape {shapes[name]} where {shape} is expected"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return [*missing, *wrong, *(f"{name} is unexpected" for name in shapes if name not in expected)]
+
+
+def _mobilenet_v2_widths(shapes: Mapping[str, Shape]) -> tuple[float, ...]:
+    """The published widths, then the width that has this state's channels, if one has: the one of fewest digits."""
+    found = _channels_found(shapes)
+    if found is None or any(mobilenet_v2_channels(width) == found for width in MOBILENET_V2_WIDTHS):
+        return MOBILENET_V2_WIDTHS
+    # Rounding moves a product by at most 8 channels.
+    base, channels = MOBILENET_V2_BOTTLENECKS[-1][1], found[1][-1]
+    low, high = (channels - 8) / base, (channels + 8) / base
+    for scale in (10, 100, 1000, 10_000):
+        for step in range(max(1, math.ceil(low * scale)), math.floor(high * scale) + 1):
+            if mobilenet_v2_channels(step / scale) == found:
+                return (*MOBILENET_V2_WIDTHS, step / scale)
+    return MOBILENET_V2_WIDTHS
+
+
+def _channels_found(shapes: Mapping[str, Shape]) -> tuple[int, tuple[int, ...], int] | None:
+    """The output channels of the stem, of each row of Table 2 and of the last 1x1 convolution."""
+    projections, index = [], 1
+    for expansion, _, repeats, _ in MOBILENET_V2_BOTTLENECKS:
+        projections.append(f"features.{index}.conv.{1 if expansion == 1 else 2}.weight")
+        index += repeats
+    names = ("features.0.0.weight", *projections, f"features.{index}.0.weight")
+    if not all(shapes.get(name) for name in names):
+        return None
+    stem, *rows, last = (shapes[name][0] for name in names)
+    return stem, tuple(rows), last
+
+
+def _array(path: str | os.PathLike[str], name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
+    kind, shape = tensor["dtype"], tuple(tensor["shape"])
+    array: NDArray[Any]
+    if kind == "BF16":  # the upper half of a float32
+        array = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
+        return array.reshape(shape)
+    if kind not in _DTYPES:
+        raise WeightsError(f"{path}: {name} has the type {kind}, which no network here takes: save it as float32")
+    array = np.frombuffer(tensor["data"], _DTYPES[kind])
+    return array.astype(np.float32 if kind in ("F64", "F16") else array.dtype.newbyteorder("=")).reshape(shape)
+
+
+def _find_state(path: str | os.PathLike[str], loaded: object, tensor_type: type[Any]) -> dict[str, Any]:
+    """The dict of tensors in what a checkpoint holds, without the wrappers' prefixes."""
+    for _ in range(3):  # as deep as any script's file; one made to harm could go round for ever
+        if isinstance(loaded, Mapping):
+            loaded = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), loaded)
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(loaded).__name__}, not a state dict: write one with "
+            "torch.save(model.state_dict(), file)"
+        )
+    tensors = {str(name): value for name, value in loaded.items() if name != "n_averaged"}  # the moving average's count
+    while tensors and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None)):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    other = next((name for name, value in tensors.items() if not isinstance(value, tensor_type)), None)
+    if other is not None or not tensors:
+        raise WeightsError(
+            f"{path} holds no state dict: its entries are {', '.join(list(tensors)[:5]) or 'none'}"
+            + (f", and {other} is of type {type(tensors[other]).__name__}" if other is not None else "")
+        )
+    return tensors
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: there is no such file")
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    _check_file(path)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def _first_sentence(error: BaseException) -> str:
+    """The first sentence of what torch says, less its advice to trust the file."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    return re.split(r"\n|\. ", text)[0]

@@ -1,0 +1,108 @@
+"""Weight files on this machine: from the package, from the cache, or downloaded into it.
+
+``FUSIFORM_CACHE`` is the cache folder. ``FUSIFORM_MIRROR`` is another base address, or a local folder, in place of
+torchvision's. ``FUSIFORM_OFFLINE=1`` forbids the network; what is in the cache or in a local mirror still works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from fusiform.errors import DownloadError, WeightsError
+from fusiform.progress import Tracker, track
+from fusiform.zoo.catalog import BUNDLED_FOLDER, TORCHVISION_BASE, Weights
+
+
+def cache_dir() -> Path:
+    r"""The folder of downloaded files, which need not exist yet.
+
+    ``FUSIFORM_CACHE``, or the platform's place: ``$XDG_CACHE_HOME/fusiform`` (``~/.cache/fusiform``), on macOS
+    ``~/Library/Caches/fusiform``, on Windows ``%LOCALAPPDATA%\fusiform``.
+    """
+    if chosen := os.environ.get("FUSIFORM_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fusiform"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fusiform"
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the convention says to ignore a relative one
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "fusiform"
+
+
+def fetch(weights: Weights, *, progress: Tracker = track) -> Path:
+    """The path of a weight file: in the package if bundled, else in the cache, downloaded when it is not there.
+
+    A cached file is hashed each time (15 ms for 14 MB) and fetched again if it is damaged. Raises WeightsError for
+    weights that no network here can take, and DownloadError.
+    """
+    weights.check_loadable()
+    if weights.bundled:
+        path = BUNDLED_FOLDER / weights.file
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing, though it comes with fusiform: install the package again")
+        return path
+    path = cache_dir() / weights.file
+    expected = weights.sha256 or weights.sha256_prefix
+    if not holds(path, expected):
+        _download(_mirrored(weights.url), path, expected, progress)
+    return path
+
+
+def fetch_address(url: str, *, sha256: str = "", progress: Tracker = track) -> Path:
+    """The cached copy of the file at an http(s) or file address, downloaded when it is not there.
+
+    Without ``sha256`` (64 hexadecimal digits, or the first few) the hash of the first download is kept beside the
+    file, so that later damage is noticed. Raises DownloadError.
+    """
+    try:
+        base = unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError as error:
+        raise DownloadError(f"{url} is not an address ({error}): give one like https://host/file") from None
+    base = re.sub(r"[^\w.-]", "_", base)[-80:]
+    path = cache_dir() / "addresses" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base}"
+    record = path.with_name(path.name + ".sha256")
+    expected = sha256 or (record.read_text(encoding="ascii", errors="replace") if record.is_file() else "")
+    if not (expected and holds(path, expected)):
+        digest = _download(url, path, sha256, progress)
+        record.write_text(digest, encoding="ascii")
+    return path
+
+
+def holds(path: Path, expected: str) -> bool:
+    """Whether ``path`` is a file whose SHA-256 starts with ``expected``; DownloadError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DownloadError(
+            f"{path}: cannot read the cache ({error.strerror or error}): set FUSIFORM_CACHE to a folder of yours"
+        ) from None
+    return digest.hexdigest().startswith(expected.lower())
+
+
+def _mirrored(url: str) -> str:
+    mirror = os.environ.get("FUSIFORM_MIRROR", "")
+    if not mirror or not url.startswith(TORCHVISION_BASE):
+        return url
+    path = url.removeprefix(TORCHVISION_BASE)
+    return f"{mirror.rstrip('/')}/{path}" if "://" in mirror else (Path(mirror).expanduser().absolute() / path).as_uri()
+
+
+def _download(url: str, path: Path, expected: str, progress: Tracker) -> str:
+    if urlsplit(url).scheme.lower() != "file" and os.environ.get("FUSIFORM_OFFLINE", "") not in ("", "0"):
+        state = "is damaged" if path.exists() else "is not there"
+        raise DownloadError(
+            f"{path} {state}, and FUSIFORM_OFFLINE forbids fetching {url}: unset it, or copy the file to that path"
+        )
+    from fusiform.zoo.download import download  # urllib takes longer to import than a picture to classify
+
+    return download(url, path, expected, progress=progress)

@@ -1,0 +1,86 @@
+"""Trained networks for PyTorch users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.zoo.model import Model, open_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fusiform.nets import MobileNetV2, ShuffleNetV2
+
+
+def load(
+    model: str | os.PathLike[str] = "mobilenet_v2",
+    *,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    dropout: float | None = None,
+    output_stride: int = 32,
+) -> MobileNetV2 | ShuffleNetV2:
+    """A PyTorch network with trained weights, in eval mode.
+
+    ``model`` is a name from ``fusiform.list_models()`` or a model file of any kind; ``weights`` chooses one of a
+    network's trainings (``torchvision_v2`` or torchvision's ``IMAGENET1K_V2``). The bundled weights are int8 on disk
+    and come dequantised, with no download. ``num_classes`` puts a fresh classifier on the trained backbone.
+    ``dropout`` and ``output_stride`` (8, 16, 32) are those of the network. The network reads float32 NCHW pictures
+    normalised as ``fusiform.open_model(model).spec.preprocess`` says, and gives logits.
+
+    Raises MissingExtraError without PyTorch, and what ``open_model`` raises.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("PyTorch", "torch", "fusiform.load") from None
+    from fusiform.nets import build_network
+
+    opened = _open(model, weights)
+    state, spec = dict(opened.state()), opened.spec
+    if num_classes is not None and num_classes != spec.num_classes:
+        if num_classes < 1:
+            raise UsageError(f"num_classes must be at least 1, got {num_classes}")
+        spec = spec.replace(labels=tuple(f"class {k}" for k in range(num_classes)), label_ids=())
+        head = "classifier.1" if spec.architecture == "mobilenet_v2" else "fc"
+        fresh = [f"{head}.weight", f"{head}.bias"]
+        for name in fresh:
+            state.pop(name, None)
+    else:
+        fresh = []
+    network = build_network(spec, dropout=dropout, output_stride=output_stride)
+    load_state(network, state, source=str(opened.path), fresh=fresh)
+    return network.eval()
+
+
+def load_state(
+    network: nn.Module, state: Mapping[str, NDArray[Any]], *, source: str, fresh: list[str] | None = None
+) -> None:
+    """Put a numpy state into a network; all of it must fit, but for the entries in ``fresh``, which keep their values.
+
+    ``num_batches_tracked`` may be missing. Raises WeightsError, which names ``source``.
+    """
+    import torch
+
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    try:
+        missing, unexpected = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"{source}: does not fit the network: {str(error).splitlines()[-1].strip()}") from None
+    missing = [name for name in missing if name not in (fresh or ()) and not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise WeightsError(f"{source}: does not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def _open(model: str | os.PathLike[str], weights: str | None) -> Model:
+    if weights is None:
+        return open_model(model)
+    from fusiform.zoo.catalog import find_weights
+
+    return open_model(find_weights(os.fspath(model), weights).name)

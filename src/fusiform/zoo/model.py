@@ -1,0 +1,138 @@
+"""From a name or a file to a model that can be run: every kind of model file, read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
+
+from fusiform.errors import SpecError, WeightsError
+from fusiform.graph.flatbuffer import read_metadata
+from fusiform.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fusiform.graph.ir import Graph
+
+FileFormat = Literal["tflite", "onnx", "safetensors", "pth"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file, found and recognised: its spec is read, its weights when they are asked for."""
+
+    path: Path
+    format: FileFormat
+    spec: ModelSpec
+    data: bytes
+    """The file's bytes; empty for ``pth``, which PyTorch reads by itself."""
+
+    def graph(self) -> Graph:
+        """The network as a graph, float32 or int8 as the file is."""
+        from fusiform.graph.build import build_graph
+
+        if self.format == "tflite":
+            from fusiform.graph.tflite import from_tflite
+
+            return from_tflite(self.data, source=str(self.path))
+        if self.format == "onnx":
+            from fusiform.graph.onnx import from_onnx
+
+            return from_onnx(self.data, source=str(self.path))
+        return build_graph(self.spec, self.state())
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The weights in float32 under torchvision's names."""
+        from fusiform.graph.build import to_state
+        from fusiform.zoo.checkpoint import read_pth, read_safetensors
+
+        if self.format == "pth":
+            return read_pth(self.path)
+        if self.format == "safetensors":
+            return read_safetensors(self.path)[1]
+        return to_state(self.graph())
+
+    def tflite(self) -> bytes:
+        """The model as a file that LiteRT runs."""
+        from fusiform.graph.tflite import to_tflite
+
+        return self.data if self.format == "tflite" else to_tflite(self.graph())
+
+    def onnx(self) -> bytes:
+        """The model as a file that ONNX Runtime runs."""
+        from fusiform.graph.onnx import to_onnx
+
+        return self.data if self.format == "onnx" else to_onnx(self.graph())
+
+
+def open_model(model: str | os.PathLike[str]) -> Model:
+    """Find a model by its name in the catalogue or its file, and read what it says of itself.
+
+    A name is looked up in the catalogue first and downloaded if it has to be; whatever looks like a path (it exists,
+    or has a folder or a file ending in it) is read. Raises UsageError for an unknown name, WeightsError for a file
+    that is missing, damaged or of no known kind, SpecError for one that does not say how to use it.
+    """
+    name = os.fspath(model)
+    path = Path(name)
+    if _looks_like_a_file(path):
+        return _read(path, None)
+    from fusiform.zoo.catalog import BUNDLED_FOLDER, find_weights
+
+    weights = find_weights(name)
+    if weights.bundled:
+        return _read(BUNDLED_FOLDER / weights.file, None)
+    from fusiform.zoo.fetch import fetch
+
+    weights.check_loadable()
+    return _read(fetch(weights), weights.spec())
+
+
+def _looks_like_a_file(path: Path) -> bool:
+    return path.is_file() or len(path.parts) > 1 or path.suffix in (".tflite", ".onnx", ".safetensors", ".pth", ".pt")
+
+
+def _read(path: Path, spec: ModelSpec | None) -> Model:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such model file; fusiform models lists the names there are") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if data[4:8] == b"TFL3":
+        return Model(path, "tflite", ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path)), data)
+    if data[8:9] == b"{":
+        from fusiform.zoo.checkpoint import read_safetensors
+
+        stored, state = read_safetensors(path)
+        return Model(path, "safetensors", stored or _guessed_spec(path, state), data)
+    if data[:2] in (b"PK", b"\x80\x02") or path.suffix in (".pth", ".pt"):
+        from fusiform.zoo.checkpoint import read_pth
+
+        return Model(path, "pth", spec or _guessed_spec(path, read_pth(path)), b"")
+    if path.suffix == ".onnx" or data[:1] == b"\x08":  # a protobuf that starts with ir_version
+        from fusiform.graph.onnx import read_spec
+
+        return Model(path, "onnx", read_spec(data, source=str(path)), data)
+    if not data:
+        raise WeightsError(f"{path}: the file is empty; download or write it again")
+    raise WeightsError(f"{path}: not a model file that fusiform knows (.tflite, .safetensors, .onnx, .pth)")
+
+
+def _guessed_spec(path: Path, state: dict[str, NDArray[Any]]) -> ModelSpec:
+    """A spec for weights that come without one: the network from its shapes, and ImageNet's usual preprocessing."""
+    from fusiform.zoo.catalog import imagenet_labels
+    from fusiform.zoo.checkpoint import guess_architecture
+
+    network = guess_architecture(state, source=str(path))
+    if network.input_channels != 3:
+        raise SpecError(f"{path}: the network reads {network.input_channels} channels; photographs have 3")
+    names, ids = imagenet_labels() if network.num_classes == 1000 else ((), ())
+    return ModelSpec(
+        network.architecture,
+        network.width,
+        names or tuple(f"class {k}" for k in range(network.num_classes)),
+        label_ids=ids,
+        provenance=f"{path.name}, without a description: labels and preprocessing are torchvision's defaults",
+    )
