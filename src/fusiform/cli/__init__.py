@@ -1,0 +1,86 @@
+"""The command line: every command is a file here, imported when the command is run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from importlib import import_module
+
+import click
+
+from fusiform.errors import FusiformError
+
+# Name -> the click command and what --help says of it, so that --help imports nothing more.
+COMMANDS = {
+    "predict": ("fusiform.cli.predict:command", "Name what photographs show."),
+    "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
+    "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),
+    "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
+    "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
+}
+
+
+class _Commands(click.Group):
+    """Runs the table above, and turns what a user can mend into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of a pipe has gone
+        except (FusiformError, OSError) as error:  # the latter is a full disk, a lost network folder, ...
+            from fusiform.report import printable
+
+            click.echo(f"fusiform: {printable(str(error))}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, FusiformError) else 1)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        import fusiform
+
+        click.echo(f"fusiform {fusiform.__version__}")
+        ctx.exit()
+
+
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 some pictures failed (predict --strict), 130 interrupted.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
+)
+def commands() -> None:
+    """MobileNetV2 and ShuffleNetV2, from a folder of photographs to a verified model."""
+
+
+def main() -> None:
+    """Run the command in ``sys.argv`` and exit with its code."""
+    # A file name that the terminal's encoding cannot show must not end the program; CR LF of a CSV stays CR LF.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace", newline="\n")
+    try:
+        commands.main(prog_name="fusiform")
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        sys.exit(130)

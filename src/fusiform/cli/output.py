@@ -1,0 +1,51 @@
+"""Where a command's text goes: standard output, or a file that appears only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from fusiform.errors import FusiformError
+from fusiform.report import Format, Report
+
+
+@contextmanager
+def open_output(out: Path | None) -> Iterator[TextIO]:
+    """A text stream to ``out``, UTF-8, or to standard output where it is None.
+
+    The file is written under another name in its folder and renamed at the end; nothing is left of it when the block
+    fails. A device or pipe is written to directly. A file that cannot be written raises FusiformError.
+    """
+    if out is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    target = out.resolve()  # behind a link: the file is to be replaced, not the link
+    if target.is_dir():
+        raise FusiformError(f"{out}: is a folder; --out takes a file")
+    direct = target.exists() and not target.is_file()
+    written = target if direct else target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        # Undecodable bytes of a file name stay readable; in JSON the escape even reads back as the same name.
+        with written.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            yield stream
+        if not direct:
+            written.replace(target)
+    except OSError as error:
+        if error.filename not in (None, str(written)):
+            raise  # about another file, within the block
+        raise FusiformError(f"{out}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if not direct:
+            written.unlink(missing_ok=True)
+
+
+def print_report(report: Report, form: Format) -> None:
+    """Print the report on standard output in the format asked for."""
+    click.echo(report.render(form), nl=False)

@@ -1,0 +1,26 @@
+"""``fusiform port``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("port")
+@click.argument("foreign", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The file to write.")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The names of the classes: UTF-8, one a line.",
+)
+def command(foreign: Path, out: Path, labels_file: Path | None) -> None:
+    """Make a model file of fusiform's own from FOREIGN weights of another framework (.tflite, .onnx, .pth)."""
+    from fusiform.tasks.classification import read_labels
+    from fusiform.zoo.port import port
+
+    spec = port(foreign, out, labels=None if labels_file is None else read_labels(labels_file))
+    click.echo(f"{out}: {spec.name}, {spec.num_classes} classes, {spec.input_size} pixels, {spec.padding} padding")

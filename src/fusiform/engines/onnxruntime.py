@@ -1,0 +1,44 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
+from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.spec import ModelSpec
+
+
+class OnnxRuntimeEngine:
+    """Runs an ONNX file, a whole batch at once.
+
+    ``threads`` is the number of threads inside the runtime. Raises MissingExtraError without onnxruntime and
+    WeightsError for a file that it refuses.
+    """
+
+    def __init__(self, file: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("onnxruntime", "onnx", "the engine onnxruntime") from None
+        self.spec = spec
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions share no public base
+            raise WeightsError(f"ONNX Runtime cannot run {spec.name}: {error}") from None
+        given = self._session.get_inputs()[0]
+        self._input = given.name
+        self._reads_pixels = given.type == "tensor(uint8)"
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch; see ``Engine.run``."""
+        check_batch(batch, self.spec)
+        preprocess = self.spec.preprocess
+        pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
+        (answers,) = self._session.run(None, {self._input: pictures})
+        return {self.spec.output: np.asarray(answers, np.float32)}

@@ -1,0 +1,51 @@
+"""PyTorch, eager: on the CPU, an NVIDIA GPU or Apple's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.errors import MissingExtraError, UsageError
+from fusiform.spec import ModelSpec
+
+
+class TorchEngine:
+    """Runs a network from its state dict in eval mode, a whole batch at once.
+
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. ``threads`` holds for all of PyTorch in this process.
+    Raises MissingExtraError without PyTorch and UsageError for a device that is not there.
+    """
+
+    def __init__(
+        self, state: Mapping[str, NDArray[Any]], spec: ModelSpec, *, threads: int = 1, device: str = "cpu"
+    ) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
+        from fusiform.nets import build_network
+        from fusiform.zoo.load import load_state
+
+        self.spec = spec
+        self._torch = torch
+        torch.set_num_threads(threads)
+        network = build_network(spec)
+        load_state(network, state, source=spec.name)
+        try:
+            self._device = torch.device(device)
+            self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch; see ``Engine.run``."""
+        check_batch(batch, self.spec)
+        pictures = as_normalized(batch, self.spec.preprocess)
+        with self._torch.inference_mode():
+            given = self._torch.from_numpy(pictures).to(self._device, memory_format=self._torch.channels_last)
+            answers = self._network(given)
+            return {"logits": answers.float().cpu().numpy()}

@@ -1,0 +1,371 @@
+"""Name what photographs show: from files, folders, addresses or pictures in memory to a top-5.
+
+The module is callable: ``fusiform.predict(...)`` is this module's ``predict``, whether or not the module was imported
+under the same name before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fusiform import engines
+from fusiform.data.image import find_images, read_image
+from fusiform.data.preprocess import crop_pixels
+from fusiform.engines import Engine, EngineName
+from fusiform.errors import ImageError, UsageError
+from fusiform.tasks.classification import Classification, Guess, decode, relabel
+
+Source = str | os.PathLike[str] | bytes | Image.Image
+
+DOWNLOAD_LIMIT = 64 * 2**20
+"""Bytes; an address that sends more is no photograph."""
+DOWNLOAD_SECONDS = 60
+STALL_SECONDS = 15
+"""How long a download may take as a whole, and how long the server may send nothing."""
+LOOK_AHEAD = 16
+"""Batches a worker that may be read before their turn: enough to go on beside one slow picture, yet bounded."""
+SINGLE_PICTURE_THREADS = 4
+"""More runtime threads than these do not make one small picture faster."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture: its ``path`` and either a ``classification`` or an ``error`` to show the user."""
+
+    path: str
+    classification: Classification | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.classification is None) == (self.error is None):
+            raise ValueError(f"{self.path}: a prediction is either a classification or an error")
+
+    @property
+    def top(self) -> tuple[Guess, ...]:
+        """The likeliest classes, likeliest first; empty where the picture could not be read."""
+        return self.classification.top if self.classification else ()
+
+
+def predict(
+    sources: Source | Iterable[Source],
+    *,
+    model: str | os.PathLike[str] = "mobilenet_v2",
+    top: int = 5,
+    engine: EngineName = "litert",
+    threads: int | None = None,
+    batch: int = 1,
+    fast: bool = False,
+    labels: Sequence[str] | None = None,
+    progress: bool = False,
+) -> list[Prediction]:
+    """Name what the pictures show, in the order of ``sources``; one that cannot be read does not stop the others.
+
+    A source is a file, a folder (searched recursively), a glob pattern, ``-`` (a picture's bytes on standard input),
+    an http(s) address, a picture's bytes, or a PIL image. ``model`` is a name from ``fusiform.list_models()`` or a
+    model file. ``threads`` is the number of cores to use, all by default; ``batch`` the number of pictures that go
+    through the network together. ``fast`` lets JPEGs be decoded at a reduced size, which changes the pixels a little.
+    ``labels`` replace the model's class names, one for each class. ``progress`` shows on standard error how far it is.
+
+    Raises UsageError for arguments that do not fit and other FusiformErrors for a model that cannot be opened; what
+    is wrong with a picture is in its Prediction's ``error``.
+    """
+    return list(
+        predict_iter(
+            sources,
+            model=model,
+            top=top,
+            engine=engine,
+            threads=threads,
+            batch=batch,
+            fast=fast,
+            labels=labels,
+            progress=progress,
+        )
+    )
+
+
+def predict_iter(
+    sources: Source | Iterable[Source],
+    *,
+    model: str | os.PathLike[str] = "mobilenet_v2",
+    top: int = 5,
+    engine: EngineName = "litert",
+    threads: int | None = None,
+    batch: int = 1,
+    fast: bool = False,
+    labels: Sequence[str] | None = None,
+    progress: bool = False,
+) -> Iterator[Prediction]:
+    """Like ``predict``, but yields each answer as soon as its turn comes, in memory that does not grow.
+
+    Sources are taken from their iterable a little ahead of the answers, or all at once with ``progress``, which has
+    to count them. Arguments are checked and the model is opened before this returns.
+    """
+    for name, value in (("top", top), ("batch", batch), ("threads", 1 if threads is None else threads)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    if engine not in engines.ENGINES:
+        raise UsageError(f"there is no engine {engine!r}; there are {', '.join(engines.ENGINES)}")
+
+    pictures: Iterable[_Picture] = _find_pictures(sources)
+    total = 0
+    if progress:
+        pictures = list(pictures)
+        total = len(pictures)
+
+    cores = threads or usable_cores()
+    batches = _batches(iter(pictures), batch)
+    head = list(islice(batches, cores))
+    workers = max(1, len(head))
+    engine_threads = cores // workers if workers > 1 else threads or min(cores, SINGLE_PICTURE_THREADS)
+
+    def open_worker() -> _Worker:
+        return _Worker(engines.open_engine(model, engine=engine, threads=engine_threads), labels, top, fast)
+
+    # The first is opened here: a wrong model or label file is told before any picture is read.
+    worker = open_worker()
+    batches = chain(head, batches)
+    if workers > 1:
+        predictions = _in_parallel(batches, [lambda: worker, *[open_worker] * (workers - 1)])
+    else:
+        predictions = (prediction for pictures in batches for prediction in worker.answer(pictures))
+    return _tracked(predictions, total) if total > 1 else predictions
+
+
+def usable_cores() -> int:
+    """The cores this process may use: those of its affinity, and no more than its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no cgroups here, or no quota: "max 100000"
+        return cores
+    return max(1, min(cores, -(-quota // period)))
+
+
+class _Picture(NamedTuple):
+    """A picture not yet read: the name to show for it, and what gives its file, bytes or image, or raises."""
+
+    path: str
+    fetch: Callable[[], Source]
+
+
+class _Worker:
+    """One engine and the way from pictures to answers through it; serves one thread."""
+
+    def __init__(self, engine: Engine, labels: Sequence[str] | None, top: int, fast: bool) -> None:
+        self.engine = engine
+        self.spec = engine.spec if labels is None else relabel(engine.spec, tuple(labels))
+        self.top = top
+        self.fast = fast
+
+    def answer(self, pictures: Sequence[_Picture]) -> list[Prediction]:
+        """The answers for a batch, in its order."""
+        read = [self._read(picture) for picture in pictures]
+        pixels = [result for result in read if not isinstance(result, Prediction)]
+        guesses: Iterator[tuple[Guess, ...]] = iter(())
+        if pixels:
+            guesses = iter(decode(self.engine.run(np.stack(pixels))[self.spec.output], self.spec, self.top))
+        return [
+            result
+            if isinstance(result, Prediction)
+            else Prediction(picture.path, Classification(picture.path, next(guesses)))
+            for picture, result in zip(pictures, read, strict=True)
+        ]
+
+    def _read(self, picture: _Picture) -> NDArray[np.uint8] | Prediction:
+        """The picture's pixels, ready for the engine, or the Prediction that says why there are none."""
+        preprocess = self.spec.preprocess
+        try:
+            source = picture.fetch()
+            if isinstance(source, Image.Image):
+                image = ImageOps.exif_transpose(source)
+            else:
+                shorter_side = preprocess.resize if self.fast else None
+                image = read_image(source, name=picture.path, shorter_side=shorter_side)
+            return crop_pixels(image, preprocess, fast=self.fast)
+        except ImageError as error:
+            return Prediction(picture.path, error=str(error))
+        except OSError as error:
+            return Prediction(picture.path, error=f"{picture.path}: {error.strerror or error}")
+
+
+def _in_parallel(
+    batches: Iterator[list[_Picture]], open_workers: Sequence[Callable[[], _Worker]]
+) -> Iterator[Prediction]:
+    """Answer batches in one thread a worker and yield the answers in the order of the batches.
+
+    Pillow and the runtimes release the interpreter's lock, so threads use all cores.
+    """
+    todo: SimpleQueue[tuple[int, list[_Picture]] | None] = SimpleQueue()
+    done: SimpleQueue[tuple[int, list[Prediction]] | BaseException] = SimpleQueue()
+    stopped = threading.Event()
+
+    def work(open_worker: Callable[[], _Worker]) -> None:
+        try:
+            worker = open_worker()
+            while (job := todo.get()) is not None and not stopped.is_set():
+                number, pictures = job
+                done.put((number, worker.answer(pictures)))
+        except BaseException as error:  # whatever it is, it belongs to the caller's thread
+            done.put(error)
+
+    # Daemons: a thread that hangs in a download must not keep an interrupted program alive.
+    threads = [threading.Thread(target=work, args=(open_worker,), daemon=True) for open_worker in open_workers]
+    for thread in threads:
+        thread.start()
+    try:
+        answers: dict[int, list[Prediction]] = {}
+        started = finished = 0
+        while True:
+            for pictures in islice(batches, LOOK_AHEAD * len(threads) - (started - finished)):
+                todo.put((started, pictures))
+                started += 1
+            if finished == started:
+                return
+            while finished not in answers:
+                answer = done.get()
+                if isinstance(answer, BaseException):
+                    raise answer
+                answers[answer[0]] = answer[1]
+            yield from answers.pop(finished)
+            finished += 1
+    finally:
+        stopped.set()
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            thread.join(timeout=0.5)
+
+
+def _tracked(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    from fusiform.progress import track
+
+    with track(total=total, label="predict", unit="pictures") as progress:
+        for prediction in predictions:
+            progress.advance(1)
+            yield prediction
+
+
+def _batches(pictures: Iterator[_Picture], size: int) -> Iterator[list[_Picture]]:
+    while batch := list(islice(pictures, size)):
+        yield batch
+
+
+def _find_pictures(sources: Source | Iterable[Source]) -> Iterator[_Picture]:
+    if isinstance(sources, (str, os.PathLike, bytes, Image.Image)):
+        sources = (sources,)
+    for source in sources:
+        if isinstance(source, bytes):
+            yield _Picture("<bytes>", partial(_same, source))
+        elif isinstance(source, Image.Image):
+            yield _Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source))
+        else:
+            yield from _find_named(os.fspath(source))
+
+
+def _find_named(name: str) -> Iterator[_Picture]:
+    if name == "-":
+        # Here and not in a worker, so that Ctrl-C can interrupt the wait for input; closed, it is None.
+        yield _Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""))
+    elif name.lower().startswith(("http://", "https://")):
+        yield _Picture(name, partial(_download, name))
+    elif os.path.isdir(name):  # noqa: PTH112  # Path("./a") would not show the name as it was given
+        yield from _find_in_folder(name)
+    elif os.path.exists(name) or not any(c in name for c in "*?["):  # noqa: PTH110  # as above
+        yield _Picture(name, partial(_same, name))
+    else:
+        yield from _find_matches(name)
+
+
+def _find_in_folder(folder: str) -> Iterator[_Picture]:
+    try:
+        files = find_images(Path(folder))
+    except (ImageError, OSError) as error:
+        yield _Picture(folder, partial(_fail, str(error)))
+        return
+    if not files:
+        yield _Picture(folder, partial(_fail, f"{folder}: no pictures in this folder"))
+    for path in files:
+        yield _Picture(str(path), partial(_same, path))
+
+
+def _find_matches(pattern: str) -> Iterator[_Picture]:
+    import glob
+
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # the pattern may be absolute
+    if not matches:
+        yield _Picture(pattern, partial(_fail, f"{pattern}: no file matches this pattern"))
+    for match in matches:
+        if os.path.isdir(match):  # noqa: PTH112
+            yield from _find_in_folder(match)
+        else:
+            yield _Picture(match, partial(_same, match))
+
+
+def _same(source: Source) -> Source:
+    return source
+
+
+def _fail(message: str) -> Source:
+    raise ImageError(message)
+
+
+def _download(address: str) -> bytes:
+    """The bytes at an http(s) address; whatever goes wrong on the way is an ImageError that names the address."""
+    # Imported only for addresses: it takes longer than naming a picture.
+    import time
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.parse import quote, urlsplit, urlunsplit
+    from urllib.request import Request, urlopen
+
+    if os.environ.get("FUSIFORM_OFFLINE", "0") not in ("", "0"):
+        raise ImageError(f"{address}: not fetched, because FUSIFORM_OFFLINE is set")
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    received = bytearray()
+    try:
+        parts = urlsplit(address)
+        # Addresses are often pasted with the spaces and letters that a browser shows.
+        path, query = (quote(part, safe="/%:@!$&'()*+,;=?~") for part in (parts.path, parts.query))
+        encoded = urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+        with urlopen(Request(encoded, headers={"User-Agent": "fusiform"}), timeout=STALL_SECONDS) as response:
+            while piece := response.read1(2**16):
+                received += piece
+                if len(received) > DOWNLOAD_LIMIT:
+                    raise ImageError(f"{address}: larger than {DOWNLOAD_LIMIT >> 20} MiB; download and shrink it first")
+                if time.monotonic() > deadline:
+                    raise ImageError(f"{address}: not complete after {DOWNLOAD_SECONDS} seconds; try again later")
+            expected = response.headers.get("Content-Length")
+    except HTTPError as error:
+        with error:
+            raise ImageError(f"{address}: the server answered {error.code} {error.reason}: check the address") from None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ImageError(f"{address}: cannot be fetched: {reason or type(error).__name__}") from None
+    if expected is not None and expected.isdecimal() and len(received) < int(expected):
+        raise ImageError(f"{address}: broke off after {len(received)} of {expected} bytes; try again")
+    return bytes(received)
+
+
+class _CallableModule(types.ModuleType):
+    __call__ = staticmethod(predict)
+    __signature__ = inspect.signature(predict)
+
+
+# Importing this module binds it as ``fusiform.predict``, over any function of that name: so the module is the function.
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,1 @@
+"""Result type, decoding and metric of each task; numpy only."""

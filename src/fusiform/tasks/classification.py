@@ -1,0 +1,112 @@
+"""What a classifier answers: class names with probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.errors import UsageError
+from fusiform.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class: its ``index`` among the outputs, its ``name``, and a ``probability`` in [0, 1]."""
+
+    index: int
+    name: str
+    probability: float
+
+    def __post_init__(self) -> None:
+        if self.index < 0 or not 0 <= self.probability <= 1:
+            raise ValueError(f"a guess needs index >= 0 and probability in [0, 1], got {self}")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the picture at ``path`` shows: the likeliest classes, likeliest first; ValueError if not in that order."""
+
+    path: str
+    top: tuple[Guess, ...]
+
+    def __post_init__(self) -> None:
+        probabilities = [guess.probability for guess in self.top]
+        if not self.top or probabilities != sorted(probabilities, reverse=True):
+            raise ValueError(f"{self.path}: guesses must be one or more, likeliest first, got {self.top}")
+
+
+def decode(values: NDArray[Any], spec: ModelSpec, top: int = 5) -> list[tuple[Guess, ...]]:
+    """The ``top`` likeliest classes of each picture, likeliest first and the lower index first among equals.
+
+    ``values`` are (N, classes), logits or probabilities as ``spec.output`` says; ``top`` is at least 1, and clipped
+    to the number of classes. Values of another shape, or not finite, or probabilities outside [0, 1] raise
+    ValueError: the engine and the spec do not belong together.
+    """
+    if values.ndim != 2 or values.shape[1] != spec.num_classes:
+        raise ValueError(f"{spec.name}: answer has shape {values.shape}, not (pictures, {spec.num_classes} classes)")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{spec.name}: the answer holds values that are not finite")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    if spec.output == "logits":
+        probabilities = softmax(values)
+    else:
+        # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
+        if values.size and (values.min() < 0 or values.max() > 1.01):
+            raise ValueError(f"{spec.name}: probabilities reach from {values.min()} to {values.max()}")
+        probabilities = np.minimum(values.astype(np.float64), 1.0)
+    return [
+        tuple(Guess(int(i), spec.labels[i], float(row_probabilities[i])) for i in _largest(row, top))
+        for row, row_probabilities in zip(values, probabilities, strict=True)
+    ]
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities along the last axis, in float64; any finite logits, however large."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names from a UTF-8 text file, one a line in the order of the outputs.
+
+    Spaces around a name and blank lines at the end are dropped; a blank line between names, or a file that cannot be
+    read as UTF-8 text, raises UsageError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the labels are not UTF-8 text ({error}): save the file as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the labels: {error.strerror or error}") from None
+    labels = tuple(line.strip() for line in lines)
+    for number, label in enumerate(labels, 1):
+        if not label:
+            raise UsageError(f"{path}: line {number} is empty; give one class name a line")
+    return labels
+
+
+def relabel(spec: ModelSpec, labels: tuple[str, ...]) -> ModelSpec:
+    """The spec with other names for the same classes; UsageError unless there is one name for each class."""
+    if len(labels) != spec.num_classes:
+        raise UsageError(
+            f"{len(labels)} labels for the {spec.num_classes} classes of {spec.name}: give one for each, in order"
+        )
+    return spec.replace(labels=labels, label_ids=())
+
+
+def _largest(values: NDArray[Any], count: int) -> NDArray[np.intp]:
+    """Indices of the ``count`` largest values, largest first; equal values in order of their index."""
+    if count < values.size:
+        # Sorting only the candidates takes a fraction of sorting a thousand classes; all that equal the last one are
+        # candidates, so that the order among equals does not depend on the partition.
+        candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    else:
+        candidates = np.arange(values.size)
+    return candidates[np.argsort(-values[candidates].astype(np.float64), kind="stable")][:count]
