@@ -9,13 +9,19 @@ if TYPE_CHECKING:
     from fusiform.predict import predict
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
+    from fusiform.zoo.model import open_model
 
     __version__: str
 
-__all__ = ["ModelSpec", "Preprocess", "__version__", "list_models", "load", "predict"]
+__all__ = ["ModelSpec", "Preprocess", "__version__", "list_models", "load", "open_model", "predict"]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
-_WHERE = {"ModelSpec": "fusiform.spec", "Preprocess": "fusiform.spec", "load": "fusiform.zoo.load"}
+_WHERE = {
+    "ModelSpec": "fusiform.spec",
+    "Preprocess": "fusiform.spec",
+    "load": "fusiform.zoo.load",
+    "open_model": "fusiform.zoo.model",
+}
 
 
 def list_models() -> list[str]:

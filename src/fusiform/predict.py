@@ -67,6 +67,7 @@ def predict(
     model: str | os.PathLike[str] = "mobilenet_v2",
     top: int = 5,
     engine: EngineName = "litert",
+    device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,
@@ -77,8 +78,9 @@ def predict(
 
     A source is a file, a folder (searched recursively), a glob pattern, ``-`` (a picture's bytes on standard input),
     an http(s) address, a picture's bytes, or a PIL image. ``model`` is a name from ``fusiform.list_models()`` or a
-    model file. ``threads`` is the number of cores to use, all by default; ``batch`` the number of pictures that go
-    through the network together. ``fast`` lets JPEGs be decoded at a reduced size, which changes the pixels a little.
+    model file. ``device`` is where the engine ``torch`` computes: ``cpu``, ``cuda`` or ``mps``. ``threads`` is the
+    number of cores to use, all by default; ``batch`` the number of pictures that go through the network together.
+    ``fast`` lets JPEGs be decoded at a reduced size, which changes the pixels a little.
     ``labels`` replace the model's class names, one for each class. ``progress`` shows on standard error how far it is.
 
     Raises UsageError for arguments that do not fit and other FusiformErrors for a model that cannot be opened; what
@@ -90,6 +92,7 @@ def predict(
             model=model,
             top=top,
             engine=engine,
+            device=device,
             threads=threads,
             batch=batch,
             fast=fast,
@@ -105,6 +108,7 @@ def predict_iter(
     model: str | os.PathLike[str] = "mobilenet_v2",
     top: int = 5,
     engine: EngineName = "litert",
+    device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,
@@ -135,7 +139,9 @@ def predict_iter(
     engine_threads = cores // workers if workers > 1 else threads or min(cores, SINGLE_PICTURE_THREADS)
 
     def open_worker() -> _Worker:
-        return _Worker(engines.open_engine(model, engine=engine, threads=engine_threads), labels, top, fast)
+        return _Worker(
+            engines.open_engine(model, engine=engine, threads=engine_threads, device=device), labels, top, fast
+        )
 
     # The first is opened here: a wrong model or label file is told before any picture is read.
     worker = open_worker()

@@ -49,6 +49,9 @@ CSV_COLUMNS = ("path", "rank", "index", "name", "probability", "error")
     help="The runtime.",
 )
 @click.option(
+    "--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1 or mps."
+)
+@click.option(
     "--batch",
     default=1,
     show_default=True,
@@ -75,6 +78,7 @@ def command(
     out: Path | None,
     threads: int | None,
     engine: EngineName,
+    device: str,
     batch: int,
     fast: bool,
     labels_file: Path | None,
@@ -98,6 +102,7 @@ def command(
             model=model,
             top=top,
             engine=engine,
+            device=device,
             threads=threads,
             batch=batch,
             fast=fast,
