@@ -17,6 +17,8 @@ Batch = NDArray[np.float32] | NDArray[np.uint8]
 def check_batch(batch: Batch, spec: ModelSpec) -> None:
     """Raise UsageError unless ``batch`` is float32 NCHW or uint8 NHWC of the network's input size."""
     size, channels = spec.input_size, spec.input_channels
+    if batch.dtype == np.uint8 and channels != 3:
+        raise UsageError(f"{spec.name} reads {channels} channels, pixels have 3: normalise, and pass float32 NCHW")
     wanted = {np.dtype("float32"): (channels, size, size), np.dtype("uint8"): (size, size, channels)}.get(batch.dtype)
     if wanted is None or batch.shape[1:] != wanted:
         raise UsageError(

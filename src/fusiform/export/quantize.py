@@ -36,6 +36,10 @@ class QuantizedNetwork(nn.Module):
         super().__init__()
         if graph.quantization is not None:
             raise UsageError("the graph is int8 already: quantise the float32 network it came from")
+        if graph.spec.input_channels != 3:
+            raise UsageError(
+                f"int8 networks read pixels of 3 colours, this one has {graph.spec.input_channels} channels"
+            )
         self.graph = fold_normalization(graph)
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()

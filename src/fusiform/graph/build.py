@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
 from fusiform.graph.ir import INPUT, Activation, Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node
-from fusiform.spec import ModelSpec, Padding, Preprocess
-from fusiform.tables import MOBILENET_V2_BOTTLENECKS, SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.tables import (
+    MOBILENET_V2_BOTTLENECKS,
+    SHUFFLENET_V2_CHANNELS,
+    SHUFFLENET_V2_REPEATS,
+    mobilenet_v2_channels,
+)
 
 BATCH_NORM_EPSILON = 1e-5
 State = Mapping[str, NDArray[Any]]
@@ -156,7 +161,7 @@ class _Numbers:
 
 
 def _build(spec: ModelSpec, weights: _FoldedWeights | _Numbers) -> Graph:
-    build = _Builder(weights, spec.padding)
+    build = _Builder(weights, spec)
     BUILDERS[spec.architecture](build, spec.width)
     return Graph(spec, tuple(build.nodes))
 
@@ -164,11 +169,12 @@ def _build(spec: ModelSpec, weights: _FoldedWeights | _Numbers) -> Graph:
 class _Builder:
     """Collects nodes."""
 
-    def __init__(self, weights: _FoldedWeights | _Numbers, padding: Padding) -> None:
+    def __init__(self, weights: _FoldedWeights | _Numbers, spec: ModelSpec) -> None:
         self.weights = weights
-        self.padding = padding
+        self.spec = spec
+        self.padding = spec.padding
         self.nodes: list[Node] = []
-        self.channels: dict[str, int] = {}
+        self.channels = {INPUT: spec.input_channels}
 
     def add(self, node: Node, channels: int) -> str:
         self.nodes.append(node)
@@ -180,59 +186,76 @@ class _Builder:
         source: str,
         conv: str,
         norm: str,
+        channels: int,
         *,
         stride: int = 1,
+        depthwise: bool = False,
         activation: Activation | None,
         in_order: NDArray[np.intp] | None = None,
         out_order: NDArray[np.intp] | None = None,
     ) -> str:
         """Add the convolution stored as ``conv`` with the normalisation ``norm``; optionally reorder its channels."""
         weight, bias = self.weights.conv(conv, norm)
-        depthwise = weight.shape[1] == 1 and weight.shape[0] > 1
+        groups = channels if depthwise else 1
+        kernel = 3 if depthwise or source == INPUT else 1
+        self.check(conv, weight, (channels, self.channels[source] // groups, kernel, kernel))
         if in_order is not None:
             weight = weight[:, in_order]
         if out_order is not None:
             weight, bias = weight[out_order], bias[out_order]
-        groups = len(bias) if depthwise else 1
-        return self.add(
-            Conv(conv, norm, source, np.ascontiguousarray(weight), bias, stride, self.padding, groups, activation),
-            len(bias),
-        )
+        weight = np.ascontiguousarray(weight)
+        return self.add(Conv(conv, norm, source, weight, bias, stride, self.padding, groups, activation), channels)
 
     def classifier(self, source: str, name: str) -> None:
         pooled = self.add(Mean("pool", source), self.channels[source])
         weight, bias = self.weights.linear(name)
+        self.check(name, weight, (len(bias), self.channels[source]))
         self.add(Linear(name, pooled, weight, bias), len(bias))
+
+    def check(self, name: str, weight: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if weight.shape != shape:
+            raise WeightsError(
+                f"{name}.weight has the shape {weight.shape}, but {self.spec.name} needs {shape}: are the weights "
+                "of another network?"
+            )
 
 
 def fold_batch_norm(state: State, conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight and bias of a convolution that does the work of itself and the batch normalisation after it."""
-    gamma, beta, mean, variance = (
+    weight = np.asarray(state[f"{conv}.weight"], np.float64)
+    gamma, beta, mean, variance = parts = [
         np.asarray(state[f"{norm}.{part}"], np.float64) for part in ("weight", "bias", "running_mean", "running_var")
-    )
+    ]
+    if any(part.shape != weight.shape[:1] for part in parts):
+        raise WeightsError(
+            f"{norm} does not have one value for each channel that {conv} makes: are the weights damaged?"
+        )
     factor = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
-    weight = np.asarray(state[f"{conv}.weight"], np.float64) * factor[:, None, None, None]
+    weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
     return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
 
 
 def _mobilenet_v2(build: _Builder, width: float) -> None:
     """Table 2 of arXiv 1801.04381."""
-    del width  # the shapes of the weights say it
-    x = build.conv(INPUT, "features.0.0", "features.0.1", stride=2, activation="relu6")
+    stem, rows, last = mobilenet_v2_channels(width)
+    x = build.conv(INPUT, "features.0.0", "features.0.1", stem, stride=2, activation="relu6")
     block = 0
-    for expansion, _, repeats, first_stride in MOBILENET_V2_BOTTLENECKS:
+    for (expansion, _, repeats, first_stride), narrow in zip(MOBILENET_V2_BOTTLENECKS, rows, strict=True):
         for repeat in range(repeats):
             block += 1
             stride = first_stride if repeat == 0 else 1
             source, at, layer = x, f"features.{block}.conv", 0
+            wide = expansion * build.channels[source]
             if expansion != 1:
-                x = build.conv(x, f"{at}.0.0", f"{at}.0.1", activation="relu6")
+                x = build.conv(x, f"{at}.0.0", f"{at}.0.1", wide, activation="relu6")
                 layer = 1
-            x = build.conv(x, f"{at}.{layer}.0", f"{at}.{layer}.1", stride=stride, activation="relu6")
-            x = build.conv(x, f"{at}.{layer + 1}", f"{at}.{layer + 2}", activation=None)
-            if stride == 1 and build.channels[source] == build.channels[x]:
-                x = build.add(Add(f"features.{block}", source, x), build.channels[x])
-    x = build.conv(x, f"features.{block + 1}.0", f"features.{block + 1}.1", activation="relu6")
+            x = build.conv(
+                x, f"{at}.{layer}.0", f"{at}.{layer}.1", wide, stride=stride, depthwise=True, activation="relu6"
+            )
+            x = build.conv(x, f"{at}.{layer + 1}", f"{at}.{layer + 2}", narrow, activation=None)
+            if stride == 1 and build.channels[source] == narrow:
+                x = build.add(Add(f"features.{block}", source, x), narrow)
+    x = build.conv(x, f"features.{block + 1}.0", f"features.{block + 1}.1", last, activation="relu6")
     build.classifier(x, "classifier.1")
 
 
@@ -301,19 +324,28 @@ def _shufflenet_v2(build: _Builder, width: float) -> None:
     a unit gathers its half of the input as contiguous pieces of earlier branches, and the reordering disappears
     into the weights: a sixth of the memory traffic of doing as the figure says.
     """
-    x = build.conv(INPUT, "conv1.0", "conv1.1", stride=2, activation="relu")
+    stem, *stages, last = SHUFFLENET_V2_CHANNELS[width]
+    x = build.conv(INPUT, "conv1.0", "conv1.1", stem, stride=2, activation="relu")
     x = build.add(MaxPool("maxpool", x, build.padding), build.channels[x])
     order: NDArray[np.intp] | None = None
-    for k, (repeats, out_channels) in enumerate(
-        zip(SHUFFLENET_V2_REPEATS, SHUFFLENET_V2_CHANNELS[width][1:4], strict=True)
-    ):
+    for k, (repeats, out_channels) in enumerate(zip(SHUFFLENET_V2_REPEATS, stages, strict=True)):
         stage = _Stage(build, f"stage{k + 2}", repeats, out_channels // 2)
         at = f"{stage.name}.0"
-        y = build.conv(x, f"{at}.branch1.0", f"{at}.branch1.1", stride=2, activation=None, out_order=order)
+        y = build.conv(
+            x,
+            f"{at}.branch1.0",
+            f"{at}.branch1.1",
+            build.channels[x],
+            stride=2,
+            depthwise=True,
+            activation=None,
+            out_order=order,
+        )
         stage.tensors["0.branch1"] = build.conv(
             y,
             f"{at}.branch1.2",
             f"{at}.branch1.3",
+            stage.half,
             activation="relu",
             in_order=order,
             out_order=stage.order("0.branch1"),
@@ -326,16 +358,17 @@ def _shufflenet_v2(build: _Builder, width: float) -> None:
             stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", 1, order, stage.order(branch))
             channels = _next_unit(channels, unit)
         x, order = stage.gather(repeats, channels)
-    x = build.conv(x, "conv5.0", "conv5.1", activation="relu", in_order=order)
+    x = build.conv(x, "conv5.0", "conv5.1", last, activation="relu", in_order=order)
     build.classifier(x, "fc")
 
 
 def _branch2(
     build: _Builder, x: str, at: str, stride: int, in_order: NDArray[np.intp] | None, out_order: NDArray[np.intp]
 ) -> str:
-    x = build.conv(x, f"{at}.branch2.0", f"{at}.branch2.1", activation="relu", in_order=in_order)
-    x = build.conv(x, f"{at}.branch2.3", f"{at}.branch2.4", stride=stride, activation=None)
-    return build.conv(x, f"{at}.branch2.5", f"{at}.branch2.6", activation="relu", out_order=out_order)
+    half = len(out_order)
+    x = build.conv(x, f"{at}.branch2.0", f"{at}.branch2.1", half, activation="relu", in_order=in_order)
+    x = build.conv(x, f"{at}.branch2.3", f"{at}.branch2.4", half, stride=stride, depthwise=True, activation=None)
+    return build.conv(x, f"{at}.branch2.5", f"{at}.branch2.6", half, activation="relu", out_order=out_order)
 
 
 BUILDERS = {"mobilenet_v2": _mobilenet_v2, "shufflenet_v2": _shufflenet_v2}

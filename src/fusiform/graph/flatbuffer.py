@@ -26,12 +26,13 @@ def read_metadata(data: bytes | memoryview, *, source: str, key: str = METADATA_
         raise WeightsError(f"{source}: not a TensorFlow Lite file")
     try:
         model = _follow(data, 0)
-        for entry in _vector(data, model, _MODEL_METADATA):
-            if _bytes(data, entry, _METADATA_NAME).decode() == key:
+        for slot in _vector(data, model, _MODEL_METADATA):
+            entry = _follow(data, slot)
+            if _bytes(data, entry, _METADATA_NAME) == key.encode():
                 at = _field(data, entry, _METADATA_BUFFER)
                 index = struct.unpack_from("<I", data, at)[0] if at else 0
-                return _bytes(data, _vector(data, model, _MODEL_BUFFERS)[index], _BUFFER_DATA)
-    except (struct.error, IndexError, UnicodeDecodeError):
+                return bytes(_bytes(data, _follow(data, _vector(data, model, _MODEL_BUFFERS)[index]), _BUFFER_DATA))
+    except (struct.error, IndexError):
         raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
     raise SpecError(
         f"{source}: carries no description by fusiform (labels, preprocessing); "
@@ -52,23 +53,23 @@ def _field(data: bytes | memoryview, table: int, index: int) -> int:
     return table + int(offset) if offset else 0
 
 
-def _vector(data: bytes | memoryview, table: int, index: int) -> list[int]:
-    """Where each table of a vector of tables lies."""
+def _vector(data: bytes | memoryview, table: int, index: int) -> range:
+    """Where the distance to each table of a vector of tables lies; a damaged file can claim billions of them."""
     at = _field(data, table, index)
     if not at:
-        return []
+        return range(0)
     vector = _follow(data, at)
     (length,) = struct.unpack_from("<I", data, vector)
-    return [_follow(data, vector + 4 + 4 * k) for k in range(length)]
+    return range(vector + 4, vector + 4 + 4 * length, 4)
 
 
-def _bytes(data: bytes | memoryview, table: int, index: int) -> bytes:
-    """A string or a vector of bytes."""
+def _bytes(data: bytes | memoryview, table: int, index: int) -> memoryview:
+    """A string or a vector of bytes, not copied: every entry of a damaged file can claim the whole file."""
     at = _field(data, table, index)
     if not at:
-        return b""
+        return memoryview(b"")
     vector = _follow(data, at)
     (length,) = struct.unpack_from("<I", data, vector)
     if vector + 4 + length > len(data):
         raise IndexError
-    return bytes(data[vector + 4 : vector + 4 + length])
+    return memoryview(data)[vector + 4 : vector + 4 + length]

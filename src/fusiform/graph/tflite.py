@@ -6,6 +6,7 @@ Writing needs only the schema that ships with LiteRT, and the same graph always 
 from __future__ import annotations
 
 import dataclasses
+import struct
 from typing import Any
 
 import flatbuffers
@@ -13,6 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as tfl
 from numpy.typing import NDArray
 
+from fusiform.errors import WeightsError
 from fusiform.graph.build import number_weights
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.graph.ir import (
@@ -64,9 +66,21 @@ def to_tflite(graph: Graph) -> bytes:
 def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
     """Read back what ``to_tflite`` wrote; ``source`` names the file in errors.
 
-    Raises WeightsError for other files.
+    Raises WeightsError for damaged files and SpecError for those without a spec.
     """
     spec = ModelSpec.from_json(read_metadata(data, source=source), source=source)
+    try:
+        return _from_tflite(data, spec)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
+    # What the generated code raises for distances that lead out of the file, and what is not there then.
+    except (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError):
+        raise WeightsError(
+            f"{source}: damaged, or not written by fusiform; write it again, or port it: fusiform port {source}"
+        ) from None
+
+
+def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
     model = tfl.ModelT.InitFromPackedBuf(data)
     tensors = {tensor.name.decode(): tensor for tensor in model.subgraphs[0].tensors}
     dtypes: dict[int, np.dtype[Any]] = {code: dtype for dtype, code in _TYPES.items()}

@@ -56,27 +56,31 @@ class Model:
 
     def tflite(self) -> bytes:
         """The model as a file that LiteRT runs."""
+        if self.format == "tflite":
+            return self.data
         from fusiform.graph.tflite import to_tflite
 
-        return self.data if self.format == "tflite" else to_tflite(self.graph())
+        return to_tflite(self.graph())
 
     def onnx(self) -> bytes:
         """The model as a file that ONNX Runtime runs."""
+        if self.format == "onnx":
+            return self.data
         from fusiform.graph.onnx import to_onnx
 
-        return self.data if self.format == "onnx" else to_onnx(self.graph())
+        return to_onnx(self.graph())
 
 
 def open_model(model: str | os.PathLike[str]) -> Model:
     """Find a model by its name in the catalogue or its file, and read what it says of itself.
 
-    A name is looked up in the catalogue first and downloaded if it has to be; whatever looks like a path (it exists,
-    or has a folder or a file ending in it) is read. Raises UsageError for an unknown name, WeightsError for a file
+    Whatever looks like a path (a file that exists, or a name with a folder or a model file's ending) is read; any
+    other name is looked up in the catalogue, and downloaded if it has to be. Raises UsageError for an unknown name, WeightsError for a file
     that is missing, damaged or of no known kind, SpecError for one that does not say how to use it.
     """
     name = os.fspath(model)
     path = Path(name)
-    if _looks_like_a_file(path):
+    if _looks_like_a_file(name):
         return _read(path, None)
     from fusiform.zoo.catalog import BUNDLED_FOLDER, find_weights
 
@@ -89,8 +93,9 @@ def open_model(model: str | os.PathLike[str]) -> Model:
     return _read(fetch(weights), weights.spec())
 
 
-def _looks_like_a_file(path: Path) -> bool:
-    return path.is_file() or len(path.parts) > 1 or path.suffix in (".tflite", ".onnx", ".safetensors", ".pth", ".pt")
+def _looks_like_a_file(name: str) -> bool:
+    path = Path(name)
+    return path.is_file() or path.name != name or path.suffix in (".tflite", ".onnx", ".safetensors", ".pth", ".pt")
 
 
 def _read(path: Path, spec: ModelSpec | None) -> Model:
@@ -100,6 +105,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         raise WeightsError(f"{path}: no such model file; fusiform models lists the names there are") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise WeightsError(f"{path}: the file is empty; download or write it again")
     if data[4:8] == b"TFL3":
         return Model(path, "tflite", ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path)), data)
     if data[8:9] == b"{":
@@ -115,8 +122,6 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         from fusiform.graph.onnx import read_spec
 
         return Model(path, "onnx", read_spec(data, source=str(path)), data)
-    if not data:
-        raise WeightsError(f"{path}: the file is empty; download or write it again")
     raise WeightsError(f"{path}: not a model file that fusiform knows (.tflite, .safetensors, .onnx, .pth)")
 
 
