@@ -56,13 +56,14 @@ SOURCES = {
         "mobilenet_v2_1.0_224.safetensors",
         "the ONNX model zoo's float MobileNetV2 backbone (Apache-2.0) with the classifier of the PyTorch demo "
         "application's int8 model (BSD-3-Clause)",
+        "Apache-2.0 AND BSD-3-Clause",
     ),
     "shufflenet_v2": (
         "shufflenet_v2_x1_0.safetensors",
         "the ONNX model zoo's shufflenet-v2-12-int8 (Apache-2.0), dequantised",
+        "Apache-2.0",
     ),
 }
-LICENSE = "Apache-2.0 AND BSD-3-Clause"
 # Photographs to distil on, and how often a picture of each folder is drawn.
 FOLDERS = {"imagenet_train_samples": 0.6, "coco/train2017": 0.2, "intel_scenes/train": 0.2}
 SHORTER_SIDE = 320  # pictures are held in memory at this size
@@ -87,12 +88,11 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
     """Calibrate, distil, write the file and its card."""
     torch.manual_seed(seed)
     random.seed(seed)
-    weights = data / "weights" / SOURCES[network][0]
+    file_name, source, license_ = SOURCES[network]
+    weights = data / "weights" / file_name
     _, state = read_safetensors(weights)
     names, ids = imagenet_labels()
-    spec = ModelSpec(
-        network, 1.0, names, label_ids=ids, license=LICENSE, provenance=f"distilled from {SOURCES[network][1]}"
-    )
+    spec = ModelSpec(network, 1.0, names, label_ids=ids, license=license_, provenance=f"distilled from {source}")
     teacher = QuantizedNetwork(build_graph(spec, state)).eval().to(memory_format=torch.channels_last)
     teacher.quantize = False
     pictures = {folder: load_pictures(data / folder) for folder in FOLDERS}
@@ -106,7 +106,7 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
     validation = load_validation(data / "imagenet_val", ids, spec)
     reference = answers(to_tflite(build_graph(spec, state)), spec, validation)
     before = compare(reference, answers(to_tflite(student.freeze()), spec, validation), validation)
-    print("quantised after training:", json.dumps(before), flush=True)
+    print("calibrated only:", json.dumps(before), flush=True)
 
     optimizer = torch.optim.Adam(student.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -148,7 +148,7 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
         "network": spec.name,
         "task": "ImageNet-1k classification, 1000 classes, 224x224",
         "precision": "int8 weights (one scale an output channel) and activations (one scale a tensor)",
-        "teacher and starting point": {"weights": SOURCES[network][1],
+        "teacher and starting point": {"weights": source,
                                        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
         "training photographs, unlabelled": {f: {"pictures": len(p), "share": FOLDERS[f]} for f, p in pictures.items()},
         "never trained on": "ImageNet validation photographs",
@@ -158,7 +158,7 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
         "torch": torch.__version__,
         "command": f"python scripts/train_bundled.py {network} --data DATA --steps {steps} --batch {batch} "
                    f"--size {size} --lr {lr} --seed {seed}",
-        "licences": LICENSE,
+        "licences": license_,
         "measured on 500 ImageNet validation photographs (20 classes)": {
             "float teacher": {k: result[f"teacher {k}"] for k in ("top1", "top5")},
             "after calibration alone": before, "this file": result,
@@ -177,7 +177,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
 
 
 class Crops:
-    """An endless supply of random crops, made by two threads one batch ahead."""
+    """An endless supply of random crops, made by another thread one batch ahead."""
 
     def __init__(self, pictures: dict[str, list[Image.Image]], batch: int, size: int, seed: int) -> None:
         self.pictures, self.batch = pictures, batch
@@ -242,8 +242,14 @@ def compare(teacher: np.ndarray, student: np.ndarray, validation: tuple[np.ndarr
 
     agreement = round(100 * float((teacher.argmax(1) == student.argmax(1)).mean()), 2)
     error = round(float(np.square(teacher - student).mean()), 4)
-    return {"mean squared error of logits": error, "top1": top(student, 1), "top5": top(student, 5), "agreement": agreement,
-            "teacher top1": top(teacher, 1), "teacher top5": top(teacher, 5)}  # fmt: skip
+    return {
+        "mean squared error of logits": error,
+        "top1": top(student, 1),
+        "top5": top(student, 5),
+        "agreement": agreement,
+        "teacher top1": top(teacher, 1),
+        "teacher top5": top(teacher, 5),
+    }
 
 
 def write(path: Path, data: bytes) -> None:
