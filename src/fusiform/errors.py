@@ -31,6 +31,10 @@ class WeightsError(FusiformError):
     """A weight file that is missing, damaged or does not fit the network."""
 
 
+class OutputError(FusiformError):
+    """A file that cannot be written; nothing was left of it."""
+
+
 class DownloadError(WeightsError):
     """A download that failed; nothing was left in the cache."""
 

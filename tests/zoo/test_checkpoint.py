@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusiform.errors import MissingExtraError, SpecError, WeightsError
+from fusiform.errors import MissingExtraError, OutputError, SpecError, WeightsError
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec
 from fusiform.tables import SHUFFLENET_V2_CHANNELS
 from fusiform.zoo.checkpoint import (
@@ -79,13 +79,13 @@ def test_a_file_is_replaced_whole_or_left_alone(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(WeightsError, match=r"cannot write .*m\.safetensors \(No space left on device\)"):
+        with pytest.raises(OutputError, match=r"cannot write .*m\.safetensors \(No space left on device\)"):
             write_safetensors(path, {"a": ramp(3)}, SPEC)
     assert path.read_bytes() == before
     write_safetensors(path, {"a": ramp(3)}, SPEC)
     assert read_safetensors(path)[1]["a"].shape == (3,)
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(WeightsError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_safetensors(tmp_path / "no" / "folder" / "m.safetensors", {"a": ramp(2)}, SPEC)
 
 

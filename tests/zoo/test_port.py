@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.errors import FusiformError, MissingExtraError, UsageError, WeightsError
+from fusiform.errors import FusiformError, MissingExtraError, OutputError, UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import METADATA_KEY, Accuracy, Architecture, ModelSpec, Padding, Preprocess
@@ -235,7 +235,7 @@ def test_a_failed_port_leaves_the_old_file_alone(tmp_path: Path, ending: str) ->
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, ending: str) -> None:
     own = make_spec()
     foreign = write_foreign(tmp_path, own, random_state(own))
-    with pytest.raises(WeightsError, match=r"cannot write .*nowhere.*choose another place"):
+    with pytest.raises(OutputError, match=r"cannot write .*nowhere.*choose another place"):
         port(foreign, tmp_path / "nowhere" / f"out{ending}")
     assert list(tmp_path.iterdir()) == [foreign]
 

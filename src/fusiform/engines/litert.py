@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -72,18 +73,17 @@ def _without_announcement() -> Iterator[None]:
             sys.stderr.flush()
             stderr = os.dup(2)
             stack.callback(os.close, stderr)
-            reader, writer = os.pipe()
-            stack.callback(os.close, reader)
-            os.dup2(writer, 2)
-            os.close(writer)
+            # A file: a pipe would be full at some size, and not end while a child started meanwhile holds it.
+            written = stack.enter_context(tempfile.TemporaryFile())
+            os.dup2(written.fileno(), 2)
         except (OSError, ValueError, AttributeError):  # no stderr to keep clean
             yield
             return
         try:
             yield
         finally:
-            os.dup2(stderr, 2)  # closes the pipe's last writer, so that reading ends
-            with open(reader, "rb", closefd=False) as pipe:
-                for line in pipe:
-                    if not line.startswith(b"INFO: "):
-                        os.write(2, line)
+            os.dup2(stderr, 2)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(b"INFO: "):
+                    os.write(2, line)

@@ -54,12 +54,14 @@ def _field(data: bytes | memoryview, table: int, index: int) -> int:
 
 
 def _vector(data: bytes | memoryview, table: int, index: int) -> range:
-    """Where the distance to each table of a vector of tables lies; a damaged file can claim billions of them."""
+    """Where the distance to each table of a vector of tables lies."""
     at = _field(data, table, index)
     if not at:
         return range(0)
     vector = _follow(data, at)
     (length,) = struct.unpack_from("<I", data, vector)
+    if vector + 4 + 4 * length > len(data):
+        raise IndexError
     return range(vector + 4, vector + 4 + 4 * length, 4)
 
 

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.files import write_file
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
 from fusiform.tables import (
     MOBILENET_V2_BOTTLENECKS,
@@ -74,19 +74,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, St
 def write_safetensors(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
     """Write a state and its spec; the same input gives the same bytes, and an existing file is replaced whole.
 
-    Raises WeightsError where the file cannot be written.
+    Raises OutputError where the file cannot be written.
     """
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(state.items())}
-    data = save(arrays, metadata={METADATA_KEY: spec.to_json()})
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)  # noqa: PTH105  # says that it replaces
-    except OSError as error:
-        raise WeightsError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, save(arrays, metadata={METADATA_KEY: spec.to_json()}))
 
 
 def read_pth(path: str | os.PathLike[str]) -> State:

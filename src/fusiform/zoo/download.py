@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fusiform.errors import DownloadError
 from fusiform.progress import Tracker
-from fusiform.zoo.fetch import holds
+from fusiform.zoo.cache import holds
 
 TIMEOUT_SECONDS = 30.0
 """How long a server may say nothing; a slow one that goes on sending is fine."""

@@ -75,8 +75,9 @@ def open_model(model: str | os.PathLike[str]) -> Model:
     """Find a model by its name in the catalogue or its file, and read what it says of itself.
 
     Whatever looks like a path (a file that exists, or a name with a folder or a model file's ending) is read; any
-    other name is looked up in the catalogue, and downloaded if it has to be. Raises UsageError for an unknown name, WeightsError for a file
-    that is missing, damaged or of no known kind, SpecError for one that does not say how to use it.
+    other name is looked up in the catalogue, and downloaded if it has to be. Raises UsageError for an unknown name,
+    WeightsError for a file that is missing, damaged or of no known kind, SpecError for one that does not say how to
+    use it.
     """
     name = os.fspath(model)
     path = Path(name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
+from fusiform.files import write_file
 from fusiform.graph.build import build_graph, to_state
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
@@ -51,7 +50,7 @@ def port(foreign: Path, out: Path, *, labels: Sequence[str] | None = None) -> Mo
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
     else:
-        _write(out, to_tflite(graph))
+        write_file(out, to_tflite(graph))
     return spec
 
 
@@ -197,14 +196,3 @@ def _check_labels(path: Path, labels: Sequence[str], classes: int) -> None:
         raise WeightsError(
             f"{path} answers with {classes} classes, but {len(labels)} labels were given: give one for each"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)  # noqa: PTH105  # says that it replaces
-    except OSError as error:
-        raise WeightsError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
-    finally:
-        part.unlink(missing_ok=True)
