@@ -138,7 +138,7 @@ def test_batches_hold_the_pictures_that_can_be_read(tmp_path: Path, opened: list
     for i in (3, 4, 5):
         paths[i].write_bytes(b"not a picture")
     assert best(predict(paths, threads=1, batch=3)) == ["red", None, "blue", None, None, None, "green"]
-    assert opened[0].batches == [2, 1]
+    assert opened[0].batches == [3]
 
 
 def test_what_is_wrong_with_a_picture_is_in_its_prediction(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_sources_are_taken_only_a_little_ahead(tmp_path: Path) -> None:
     predictions = predict_iter(endless(), threads=2)
     for _ in range(200):
         next(predictions)
-    assert taken <= 200 + 2 * fusiform.predict.LOOK_AHEAD
+    assert taken <= 200 + 2 * (fusiform.predict.LOOK_AHEAD + 1) * fusiform.predict.GROUP
     predictions.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
 

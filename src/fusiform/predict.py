@@ -37,8 +37,10 @@ DOWNLOAD_LIMIT = 64 * 2**20
 DOWNLOAD_SECONDS = 60
 STALL_SECONDS = 15
 """How long a download may take as a whole, and how long the server may send nothing."""
-LOOK_AHEAD = 16
-"""Batches a worker that may be read before their turn: enough to go on beside one slow picture, yet bounded."""
+LOOK_AHEAD = 4
+"""Groups a worker that may be read before their turn: enough to go on beside one slow picture, yet bounded."""
+GROUP = 8
+"""Pictures that a worker takes through one stage after the other: enough to find its code in the cache again."""
 SINGLE_PICTURE_THREADS = 4
 """More runtime threads than these do not make one small picture faster."""
 
@@ -133,14 +135,18 @@ def predict_iter(
         total = len(pictures)
 
     cores = threads or usable_cores()
-    batches = _batches(iter(pictures), batch)
+    pictures = iter(pictures)
+    # Few pictures are shared among the workers rather than grouped.
+    first = list(islice(pictures, cores * max(batch, GROUP)))
+    size = max(batch, min(GROUP, -(-len(first) // cores)))
+    batches = _batches(chain(first, pictures), size)
     head = list(islice(batches, cores))
     workers = max(1, len(head))
     engine_threads = cores // workers if workers > 1 else threads or min(cores, SINGLE_PICTURE_THREADS)
 
     def open_worker() -> _Worker:
         return _Worker(
-            engines.open_engine(model, engine=engine, threads=engine_threads, device=device), labels, top, fast
+            engines.open_engine(model, engine=engine, threads=engine_threads, device=device), labels, top, fast, batch
         )
 
     # The first is opened here: a wrong model or label file is told before any picture is read.
@@ -173,19 +179,22 @@ class _Picture(NamedTuple):
 class _Worker:
     """One engine and the way from pictures to answers through it; serves one thread."""
 
-    def __init__(self, engine: Engine, labels: Sequence[str] | None, top: int, fast: bool) -> None:
+    def __init__(self, engine: Engine, labels: Sequence[str] | None, top: int, fast: bool, batch: int) -> None:
         self.engine = engine
         self.spec = engine.spec if labels is None else relabel(engine.spec, tuple(labels))
         self.top = top
         self.fast = fast
+        self.batch = batch
 
     def answer(self, pictures: Sequence[_Picture]) -> list[Prediction]:
-        """The answers for a batch, in its order."""
+        """The answers for a group, in its order; the network sees ``batch`` of its pictures at a time."""
         read = [self._read(picture) for picture in pictures]
         pixels = [result for result in read if not isinstance(result, Prediction)]
         guesses: Iterator[tuple[Guess, ...]] = iter(())
         if pixels:
-            guesses = iter(decode(self.engine.run(np.stack(pixels))[self.spec.output], self.spec, self.top))
+            batches = (np.stack(pixels[i : i + self.batch]) for i in range(0, len(pixels), self.batch))
+            values = np.concatenate([self.engine.run(batch)[self.spec.output] for batch in batches])
+            guesses = iter(decode(values, self.spec, self.top))
         return [
             result
             if isinstance(result, Prediction)
