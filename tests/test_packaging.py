@@ -1,0 +1,147 @@
+"""What is in the wheel and the lock, and that the README says what the checks do."""
+
+from __future__ import annotations
+
+import email
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fusiform.zoo.catalog import CATALOG
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+BUNDLED = sorted(weights.file for weights in CATALOG.values() if weights.bundled)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_the_wheel_holds_the_package_its_models_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.partition("/")[0] for name in names} == {"fusiform", "fusiform-0.1.0.dist-info"}
+    assert {f"fusiform/zoo/bundled/{file}" for file in BUNDLED} < names
+    assert {f"fusiform/zoo/bundled/{Path(file).stem}.card.json" for file in BUNDLED} < names
+    assert {"fusiform/zoo/imagenet_1k.tsv", "fusiform/py.typed", "fusiform/__main__.py"} < names
+    for notice in ("LICENSE", "THIRD_PARTY.md"):
+        assert f"fusiform-0.1.0.dist-info/licenses/{notice}" in names
+    assert wheel.stat().st_size < 8e6
+
+
+@pytest.mark.parametrize("file", BUNDLED)
+def test_a_bundled_model_is_the_one_its_card_describes(file: str) -> None:
+    folder = ROOT / "src" / "fusiform" / "zoo" / "bundled"
+    card = json.loads((folder / f"{Path(file).stem}.card.json").read_text(encoding="utf-8"))
+    assert (card["file"], card["sha256"]) == (file, sha256((folder / file).read_bytes()).hexdigest())
+
+
+def test_the_lock_pins_all_that_the_package_asks_for(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = email.message_from_bytes(archive.read("fusiform-0.1.0.dist-info/METADATA"))
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    names = {canonicalize_name(requirement.name) for requirement in asked} - {"fusiform"}
+    assert {"numpy", "torch", "onnx", "pytest"} < names
+
+    pinned: dict[str, list[str]] = {}
+    for line in LOCK.splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)  # also what an old pip takes as a constraint: no extras, no addresses
+            assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), line
+            assert not requirement.extras, line
+            assert requirement.url is None, line
+            pinned.setdefault(canonicalize_name(requirement.name), []).append(line)
+    assert names <= set(pinned)
+    for requirement in asked:
+        for line in pinned.get(canonicalize_name(requirement.name), []):
+            assert requirement.specifier.contains(str(Requirement(line).specifier).removeprefix("==")), line
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_checks_install_and_run_the_tests_as_the_readme_says() -> None:
+    (command,) = (line for line in README.splitlines() if line.startswith("python3 -m venv") and "pytest" in line)
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    for part in command.split(" && "):
+        assert part.replace(".venv", ".venv-ci") in run
+    assert run[-1].endswith("pytest")  # so its last line and its exit code are the run's
+
+
+def test_the_readme_prints_what_the_command_prints() -> None:
+    (shown,) = (block for block in readme_blocks("text") if block.startswith("examples/cat.jpg\n"))
+    printed = subprocess.run(
+        [sys.executable, "-m", "fusiform", "predict", "examples/cat.jpg"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=120,
+        check=True,
+    ).stdout
+
+    def first_names(text: str) -> list[str]:
+        return [re.sub(r"^ +[\d.]+% +[\u2588\u258c]* +", "", line) for line in text.splitlines()[1:4]]
+
+    # Not the digits, nor the names far down: those may differ between processors.
+    assert first_names(printed) == first_names(shown)
+
+
+def test_the_readme_shows_python_that_runs() -> None:
+    blocks = readme_blocks("python")
+    assert len(blocks) >= 2
+    for block in blocks:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, f"{block}\n{result.stderr}"
+
+
+def test_the_readme_names_options_that_exist() -> None:
+    from click.testing import CliRunner
+
+    from fusiform.cli import COMMANDS, commands
+
+    shown: dict[str, set[str]] = {}
+    for block in readme_blocks("sh"):
+        for line in block.splitlines():
+            for part in line.partition("  #")[0].split(" | "):
+                words = shlex.split(part)
+                if "fusiform" in words and words[-1] != "fusiform":
+                    name, *rest = words[words.index("fusiform") + 1 :]
+                    shown.setdefault(name, set()).update(word for word in rest if word.startswith("--"))
+    assert set(COMMANDS) <= set(shown)
+    for name in set(shown) & set(COMMANDS):
+        offered = CliRunner().invoke(commands, [name, "--help"]).output
+        assert [option for option in shown[name] if option not in offered] == []
