@@ -9,6 +9,7 @@ fonts-dejavu-core), or another monospaced font with block characters in ``--font
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +36,8 @@ def main() -> None:
         [sys.executable, "-m", *COMMAND], cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
     ).stdout
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(f"```text\n{COMMAND[-1]}\n")
-    readme.write_text(f"{before}```text\n{printed}```\n{rest.partition('```' + chr(10))[2]}", encoding="utf-8")
+    shown = re.compile(rf"(?<=```text\n){re.escape(COMMAND[-1])}\n.*?(?=```)", re.DOTALL)
+    readme.write_text(shown.sub(lambda _: printed, readme.read_text(encoding="utf-8")), encoding="utf-8")
     with Image.open(ROOT / COMMAND[-1]) as photograph:
         picture = draw(photograph.convert("RGB"), printed.splitlines(), font)
     arguments.out.parent.mkdir(exist_ok=True)

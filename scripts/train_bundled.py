@@ -60,8 +60,8 @@ SOURCES = {
     ),
     "shufflenet_v2": (
         "shufflenet_v2_x1_0.safetensors",
-        "the ONNX model zoo's shufflenet-v2-12-int8 (Apache-2.0), dequantised",
-        "Apache-2.0",
+        "the ONNX model zoo's shufflenet-v2-12-int8 (Apache-2.0; BSD-3-Clause on its page), dequantised",
+        "Apache-2.0 AND BSD-3-Clause",
     ),
 }
 # Photographs to distil on, and how often a picture of each folder is drawn.
