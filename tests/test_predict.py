@@ -177,6 +177,7 @@ def test_folders_are_searched_and_patterns_matched(tmp_path: Path) -> None:
 
 def test_sources_are_taken_only_a_little_ahead(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", "red")
+    before = set(threading.enumerate())
     taken = 0
 
     def endless() -> Iterator[Path]:
@@ -190,7 +191,7 @@ def test_sources_are_taken_only_a_little_ahead(tmp_path: Path) -> None:
         next(predictions)
     assert taken <= 200 + 2 * (fusiform.predict.LOOK_AHEAD + 1) * fusiform.predict.GROUP
     predictions.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -41,6 +41,8 @@ LOOK_AHEAD = 4
 """Groups a worker that may be read before their turn: enough to go on beside one slow picture, yet bounded."""
 GROUP = 8
 """Pictures that a worker takes through one stage after the other: enough to find its code in the cache again."""
+FAST_MARGIN = 2
+"""How much larger than needed a picture may be decoded with ``fast``: at 1, twice as many first answers change."""
 SINGLE_PICTURE_THREADS = 4
 """More runtime threads than these do not make one small picture faster."""
 
@@ -210,7 +212,7 @@ class _Worker:
             if isinstance(source, Image.Image):
                 image = ImageOps.exif_transpose(source)
             else:
-                shorter_side = preprocess.resize if self.fast else None
+                shorter_side = FAST_MARGIN * preprocess.resize if self.fast else None
                 image = read_image(source, name=picture.path, shorter_side=shorter_side)
             return crop_pixels(image, preprocess, fast=self.fast)
         except ImageError as error:

@@ -18,7 +18,10 @@ import click
     help="The names of the classes: UTF-8, one a line.",
 )
 def command(foreign: Path, out: Path, labels_file: Path | None) -> None:
-    """Make a model file of fusiform's own from FOREIGN weights of another framework (.tflite, .onnx, .pth)."""
+    """Make a model file of fusiform's own from FOREIGN weights.
+
+    FOREIGN is a .tflite, .onnx, .pth or .safetensors file of another framework; FILE ends in .tflite or .safetensors.
+    """
     from fusiform.tasks.classification import read_labels
     from fusiform.zoo.port import port
 

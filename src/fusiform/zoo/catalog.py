@@ -223,7 +223,7 @@ CATALOG: dict[str, Weights] = {
             "bundled",
             file="shufflenet_v2_x1_0.tflite",
             size_mb=2.354,
-            license="Apache-2.0",
+            license="Apache-2.0 AND BSD-3-Clause",
             source="fusiform, distilled with quantisation in the loop; the model card beside the file has the lineage",
             kind="int8",
         ),
