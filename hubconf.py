@@ -22,7 +22,7 @@ def mobilenet_v2(
     if pretrained and weights is None:
         weights = "bundled"
     if weights is None:
-        return MobileNetV2(width, num_classes or 1000)
+        return MobileNetV2(width, 1000 if num_classes is None else num_classes)
     if Path(weights).is_file():
         return load(weights, num_classes=num_classes)
     name = "mobilenet_v2" if width == 1.0 else "mobilenet_v2_x" + f"{width}".replace(".", "_")
@@ -33,7 +33,7 @@ def _shufflenet_v2(width: float, weights: str | None, num_classes: int | None, p
     if pretrained and weights is None:
         weights = "bundled" if width == 1.0 else "DEFAULT"
     if weights is None:
-        return ShuffleNetV2(width, num_classes or 1000)
+        return ShuffleNetV2(width, 1000 if num_classes is None else num_classes)
     if Path(weights).is_file():
         return load(weights, num_classes=num_classes)
     return load("shufflenet_v2_x" + f"{width}".replace(".", "_"), weights=weights, num_classes=num_classes)

@@ -1,11 +1,19 @@
-"""Where the real weights and photographs lie, for the tests that use them."""
+"""Where the real weights and photographs lie, and weights made by a formula for the tests that need none."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from fusiform.spec import Architecture, ModelSpec, Padding, Preprocess
+from fusiform.zoo.checkpoint import expected_shapes
 
 SHARED_DATA = Path(os.environ.get("FUSIFORM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -16,3 +24,60 @@ def shared_data() -> Path:
     if not (SHARED_DATA / "README.md").is_file():
         pytest.skip(f"no real weights and photographs at {SHARED_DATA} (set FUSIFORM_TEST_DATA)")
     return SHARED_DATA
+
+
+def small_spec(
+    architecture: Architecture,
+    width: float = 0.5,
+    *,
+    size: int = 32,
+    padding: Padding = "symmetric",
+    classes: int = 10,
+    channels: int = 3,
+) -> ModelSpec:
+    return ModelSpec(
+        architecture,
+        width,
+        tuple(f"class {k}" for k in range(classes)),
+        input_size=size,
+        input_channels=channels,
+        padding=padding,
+        preprocess=Preprocess(resize=size, crop=size),
+    )
+
+
+def lived_in_state(spec: ModelSpec, *, seed: int = 7) -> dict[str, NDArray[Any]]:
+    """Weights under torchvision's names such that a difference anywhere reaches the logits.
+
+    Every convolution nearly keeps the variance, and every batch normalisation has statistics and parameters far from
+    the zeros and ones that it was born with.
+    """
+    random = np.random.default_rng(seed)
+    shapes = expected_shapes(
+        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
+    )
+    state: dict[str, NDArray[Any]] = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = np.array(5)
+        elif name.endswith("running_mean"):
+            state[name] = random.uniform(-0.3, 0.3, shape)
+        elif name.endswith("running_var"):
+            state[name] = random.uniform(0.5, 1.5, shape)
+        elif name.endswith("bias"):
+            state[name] = random.uniform(-0.5, 1.0, shape)
+        elif len(shape) == 1:
+            state[name] = random.uniform(0.7, 1.5, shape)
+        else:
+            state[name] = random.normal(0, math.sqrt(1.2 / np.prod(shape[1:])), shape)
+    return {name: array.astype(np.float32) if array.ndim else array for name, array in state.items()}
+
+
+@pytest.fixture(scope="session", name="small_spec")
+def small_spec_fixture() -> Callable[..., ModelSpec]:
+    return small_spec
+
+
+@pytest.fixture(scope="session", name="lived_in_state")
+def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
+    return lived_in_state

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
-from fusiform.errors import UsageError
+from fusiform.errors import UsageError, WeightsError
 from fusiform.spec import ModelSpec
-from fusiform.zoo.model import open_model
+from fusiform.zoo.model import Model, open_model
 
 EngineName = Literal["litert", "onnxruntime", "torch"]
 ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch")
@@ -50,6 +50,15 @@ def open_engine(
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
     opened = open_model(model)
+    try:
+        return _start(opened, engine, threads, device)
+    except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
+        if str(opened.path) in str(error):
+            raise
+        raise WeightsError(f"{opened.path}: {error}") from None
+
+
+def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engine:
     if engine == "litert":
         from fusiform.engines.litert import LiteRTEngine
 

@@ -36,19 +36,22 @@ def equalize(graph: Graph, ranges: Mapping[str, NDArray[np.float32]], *, balance
             for node in graph.nodes
             if isinstance(node, Conv | Linear) and pooled.get(node.source, node.source) in group
         ]
-        value_range = np.max([ranges[name] for name in group], 0).astype(np.float64)
-        value_range = np.maximum(value_range, value_range.max() * _SMALLEST)
+        value_range = _bounded(np.max([ranges[name] for name in group], 0))
         dense = [np.abs(node.weight) for node in readers if isinstance(node, Linear) or not node.depthwise]
         factor = value_range
         if dense:
-            weight_range = np.max([weight.reshape(*weight.shape[:2], -1).max((0, 2)) for weight in dense], 0)
-            weight_range = np.maximum(weight_range, weight_range.max() * _SMALLEST)
-            factor = value_range**balance / weight_range.astype(np.float64) ** (1 - balance)
+            weight_range = _bounded(np.max([weight.reshape(*weight.shape[:2], -1).max((0, 2)) for weight in dense], 0))
+            factor = value_range**balance / weight_range ** (1 - balance)
         factor = factor / (factor / value_range).min() / value_range.max()  # the largest value stays what it was
         if any(isinstance(node, Conv) and node.activation == "relu6" for node in map(nodes.get, group)):
             factor = np.minimum(factor, 1)  # what is magnified still ends below 6, what was clipped still is
         factors |= dict.fromkeys(group, factor)
     return Graph(graph.spec, tuple(_rescaled(node, factors, pooled) for node in graph.nodes))
+
+
+def _bounded(ranges: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The ranges, none less than a hundredth of the largest, and none zero where all are."""
+    return np.maximum(ranges.astype(np.float64), max(ranges.max() * _SMALLEST, 1e-30))
 
 
 def _rescaled(node: Node, factors: Mapping[str, NDArray[np.float64]], pooled: Mapping[str, str]) -> Node:

@@ -155,7 +155,8 @@ class QuantizedNetwork(nn.Module):
                 weight, bias = self.weights[_key(node.name)], self.biases[_key(node.name)].double().numpy()
                 of_weight = weight_scales(weight)
                 shape = (-1, *(1,) * (weight.ndim - 1))
-                rounded = (weight / of_weight.reshape(shape)).round().clamp(-127, 127).to(torch.int8).numpy()
+                # Times the reciprocal, as the fake quantisation of training does it: a division rounds some ties apart.
+                rounded = (weight * (1 / of_weight).reshape(shape)).round().clamp(-127, 127).to(torch.int8).numpy()
                 scales[node.name] = of_weight.numpy()
                 if isinstance(node, Conv):
                     step = of_weight.double().numpy() * activations[node.source].scale

@@ -82,6 +82,8 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
             if f"{name}/scale" in arrays
         }
         scales = {name: arrays[f"{name}.weight/scale"] for name in weights}
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{source}: was not written by fusiform ({error}); port it: fusiform port {source}"

@@ -41,7 +41,11 @@ class Model:
             from fusiform.graph.onnx import from_onnx
 
             return from_onnx(self.data, source=str(self.path))
-        return build_graph(self.spec, self.state())
+        state = self.state()
+        try:
+            return build_graph(self.spec, state)
+        except WeightsError as error:
+            raise WeightsError(f"{self.path}: {error}") from None
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights in float32 under torchvision's names."""

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fusiform.errors import UsageError
+from fusiform.spec import Accuracy
+from fusiform.zoo.catalog import BUNDLED_FOLDER
+from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.info import describe
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "parameters", "multiply_adds"),
+    [
+        ("mobilenet_v2", "mobilenet_v2_x1_0.tflite", 3504872, 300_774_272),
+        ("shufflenet_v2_x1_0", "shufflenet_v2_x1_0.tflite", 2278604, 144_907_992),
+    ],
+)
+def test_bundled_models(model, file, parameters, multiply_adds):
+    report = describe(model)
+    figures = report.figures
+    assert figures["file"] == str(BUNDLED_FOLDER / file)
+    assert (figures["format"], figures["precision"]) == ("tflite", "int8")
+    assert figures["parameters"] == parameters
+    assert figures["multiply_adds"] == multiply_adds
+    assert figures["megabytes"] == round((BUNDLED_FOLDER / file).stat().st_size / 1e6, 3) < 4
+    assert (figures["classes"], figures["input_size"], figures["resize"], figures["crop"]) == (1000, 224, 256, 224)
+    assert figures["first_classes"] == "tench, goldfish, great white shark, tiger shark, hammerhead, ..."
+    assert figures["mean"] == "0.485, 0.456, 0.406"
+    assert "Apache-2.0" in figures["license"]
+    (accuracy,) = report.rows
+    assert accuracy["pictures"] == 500
+    assert 60 < accuracy["top1"] < accuracy["top5"] < 100
+    assert file in report.title
+    json.dumps(figures)
+
+
+def test_a_file_says_everything_of_itself(tmp_path, small_spec, lived_in_state):
+    spec = small_spec("mobilenet_v2", 0.35, size=96, padding="same", classes=3).replace(
+        provenance="trained on a Sunday",
+        license="MIT",
+        accuracy=(Accuracy("sundays", 50.0, 75.5, 4, "me"), Accuracy("mondays", 25.0, 50.0, 8, "you")),
+    )
+    path = tmp_path / "own.safetensors"
+    write_safetensors(path, lived_in_state(spec), spec)
+    report = describe(path)
+    expected = {
+        "network": "mobilenet_v2_x0_35",
+        "task": "classification",
+        "file": str(path),
+        "format": "safetensors",
+        "precision": "float32",
+        "classes": 3,
+        "first_classes": "class 0, class 1, class 2",
+        "input_size": 96,
+        "padding": "same",
+        "provenance": "trained on a Sunday",
+        "license": "MIT",
+        "spec_version": 1,
+    }
+    assert {name: report.figures[name] for name in expected} == expected
+    assert [row["measured on"] for row in report.rows] == ["sundays", "mondays"]
+    assert report.rows[0] | {"top1": 50.0, "top5": 75.5, "pictures": 4, "measured by": "me"} == report.rows[0]
+
+
+def test_an_unknown_model():
+    with pytest.raises(UsageError, match="no weights are called 'nothing'"):
+        describe("nothing")
