@@ -40,7 +40,7 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 def mobilenet_v2_channels(width: float) -> tuple[int, tuple[int, ...], int]:
     """Channels of the stem, of each row of Table 2 and of the last 1x1 convolution at ``width``.
 
-    The last layer grows only above width 1.0 (Section 6.1).
+    The last layer grows only above width 1.0 (Section 4, trade-off hyper parameters).
     """
     stem = round_channels(MOBILENET_V2_STEM * width)
     rows = tuple(round_channels(c * width) for _, c, _, _ in MOBILENET_V2_BOTTLENECKS)
