@@ -108,8 +108,9 @@ def test_the_readme_prints_what_the_command_prints() -> None:
     def first_names(text: str) -> list[str]:
         return [re.sub(r"^ +[\d.]+% +[\u2588\u258c]* +", "", line) for line in text.splitlines()[1:4]]
 
-    # Not the digits, nor the names far down: those may differ between processors.
-    assert first_names(printed) == first_names(shown)
+    # Not the digits, nor the order of close names, nor the names far down: those may differ between processors.
+    assert first_names(printed)[0] == first_names(shown)[0]
+    assert set(first_names(printed)) == set(first_names(shown))
 
 
 def test_the_readme_shows_python_that_runs() -> None:
