@@ -200,3 +200,15 @@ def test_replace_checks_the_copy() -> None:
 )
 def test_network_name(architecture: str, width: float, name: str) -> None:
     assert network_name(architecture, width) == name
+
+
+def test_lists_are_taken_as_tuples() -> None:
+    spec = ModelSpec("mobilenet_v2", 1.0, ["cat", "dog"])  # type: ignore[arg-type]  # what a user would write
+    assert spec.labels == ("cat", "dog")
+    assert spec == ModelSpec.from_json(spec.to_json())
+    assert hash(spec) == hash(ModelSpec("mobilenet_v2", 1.0, ("cat", "dog")))
+
+
+def test_a_label_that_no_file_could_hold_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"not Unicode text.*rename the class"):
+        ModelSpec("mobilenet_v2", 1.0, ("cat", "caf\udce9"))

@@ -105,6 +105,9 @@ class ModelSpec:
             raise SpecError(f"shufflenet_v2 has widths {sorted(SHUFFLENET_V2_CHANNELS)}, not {self.width}")
         if not self.labels:
             raise SpecError("labels must name at least one class")
+        for label in self.labels:
+            if not _is_unicode(label):
+                raise SpecError(f"label {label!r} is not Unicode text, so no file can hold it: rename the class")
         if self.label_ids and len(self.label_ids) != len(self.labels):
             raise SpecError(f"{len(self.label_ids)} label_ids for {len(self.labels)} labels: give none or one each")
         if self.input_size < 32:
@@ -190,6 +193,9 @@ def _from_json_value(hint: Any, value: object, where: str) -> object:
 def _check_types(instance: Any) -> None:
     for name, hint in typing.get_type_hints(type(instance)).items():
         value = getattr(instance, name)
+        if typing.get_origin(hint) is tuple and isinstance(value, list):
+            value = tuple(value)  # frozen all the way down
+            object.__setattr__(instance, name, value)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             object.__setattr__(instance, name, _float(value, name))
         elif not _fits(hint, value):
@@ -201,6 +207,15 @@ def _float(value: int, name: str) -> float:
         return float(value)
     except OverflowError:
         raise SpecError(f"field {name!r} is too large a number") from None
+
+
+def _is_unicode(text: str) -> bool:
+    """False for what Python makes of a file name in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fits(hint: Any, value: object) -> bool:
