@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fusiform import engines
-from fusiform.data.image import find_images, read_image
+from fusiform.data.image import find_images, natural_key, read_image
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import ImageError, UsageError
@@ -310,12 +310,15 @@ def _find_named(name: str) -> Iterator[_Picture]:
 
 
 def _find_in_folder(folder: str) -> Iterator[_Picture]:
+    unlisted: list[str] = []
     try:
-        files = find_images(Path(folder))
-    except (ImageError, OSError) as error:
+        files = find_images(Path(folder), unlisted=unlisted)
+    except OSError as error:
         yield _Picture(folder, partial(_fail, str(error)))
         return
-    if not files:
+    for message in unlisted:
+        yield _Picture(folder, partial(_fail, message))
+    if not files and not unlisted:
         yield _Picture(folder, partial(_fail, f"{folder}: no pictures in this folder"))
     for path in files:
         yield _Picture(str(path), partial(_same, path))
@@ -324,7 +327,7 @@ def _find_in_folder(folder: str) -> Iterator[_Picture]:
 def _find_matches(pattern: str) -> Iterator[_Picture]:
     import glob
 
-    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # the pattern may be absolute
+    matches = sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207  # the pattern may be absolute
     if not matches:
         yield _Picture(pattern, partial(_fail, f"{pattern}: no file matches this pattern"))
     for match in matches:

@@ -640,3 +640,6 @@ def test_find_images_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ImageError, match=r"cannot be listed.*Permission denied"):
         find_images(tmp_path)
+    unlisted: list[str] = []
+    assert find_images(tmp_path, unlisted=unlisted) == []
+    assert "cannot be listed" in unlisted[0]

@@ -112,19 +112,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path]:
     """The pictures in a folder and the folders below it, by their extension in upper or lower case.
 
     They come in natural order (1, 2, 10), a folder's own among its subfolders. Names that begin with a dot and
     ``__MACOSX`` are passed over. Links to folders are followed; no folder is visited twice.
 
-    Raises UsageError if ``folder`` is not a folder, ImageError for a folder below it that cannot be listed.
+    Raises UsageError if ``folder`` is not a folder. A folder that cannot be listed raises ImageError, or, with
+    ``unlisted``, adds its message to that list, and the others go on.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder: check the path")
+
+    def refuse(error: OSError) -> None:
+        message = f"{error.filename}: the folder cannot be listed ({error.strerror}): change its permissions"
+        if unlisted is None:
+            raise ImageError(message) from error
+        unlisted.append(message)
+
     found: list[Path] = []
     visited: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(parent).stat()
         if (here.st_dev, here.st_ino) in visited:
             folders.clear()
@@ -132,24 +140,19 @@ def find_images(folder: Path) -> list[Path]:
         visited.add((here.st_dev, here.st_ino))
         folders[:] = [name for name in folders if not _is_hidden(name)]
         # Links last, so that a folder goes by its own name rather than a link's, and the answer is always the same.
-        folders.sort(key=lambda name: (Path(parent, name).is_symlink(), _natural(name)))
+        folders.sort(key=lambda name: (Path(parent, name).is_symlink(), natural_key(name)))
         paths = [Path(parent, name) for name in files if not _is_hidden(name)]
         # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
         found += [p for p in paths if _EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
-    return sorted(found, key=lambda path: [_natural(part) for part in path.relative_to(folder).parts])
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise ImageError(
-        f"{error.filename}: the folder cannot be listed ({error.strerror}): change its permissions or move it away"
-    ) from error
+    return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """A sorting key that counts: 1, 2, 10."""
     # Text and numbers take turns, so that like is compared with like; the name itself settles "01" and "1".
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
