@@ -1,12 +1,13 @@
 """A folder of photographs: pictures a second, fusiform against what people write.
 
-    python benchmarks/folder.py [--folder FOLDER | --make N] [--rounds 5] [--json FILE]
+    python benchmarks/folder.py [--model mobilenet_v2] [--folder FOLDER | --make N] [--rounds 5] [--json FILE]
 
 Contenders, each allowed all ``--cores`` (by default, all there are):
   fusiform        fusiform.predict(folder), as it comes: the int8 network, exact preprocessing
   fusiform fast   the same with fast=True
   torchvision     ImageFolder, its transforms, a DataLoader with one worker a core, eager, batches of 32
-  timm            the loop of timm's inference.py: its loader (one worker a core), mobilenetv2_100, batches of 32
+  timm            the loop of timm's inference.py: its loader (one worker a core), mobilenetv2_100, batches of 32;
+                  left out with --model shufflenet_v2_x1_0, which timm does not have
   LiteRT loop     Pillow, numpy, one interpreter with one thread a core, one picture after the other; the same int8 file
 PyTorch's contenders have the int8 file's weights in float32. Every contender lives in its own process, opens its model
 there once, runs the whole folder once to warm up, and then they take turns, round by round; fusiform opens its model in
@@ -39,7 +40,7 @@ import common
 
 from fusiform.report import Cell
 
-MODEL = "mobilenet_v2"
+MODELS = ("mobilenet_v2", "shufflenet_v2_x1_0")
 BATCH = 32
 TARGETS = {"torchvision": 8.0, "timm": 8.0, "LiteRT loop": 1.5}
 SIZE = (500, 375)
@@ -54,31 +55,31 @@ class Pass:
     seconds: float = 0.0
 
 
-Contender = Callable[[Path, int], Callable[[], Pass]]
-"""Takes the folder and the cores, gets ready, and gives what runs the folder once."""
+Contender = Callable[[Path, int, str], Callable[[], Pass]]
+"""Takes the folder, the cores and the model, gets ready, and gives what runs the folder once."""
 
 
-def fusiform_exact(folder: Path, cores: int) -> Callable[[], Pass]:
+def fusiform_exact(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import fusiform
 
-    return lambda: Pass({p.path: p.top[0].index for p in fusiform.predict(folder, model=MODEL, threads=cores)})
+    return lambda: Pass({p.path: p.top[0].index for p in fusiform.predict(folder, model=model, threads=cores)})
 
 
-def fusiform_fast(folder: Path, cores: int) -> Callable[[], Pass]:
+def fusiform_fast(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import fusiform
 
     return lambda: Pass(
-        {p.path: p.top[0].index for p in fusiform.predict(folder, model=MODEL, threads=cores, fast=True)}
+        {p.path: p.top[0].index for p in fusiform.predict(folder, model=model, threads=cores, fast=True)}
     )
 
 
-def torchvision_loader(folder: Path, cores: int) -> Callable[[], Pass]:
+def torchvision_loader(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import torch
     from torchvision import datasets, models, transforms
 
     torch.set_num_threads(cores)
-    network = models.mobilenet_v2()
-    network.load_state_dict(_float_state())
+    network = getattr(models, model)()
+    network.load_state_dict(_float_state(model))
     network.eval()
     dataset = datasets.ImageFolder(
         folder,
@@ -102,7 +103,7 @@ def torchvision_loader(folder: Path, cores: int) -> Callable[[], Pass]:
     return run
 
 
-def timm_loop(folder: Path, cores: int) -> Callable[[], Pass]:
+def timm_loop(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import timm
     import torch
     from timm.data import create_dataset, create_loader, resolve_data_config
@@ -111,7 +112,7 @@ def timm_loop(folder: Path, cores: int) -> Callable[[], Pass]:
     device = torch.device("cpu")
     network = timm.create_model("mobilenetv2_100", pretrained=False)
     # The same layers in the same order under other names.
-    network.load_state_dict(dict(zip(network.state_dict(), _float_state().values(), strict=True)))
+    network.load_state_dict(dict(zip(network.state_dict(), _float_state(model).values(), strict=True)))
     network = network.to(device).eval()
     config = resolve_data_config({}, model=network)
     dataset = create_dataset("", root=str(folder))
@@ -136,7 +137,7 @@ def timm_loop(folder: Path, cores: int) -> Callable[[], Pass]:
     return run
 
 
-def litert_loop(folder: Path, cores: int) -> Callable[[], Pass]:
+def litert_loop(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image
@@ -144,7 +145,7 @@ def litert_loop(folder: Path, cores: int) -> Callable[[], Pass]:
     from fusiform.zoo.model import open_model
 
     files = _files(folder)
-    interpreter = Interpreter(model_path=str(open_model(MODEL).path), num_threads=cores)
+    interpreter = Interpreter(model_path=str(open_model(model).path), num_threads=cores)
     interpreter.allocate_tensors()
     given, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
@@ -167,14 +168,14 @@ def litert_loop(folder: Path, cores: int) -> Callable[[], Pass]:
     return run
 
 
-def stages(folder: Path, cores: int) -> Callable[[], Pass]:  # noqa: ARG001  # single-threaded, whatever there is
+def stages(folder: Path, cores: int, model: str) -> Callable[[], Pass]:  # noqa: ARG001  # single-threaded, whatever there is
     from fusiform.data.image import read_image
     from fusiform.data.preprocess import crop_pixels
     from fusiform.engines import open_engine
     from fusiform.tasks.classification import decode
 
     files = _files(folder)
-    engine = open_engine(MODEL, threads=1)
+    engine = open_engine(model, threads=1)
     spec = engine.spec
 
     def run() -> Pass:
@@ -206,10 +207,10 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def _float_state() -> dict[str, Any]:
+def _float_state(model: str) -> dict[str, Any]:
     import fusiform
 
-    return fusiform.load(MODEL).state_dict()
+    return fusiform.load(model).state_dict()
 
 
 def _files(folder: Path) -> list[Path]:
@@ -221,9 +222,10 @@ def _files(folder: Path) -> list[Path]:
 class Process:
     """A contender in a process of its own, which runs the folder once whenever it is its turn."""
 
-    def __init__(self, name: str, folder: Path, cores: int) -> None:
+    def __init__(self, name: str, folder: Path, cores: int, model: str) -> None:
         self.name = name
-        command = [sys.executable, __file__, "--folder", str(folder), "--cores", str(cores), "--contender", name]
+        command = [sys.executable, __file__, "--folder", str(folder), "--cores", str(cores), "--model", model]
+        command += ["--contender", name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def turn(self) -> Pass:
@@ -241,11 +243,11 @@ class Process:
         self._process.wait()
 
 
-def serve(contender: Contender, folder: Path, cores: int) -> None:
+def serve(contender: Contender, folder: Path, cores: int, model: str) -> None:
     """Run the folder for each line on standard input, and answer it with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the answers
-    run = contender(folder, cores)
+    run = contender(folder, cores, model)
     for _ in sys.stdin:
         start = time.perf_counter()
         done = run()
@@ -280,10 +282,11 @@ def main() -> None:
         "--photo", type=Path, default=common.EXAMPLES / "coffee.jpg", help="for --make (default: examples/coffee.jpg)"
     )
     parser.add_argument("--cores", type=int, default=common.usable_cores())
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--contender", choices=CONTENDERS, help="be one of the processes (used by this script itself)")
     arguments = parser.parse_args()
     if arguments.contender:
-        serve(CONTENDERS[arguments.contender], arguments.folder, arguments.cores)
+        serve(CONTENDERS[arguments.contender], arguments.folder, arguments.cores, arguments.model)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder
@@ -295,12 +298,14 @@ def main() -> None:
             make_pictures(arguments.photo, folder / "made", arguments.make)
         elif not folder.is_dir():
             parser.error(f"{folder} is not there: name a folder with --folder, or make one with --make 500")
-        measure(folder, arguments.cores, arguments.rounds, arguments.json)
+        measure(folder, arguments.cores, arguments.model, arguments.rounds, arguments.json)
 
 
-def measure(folder: Path, cores: int, rounds: int, to: Path | None) -> None:
+def measure(folder: Path, cores: int, model: str, rounds: int, to: Path | None) -> None:
     about = common.machine("fusiform", "ai-edge-litert", "numpy", "pillow", "torch", "torchvision", "timm")
-    processes = {name: Process(name, folder, cores) for name in CONTENDERS}
+    # timm has no ShuffleNetV2.
+    names = [name for name in CONTENDERS if name != "timm" or model == "mobilenet_v2"]
+    processes = {name: Process(name, folder, cores, model) for name in names}
     try:
         passes = common.in_turns({name: process.turn for name, process in processes.items()}, rounds)
     finally:
@@ -314,6 +319,7 @@ def measure(folder: Path, cores: int, rounds: int, to: Path | None) -> None:
     figures: dict[str, Cell] = {
         "folder": folder.name,
         "pictures": pictures,
+        "model": model,
         "threads, and workers, a contender": cores,
         "batch of the PyTorch contenders": BATCH,
         "warm-up": "one pass over the folder each",
