@@ -164,6 +164,25 @@ def test_a_hostile_folder_gives_five_answers_and_twenty_lines(tmp_path: Path, th
     assert run("predict", *folder.glob("good*"), "--strict").exit_code == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read as Linux tells it")
+def test_a_hostile_folder_takes_little_memory(tmp_path: Path) -> None:
+    """With the bundled model: a decoded bomb alone would be 7.5 GB."""
+    hostile_folder(tmp_path / "photos")
+    code = """
+import sys
+from fusiform.cli import main
+sys.argv = ["fusiform", "predict", sys.argv[1], "--format", "json"]
+try: main()
+except SystemExit as exit: assert not exit.code
+print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")], file=sys.stderr)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "photos"], capture_output=True, encoding="utf-8", check=True
+    )
+    assert len(json.loads(result.stdout)) == 25
+    assert int(result.stderr.splitlines()[-1]) < 250_000  # kilobytes
+
+
 def test_when_every_source_fails_the_command_fails(tmp_path: Path) -> None:
     for options in ([], ["--strict"]):
         result = run("predict", tmp_path / "absent.jpg", f"{tmp_path}/*.png", tmp_path, *options)
