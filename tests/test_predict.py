@@ -18,7 +18,7 @@ from PIL import Image
 import fusiform.predict
 from fusiform import engines
 from fusiform.errors import UsageError
-from fusiform.predict import Prediction, predict, predict_iter, usable_cores
+from fusiform.predict import Prediction, predict, predict_iter
 from fusiform.spec import ModelSpec, Preprocess
 
 SPEC = ModelSpec(
@@ -231,10 +231,6 @@ def test_progress_counts_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
     paths = [picture(tmp_path / f"{i}.png", "red") for i in range(3)]
     assert best(predict(paths, progress=True)) == ["red"] * 3
     assert "3/3" in capsys.readouterr().err
-
-
-def test_usable_cores_respect_the_affinity() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
 class Server(BaseHTTPRequestHandler):

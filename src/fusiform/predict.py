@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fusiform import engines
-from fusiform.data.image import find_images, natural_key, read_image
+from fusiform.data.image import find_images, natural_key, read_image, to_rgb
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import ImageError, UsageError
+from fusiform.machine import usable_cores
 from fusiform.tasks.classification import Classification, Guess, decode, relabel
 
 Source = str | os.PathLike[str] | bytes | Image.Image
@@ -45,15 +46,21 @@ FAST_MARGIN = 2
 """How much larger than needed a picture may be decoded with ``fast``: at 1, twice as many first answers change."""
 SINGLE_PICTURE_THREADS = 4
 """More runtime threads than these do not make one small picture faster."""
+THUMBNAIL = 220
+"""The longer side, in pixels, above which a thumbnail is made smaller."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture: its ``path`` and either a ``classification`` or an ``error`` to show the user."""
+    """The answer for one picture: its ``path`` and either a ``classification`` or an ``error`` to show the user.
+
+    ``thumbnail`` is the picture itself, RGB, upright and at most ``THUMBNAIL`` pixels a side, where it was asked for.
+    """
 
     path: str
     classification: Classification | None = None
     error: str | None = None
+    thumbnail: Image.Image | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.classification is None) == (self.error is None):
@@ -118,11 +125,13 @@ def predict_iter(
     fast: bool = False,
     labels: Sequence[str] | None = None,
     progress: bool = False,
+    thumbnails: int = 0,
 ) -> Iterator[Prediction]:
     """Like ``predict``, but yields each answer as soon as its turn comes, in memory that does not grow.
 
     Sources are taken from their iterable a little ahead of the answers, or all at once with ``progress``, which has
-    to count them. Arguments are checked and the model is opened before this returns.
+    to count them. Arguments are checked and the model is opened before this returns. The first ``thumbnails`` answers
+    bring their picture along, since an address or standard input can be read only once.
     """
     for name, value in (("top", top), ("batch", batch), ("threads", 1 if threads is None else threads)):
         if value < 1:
@@ -137,7 +146,7 @@ def predict_iter(
         total = len(pictures)
 
     cores = threads or usable_cores()
-    pictures = iter(pictures)
+    pictures = (picture._replace(keep=k < thumbnails) for k, picture in enumerate(pictures))
     # Few pictures are shared among the workers rather than grouped.
     first = list(islice(pictures, cores * max(batch, GROUP)))
     size = max(batch, min(GROUP, -(-len(first) // cores)))
@@ -161,21 +170,15 @@ def predict_iter(
     return _tracked(predictions, total) if total > 1 else predictions
 
 
-def usable_cores() -> int:
-    """The cores this process may use: those of its affinity, and no more than its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split())
-    except (OSError, ValueError):  # no cgroups here, or no quota: "max 100000"
-        return cores
-    return max(1, min(cores, -(-quota // period)))
-
-
 class _Picture(NamedTuple):
-    """A picture not yet read: the name to show for it, and what gives its file, bytes or image, or raises."""
+    """A picture not yet read: the name to show for it, and what gives its file, bytes or image, or raises.
+
+    ``keep`` asks for a thumbnail with the answer.
+    """
 
     path: str
     fetch: Callable[[], Source]
+    keep: bool = False
 
 
 class _Worker:
@@ -191,7 +194,7 @@ class _Worker:
     def answer(self, pictures: Sequence[_Picture]) -> list[Prediction]:
         """The answers for a group, in its order; the network sees ``batch`` of its pictures at a time."""
         read = [self._read(picture) for picture in pictures]
-        pixels = [result for result in read if not isinstance(result, Prediction)]
+        pixels = [result[0] for result in read if not isinstance(result, Prediction)]
         guesses: Iterator[tuple[Guess, ...]] = iter(())
         if pixels:
             batches = (np.stack(pixels[i : i + self.batch]) for i in range(0, len(pixels), self.batch))
@@ -200,12 +203,12 @@ class _Worker:
         return [
             result
             if isinstance(result, Prediction)
-            else Prediction(picture.path, Classification(picture.path, next(guesses)))
+            else Prediction(picture.path, Classification(picture.path, next(guesses)), thumbnail=result[1])
             for picture, result in zip(pictures, read, strict=True)
         ]
 
-    def _read(self, picture: _Picture) -> NDArray[np.uint8] | Prediction:
-        """The picture's pixels, ready for the engine, or the Prediction that says why there are none."""
+    def _read(self, picture: _Picture) -> tuple[NDArray[np.uint8], Image.Image | None] | Prediction:
+        """The picture's pixels, ready for the engine, and its thumbnail; or the Prediction that says why not."""
         preprocess = self.spec.preprocess
         try:
             source = picture.fetch()
@@ -214,11 +217,18 @@ class _Worker:
             else:
                 shorter_side = FAST_MARGIN * preprocess.resize if self.fast else None
                 image = read_image(source, name=picture.path, shorter_side=shorter_side)
-            return crop_pixels(image, preprocess, fast=self.fast)
+            return crop_pixels(image, preprocess, fast=self.fast), _thumbnail(image) if picture.keep else None
         except ImageError as error:
             return Prediction(picture.path, error=str(error))
         except OSError as error:
             return Prediction(picture.path, error=f"{picture.path}: {error.strerror or error}")
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    """The picture made smaller; it may be the given one, changed."""
+    image = to_rgb(image)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
 
 
 def _in_parallel(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal
 
 from fusiform.errors import SpecError
+from fusiform.fields import check_types, from_dict
 from fusiform.tables import SHUFFLENET_V2_CHANNELS
 
 SPEC_VERSION = 1
@@ -42,7 +41,7 @@ class Preprocess:
     color_order: ColorOrder = "rgb"
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self, SpecError)
         if self.resize < 1 or self.crop < 1:
             raise SpecError(f"preprocess: resize and crop must be at least 1 pixel, got {self.resize} and {self.crop}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
@@ -60,7 +59,7 @@ class Accuracy:
     source: str
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self, SpecError)
         if not (0 <= self.top1 <= self.top5 <= 100 and self.pictures > 0):
             raise SpecError(
                 f"accuracy on {self.dataset}: need 0 <= top1 <= top5 <= 100 and pictures > 0, "
@@ -74,7 +73,8 @@ class ModelSpec:
 
     ``labels`` are the class names in the order of the outputs; ``label_ids`` (empty, or one each) are their
     identifiers in the data set, WordNet ids for ImageNet. ``input_size`` is the square input's side in pixels (32 or
-    more). ``padding`` is part of the weights: ``same`` is TensorFlow's rule, asymmetric at stride 2.
+    more). ``padding`` is part of the weights: ``same`` is TensorFlow's rule, asymmetric at stride 2. Logits are divided
+    by ``temperature`` before they become probabilities (Guo et al., arXiv 1706.04599, Section 4.2).
     """
 
     architecture: Architecture
@@ -86,6 +86,7 @@ class ModelSpec:
     input_channels: int = 3
     padding: Padding = "symmetric"
     output: Output = "logits"
+    temperature: float = 1.0
     preprocess: Preprocess = field(default_factory=Preprocess)
     provenance: str = ""
     license: str = ""
@@ -93,7 +94,7 @@ class ModelSpec:
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self, SpecError)
         if self.version != SPEC_VERSION:
             raise SpecError(
                 f"spec version {self.version} is not the version {SPEC_VERSION} that this fusiform reads: "
@@ -114,6 +115,10 @@ class ModelSpec:
             raise SpecError(f"input_size must be at least 32 pixels, got {self.input_size}")
         if self.preprocess.crop != self.input_size:
             raise SpecError(f"preprocess.crop is {self.preprocess.crop} but input_size is {self.input_size}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise SpecError(f"temperature must be a positive number, got {self.temperature}")
+        if self.temperature != 1 and self.output != "logits":
+            raise SpecError("temperature applies to logits; this model's file ends in a softmax")
         if self.input_channels < 1:
             raise SpecError(f"input_channels must be at least 1, got {self.input_channels}")
 
@@ -147,7 +152,7 @@ class ModelSpec:
                 f"{SPEC_VERSION}): update fusiform"
             )
         try:
-            return _from_dict(cls, fields, "")
+            return from_dict(cls, fields, SpecError)
         except SpecError as error:
             raise SpecError(f"{source}: {error}") from None
 
@@ -157,58 +162,6 @@ def network_name(architecture: str, width: float) -> str:
     return f"{architecture}_x{float(width)!r}".replace(".", "_")
 
 
-T = TypeVar("T")
-
-
-def _from_dict(cls: type[T], fields: object, where: str) -> T:
-    if not isinstance(fields, dict):
-        raise SpecError(f"{where or 'the description'} must be an object, got {_show(fields)}")
-    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
-    if unknown := sorted(set(fields) - set(known)):
-        raise SpecError(f"unknown field {where}{unknown[0]!r}; known are {', '.join(known)}")
-    required = {
-        name
-        for name, field in known.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - set(fields)):
-        raise SpecError(f"field {where}{missing[0]!r} is missing")
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _from_json_value(hints[name], value, f"{where}{name}") for name, value in fields.items()})
-
-
-def _from_json_value(hint: Any, value: object, where: str) -> object:
-    """Turn JSON's lists and objects into the tuples and dataclasses that the fields hold; leave the rest."""
-    if dataclasses.is_dataclass(hint):
-        return _from_dict(typing.cast("type[Any]", hint), value, f"{where}.")
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        args = typing.get_args(hint)
-        item = args[0]
-        return tuple(_from_json_value(item, entry, f"{where}[{i}]") for i, entry in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return _float(value, where)
-    return value
-
-
-def _check_types(instance: Any) -> None:
-    for name, hint in typing.get_type_hints(type(instance)).items():
-        value = getattr(instance, name)
-        if typing.get_origin(hint) is tuple and isinstance(value, list):
-            value = tuple(value)  # frozen all the way down
-            object.__setattr__(instance, name, value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            object.__setattr__(instance, name, _float(value, name))
-        elif not _fits(hint, value):
-            raise SpecError(f"field {name!r} must be {_describe(hint)}, got {_show(value)}")
-
-
-def _float(value: int, name: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise SpecError(f"field {name!r} is too large a number") from None
-
-
 def _is_unicode(text: str) -> bool:
     """False for what Python makes of a file name in another encoding."""
     try:
@@ -216,37 +169,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _fits(hint: Any, value: object) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in args and not isinstance(value, bool)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if args[-1] is Ellipsis:
-            return all(_fits(args[0], item) for item in value)
-        return len(value) == len(args) and all(_fits(arg, item) for arg, item in zip(args, value, strict=True))
-    if origin in (Union, types.UnionType):
-        return any(_fits(arg, value) for arg in args)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(arg) for arg in args)
-    if origin is tuple:
-        inner = _describe(args[0])
-        return f"a list of {inner}" if args[-1] is Ellipsis else f"a list of {len(args)} x {inner}"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, str(hint))
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
