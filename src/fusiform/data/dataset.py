@@ -1,0 +1,110 @@
+"""Labelled pictures, wherever they lie: what training, evaluation and the doctor read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from fusiform.data.image import read_image
+from fusiform.errors import ImageError
+
+Split = Literal["train", "val", "test", "all"]
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What a folder, a shard or a line of a list may call a split, in lower case."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture: the file it lies in and the index of its class.
+
+    ``offset`` and ``size`` (bytes) say where within the file, for a member of a tar shard; ``key`` is its name there.
+    """
+
+    file: Path
+    label: int
+    offset: int = 0
+    size: int | None = None
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """What to call it in front of users: its path, and its name inside a shard."""
+        return f"{self.file}/{self.key}" if self.key else str(self.file)
+
+    def read_bytes(self) -> bytes:
+        """The picture's encoded bytes; ImageError, which names it, where they cannot be had."""
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(self.offset)
+                return stream.read(-1 if self.size is None else self.size)
+        except FileNotFoundError:
+            raise ImageError(f"{self.name}: no such file: check the path") from None
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read ({error.strerror or error})") from None
+
+    def read(self, *, shorter_side: int | None = None) -> Image.Image:
+        """The picture, upright and RGB; see ``read_image``. Raises ImageError, which names it."""
+        if self.size is None:
+            return read_image(self.file, shorter_side=shorter_side)
+        return read_image(self.read_bytes(), name=self.name, shorter_side=shorter_side)
+
+
+class Entry(NamedTuple):
+    """A picture on the way into a data set, under its class's name; the rest is as in ``Sample``."""
+
+    split: Split
+    class_name: str
+    file: Path
+    offset: int = 0
+    size: int | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Pictures with labels: ``classes`` are the names in the order of the labels, ``splits`` the pictures.
+
+    ``splits`` has the keys that were found on disk, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are
+    what a user should know of how the source was read: empty class folders, classes that a split lacks.
+    """
+
+    source: Path
+    classes: tuple[str, ...]
+    splits: Mapping[Split, tuple[Sample, ...]]
+    notes: tuple[str, ...] = field(default=())
+
+    def locate(self, sample: Sample) -> str:
+        """The picture's name within the data set, NFC with forward slashes: the same wherever the data lies."""
+        name = Path(sample.name)
+        # A list or a shard names the pictures from the folder that it lies in.
+        for root in (self.source, self.source.parent):
+            if name.is_relative_to(root):
+                name = name.relative_to(root)
+                break
+        return unicodedata.normalize("NFC", name.as_posix())
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of the set of pictures, their labels and splits; where the data lies does not matter."""
+        lines = [
+            json.dumps([split, self.locate(sample), sample.label], ensure_ascii=False)
+            for split, samples in self.splits.items()
+            for sample in samples
+        ]
+        text = "\n".join([json.dumps(self.classes, ensure_ascii=False), *sorted(lines)])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
