@@ -36,9 +36,9 @@ class Engine(Protocol):
 
 
 def open_engine(
-    model: str | os.PathLike[str], *, engine: EngineName = "litert", threads: int = 1, device: str = "cpu"
+    model: str | os.PathLike[str] | Model, *, engine: EngineName = "litert", threads: int = 1, device: str = "cpu"
 ) -> Engine:
-    """Open a model, by catalogue name or file of any kind, in an engine.
+    """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
     ``threads`` is the number of threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``,
     ``mps``). An int8 model stays int8 in LiteRT and ONNX Runtime; PyTorch runs it dequantised. Raises UsageError for
@@ -49,7 +49,7 @@ def open_engine(
         raise UsageError(f"threads must be at least 1, got {threads}")
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
-    opened = open_model(model)
+    opened = model if isinstance(model, Model) else open_model(model)
     try:
         return _start(opened, engine, threads, device)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from

@@ -1,0 +1,578 @@
+"""How often a model is right about labelled pictures, where it is wrong, and whether it knows when."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform import engines
+from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.labels import bind_classes
+from fusiform.data.layouts import read_dataset
+from fusiform.data.preprocess import crop_pixels
+from fusiform.engines import Engine, EngineName
+from fusiform.errors import ImageError, UsageError, WeightsError
+from fusiform.files import write_file
+from fusiform.machine import usable_cores
+from fusiform.progress import Tracker, silent
+from fusiform.report import Cell, Report, cell_text, printable
+from fusiform.spec import ModelSpec
+from fusiform.tasks import metrics
+from fusiform.tasks.metrics import Difference
+from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.restamp import restamp
+
+GROUP = 8
+"""Pictures that a worker takes through one stage after the other, as ``predict`` does."""
+OTHER = "other"
+"""The column of the confusion matrix for classes of the model that the data does not have."""
+SIGNIFICANCE = 0.05
+"""The p-value below which a difference is called real."""
+
+_PREFERRED: tuple[Split, ...] = ("test", "val", "all", "train")
+
+
+class Answers(NamedTuple):
+    """What a model says of pictures: ``values`` (pictures, classes), logits or probabilities as its spec says.
+
+    The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index.
+    """
+
+    values: NDArray[np.float32]
+    errors: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers to the pictures of a data set, and what follows from them.
+
+    ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``samples``
+    are the pictures that could be read, ``logits`` (pictures, all of the model's classes) what the model said of
+    them, log-probabilities where its file ends in a softmax. ``skipped`` are the messages about the others.
+    """
+
+    model: str
+    spec: ModelSpec
+    engine: EngineName
+    source: str
+    split: Split
+    outputs: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    truth: NDArray[np.int64] = field(repr=False)
+    logits: NDArray[np.float32] = field(repr=False)
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each of the model's classes, told apart by its identifier or number where two have the same."""
+        labels, count = self.spec.labels, Counter(self.spec.labels)
+        apart = self.spec.label_ids or tuple(map(str, range(len(labels))))
+        return tuple(f"{n} ({k})" if count[n] > 1 else n for n, k in zip(labels, apart, strict=True))
+
+    @cached_property
+    def _predictions(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        return metrics.predictions(self.logits, self.spec.temperature)
+
+    @property
+    def predicted(self) -> NDArray[np.intp]:
+        """The likeliest class of each picture."""
+        return self._predictions[0]
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probability of each picture's likeliest class."""
+        return self._predictions[1]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each picture's likeliest class is its true one."""
+        right: NDArray[np.bool_] = self.predicted == self.truth
+        return right
+
+    @cached_property
+    def probability(self) -> NDArray[np.float64]:
+        """The probability of each picture's true class."""
+        return np.exp(metrics.log_likelihoods(self.logits, self.truth, self.spec.temperature))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts (data's classes, the same and one more): true by predicted; the last for all others of the model."""
+        place = np.full(self.spec.num_classes, len(self.outputs))
+        place[list(self.outputs)] = np.arange(len(self.outputs))
+        columns = len(self.outputs) + 1
+        return metrics.confusion_matrix(place[self.truth], place[self.predicted], len(self.outputs), columns=columns)
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.source} ({self.split})"
+
+
+class Comparison(NamedTuple):
+    """Two models on the same pictures: how often each is right, and the numbers of pictures by who is right."""
+
+    model: str
+    other: str
+    pictures: int
+    top1: float
+    other_top1: float
+    both: int
+    only_model: int
+    only_other: int
+    neither: int
+    p: float
+    difference: Difference
+
+    @property
+    def sentence(self) -> str:
+        """What the comparison says, in words."""
+        value, low, high = self.difference
+        verdict = "is real" if self.p < SIGNIFICANCE else "cannot be told from chance"
+        chance = f"the difference {verdict} (p = {self.p:.2g})"
+        if value == 0:
+            return f"{self.model} and {self.other} are right equally often; {chance}"
+        better, low, high = (self.model, low, high) if value > 0 else (self.other, -high, -low)
+        return (
+            f"{better} is right more often, by {100 * abs(value):.1f} percentage points (95 % interval "
+            f"{100 * low:.1f} to {100 * high:.1f}); {chance}"
+        )
+
+
+class Calibration(NamedTuple):
+    """A temperature fitted on an evaluation's pictures, and the expected calibration error before and after.
+
+    ``ece_after`` is over the same pictures that the temperature was fitted on; ``ece_held_out`` over all of them
+    too, but each half with the temperature that the other half gave.
+    """
+
+    temperature: float
+    ece_before: float
+    ece_after: float
+    ece_held_out: float
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    data: DataSet | str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    engine: EngineName = "litert",
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Tracker = silent,
+) -> Evaluation:
+    """Show a model the pictures of a data set, a folder or another layout that ``read_dataset`` knows.
+
+    ``split`` None is test if there is one, else val, else all, else train; ``all`` is every picture there is. The
+    other arguments are those of ``answers``. Raises UsageError for a split that is not there or has no picture that
+    can be read, and what ``read_dataset``, ``bind_classes`` and ``answers`` raise.
+    """
+    spec = open_model(model).spec
+    if not isinstance(data, DataSet):
+        data = read_dataset(data)
+    bound = bind_classes(data.classes, spec)
+    chosen, samples = _choose_split(data, split)
+    started = time.perf_counter()
+    values, errors = answers(
+        model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
+    )
+    seconds = time.perf_counter() - started
+    read = [i for i in range(len(samples)) if i not in errors]
+    if not read:
+        first = next(iter(errors.values()))
+        raise UsageError(f"{data.source}: none of the {len(samples)} pictures of {chosen} could be read: {first}")
+    logits = values if not errors else values[read]
+    if spec.output == "probabilities":
+        logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
+    return Evaluation(
+        model=os.fspath(model),
+        spec=spec,
+        engine=engine,
+        source=str(data.source),
+        split=chosen,
+        outputs=bound,
+        samples=tuple(samples[i] for i in read),
+        truth=np.array([bound[samples[i].label] for i in read], np.int64),
+        logits=logits,
+        skipped=tuple(errors.values()),
+        notes=data.notes,
+        seconds=seconds,
+    )
+
+
+def answers(
+    model: str | os.PathLike[str] | Model,
+    samples: Sequence[Sample],
+    *,
+    engine: EngineName = "litert",
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Tracker = silent,
+) -> Answers:
+    """Show every picture to a model, with the exact preprocessing of its spec; no more than the answers is kept.
+
+    ``model`` is a name, a file, or a model that was opened before. ``threads`` is the number of cores to use, all by
+    default, with an engine for each; ``device`` is where the engine ``torch`` computes; ``batch`` is the number of
+    pictures that go through the network together. A picture that cannot be read is in the answer's ``errors``. Raises
+    UsageError for arguments that do not fit, WeightsError for a model that cannot be used or answers with values that
+    are not finite, and what ``open_engine`` raises.
+    """
+    for name, value in (("batch", batch), ("threads", 1 if threads is None else threads)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    cores = threads or usable_cores()
+    size = max(batch, min(GROUP, -(-len(samples) // cores)))
+    starts = range(0, len(samples), size) if samples else range(0)
+    workers = max(1, min(cores, len(starts)))
+
+    def start() -> Engine:
+        return engines.open_engine(model, engine=engine, threads=max(1, cores // workers), device=device)
+
+    first = start()  # here, so that a wrong model is told before any picture is read
+    values = np.full((len(samples), first.spec.num_classes), np.nan, np.float32)
+    errors: dict[int, str] = {}
+    groups = iter(starts)
+    taking, stopped = threading.Lock(), threading.Event()
+    done: SimpleQueue[int | BaseException] = SimpleQueue()
+
+    def work(mine: Engine | None) -> None:
+        try:
+            mine = mine or start()
+            while not stopped.is_set():
+                with taking:
+                    begin = next(groups, None)
+                if begin is None:
+                    return
+                group = range(begin, min(begin + size, len(samples)))
+                _answer(mine, samples, group, batch, values, errors)
+                done.put(len(group))
+        except BaseException as error:  # whatever it is, it belongs to the caller's thread
+            done.put(error)
+
+    # Pillow and the runtimes release the interpreter's lock. Daemons: an interrupted program ends at once.
+    crew = [threading.Thread(target=work, args=(first if k == 0 else None,), daemon=True) for k in range(workers)]
+    for thread in crew:
+        thread.start()
+    try:
+        with progress(total=len(samples), label="evaluate") as bar:
+            for _ in starts:
+                finished = done.get()
+                if isinstance(finished, BaseException):
+                    raise finished
+                bar.advance(finished)
+    finally:
+        stopped.set()
+        for thread in crew:
+            thread.join(timeout=0.5)
+    if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():
+        name = str(model.path if isinstance(model, Model) else model)
+        raise WeightsError(f"{name}: answers with values that are not finite: export or train it again")
+    return Answers(values, dict(sorted(errors.items())))
+
+
+def report(evaluation: Evaluation) -> Report:
+    """The figures about the whole, and a row for each of the data's classes; shares and probabilities are in [0, 1].
+
+    ``temperature`` is the model's own, with which ``ece`` and ``nll`` (in nats) were computed; ``best_temperature``
+    is the one that these pictures would give. The macro average and the balanced accuracy are over the classes that
+    have pictures; a precision that divides by nothing is 0.
+    """
+    count = len(evaluation.samples)
+    top5 = metrics.in_top(evaluation.logits, evaluation.truth, 5)
+    figures: dict[str, Cell] = {
+        "model": evaluation.model,
+        "data": evaluation.source,
+        "split": evaluation.split,
+        "engine": evaluation.engine,
+        "pictures": count,
+        "skipped": len(evaluation.skipped),
+        "classes": len(evaluation.outputs),
+        "model_classes": evaluation.spec.num_classes,
+    }
+    for name, right in (("top1", evaluation.right), ("top5", top5)):
+        low, high = metrics.wilson_interval(int(right.sum()), count)
+        figures |= {name: _rounded(right.mean()), f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
+    logits, truth, temperature = evaluation.logits, evaluation.truth, evaluation.spec.temperature
+    figures |= {
+        "macro_f1": _rounded(metrics.macro_f1(evaluation.confusion)),
+        "balanced_accuracy": _rounded(metrics.balanced_accuracy(evaluation.confusion)),
+        "ece": _rounded(metrics.expected_calibration_error(evaluation.confidence, evaluation.right)),
+        "nll": _rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
+        "temperature": temperature,
+        "best_temperature": _rounded(metrics.fit_temperature(logits, truth)),
+        "seconds": round(evaluation.seconds, 3),
+    }
+    rows: tuple[dict[str, Cell], ...] = tuple(
+        {
+            "class": evaluation.names[output],
+            "pictures": score.support,
+            "precision": _rounded(score.precision),
+            "recall": _rounded(score.recall),
+            "f1": _rounded(score.f1),
+        }
+        for output, score in zip(evaluation.outputs, metrics.class_scores(evaluation.confusion), strict=True)
+    )
+    return Report(evaluation.title, rows, figures)
+
+
+def most_confused(evaluation: Evaluation) -> list[dict[str, Cell]]:
+    """The pairs of classes that are taken for each other, the commonest first; the model's other classes by name."""
+    pairs = Counter(
+        (int(true), int(predicted))
+        for true, predicted in zip(evaluation.truth, evaluation.predicted, strict=True)
+        if true != predicted
+    )
+    support = Counter(map(int, evaluation.truth))
+    return [
+        {
+            "true": evaluation.names[true],
+            "predicted": evaluation.names[predicted],
+            "pictures": count,
+            "share": _rounded(count / support[true]),
+        }
+        for (true, predicted), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def mistakes(evaluation: Evaluation) -> list[dict[str, Cell]]:
+    """The pictures that are named wrongly, the one that the model is surest about first."""
+    return [_mistake(evaluation, i) for i in worst(evaluation)]
+
+
+def worst(evaluation: Evaluation) -> list[int]:
+    """The indices of the pictures that are named wrongly, the surest first."""
+    wrong = np.flatnonzero(~evaluation.right)
+    order: list[int] = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")].tolist()
+    return order
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Two models on the pictures that both could be shown; UsageError where there are none."""
+    places = {sample: i for i, sample in enumerate(second.samples)}
+    pairs = [(i, places[sample]) for i, sample in enumerate(first.samples) if sample in places]
+    if not pairs:
+        raise UsageError(f"{first.title} and {second.title} have no picture in common: evaluate both on the same data")
+    one, two = (e.right[[pair[k] for pair in pairs]] for k, e in enumerate((first, second)))
+    both, only_one, only_two = (int(x.sum()) for x in (one & two, one & ~two, ~one & two))
+    neither = len(pairs) - both - only_one - only_two
+    return Comparison(
+        model=first.model,
+        other=second.model,
+        pictures=len(pairs),
+        top1=float(one.mean()),
+        other_top1=float(two.mean()),
+        both=both,
+        only_model=only_one,
+        only_other=only_two,
+        neither=neither,
+        p=metrics.mcnemar(only_one, only_two),
+        difference=metrics.paired_difference(both, only_one, only_two, neither),
+    )
+
+
+def check_calibration(model: str | os.PathLike[str], out: str | os.PathLike[str]) -> Model:
+    """The model, opened, if a temperature can be written into a copy of it at ``out``; else UsageError."""
+    opened = open_model(model)
+    if opened.spec.output != "logits":
+        raise UsageError(f"{opened.path}: the file ends in a softmax, so that no temperature can be applied to it")
+    if opened.format != "pth" and Path(out).suffix != f".{opened.format}":
+        raise UsageError(f"{out}: the copy is a file of the same kind as the model: end its name in .{opened.format}")
+    restamp(opened, opened.spec)
+    return opened
+
+
+def calibrate(evaluation: Evaluation, out: str | os.PathLike[str]) -> Calibration:
+    """Fit a temperature on an evaluation's pictures and write a copy of the model whose probabilities use it.
+
+    The copy's answers come in the same order, with the confidence that their accuracy deserves (Guo et al., arXiv
+    1706.04599, Section 4.2). Raises UsageError where no temperature fits, or the model cannot hold one.
+    """
+    opened = check_calibration(evaluation.model, out)
+    logits, truth, right = evaluation.logits, evaluation.truth, evaluation.right
+    temperature = metrics.fit_temperature(logits, truth)
+    if temperature in metrics.TEMPERATURES:
+        raise UsageError(
+            f"{evaluation.source}: no temperature fits {len(right)} pictures of which {int(right.sum())} are named "
+            "right: calibrate on more pictures, or on ones that the model was not trained on"
+        )
+
+    def ece(confidence: NDArray[np.float64]) -> float:
+        return metrics.expected_calibration_error(confidence, right)
+
+    # Pictures come class by class: every second one is a half that has the same classes.
+    held_out = np.empty(len(right))
+    for half in (0, 1):
+        other = metrics.fit_temperature(logits[1 - half :: 2], truth[1 - half :: 2])
+        held_out[half::2] = metrics.predictions(logits[half::2], other)[1]
+    after = metrics.predictions(logits, temperature)[1]
+    source = printable(Path(evaluation.source).resolve().name)  # any name, in a file that must be Unicode
+    origin = f"temperature fitted on {len(right)} pictures of {source} ({evaluation.split})"
+    provenance = "; ".join(filter(None, (opened.spec.provenance, origin)))
+    write_file(out, restamp(opened, opened.spec.replace(temperature=temperature, provenance=provenance)))
+    return Calibration(temperature, ece(evaluation.confidence), ece(after), ece(held_out))
+
+
+def to_json(
+    evaluation: Evaluation, *, comparison: Comparison | None = None, calibration: Calibration | None = None
+) -> str:
+    """All of it as one object: the report's title and figures, its rows as ``classes``, confusion and mistakes.
+
+    ``confusion`` has a list of counts for each class, in the order of ``columns``.
+    """
+    made = report(evaluation)
+    columns = [*(row["class"] for row in made.rows), *([OTHER] if has_others(evaluation) else [])]
+    content = {
+        "title": made.title,
+        "figures": made.figures,
+        "classes": made.rows,
+        "confusion": {"columns": columns, "counts": evaluation.confusion[:, : len(columns)].tolist()},
+        "most_confused": most_confused(evaluation),
+        "mistakes": mistakes(evaluation),
+        "skipped": evaluation.skipped,
+        "notes": evaluation.notes,
+        "compare": None if comparison is None else comparison_figures(comparison),
+        "calibration": None if calibration is None else calibration._asdict(),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def headlines(made: Report) -> dict[str, str]:
+    """The figures of a ``report`` in the words of people; shares in percent."""
+    figures = made.figures
+
+    def percent(name: str) -> float:
+        value = figures[name]
+        assert isinstance(value, float)
+        return 100 * value
+
+    def share(name: str) -> str:
+        return f"{percent(name):.1f} % (95 % interval {percent(f'{name}_low'):.1f} to {percent(f'{name}_high'):.1f})"
+
+    unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
+    all_classes = cell_text(figures["model_classes"])
+    among = "" if figures["classes"] == figures["model_classes"] else f"; the model chooses among its {all_classes}"
+    pairs = [
+        ("pictures", f"{cell_text(figures['pictures'])}{unread}"),
+        ("classes", f"{cell_text(figures['classes'])}{among}"),
+        ("top-1", share("top1")),
+        ("top-5", share("top5")),
+        ("balanced accuracy", f"{percent('balanced_accuracy'):.1f} %"),
+        ("macro F1", f"{percent('macro_f1'):.1f} %"),
+        ("calibration error", f"{percent('ece'):.1f} %"),
+        ("log likelihood loss", cell_text(figures["nll"])),
+        ("temperature", f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}"),
+        ("engine", f"{figures['engine']}, {cell_text(figures['seconds'])} s"),
+    ]
+    return dict(pairs)
+
+
+def comparison_figures(comparison: Comparison) -> dict[str, Cell]:
+    """A comparison as a row of a report."""
+    return {
+        "model": comparison.model,
+        "other": comparison.other,
+        "pictures": comparison.pictures,
+        "top1": _rounded(comparison.top1),
+        "other_top1": _rounded(comparison.other_top1),
+        "both": comparison.both,
+        "only_model": comparison.only_model,
+        "only_other": comparison.only_other,
+        "neither": comparison.neither,
+        "p": _rounded(comparison.p),
+        "difference": _rounded(comparison.difference.value),
+        "difference_low": _rounded(comparison.difference.low),
+        "difference_high": _rounded(comparison.difference.high),
+        "sentence": comparison.sentence,
+    }
+
+
+def has_others(evaluation: Evaluation) -> bool:
+    """Whether the model knows classes that the data does not have."""
+    return len(evaluation.outputs) < evaluation.spec.num_classes
+
+
+def shortened(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell]]:
+    """Rows for people: no more than three decimals of a number."""
+    return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """What calibration did, in a sentence or two."""
+    return (
+        f"Temperature {calibration.temperature:.3f}: the calibration error goes from {calibration.ece_before:.1%} to "
+        f"{calibration.ece_after:.1%} on the pictures it was fitted on, and to {calibration.ece_held_out:.1%} where "
+        "each half has the temperature of the other half."
+    )
+
+
+def _choose_split(data: DataSet, split: Split | None) -> tuple[Split, tuple[Sample, ...]]:
+    filled = [name for name in _PREFERRED if data.splits.get(name)]
+    if not filled:
+        raise UsageError(f"{data.source}: there are no pictures in it: check the path")
+    if split is None:
+        return filled[0], data.splits[filled[0]]
+    if split == "all":
+        return split, tuple(sample for samples in data.splits.values() for sample in samples)
+    if split not in filled:
+        raise UsageError(f"{data.source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
+    return split, data.splits[split]
+
+
+def _answer(
+    engine: Engine,
+    samples: Sequence[Sample],
+    group: range,
+    batch: int,
+    values: NDArray[np.float32],
+    errors: dict[int, str],
+) -> None:
+    """Fill in the rows of a group's pictures, or why there is none."""
+    read: list[int] = []
+    pixels: list[NDArray[np.uint8]] = []
+    for i in group:
+        found = _read(samples[i], engine.spec)
+        if isinstance(found, str):
+            errors[i] = found
+        else:
+            read.append(i)
+            pixels.append(found)
+    for k in range(0, len(read), batch):
+        values[read[k : k + batch]] = engine.run(np.stack(pixels[k : k + batch]))[engine.spec.output]
+
+
+def _read(sample: Sample, spec: ModelSpec) -> NDArray[np.uint8] | str:
+    """The picture's pixels, ready for the engine, or the message that says why there are none."""
+    try:
+        return crop_pixels(sample.read(), spec.preprocess)
+    except ImageError as error:
+        return str(error)
+
+
+def _mistake(evaluation: Evaluation, i: int) -> dict[str, Cell]:
+    return {
+        "predicted": evaluation.names[evaluation.predicted[i]],
+        "confidence": _rounded(evaluation.confidence[i]),
+        "true": evaluation.names[evaluation.truth[i]],
+        "probability": _rounded(evaluation.probability[i]),
+        "path": evaluation.samples[i].name,
+    }
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: more than float32 networks agree on between two machines."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,59 @@
+"""The same weights with another description."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from fusiform.errors import UsageError
+from fusiform.spec import METADATA_KEY, ModelSpec
+from fusiform.zoo.model import Model
+
+
+def restamp(model: Model, spec: ModelSpec) -> bytes:
+    """The model's file with ``spec`` in place of its own description; the weights' bytes stay what they are.
+
+    ``spec`` must describe the same network; what may change is what is said of it: labels, temperature, accuracy,
+    provenance. Raises UsageError for another network and for a .pth file, which has no place for a description;
+    MissingExtraError for an ONNX file where onnx is not installed.
+    """
+    for name in ("architecture", "width", "num_classes", "input_size", "input_channels", "padding", "output"):
+        if getattr(spec, name) != getattr(model.spec, name):
+            raise UsageError(
+                f"{model.path}: {name} is {getattr(model.spec, name)} and cannot become {getattr(spec, name)} without "
+                "other weights"
+            )
+    if model.format == "tflite":
+        from fusiform.graph.tflite import to_tflite
+
+        return to_tflite(dataclasses.replace(model.graph(), spec=spec))
+    if model.format == "safetensors":
+        return _safetensors(model.data, spec)
+    if model.format == "onnx":
+        return _onnx(model.data, spec)
+    raise UsageError(
+        f"{model.path}: a .pth file has no place for a description; "
+        f"make a file that has: fusiform port {model.path} --out FILE.safetensors"
+    )
+
+
+def _safetensors(data: bytes, spec: ModelSpec) -> bytes:
+    """The header's length in 8 bytes, the header as JSON, then the tensors; their offsets count from there."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = {**header.get("__metadata__", {}), METADATA_KEY: spec.to_json()}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors in this way
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _onnx(data: bytes, spec: ModelSpec) -> bytes:
+    import onnx
+
+    import fusiform.graph.onnx  # noqa: F401  # says which extra to install where onnx is not
+
+    model = onnx.load_from_string(data)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = spec.to_json()
+    return bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import fusiform.cli
+from fusiform import engines
+from fusiform.graph.build import build_graph
+from fusiform.graph.tflite import to_tflite
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.zoo.model import open_model
+
+COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=Preprocess(resize=32, crop=32))
+
+
+class ColorEngine:
+    """Right about the brightest channel, twice as sure in the model ``sharp``, which takes red for green."""
+
+    def __init__(self, model: str, **_: object) -> None:
+        self.spec = SPEC
+        self.sharp = Path(model).name.startswith("sharp")
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        logits = batch.mean(axis=(1, 2), dtype=np.float32) / 50
+        if self.sharp:
+            logits[:, 1] += logits[:, 0] * 2
+        return {"logits": logits}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lived_in_state: Callable[..., Any]) -> Path:
+    """Two models, and three pictures of each colour but for one that is blue among the reds."""
+    monkeypatch.setattr(engines, "open_engine", ColorEngine)
+    for name in ("colors", "sharp"):
+        (tmp_path / f"{name}.tflite").write_bytes(to_tflite(build_graph(SPEC, lived_in_state(SPEC))))
+    for name in COLORS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(3):
+            color = COLORS["blue" if (name, k) == ("red", 1) else name]
+            Image.new("RGB", (40, 40), color).save(tmp_path / "data" / name / f"{k}.png")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str | Path) -> Result:
+    words = ["evaluate", str(folder / "colors.tflite"), str(folder / "data"), *map(str, arguments)]
+    result = CliRunner().invoke(fusiform.cli.commands, words, prog_name="fusiform")
+    # Anything but an exit is a traceback on the user's screen.
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def test_table_for_people(folder: Path) -> None:
+    result = run(folder)
+    assert result.exit_code == 0
+    # Wilson's interval of 8 of 9.
+    assert "top-1                88.9 % (95 % interval 56.5 to 98.0)" in result.stdout
+    assert "top-5                100.0 % (95 % interval 70.1 to 100.0)" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["red", "3", "1.00", "0.667", "0.800"] in lines
+    assert ["red", "blue", "1", "0.333"] in lines
+    assert str(folder / "data" / "red" / "1.png") in result.stdout
+
+
+def test_json_has_everything(folder: Path) -> None:
+    result = run(folder, "--format", "json", "--threads", "2", "--compare", folder / "sharp.tflite")
+    content = json.loads(result.stdout)
+    assert content["figures"]["top1"] == pytest.approx(8 / 9, abs=1e-6)
+    columns = content["confusion"]["columns"]
+    counts = zip(columns, content["confusion"]["counts"], strict=True)
+    found = {(true, name): n for true, row in counts for name, n in zip(columns, row, strict=True) if n}
+    assert found == {("red", "red"): 2, ("red", "blue"): 1, ("green", "green"): 3, ("blue", "blue"): 3}
+    assert [each["path"] for each in content["mistakes"]] == [str(folder / "data" / "red" / "1.png")]
+    compared = content["compare"]
+    assert (compared["both"], compared["only_model"], compared["only_other"], compared["neither"]) == (6, 2, 0, 1)
+    assert compared["p"] == 0.5
+    assert "cannot be told from chance" in compared["sentence"]
+
+
+def test_csv_and_jsonl_have_a_record_for_each_class(folder: Path) -> None:
+    records = list(csv.DictReader(io.StringIO(run(folder, "--format", "csv").stdout)))
+    assert {record["class"]: float(record["recall"]) for record in records} == {
+        "red": pytest.approx(2 / 3, abs=1e-6),
+        "green": 1,
+        "blue": 1,
+    }
+    lines = [json.loads(line) for line in run(folder, "--format", "jsonl").stdout.splitlines()]
+    assert [line["class"] for line in lines] == [record["class"] for record in records]
+
+
+def test_compare_speaks_plainly(folder: Path) -> None:
+    result = run(folder, "--compare", folder / "sharp.tflite")
+    assert "colors.tflite is right more often, by 22.2 percentage points" in result.stdout
+
+
+def test_page_with_explanations(folder: Path) -> None:
+    page = folder / "page.html"
+    named = folder / "data" / "green" / "0.png"
+    result = run(folder, "--html", page, "--explain", "2", "--explain", named, "--out", folder / "table.txt")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "top-1" in (folder / "table.txt").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "What it looks at" in text
+    # The mistake for both its classes, a right one, and the named picture: each beside the plain one.
+    assert text.count("predicted: blue") == 1
+    assert text.count("true: red") == 1
+    assert text.count("right: ") == 2
+
+
+def test_calibrate_writes_a_model(folder: Path) -> None:
+    out = folder / "calibrated.tflite"
+    result = run(folder, "--calibrate", out, "--format", "json")
+    assert result.exit_code == 0
+    calibration = json.loads(result.stdout)["calibration"]
+    assert open_model(out).spec.temperature == pytest.approx(calibration["temperature"])
+    assert "Temperature" in run(folder, "--calibrate", out).stdout
+
+
+def test_unreadable_pictures(folder: Path) -> None:
+    (folder / "data" / "red" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = run(folder)
+    assert result.exit_code == 0
+    assert "1 of 9 pictures could not be read" in result.stderr
+    assert "8, 1 could not be read" in result.stdout
+    assert run(folder, "--strict").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--explain", "3"], "add --html PAGE"),
+        (["--explain", "nothing.jpg", "--html", "page.html"], "--explain nothing.jpg: no such picture"),
+        (["--calibrate", "copy.onnx"], "end its name in .tflite"),
+        (["--split", "test"], "test"),
+        (["--compare", "no_such_model"], "no_such_model"),
+    ],
+)
+def test_wrong_usage_is_one_line(folder: Path, arguments: list[str], message: str) -> None:
+    result = run(folder, *arguments)
+    assert result.exit_code in (1, 2)
+    last = [line for line in result.stderr.splitlines() if line.startswith("fusiform: ")]
+    assert len(last) == 1
+    assert message in last[0]
+    assert result.stdout == ""
+
+
+def test_only_explain_needs_pytorch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    page = folder / "page.html"
+    assert run(folder, "--html", page).exit_code == 0
+    result = run(folder, "--html", page, "--explain", "2")
+    assert result.exit_code == 1
+    assert "--explain needs PyTorch, which is not installed: pip install 'fusiform[torch]'" in result.stderr
+
+
+def test_help_is_listed() -> None:
+    result = CliRunner().invoke(fusiform.cli.commands, ["--help"], prog_name="fusiform")
+    assert "Measure how often a model is right." in result.stdout
