@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "fusiform"
 
 # Where PyTorch and the ONNX libraries may be imported when the file itself is; all others import them on demand.
 HEAVY = {
-    "torch": ("nets/", "export/"),
+    "torch": ("nets/", "train/", "export/"),
     "torchvision": (),
     "onnx": ("graph/onnx.py",),
     "onnxruntime": (),

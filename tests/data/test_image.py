@@ -316,8 +316,8 @@ def test_srgb_broken_and_foreign_profiles_change_nothing() -> None:
         assert read_image(encoded(photograph(), "PNG", icc=profile)).tobytes() == plain
     untouched = read_image(encoded(photograph(), "TIFF", icc=p3 + bytes(1 << 20)))
     assert untouched.tobytes() == plain
-    assert image_module._has_srgb_primaries(real)
-    assert not image_module._has_srgb_primaries(p3)
+    assert image_module.has_srgb_primaries(real)
+    assert not image_module.has_srgb_primaries(p3)
 
 
 def test_transforms_are_built_once_a_profile() -> None:

@@ -14,9 +14,12 @@ from fusiform.errors import FusiformError
 # Name -> the click command and what --help says of it, so that --help imports nothing more.
 COMMANDS = {
     "predict": ("fusiform.cli.predict:command", "Name what photographs show."),
+    "evaluate": ("fusiform.cli.evaluate:command", "Measure how often a model is right."),
     "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
+    "train": ("fusiform.cli.train:command", "Train a classifier on your own photographs."),
     "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),
     "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
+    "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a data set."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
 
@@ -63,7 +66,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 some pictures failed (predict --strict), 130 interrupted.",
+    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 faults found (--strict), 130 interrupted.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."

@@ -12,12 +12,7 @@ from typing import Literal
 
 from PIL import Image, ImageFile
 
-from fusiform.data.image import _FORMATS as FORMATS
-from fusiform.data.image import _has_srgb_primaries as has_srgb_primaries
-from fusiform.data.image import _identify as identify
-from fusiform.data.image import _orientation as orientation
-from fusiform.data.image import _without_warnings as without_warnings
-from fusiform.data.image import read_image
+from fusiform.data.image import FORMATS, has_srgb_primaries, identify, orientation, read_image, without_warnings
 from fusiform.errors import ImageError
 
 Severity = Literal["error", "warning", "note"]

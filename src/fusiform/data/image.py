@@ -27,7 +27,7 @@ MAX_PIXELS = 200_000_000
 # Each format's first bytes and the Pillow class that reads it. A file is known by its content, whatever its name; only
 # the class it needs is imported. Going to the class spares Pillow's own check of the size, which warns about pictures
 # half as large as the ones it refuses, and gives the decoder's reason in place of "cannot identify".
-_FORMATS = {
+FORMATS = {
     "JPEG": (rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
     "PNG": (rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
     "WebP": (rb"RIFF....WEBP", "PIL.WebPImagePlugin", "WebPImageFile"),
@@ -36,7 +36,7 @@ _FORMATS = {
     "TIFF": (rb"II[*+]\0|MM\0[*+]", "PIL.TiffImagePlugin", "TiffImageFile"),
     "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
 }
-_EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
+EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
 
 # What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
 _ORIENTATIONS = {
@@ -73,7 +73,7 @@ def read_image(
     if name is None:
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the picture given as bytes"
     name = name if name.isprintable() else repr(name)
-    with _open(source, name) as stream, _without_warnings():
+    with _open(source, name) as stream, without_warnings():
         try:
             return _decode(stream, name, shorter_side)
         except ImageError:
@@ -143,7 +143,7 @@ def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path
         folders.sort(key=lambda name: (Path(parent, name).is_symlink(), natural_key(name)))
         paths = [Path(parent, name) for name in files if not _is_hidden(name)]
         # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
-        found += [p for p in paths if _EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
+        found += [p for p in paths if EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
     return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
@@ -185,7 +185,7 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
     stream.seek(0)
     if not head:
         raise ImageError(f"{name}: is empty (0 bytes): copy or download it again")
-    image = _identify(stream, head, name)
+    image = identify(stream, head, name)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -202,22 +202,24 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
     # CMYK and grey keep Pillow's conversion.
     if isinstance(profile, bytes) and profile[16:20] == b"RGB " and image.mode in ("RGB", "RGBA", "P", "PA"):
         rgb = _to_srgb(rgb, profile)
-    if (method := _ORIENTATIONS.get(_orientation(image))) is not None:
+    if (method := _ORIENTATIONS.get(orientation(image))) is not None:
         rgb = rgb.transpose(method)
     rgb.info = {}
     return rgb
 
 
-def _identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
-    for signature, module, reader in _FORMATS.values():
+def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
+    """Pillow's reader for a picture that begins with ``head``, nothing decoded yet; ImageError for another format."""
+    for signature, module, reader in FORMATS.values():
         if re.match(signature, head, re.DOTALL):
             return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
     if head[4:8] == b"ftyp":
         raise ImageError(f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG")
-    raise ImageError(f"{name}: is not a picture ({', '.join(_FORMATS)} are read): remove it or save it as JPEG or PNG")
+    raise ImageError(f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What EXIF says of how the picture was held, 1 (upright) to 8; 1 where it says nothing."""
     try:
         return cast(int, image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF takes nothing from the pixels
@@ -246,7 +248,7 @@ def _grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _to_srgb(rgb: Image.Image, profile: bytes) -> Image.Image:
     # A profile for RGB is some kilobytes; a megabyte of it is somebody else's data.
-    if len(profile) > 1 << 20 or _has_srgb_primaries(profile) or (transform := _transform(profile)) is None:
+    if len(profile) > 1 << 20 or has_srgb_primaries(profile) or (transform := _transform(profile)) is None:
         return rgb
     from PIL import ImageCms
 
@@ -261,7 +263,7 @@ _SRGB_PRIMARIES = {
 }
 
 
-def _has_srgb_primaries(profile: bytes) -> bool:
+def has_srgb_primaries(profile: bytes) -> bool:
     """Whether a profile is one of the many for sRGB, judged by its primaries: that takes microseconds and no lcms."""
     try:
         (count,) = struct.unpack_from(">I", profile, 128)
@@ -309,7 +311,8 @@ _filters_lock = threading.Lock()
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
+    """Silence warnings in this thread within ``with``."""
     filters = cast("list[Any]", warnings.filters)
     if not filters or filters[0] is not _IGNORE_WHILE_READING:
         with _filters_lock:

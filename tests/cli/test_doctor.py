@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from fusiform.cli import commands
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two healthy classes of five pictures, larger than the input."""
+    root = tmp_path / "data"
+    random = np.random.default_rng(3)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(5):
+            noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
+            noise.resize((240, 240), Image.Resampling.BICUBIC).save(root / name / f"{number}.jpg")
+    return root
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(commands, ["doctor", *map(str, arguments)])
+
+
+def test_healthy(data: Path) -> None:
+    result = run(data, "--strict")
+    assert result.exit_code == 0
+    assert "10 pictures, 0 errors, 0 warnings, 0 notes" in result.stdout
+    assert "Nothing was found." in result.stdout
+    assert result.stderr == ""  # no bar where nobody looks
+
+
+def test_exit_codes(data: Path) -> None:
+    (data / "cat/5.jpg").write_text("no picture", encoding="utf-8")
+    result = run(data)
+    assert result.exit_code == 0
+    assert "error: not a picture (1)" in result.stdout
+    assert run(data, "--strict").exit_code == 3
+    (data / "cat/5.jpg").unlink()
+    Image.open(data / "cat/4.jpg").convert("CMYK").save(data / "cat/4.jpg")
+    assert run(data, "--strict").exit_code == 0  # only a note
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_formats_and_out(data: Path, tmp_path: Path, form: str) -> None:
+    (data / "dog/5.jpg").write_bytes((data / "cat/1.jpg").read_bytes())
+    (data / "dog/6.png").touch()
+    result = run(data, "--format", form, "--out", tmp_path / "found")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    text = (tmp_path / "found").read_text(encoding="utf-8")
+    if form == "json":
+        rows = json.loads(text)["rows"]
+    elif form == "jsonl":
+        rows = [json.loads(line) for line in text.splitlines()]
+    else:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {(row["severity"], row["kind"]) for row in rows} == {
+        ("error", "empty file"),
+        ("error", "contradictory labels"),
+    }
+
+
+def test_page_and_list(data: Path, tmp_path: Path) -> None:
+    (data / "cat/5.jpg").touch()
+    result = run(data, "--html", tmp_path / "page.html", "--fix", tmp_path / "clean.csv", "--threads", "2")
+    assert result.exit_code == 0
+    assert "empty file" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    rows = list(csv.reader((tmp_path / "clean.csv").read_text(encoding="utf-8").splitlines()))
+    assert rows[:2] == [["path", "label"], ["data/cat/0.jpg", "cat"]]
+    assert len(rows) == 11
+    assert run(tmp_path / "clean.csv", "--strict").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.csv", "data", "page.html"]
+
+
+def test_usage_errors(data: Path, tmp_path: Path) -> None:
+    assert run(tmp_path / "nowhere").exit_code != 0
+    assert run(data, "--threads", "0").exit_code == 2
+    assert run(data, "--model", "no_such_model").exit_code == 2
+    result = run(data, "--model", "mobilenet_v2")  # its cats and dogs have longer names
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+
+    assert run(data, "--fix", tmp_path / "clean.csv").exit_code == 0
+    before = (tmp_path / "clean.csv").read_bytes()
+    result = run(tmp_path / "clean.csv", "--fix", tmp_path / "clean.csv")
+    assert result.exit_code == 2
+    assert "elsewhere" in result.stderr
+    assert (tmp_path / "clean.csv").read_bytes() == before
+
+
+def test_help_names_the_exit_codes() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "3 with --strict" in " ".join(result.stdout.split())
