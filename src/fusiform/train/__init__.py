@@ -1,0 +1,1 @@
+"""Training: one loop, tasks and recipes as its arguments."""

@@ -1,0 +1,235 @@
+"""Training pictures: decoded once and kept where they fit, augmented from seeds, in an order one can return to.
+
+What a step sees depends on the seed, the epoch and its place in it, and on nothing else: not on the number of worker
+processes, and not on whether the run was interrupted before.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fusiform.data.dataset import Sample
+from fusiform.errors import ImageError, UsageError
+from fusiform.machine import free_memory, usable_cores
+from fusiform.progress import Tracker
+from fusiform.train.augment import apply_seeded, make_transform
+from fusiform.train.recipe import Cache, Recipe
+from fusiform.train.schedule import crop_size
+from fusiform.train.world import World
+
+Pixels = NDArray[np.uint8]
+
+SHARE_OF_MEMORY = 0.5
+"""How much of the free memory decoded pictures may take."""
+AHEAD = 4
+"""Batches that each worker process makes ahead."""
+
+
+class Batch(NamedTuple):
+    """Pictures as uint8 (N, 3, size, size) and their labels as int64 (N,)."""
+
+    pictures: Tensor
+    labels: Tensor
+
+
+class Loaded(NamedTuple):
+    """The pictures that could be read, decoded where there was room, what was wrong with others, and the bytes held."""
+
+    samples: list[Sample]
+    decoded: list[Pixels | None]
+    errors: list[str]
+    bytes: int
+
+
+def load(samples: Sequence[Sample], *, shorter_side: int, cache: Cache, threads: int, progress: Tracker) -> Loaded:
+    """Decode pictures until the memory that they may take is full; the rest is read when its turn comes.
+
+    A picture whose shorter side is longer than ``shorter_side`` pixels is kept at that size. With ``cache`` none,
+    nothing is read here, so that unreadable pictures are found only in training.
+    """
+    if cache == "none":
+        return Loaded(list(samples), [None] * len(samples), [], 0)
+    room = free_memory() * SHARE_OF_MEMORY if cache == "fit" else float("inf")
+    read, decoded, errors, held = list[Sample](), list[Pixels | None](), list[str](), 0
+    decode = functools.partial(_decode, shorter_side=shorter_side)
+    with ThreadPoolExecutor(threads) as pool, progress(total=len(samples), label="decode") as bar:
+        for at in range(0, len(samples), 64):  # in portions, so that no more is decoded than there is room for
+            for sample, pixels in zip(samples[at : at + 64], pool.map(decode, samples[at : at + 64]), strict=True):
+                if isinstance(pixels, str):
+                    errors.append(pixels)
+                else:
+                    held += pixels.nbytes
+                    read.append(sample)
+                    decoded.append(pixels)
+            bar.advance(len(samples[at : at + 64]))
+            if held > room:
+                rest = samples[at + 64 :]
+                return Loaded([*read, *rest], [*decoded, *[None] * len(rest)], errors, held)
+    return Loaded(read, decoded, errors, held)
+
+
+class Pictures:
+    """The training pictures of one process's share of each batch.
+
+    ``shorter_side`` is that of ``load``. With fewer pictures than a batch, all of them are one. The last pictures of
+    an epoch that do not fill a batch are left out; the order is new in each epoch.
+    """
+
+    def __init__(self, loaded: Loaded, recipe: Recipe, world: World, *, shorter_side: int) -> None:
+        count = len(loaded.samples)
+        if count < world.size:
+            raise UsageError(f"{count} training pictures for {world.size} processes: start fewer processes")
+        if recipe.batch % (world.size * recipe.accumulate):
+            raise UsageError(
+                f"recipe: batch {recipe.batch} is not a multiple of {world.size} processes x accumulate "
+                f"{recipe.accumulate}: set batch to one"
+            )
+        self.labels = torch.tensor([sample.label for sample in loaded.samples])
+        self.batch = min(recipe.batch, count // world.size * world.size)
+        self.steps = count // self.batch
+        self.recipe, self.world = recipe, world
+        self.dataset = _Augmented(loaded, recipe, shorter_side)
+        self.workers = _choose_workers(recipe.workers, loaded, world)
+
+    def order(self, epoch: int) -> Tensor:
+        """The pictures in the order in which the epoch shows them, as int64 indices."""
+        generator = torch.Generator().manual_seed(mix_seed(self.recipe.seed, epoch))
+        count = len(self.labels)
+        if self.recipe.sampler == "shuffle":
+            return torch.randperm(count, generator=generator)
+        weights = 1.0 / torch.bincount(self.labels)[self.labels].double()
+        return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        """The process's share of every batch from ``step`` of ``epoch`` to the end of the last epoch."""
+        keys = self._keys(epoch, step)
+        if not self.workers:
+            return self._made_here(keys)
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=cast("Iterable[list[int]]", _Once(keys)),
+            num_workers=self.workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_collate,
+        )
+        return iter(loader)
+
+    def _made_here(self, keys: Iterator[list[_Key]]) -> Iterator[Batch]:
+        threads = torch.get_num_threads()
+        for batch in keys:
+            # Pictures are so small that threads take longer to meet than to work.
+            torch.set_num_threads(1)
+            made = _collate([self.dataset[key] for key in batch])
+            torch.set_num_threads(threads)
+            yield made
+
+    def look(self, number: int, size: int, seed: int) -> Tensor:
+        """One training picture by its number, augmented from ``seed``: uint8 (3, size, size)."""
+        return self.dataset[_Key(number, size, seed)][0]
+
+    def _keys(self, epoch: int, step: int) -> Iterator[list[_Key]]:
+        share = self.batch // self.world.size
+        for e in range(epoch, self.recipe.epochs):
+            order = self.order(e).tolist()
+            size = crop_size(self.recipe, e)
+            for s in range(step if e == epoch else 0, self.steps):
+                begin = s * self.batch + self.world.rank * share
+                yield [
+                    _Key(order[i], size, mix_seed(self.recipe.seed, e, order[i])) for i in range(begin, begin + share)
+                ]
+
+
+def mix_seed(*numbers: int) -> int:
+    """One seed, below 2^63, from several numbers; the constants are those of splitmix64 (Steele et al., 2014)."""
+    mask = (1 << 64) - 1
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ (number & mask)) + 0x9E3779B97F4A7C15 & mask
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & mask
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & mask
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+class _Key(NamedTuple):
+    """Which picture, to what side in pixels, and the seed of its augmentation."""
+
+    number: int
+    size: int
+    seed: int
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    def __init__(self, loaded: Loaded, recipe: Recipe, shorter_side: int) -> None:
+        self.samples, self.decoded = loaded.samples, loaded.decoded
+        self.transforms = {
+            size: make_transform(recipe, size) for size in {crop_size(recipe, e) for e in range(max(recipe.epochs, 1))}
+        }
+        self.shorter_side = shorter_side
+
+    def __getitem__(self, key: object) -> tuple[Tensor, int]:
+        index, size, seed = cast("_Key", key)
+        # A picture that cannot be read, and was not found out before, is replaced by the one after it in the list.
+        for i in itertools.chain(range(index, len(self.samples)), range(index)):
+            pixels = self.decoded[i]
+            if pixels is None:
+                found = _decode(self.samples[i], shorter_side=self.shorter_side)
+                if isinstance(found, str):
+                    continue
+                pixels = found
+            picture = torch.from_numpy(pixels).permute(2, 0, 1)
+            return apply_seeded(self.transforms[size], picture, seed), self.samples[i].label
+        raise ImageError("none of the training pictures can be read any more: check the disk they are on")
+
+
+class _Once:
+    """An iterator of batches as DataLoader wants a sampler."""
+
+    def __init__(self, batches: Iterator[list[_Key]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return self.batches
+
+
+def _collate(items: list[tuple[Tensor, int]]) -> Batch:
+    pictures, labels = zip(*items, strict=True)
+    return Batch(torch.stack(pictures), torch.tensor(labels))
+
+
+def _decode(sample: Sample, *, shorter_side: int) -> Pixels | str:
+    try:
+        # Decoded at a reduced size only where twice what is kept remains; see the fast mode of predict.
+        image = sample.read(shorter_side=2 * shorter_side)
+    except ImageError as error:
+        return str(error)
+    scale = shorter_side / min(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.array(image)
+
+
+def _choose_workers(asked: int, loaded: Loaded, world: World) -> int:
+    if asked >= 0:
+        return asked
+    # Augmenting takes a hundredth of a training step on a CPU; another process would only take its cores. A GPU waits
+    # for pictures, and so does a CPU for the disk and the decoder. Without fork, every worker would get its own copy
+    # of the decoded pictures.
+    cached = all(pixels is not None for pixels in loaded.decoded)
+    if cached and (world.device.type == "cpu" or sys.platform != "linux"):
+        return 0
+    return max(1, min(8, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,0 +1,286 @@
+"""Every number of a training run, in one frozen value that is printed, written beside the run and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fusiform.errors import UsageError
+from fusiform.fields import check_types, describe, from_dict, show
+
+Optimizer = Literal["sgd", "adamw", "rmsprop"]
+Schedule = Literal["cosine", "step", "exponential", "linear", "constant"]
+BatchNorm = Literal["train", "frozen"]
+Augment = Literal["none", "flip", "crop", "crop_randaugment", "crop_trivial"]
+Balance = Literal["none", "balanced"]
+Sampler = Literal["shuffle", "balanced"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Metric = Literal["top1", "loss"]
+Cache = Literal["memory", "none", "fit"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are the plainest choice, with everything optional off.
+
+    An epoch is one pass over the training pictures. Wrong types and values raise UsageError, which names the field,
+    what it was and what is allowed.
+    """
+
+    name: str
+    """What the recipe is called."""
+    epochs: int
+    """Epochs of the main phase; 0 trains the head only."""
+    head_epochs: int = 0
+    """Epochs of the fresh head alone, on features that the frozen backbone computes once; 0 for none."""
+    head_lr: float = 1e-3
+    """Learning rate of these."""
+    batch: int = 64
+    """Pictures of an optimiser step, over all processes and micro-steps; a multiple of ``accumulate``."""
+    accumulate: int = 1
+    """Micro-steps whose gradients are added up into a step, for a batch that does not fit into memory."""
+    size: int = 224
+    """Side in pixels of the square that training sees, 32 or more."""
+    eval_size: int = 224
+    """Side in pixels of the square that evaluation and the finished model see, 32 or more."""
+    eval_resize: int = 0
+    """Shorter side in pixels that the centre of ``eval_size`` is cut from; 0 is ``eval_size`` itself, nothing cut."""
+    sizes: tuple[int, ...] = ()
+    """Progressive resizing: training sides in pixels, each for an equal part of ``epochs``; () is always ``size``."""
+    optimizer: Optimizer = "sgd"
+    """``sgd`` with momentum, ``adamw`` (arXiv 1711.05101), ``rmsprop`` as TensorFlow computes it."""
+    lr: float = 0.01
+    """Highest learning rate of the main phase, for a whole ``batch``."""
+    momentum: float = 0.9
+    """Momentum of SGD and RMSProp, beta 1 of AdamW; 0 or more and below 1."""
+    rmsprop_decay: float = 0.9
+    """RMSProp's decay of the average of squared gradients; 0 or more and below 1."""
+    eps: float = 1e-8
+    """What AdamW adds to the root of the average square, and RMSProp to the average square within the root."""
+    weight_decay: float = 0.0
+    """L2 penalty of SGD and RMSProp, decoupled decay of AdamW."""
+    decay_norms_and_biases: bool = False
+    """Whether weight decay acts on batch normalisation and biases too, not on the weight matrices and kernels alone."""
+    nesterov: bool = False
+    """Nesterov's momentum; SGD only."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls after the warm-up; see ``schedule.factor``."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from 0."""
+    step_epochs: float = 1.0
+    """Epochs between two falls of the ``step`` schedule."""
+    decay_rate: float = 0.1
+    """Factor on the learning rate: of each fall (``step``), of each epoch (``exponential``); above 0, at most 1."""
+    min_lr: float = 0.0
+    """Learning rate below which no schedule goes; ``cosine`` and ``linear`` end at it."""
+    backbone_lr: float = 1.0
+    """Factor on the learning rate for the backbone; the head has 1."""
+    freeze: float = 0.0
+    """Share of the backbone's stages, from the input on, that never learns; 0 to 1."""
+    unfreeze_epochs: float = 0.0
+    """Epochs until one more of the backbone's stages learns, from the topmost down; 0 for all at once."""
+    batch_norm: BatchNorm = "train"
+    """``train`` normalises with the batch's statistics, ``frozen`` with those the weights came with."""
+    sync_batch_norm: bool = False
+    """Whether the batch's statistics are those of all processes' pictures together; for ``batch_norm`` train."""
+    dropout: float | None = None
+    """Dropout before the classifier, 0 or more and below 1; none is the network's own."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over the classes (arXiv 1512.00567, Section 7); 0 or more and below 1."""
+    mixup: float = 0.0
+    """Alpha of MixUp's beta distribution (arXiv 1710.09412); 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix's beta distribution (arXiv 1905.04899); 0 is off. With both on, a coin decides each batch."""
+    augment: Augment = "crop"
+    """What happens to a picture: ``none``, mirroring (``flip``), a random part of it mirrored (``crop``), and after
+    that RandAugment (arXiv 1909.13719) or TrivialAugment (arXiv 2103.10158)."""
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    """Smallest and largest share of the picture's area that a random part has; above 0, at most 1."""
+    flip: bool = True
+    """Whether pictures may be mirrored; false where left and right differ in meaning, as in text."""
+    color_jitter: float = 0.0
+    """Strength of random changes to brightness, contrast and saturation; 0 is off, 0.4 common; at most 1."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of the picture is greyed out (arXiv 1708.04896); 0 to 1."""
+    class_weights: Balance = "none"
+    """``balanced`` weighs each class in the loss by the inverse of its number of pictures."""
+    sampler: Sampler = "shuffle"
+    """``shuffle`` shows every picture once an epoch, ``balanced`` every class equally often."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights at each step, 0 or more and below 1; 0 is off."""
+    clip: float = 0.0
+    """Largest norm of the gradient over all weights; 0 is off."""
+    precision: Precision = "float32"
+    """What convolutions are computed in; the weights stay float32."""
+    channels_last: bool = False
+    """Whether pictures lie in memory with their channels last, which many devices prefer."""
+    fused: bool = True
+    """Whether a CPU computes convolution, batch normalisation and ReLU together: the same but for rounding, faster."""
+    compile: bool = False
+    """Whether the network is compiled first: a minute at the start, faster steps after it."""
+    early_stop: int = 0
+    """Epochs without improvement after which training ends; 0 is off."""
+    metric: Metric = "top1"
+    """What decides which epoch was best, on the validation pictures."""
+    val_fraction: float = 0.15
+    """Share of the pictures kept for validation where the data has no validation split; 0 or more and below 1."""
+    temperature: float = 2.0
+    """What both networks' logits are divided by in distillation (arXiv 1503.02531); above 0."""
+    distill: float = 0.0
+    """Weight of the teacher's term in the loss, 0 to 1; the labels' term has the rest."""
+    distill_features: float = 0.0
+    """Weight of the distance between the teacher's features before its classifier and a linear map of the student's
+    (arXiv 1412.6550, Section 2.2), beside the loss of the answers; 0 is off."""
+    seed: int = 0
+    """Where all randomness starts; 0 to 4,294,967,295."""
+    deterministic: bool = False
+    """Whether the same run gives the same bits, at the price of slower kernels."""
+    cache: Cache = "fit"
+    """Whether decoded pictures stay in memory: always, never, or if they fit."""
+    workers: int = -1
+    """Processes that read pictures; 0 for none beside the main one, -1 to choose."""
+
+    def __post_init__(self) -> None:
+        check_types(self, UsageError)
+        for field, (allowed, holds) in _RANGES.items():
+            value = getattr(self, field)
+            for number in value if isinstance(value, tuple) else (value,):
+                # NaN and infinity are in no range: the comparison alone would let infinity through.
+                if number is not None and not (math.isfinite(number) and holds(number)):
+                    raise UsageError(f"recipe: {field} must be {allowed}, got {show(value)}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.batch % self.accumulate:
+            raise UsageError(f"recipe: batch must be a multiple of accumulate, got {self.batch} and {self.accumulate}")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise UsageError(f"recipe: crop_scale must be the smaller share, then the larger, got {self.crop_scale}")
+        if self.min_lr > self.lr:
+            raise UsageError(f"recipe: min_lr must be at most lr ({self.lr}), got {self.min_lr}")
+        if self.epochs and self.warmup_epochs >= self.epochs:
+            raise UsageError(
+                f"recipe: warmup_epochs must be less than epochs ({self.epochs}), got {self.warmup_epochs}: "
+                "set warmup_epochs=0 or train for longer"
+            )
+        if len(self.sizes) > max(self.epochs, 1):
+            raise UsageError(f"recipe: {len(self.sizes)} sizes do not share {self.epochs} epochs: give fewer")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise UsageError("recipe: nesterov needs a momentum above 0: set momentum=0.9 or nesterov=false")
+        if self.augment == "flip" and not self.flip:
+            raise UsageError("recipe: augment is flip, but flip is false: set augment=none or flip=true")
+        if self.class_weights == "balanced" and self.sampler == "balanced":
+            raise UsageError(
+                "recipe: class_weights and sampler are both balanced, which counts rare classes twice: choose one"
+            )
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The JSON text that ``from_json`` reads back to an equal recipe."""
+        return json.dumps(dataclasses.asdict(self), indent=indent, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, source: str = "recipe") -> Recipe:
+        """Read a recipe; unknown, missing or wrong fields raise UsageError, which names ``source``, the file."""
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{source}: the recipe is not JSON ({error})") from None
+        try:
+            return from_dict(cls, fields, UsageError)
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from None
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with some fields set: ``["lr=0.1", "flip=false", "dropout=none", "sizes=96,128"]``.
+
+    Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Raises
+    UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
+    """
+    hints = typing.get_type_hints(Recipe)
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            raise UsageError(f"{show(setting)} sets nothing: write NAME=VALUE, such as lr=0.1")
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(hints)}"
+            raise UsageError(f"a recipe has no field {show(name)}: {hint}")
+        changes[name] = _parse(hints[name], text.strip(), name)
+    return dataclasses.replace(recipe, **changes)
+
+
+def _parse(hint: Any, text: str, name: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # an optional value
+        return None if text.lower() == "none" else _parse(args[0], text, name)
+    if origin is tuple:
+        items = [] if text.lower() in ("", "none", "()") else text.strip("()").split(",")
+        return tuple(_parse(args[0], item.strip(), name) for item in items)
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            pass
+    elif hint is not bool:
+        return text  # of a text; what stands in a Literal is checked with the whole recipe
+    raise UsageError(f"{name} must be {describe(hint)}, got {show(text)}")
+
+
+_Range = tuple[str, Callable[[float], bool]]
+_NOT_NEGATIVE: _Range = ("0 or more", lambda x: x >= 0)
+_POSITIVE: _Range = ("above 0", lambda x: x > 0)
+_ONE_OR_MORE: _Range = ("1 or more", lambda x: x >= 1)
+_PIXELS: _Range = ("32 pixels or more", lambda x: x >= 32)
+_ZERO_TO_ONE: _Range = ("0 to 1", lambda x: 0 <= x <= 1)
+_BELOW_ONE: _Range = ("0 or more and below 1", lambda x: 0 <= x < 1)
+_UP_TO_ONE: _Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
+
+_RANGES: dict[str, _Range] = {
+    "epochs": _NOT_NEGATIVE,
+    "head_epochs": _NOT_NEGATIVE,
+    "head_lr": _POSITIVE,
+    "batch": _ONE_OR_MORE,
+    "accumulate": _ONE_OR_MORE,
+    "size": _PIXELS,
+    "eval_size": _PIXELS,
+    "sizes": _PIXELS,
+    "lr": _POSITIVE,
+    "momentum": _BELOW_ONE,
+    "rmsprop_decay": _BELOW_ONE,
+    "eps": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup_epochs": _NOT_NEGATIVE,
+    "step_epochs": _POSITIVE,
+    "decay_rate": _UP_TO_ONE,
+    "min_lr": _NOT_NEGATIVE,
+    "backbone_lr": _NOT_NEGATIVE,
+    "freeze": _ZERO_TO_ONE,
+    "unfreeze_epochs": _NOT_NEGATIVE,
+    "dropout": _BELOW_ONE,
+    "label_smoothing": _BELOW_ONE,
+    "mixup": _NOT_NEGATIVE,
+    "cutmix": _NOT_NEGATIVE,
+    "crop_scale": _UP_TO_ONE,
+    "color_jitter": _ZERO_TO_ONE,
+    "random_erasing": _ZERO_TO_ONE,
+    "ema": _BELOW_ONE,
+    "clip": _NOT_NEGATIVE,
+    "early_stop": _NOT_NEGATIVE,
+    "val_fraction": _BELOW_ONE,
+    "temperature": _POSITIVE,
+    "distill": _ZERO_TO_ONE,
+    "distill_features": _NOT_NEGATIVE,
+    "seed": ("0 to 4294967295", lambda x: 0 <= x < 1 << 32),
+    "workers": ("-1 (to choose) or more", lambda x: x >= -1),
+}

@@ -1,0 +1,210 @@
+"""The recipes that come along, and where their numbers are from.
+
+``fusiform train FOLDER --recipe NAME`` takes one; ``--set FIELD=VALUE`` changes a number of it.
+"""
+
+from __future__ import annotations
+
+from fusiform.train.recipe import Recipe
+
+finetune_small = Recipe(
+    name="finetune_small",
+    epochs=4,
+    head_epochs=20,
+    head_lr=3e-3,
+    batch=32,
+    size=144,
+    eval_size=224,
+    optimizer="adamw",
+    lr=3e-4,
+    weight_decay=0.02,
+    schedule="cosine",
+    warmup_epochs=0.3,
+    batch_norm="frozen",
+    label_smoothing=0.1,
+    augment="crop",
+    crop_scale=(0.4, 1.0),
+    ema=0.98,
+    precision="bfloat16",
+    channels_last=True,
+    val_fraction=0.1,
+)
+"""A few hundred to a few thousand photographs on a laptop: ``fusiform train FOLDER --out RUN``.
+
+The head learns on stored features first, so that its first large gradients do not spoil the backbone
+(arXiv 2202.10054); then all learns together for four epochs. Batch normalisation keeps the statistics of the millions
+of photographs that the backbone has seen. Crops of 144 pixels show things as large as whole pictures of 224 do
+(arXiv 1906.06423), in less than half the time.
+
+Six scenes, 4,200 photographs, MobileNetV2 1.0: TIME_SMALL on two cores without a GPU, ACC_SMALL of 1,200 test
+photographs right.
+"""
+
+finetune_full = Recipe(
+    name="finetune_full",
+    epochs=40,
+    head_epochs=10,
+    head_lr=1e-3,
+    batch=128,
+    size=224,
+    eval_size=224,
+    optimizer="sgd",
+    lr=0.05,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-5,
+    schedule="cosine",
+    warmup_epochs=1.0,
+    backbone_lr=0.5,
+    label_smoothing=0.1,
+    mixup=0.2,
+    augment="crop_trivial",
+    crop_scale=(0.25, 1.0),
+    random_erasing=0.1,
+    ema=0.999,
+    precision="bfloat16",
+    channels_last=True,
+    val_fraction=0.1,
+)
+"""More pictures, or a GPU: ``fusiform train FOLDER --recipe finetune_full``.
+
+Longer, with stronger augmentation, which fewer epochs would not repay.
+
+Not measured here.
+"""
+
+distill_small = Recipe(
+    name="distill_small",
+    epochs=50,
+    batch=64,
+    size=128,
+    eval_size=224,
+    sizes=(96, 128, 160),
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_epochs=2.0,
+    augment="crop",
+    crop_scale=(0.3, 1.0),
+    ema=0.99,
+    precision="bfloat16",
+    channels_last=True,
+    distill=0.9,
+    temperature=2.0,
+    distill_features=1.0,
+    val_fraction=0.1,
+)
+"""A narrow network that learns from a wide one: ``fusiform train FOLDER --out RUN --model mobilenet_v2_x0_35
+--teacher WIDE/best.safetensors --recipe distill_small``.
+
+A network cut from a wider one hardly sees more than a random one, so it learns for long: the teacher's answers to the
+same crops (arXiv 1503.02531, 2106.05237) and its features, with sides that grow from 96 to 160 pixels.
+
+TIME_AND_ACCURACY_NARROW
+"""
+
+imagenet_paper = Recipe(
+    name="imagenet_paper",
+    epochs=420,
+    batch=96,
+    size=224,
+    eval_size=224,
+    eval_resize=256,
+    optimizer="rmsprop",
+    lr=0.045,
+    momentum=0.9,
+    rmsprop_decay=0.9,
+    eps=1.0,
+    weight_decay=4e-5,
+    schedule="step",
+    step_epochs=1.0,
+    decay_rate=0.98,
+    label_smoothing=0.1,
+    augment="crop",
+    crop_scale=(0.05, 1.0),
+    color_jitter=0.125,
+    ema=0.9999,
+)
+"""MobileNetV2 as its paper trains it: ``fusiform train IMAGENET --scratch --recipe imagenet_paper``.
+
+Section 6.1 of arXiv 1801.04381: RMSProp with decay and momentum 0.9, weight decay 0.00004, learning rate 0.045 x 0.98
+an epoch, 16 asynchronous workers with a batch of 96 each. Such a worker steps on its own 96 pictures, so 96 is the
+batch that 0.045 belongs to. Steps over N times as many pictures want N times the rate, as in the authors' own command:
+for 16 x 96 add ``--set batch=1536 --set lr=0.72 --set warmup_epochs=5``.
+
+The paper does not print the rest; it is from the authors' code (tensorflow/models, research/slim): label smoothing 0.1,
+a moving average of 0.9999, epsilon 1, Inception's crops and colours (brightness by 32 levels in 256), and 5.5 million
+steps of 96 pictures, which are 412 epochs.
+
+Top-1 72.0 % in the paper (Table 4); not measured here, for want of ImageNet.
+"""
+
+imagenet_modern = Recipe(
+    name="imagenet_modern",
+    epochs=300,
+    batch=1024,
+    size=224,
+    eval_size=224,
+    eval_resize=256,
+    optimizer="sgd",
+    lr=0.4,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=4e-5,
+    schedule="cosine",
+    warmup_epochs=5.0,
+    label_smoothing=0.1,
+    augment="crop",
+    crop_scale=(0.08, 1.0),
+    ema=0.9999,
+    precision="bfloat16",
+    channels_last=True,
+)
+"""Either network from nothing: ``fusiform train IMAGENET --scratch --recipe imagenet_modern``.
+
+What "Bag of Tricks" (arXiv 1812.01187) found good for MobileNet too: 0.1 for each 256 pictures, a warm-up of 5 epochs,
+cosine, label smoothing, no decay on biases and batch normalisation. The decay is that of both papers, small because
+the networks are.
+
+Not measured here, for want of ImageNet.
+"""
+
+shufflenet_paper = Recipe(
+    name="shufflenet_paper",
+    epochs=240,
+    batch=1024,
+    size=224,
+    eval_size=224,
+    eval_resize=256,
+    optimizer="sgd",
+    lr=0.5,
+    momentum=0.9,
+    weight_decay=4e-5,
+    decay_norms_and_biases=False,
+    schedule="linear",
+    label_smoothing=0.1,
+    augment="crop",
+    crop_scale=(0.08, 1.0),
+    color_jitter=0.4,
+)
+"""ShuffleNetV2 as its paper trains it: ``fusiform train IMAGENET --scratch --recipe shufflenet_paper``.
+
+Section 4 of arXiv 1807.11164 takes over ShuffleNetV1's protocol (arXiv 1707.01083, Section 4): batches of 1024 over 4
+GPUs, weight decay 0.00004, a rate that falls linearly from 0.5 to 0 over 300,000 steps, which are 240 epochs. From the
+authors' code (megvii-model/ShuffleNet-Series): label smoothing 0.1, no decay on what has one dimension (biases and
+batch normalisation), colour changes of 0.4, crops of 8 % and more. The paper's own pictures are scaled less
+aggressively for the narrow networks.
+
+Top-1 69.4 % at width 1.0 in the paper (Table 8); not measured here, for want of ImageNet.
+"""
+
+RECIPES: dict[str, Recipe] = {
+    "finetune_small": finetune_small,
+    "finetune_full": finetune_full,
+    "distill_small": distill_small,
+    "imagenet_paper": imagenet_paper,
+    "imagenet_modern": imagenet_modern,
+    "shufflenet_paper": shufflenet_paper,
+}
+"""All recipes by name; the first is the default."""
