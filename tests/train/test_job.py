@@ -249,6 +249,8 @@ def test_wrong_requests_say_what_to_do(data: Path, tmp_path: Path, quick: Recipe
     with pytest.raises(UsageError, match="device"):
         train(data, tmp_path / "other", model=NETWORK, recipe=quick, device="cuda:99")
     assert not (tmp_path / "other").exists()
+    with pytest.raises(UsageError, match="within the data"):
+        train(data, data / "run", model=NETWORK, recipe=quick)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         train(data, tmp_path / "file" / "run", model=NETWORK, recipe=quick)

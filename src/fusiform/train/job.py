@@ -105,6 +105,11 @@ def train(
                 teacher, model, scratch = settings["teacher"], settings["model"], settings["scratch"]
             elif data is None:
                 raise UsageError("name the data to train on, or add --resume to go on with a run")
+            elif folder.absolute().is_relative_to(Path(data).absolute()):
+                raise UsageError(
+                    f"{folder}: lies within the data, where the next training would take it for a class: "
+                    "choose another folder for --out"
+                )
             learns = recipe.distill or recipe.distill_features
             if learns and teacher is None:
                 raise UsageError("recipe: distill is above 0 but there is no teacher: name one with --teacher")
@@ -177,16 +182,16 @@ class _Job:
         began = time.monotonic()
         recipe, world = self.recipe, self.world
         taught_by = open_model(teacher) if teacher is not None else None
-        if self.run and not resume:
-            # The model is opened before anything is written: a wrong name leaves no folder behind.
-            base = open_base(model, taught_by, scratch=scratch)
-            dataset = self._prepare(cast("Path", data))
-            self._write_down(dataset, model, teacher, scratch)
+        # Whatever can be refused is refused before anything is written, and before the pictures are looked at.
+        base = open_base(model, taught_by, scratch=scratch)
+        found: DataSet | None = None
+        if self.run and resume:
+            found = self._read_back()
         elif self.run:
-            dataset = self._read_back()
-        dataset = cast("DataSet", world.share(dataset if self.run else None))
-        if not (self.run and not resume):
-            base = open_base(model, taught_by, scratch=scratch)
+            self.run.check()
+            found = self._prepare(cast("Path", data))
+            self._write_down(found, model, teacher, scratch)
+        dataset = cast("DataSet", world.share(found))
         start = adapt(base, dataset, recipe, model)
         saved = self.run.load_state() if self.run and resume else None
         state = cast("Mapping[str, Any] | None", world.share(saved))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
@@ -49,12 +50,21 @@ class Run:
         self._writer: Any = None
         self._unwritten = ""  # of the log, until there is a folder
 
-    def create(self, settings: Mapping[str, object]) -> None:
-        """Make the folder for a new run; UsageError where it holds one already."""
+    def check(self) -> None:
+        """Raise UsageError where the folder holds a run already, and OutputError where it cannot be written."""
         if (self.folder / "run.json").exists():
             raise UsageError(
                 f"{self.folder}: holds a run already: add --resume to go on with it, or choose another folder for --out"
             )
+        there = self.folder.absolute()
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            reason = "may not be written to" if there.is_dir() else "is no folder"
+            raise OutputError(f"cannot make {self.folder}: {there} {reason}: choose another place for --out")
+
+    def create(self, settings: Mapping[str, object]) -> None:
+        """Make the folder for a new run."""
         make_folder(self.folder)
         self.write_json("run.json", settings)
 
