@@ -137,7 +137,10 @@ class ModelSpec:
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The JSON text that ``from_json`` reads back to an equal spec."""
-        return json.dumps(dataclasses.asdict(self), indent=indent, ensure_ascii=False)
+        fields = dataclasses.asdict(self)
+        if self.temperature == 1:
+            del fields["temperature"]  # says nothing, and keeps the bytes of files from before there was one
+        return json.dumps(fields, indent=indent, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = "spec") -> ModelSpec:
