@@ -257,7 +257,7 @@ def report_curve(arguments: argparse.Namespace) -> None:
         differences = [found - plain for found, plain in zip(smooth[name], smooth["plain"], strict=True)]
         figures[f"{name} to plain: mean |difference|"] = round(float(np.mean(np.abs(differences))), 4)
         whole = np.mean(differences, axis=1)
-        figures[f"{name} to plain: mean difference"] = round(float(whole.mean()), 4)
+        figures[f"{name} to plain: mean difference"] = round(float(whole.mean()), 4) + 0.0
         figures[f"{name} to plain: its standard error"] = round(float(whole.std(ddof=1) / CURVE_SEEDS**0.5), 4)
     common.finish("training_step_curve", about, figures, rows, arguments.json)
 
