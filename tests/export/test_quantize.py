@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -336,3 +337,79 @@ def test_a_calibration_that_fails_leaves_nothing_behind(method, small_spec, live
         getattr(network, method)([torch.zeros(1, 5, 32, 32)])
     assert network.observer is None
     assert network.quantize
+
+
+# Layers in float, corrected biases, the error of each layer
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kept"),
+    [
+        ("mobilenet_v2", ["features.0.0", "features.3.conv.2", "features.3", "features.4.conv.0.0", "classifier.1"]),
+        ("shufflenet_v2", ["conv1.0", "stage2.0.branch1.0", "stage2.1.branch2.5", "conv5.0", "fc"]),
+    ],
+)
+def test_layers_kept_in_float_are_what_the_runtime_computes(architecture, kept, networks):
+    network = copy.deepcopy(networks(architecture))
+    pictures = smooth_pictures(8, 64, seed=5)
+    network.kept = frozenset(kept)
+    graph = network.freeze()
+    for node in graph.nodes:
+        if isinstance(node, Conv | Linear):
+            assert node.weight.dtype == (np.float32 if node.name in kept else np.int8)
+    actual = LiteRTEngine(to_tflite(graph), graph.spec).run(pictures.numpy().transpose(0, 2, 3, 1).astype(np.uint8))
+    with torch.no_grad():
+        simulated = network(pictures).numpy()
+        with network.in_float():
+            real = network(pictures).numpy()
+    assert np.abs(actual["logits"] - real).mean() < 1.3 * np.abs(simulated - real).mean()
+
+
+def test_everything_in_float_is_the_float_network(networks):
+    network = copy.deepcopy(networks("mobilenet_v2"))
+    network.kept = frozenset(node.name for node in network.graph.nodes)
+    pictures = smooth_pictures(2, 64, seed=5)
+    with torch.no_grad():
+        kept = network(pictures)
+        with network.in_float():
+            assert torch.equal(kept, network(pictures))
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet_v2", "shufflenet_v2"])
+def test_corrected_biases_bring_the_means_back(architecture, networks, monkeypatch):
+    """Every weight rounded down: a bias in the other direction is all that is missing."""
+    network = copy.deepcopy(networks(architecture))
+
+    def weight(self, node):
+        exact = self.weights[node.name.replace(".", "_")]
+        scales = weight_scales(exact).reshape(-1, *(1,) * (exact.ndim - 1))
+        return (exact / scales).floor() * scales if self.rounds(node) else exact
+
+    monkeypatch.setattr(type(network), "weight", weight)
+    seen, unseen = smooth_pictures(32, 64, seed=8), smooth_pictures(32, 64, seed=9)
+
+    def error():
+        with torch.no_grad():
+            found = network(unseen)
+            return float((found - wanted).norm() / wanted.norm())
+
+    with torch.no_grad(), network.in_float():
+        wanted = network(unseen)
+    before = error()
+    network.correct_biases(seen)
+    assert error() < 0.5 * before
+
+
+def test_the_layer_that_suffers_most_comes_first(networks):
+    network = copy.deepcopy(networks("mobilenet_v2"))
+    with torch.no_grad():
+        network.weights["features_5_conv_1_0"][0] *= 300  # not its own scale's, but its activation's
+    network.calibrate([smooth_pictures(16, 64, seed=1)])
+    network.scales["features.5.conv.1.0"] = Scale(network.scales["features.5.conv.1.0"].scale * 60, -128)
+    errors = network.layer_errors(smooth_pictures(4, 64, seed=2))
+    layers = [node.name for node in network.graph.nodes if isinstance(node, Conv | Add | Linear)]
+    assert sorted(error.name for error in errors) == sorted(layers)
+    assert errors[0].name == "features.5.conv.1.0"
+    assert [error.logits for error in errors] == sorted((error.logits for error in errors), reverse=True)
+    (last,) = (error for error in errors if error.name == "classifier.1")
+    assert last.noise == last.logits > 0

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
-from fusiform.graph.ir import INPUT, Activation, Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node
+from fusiform.graph.ir import (
+    INPUT,
+    Activation,
+    Add,
+    Center,
+    Conv,
+    Gather,
+    Graph,
+    Linear,
+    MaxPool,
+    Mean,
+    Node,
+    reads_pixels,
+)
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tables import (
     MOBILENET_V2_BOTTLENECKS,
@@ -20,6 +33,7 @@ from fusiform.tables import (
 )
 
 BATCH_NORM_EPSILON = 1e-5
+CENTER = "centered"
 State = Mapping[str, NDArray[Any]]
 
 
@@ -42,10 +56,9 @@ def build_graph(spec: ModelSpec, state: State) -> Graph:
 def to_state(graph: Graph) -> dict[str, NDArray[np.float32]]:
     """The weights of a graph under torchvision's names: what ``build_graph`` takes, with identity normalisations.
 
-    Weights of an int8 graph are dequantised, and its first convolution reads normalised pictures again.
+    Weights of an int8 graph are dequantised, and the first convolution reads normalised pictures again.
     """
-    if graph.quantization is not None:
-        graph = unfold_normalization(dequantize(graph))
+    graph = to_float(graph)
     weights = {node.name: node.weight for node in graph.nodes if isinstance(node, Conv | Linear)}
     numbers = {node.name: node for node in number_weights(graph.spec, weights).nodes}
     state: dict[str, NDArray[np.float32]] = {}
@@ -76,12 +89,19 @@ def number_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> Grap
     return _build(spec, _Numbers(weights))
 
 
+def to_float(graph: Graph) -> Graph:
+    """The float32 graph for normalised pictures that an int8 graph, or one that reads pixels, stands for."""
+    if graph.quantization is not None:
+        return unfold_normalization(dequantize(graph))
+    return read_normalized(graph) if reads_pixels(graph) else graph
+
+
 def dequantize(graph: Graph) -> Graph:
     """An int8 graph with float32 weights and biases and no quantisation of activations; it still reads pixels."""
     assert graph.quantization is not None
     nodes: list[Node] = []
     for node in graph.nodes:
-        if isinstance(node, Conv | Linear):
+        if isinstance(node, Conv | Linear) and node.name not in graph.quantization.in_float:
             scales = graph.quantization.weights[node.name]
             weight = node.weight * scales.reshape(-1, *(1,) * (node.weight.ndim - 1))
             step: NDArray[np.float64] | float = 1.0
@@ -112,11 +132,51 @@ def unfold_normalization(graph: Graph) -> Graph:
     return _rescale_input(graph, inverse=True)
 
 
+def read_pixels(graph: Graph) -> Graph:
+    """The same float32 network for uint8 pixels: the mean is subtracted first, the first weights divide by the std.
+
+    Exact, the padding included: zeros around what has no mean are the mean colour.
+    """
+    red, green, blue = (255 * value for value in graph.spec.preprocess.mean)
+    factor = 1 / _deviation(graph.spec.preprocess)
+    changed = (  # the stem is several convolutions where it was split
+        _scaled(node, factor, source=CENTER) if isinstance(node, Conv) and node.source == INPUT else node
+        for node in graph.nodes
+    )
+    return Graph(graph.spec, (Center(CENTER, (red, green, blue)), *changed))
+
+
+def read_normalized(graph: Graph) -> Graph:
+    """Undo ``read_pixels``, up to rounding."""
+    return _unscaled(graph.spec, graph.nodes[1:])
+
+
+def unscale_input(graph: Graph) -> Graph:
+    """The network for normalised pictures, of one whose first weights divide by the standard deviation of pixels."""
+    return _unscaled(graph.spec, graph.nodes)
+
+
+def _unscaled(spec: ModelSpec, nodes: Sequence[Node]) -> Graph:
+    first = nodes[0]
+    assert isinstance(first, Conv)
+    return Graph(spec, (_scaled(first, _deviation(spec.preprocess), source=INPUT), *nodes[1:]))
+
+
+def _scaled(conv: Conv, factor: NDArray[np.float64], *, source: str) -> Conv:
+    weight = (conv.weight.astype(np.float64) * factor).astype(np.float32)
+    return dataclasses.replace(conv, source=source, weight=weight)
+
+
+def _deviation(preprocess: Preprocess) -> NDArray[np.float64]:
+    """The standard deviation of pixels, to divide or multiply weights (out, in, height, width) by."""
+    return 255 * np.array(preprocess.std)[:, None, None]
+
+
 def _rescale_input(graph: Graph, *, inverse: bool) -> Graph:
     first = graph.nodes[0]
     assert isinstance(first, Conv)
     preprocess = graph.spec.preprocess
-    std = 255 * np.array(preprocess.std)[:, None, None]
+    std = _deviation(preprocess)
     # What the grey becomes when it is normalised.
     offset = ((pixel_zero_point(preprocess) / 255 - np.array(preprocess.mean)) / np.array(preprocess.std))[
         :, None, None

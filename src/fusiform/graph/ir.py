@@ -23,6 +23,14 @@ INPUT = "image"
 
 
 @dataclass(frozen=True)
+class Center:
+    """Pixels less a colour, in [0, 255]: the first node of a float32 network that reads uint8 pixels."""
+
+    name: str
+    color: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Conv:
     """A convolution with its bias and activation; depthwise when ``groups`` equals its channels.
 
@@ -93,7 +101,7 @@ class Linear:
     bias: NDArray[np.float32]
 
 
-Node = Conv | Add | Gather | MaxPool | Mean | Linear
+Node = Center | Conv | Add | Gather | MaxPool | Mean | Linear
 
 
 @dataclass(frozen=True)
@@ -109,15 +117,23 @@ class Quantization:
     """The scales of an int8 graph: one for each activation tensor, one per output channel for each weight.
 
     An int8 graph reads pixels: its input has scale 1, and its first convolution does the normalisation.
+
+    ``in_float`` names nodes (convolutions, additions, the classifier) that are computed in float32, convolutions and
+    classifier with float32 weights and biases: they read the real values of their sources. What they make stays
+    float32 for readers in float, and is rounded to its scale in ``activations`` for the others.
     """
 
     activations: Mapping[str, Scale]
     weights: Mapping[str, NDArray[np.float32]]
+    in_float: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order they run; the last one makes the output. ``quantization`` is None for float32."""
+    """Nodes in the order they run; the last one makes the output. ``quantization`` is None for float32.
+
+    A float32 graph reads normalised pictures, or uint8 pixels where its first node is a ``Center``.
+    """
 
     spec: ModelSpec
     nodes: tuple[Node, ...]
@@ -126,6 +142,11 @@ class Graph:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", infer_shapes(self))
+
+
+def reads_pixels(graph: Graph) -> bool:
+    """Whether the graph takes pixels rather than normalised pictures."""
+    return graph.quantization is not None or isinstance(graph.nodes[0], Center)
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
@@ -146,6 +167,8 @@ def infer_shapes(graph: Graph) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {INPUT: (size, size, graph.spec.input_channels)}
     for node in graph.nodes:
         match node:
+            case Center():
+                shapes[node.name] = shapes[INPUT]
             case Conv():
                 height, width, _ = shapes[node.source]
                 shapes[node.name] = (

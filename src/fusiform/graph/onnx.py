@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fusiform.errors import MissingExtraError, SpecError, WeightsError
-from fusiform.graph.build import number_weights
+from fusiform.graph.build import number_weights, unscale_input
 from fusiform.graph.ir import (
     INPUT,
     Add,
+    Center,
     Conv,
     Gather,
     Graph,
@@ -22,6 +24,7 @@ from fusiform.graph.ir import (
     Quantization,
     Scale,
     pads,
+    reads_pixels,
 )
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
@@ -36,16 +39,17 @@ OPSET = 17
 IR_VERSION = 8  # what ONNX Runtime of 2022 reads
 
 
-def to_onnx(graph: Graph) -> bytes:
+def to_onnx(graph: Graph, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> bytes:
     """The graph as an ONNX model with its spec in ``metadata_props``, for batches of any size.
 
-    A float32 graph reads normalised float32 NCHW pictures; an int8 graph reads uint8 NHWC pixels, its first
-    convolution normalises. Both answer with float32 logits (N, classes).
+    A float32 graph reads normalised float32 NCHW pictures; an int8 graph, or one that starts with ``Center``, reads
+    uint8 NHWC pixels. All answer with float32 logits (N, classes). ``half`` stores the weights that are float32 as
+    float16, in half the space; the runtime computes with them in float32. ``metadata`` is added under its names.
     """
-    writer = _Writer(graph)
+    writer = _Writer(graph, half=half)
     for node in graph.nodes:
         writer.node(node)
-    return writer.finish()
+    return writer.finish({METADATA_KEY: graph.spec.to_json(), **(metadata or {})})
 
 
 def read_spec(data: bytes, *, source: str) -> ModelSpec:
@@ -63,7 +67,14 @@ def read_spec(data: bytes, *, source: str) -> ModelSpec:
 def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
     """Read back what ``to_onnx`` wrote; ``source`` names the file in errors."""
     spec = read_spec(data, source=source)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in _parse(data, source).graph.initializer}
+    model = _parse(data, source)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    arrays |= {
+        name: array.astype(np.float32)
+        for name, array in arrays.items()
+        if name.endswith((".weight", ".bias")) and array.dtype == np.float16
+    }
+    made = {output for node in model.graph.node for output in node.output}
     try:
         weights = {name[: -len(".weight")]: array for name, array in arrays.items() if name.endswith(".weight")}
         weights = {name: array.T if array.ndim == 2 else array for name, array in weights.items()}
@@ -75,20 +86,29 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
             for node in template
         )
         if all(weight.dtype == np.float32 for weight in weights.values()):
-            return Graph(spec, nodes)
+            graph = Graph(spec, nodes)
+            return (
+                unscale_input(graph) if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8 else graph
+            )
+        in_float = frozenset(
+            node.name
+            for node in nodes
+            if (isinstance(node, Conv | Linear) and node.weight.dtype == np.float32)
+            or (isinstance(node, Add) and f"{node.name}/int8" not in made)
+        )
         activations = {
             name: Scale(float(arrays[f"{name}/scale"]), int(arrays[f"{name}/zero_point"]) - 128)
             for name in (INPUT, *(node.name for node in nodes))
             if f"{name}/scale" in arrays
         }
-        scales = {name: arrays[f"{name}.weight/scale"] for name in weights}
+        scales = {name: arrays[f"{name}.weight/scale"] for name in weights if name not in in_float}
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{source}: was not written by fusiform ({error}); port it: fusiform port {source}"
         ) from None
-    return Graph(spec, nodes, Quantization(activations, scales))
+    return Graph(spec, nodes, Quantization(activations, scales, in_float))
 
 
 def _parse(data: bytes, source: str) -> Any:
@@ -102,22 +122,32 @@ def _parse(data: bytes, source: str) -> Any:
 
 
 class _Writer:
-    """In an int8 graph ``index`` names uint8 tensors: on x86 they meet int8 weights in the fastest instruction."""
+    """``index`` is the value of each activation as it is made: uint8 in a quantised graph, but for nodes in float.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    uint8, because on x86 they meet int8 weights in the fastest instruction.
+    """
+
+    def __init__(self, graph: Graph, *, half: bool) -> None:
+        self.graph, self.half = graph, half
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.index = {INPUT: INPUT}
+        self.rounded: dict[str, str] = {}
         size, _, channels = graph.shapes[INPUT]
-        if graph.quantization is None:
+        if not reads_pixels(graph):
             self.input = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, size, size])
             return
         self.input = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", size, size, channels])
         self.add("Transpose", ["pixels"], INPUT, perm=[0, 3, 1, 2])
-        for name, scale in graph.quantization.activations.items():
-            self.constant(f"{name}/scale", np.float32(scale.scale))
-            self.constant(f"{name}/zero_point", np.uint8(scale.zero_point + 128))
+        if graph.quantization is not None:
+            for name, scale in graph.quantization.activations.items():
+                self.constant(f"{name}/scale", np.float32(scale.scale))
+                self.constant(f"{name}/zero_point", np.uint8(scale.zero_point + 128))
+
+    def is_real(self, name: str) -> bool:
+        """Whether the node of this name is computed, and its activation kept, in float32."""
+        quantization = self.graph.quantization
+        return quantization is None or name in quantization.in_float
 
     def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
@@ -127,35 +157,56 @@ class _Writer:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def real(self, name: str) -> str:
-        """The float32 form of an activation, dequantised in an int8 graph."""
-        if self.graph.quantization is None:
+    def real(self, name: str, *, rounded: bool) -> str:
+        """The float32 form of an activation, ``rounded`` to its scale for a node in int8."""
+        if self.is_real(name) and not rounded:
             return self.index[name]
         scale = [f"{name}/scale", f"{name}/zero_point"]
-        return self.add("DequantizeLinear", [self.index[name], *scale], f"{name}/real/{len(self.nodes)}")
+        return self.add("DequantizeLinear", [self.int8(name), *scale], f"{name}/real/{len(self.nodes)}")
+
+    def int8(self, name: str) -> str:
+        """The form of an activation that is moved about: uint8 in a quantised graph."""
+        if self.graph.quantization is None or not self.is_real(name):
+            return self.index[name]
+        if name not in self.rounded:
+            self.rounded[name] = self.quantized(name, self.index[name], f"{name}/rounded")
+        return self.rounded[name]
+
+    def quantized(self, name: str, value: str, output: str) -> str:
+        return self.add("QuantizeLinear", [value, f"{name}/scale", f"{name}/zero_point"], output)
 
     def store(self, name: str, value: str) -> None:
         """Let ``value`` be the activation ``name``; int8's range does the clipping of ReLU and ReLU6."""
-        if self.graph.quantization is not None:
-            value = self.add("QuantizeLinear", [value, f"{name}/scale", f"{name}/zero_point"], f"{name}/quantised")
-        self.index[name] = value
+        self.index[name] = value if self.is_real(name) else self.quantized(name, value, f"{name}/int8")
+
+    def real_constant(self, name: str, values: Any) -> str:
+        """A float32 constant, stored as float16 where that is asked for."""
+        if not self.half:
+            return self.constant(name, values)
+        self.constant(name, values.astype(np.float16))
+        return self.add("Cast", [name], f"{name}/real", to=TensorProto.FLOAT)
 
     def weight(self, node: Conv | Linear) -> str:
         name = f"{node.name}.weight"
         array = node.weight if isinstance(node, Conv) else np.ascontiguousarray(node.weight.T)
+        if self.is_real(node.name):
+            return self.real_constant(name, array)
         self.constant(name, array)
-        if self.graph.quantization is None or isinstance(node, Linear):
+        if isinstance(node, Linear):
             return name
+        assert self.graph.quantization is not None
         scales = self.graph.quantization.weights[node.name]
         self.constant(f"{name}/scale", scales)
         self.constant(f"{name}/zero_point", np.zeros(len(scales), np.int8))
         return self.add("DequantizeLinear", [name, f"{name}/scale", f"{name}/zero_point"], f"{name}/real", axis=0)
 
     def bias(self, node: Conv) -> str:
-        name = self.constant(f"{node.name}.bias", node.bias)
+        name = f"{node.name}.bias"
+        if self.is_real(node.name):
+            return self.real_constant(name, node.bias)
         quantization = self.graph.quantization
-        if quantization is None:
-            return name
+        assert quantization is not None
+        self.constant(name, node.bias)
         scales = quantization.weights[node.name] * np.float32(quantization.activations[node.source].scale)
         self.constant(f"{name}/scale", scales)
         self.constant(f"{name}/zero_point", np.zeros(len(scales), np.int32))
@@ -168,35 +219,38 @@ class _Writer:
 
     def node(self, node: Node) -> None:
         match node:
+            case Center():
+                real = self.add("Cast", [self.index[INPUT]], f"{node.name}/cast", to=TensorProto.FLOAT)
+                color = np.array(node.color, np.float32)[None, :, None, None]
+                self.index[node.name] = self.add("Sub", [real, self.constant(f"{node.name}/color", color)], node.name)
             case Conv():
                 output = self.add(
                     "Conv",
-                    [self.real(node.source), self.weight(node), self.bias(node)],
+                    [self.real(node.source, rounded=not self.is_real(node.name)), self.weight(node), self.bias(node)],
                     f"{node.name}/conv",
                     kernel_shape=[node.kernel] * 2,
                     strides=[node.stride] * 2,
                     pads=self.pads(node.source, node.kernel, node.stride, node.padding),
                     group=node.groups,
                 )
-                if self.graph.quantization is None and node.activation == "relu":
+                if self.is_real(node.name) and node.activation == "relu":
                     output = self.add("Relu", [output], f"{node.name}/relu")
-                elif self.graph.quantization is None and node.activation == "relu6":
+                elif self.is_real(node.name) and node.activation == "relu6":
                     limits = [self.constant(f"{node.name}/{limit}", np.float32(limit)) for limit in (0, 6)]
                     output = self.add("Clip", [output, *limits], f"{node.name}/relu6")
                 self.store(node.name, output)
             case Add():
-                self.store(
-                    node.name, self.add("Add", [self.real(node.left), self.real(node.right)], f"{node.name}/add")
-                )
+                both = [self.real(name, rounded=not self.is_real(node.name)) for name in (node.left, node.right)]
+                self.store(node.name, self.add("Add", both, f"{node.name}/add"))
             case Gather():
                 self.gather(node)
             case MaxPool():
                 padding = self.pads(node.source, 3, 2, node.padding)
                 self.index[node.name] = self.add(
-                    "MaxPool", [self.index[node.source]], node.name, kernel_shape=[3, 3], strides=[2, 2], pads=padding
+                    "MaxPool", [self.int8(node.source)], node.name, kernel_shape=[3, 3], strides=[2, 2], pads=padding
                 )
             case Mean():
-                pooled = self.add("GlobalAveragePool", [self.real(node.source)], f"{node.name}/pool")
+                pooled = self.add("GlobalAveragePool", [self.real(node.source, rounded=False)], f"{node.name}/pool")
                 self.index[node.name] = self.add("Flatten", [pooled], node.name)
             case Linear():
                 self.linear(node)
@@ -205,13 +259,13 @@ class _Writer:
         pieces = []
         for k, (name, first, end) in enumerate(node.pieces):
             if end - first == self.graph.shapes[name][2]:
-                pieces.append(self.index[name])
+                pieces.append(self.int8(name))
                 continue
             bounds = [
                 self.constant(f"{node.name}/{k}/{what}", np.array([value], np.int64))
                 for what, value in (("start", first), ("end", end), ("axis", 1))
             ]
-            pieces.append(self.add("Slice", [self.index[name], *bounds], f"{node.name}/{k}"))
+            pieces.append(self.add("Slice", [self.int8(name), *bounds], f"{node.name}/{k}"))
         if len(pieces) > 1:
             pieces = [self.add("Concat", pieces, node.name, axis=1)]
         self.index[node.name] = pieces[0]
@@ -219,10 +273,11 @@ class _Writer:
     def linear(self, node: Linear) -> None:
         """The classifier; int8 weights meet features that the runtime quantises batch by batch."""
         name, source, weight = node.name, self.index[node.source], self.weight(node)
-        bias = self.constant(f"{name}.bias", node.bias)
-        if self.graph.quantization is None:
+        bias = self.real_constant(f"{name}.bias", node.bias)
+        if self.is_real(name):
             self.add("Gemm", [source, weight, bias], OUTPUT)
             return
+        assert self.graph.quantization is not None
         scales = self.constant(f"{weight}/scale", self.graph.quantization.weights[name])
         zeros = self.constant(f"{weight}/zero_point", np.zeros(len(node.bias), np.int8))
         quantised = [f"{name}/features", f"{name}/features/scale", f"{name}/features/zero_point"]
@@ -233,13 +288,13 @@ class _Writer:
         product = self.add("Mul", [product, step], f"{name}/real")
         self.add("Add", [product, bias], OUTPUT)
 
-    def finish(self) -> bytes:
+    def finish(self, metadata: Mapping[str, str]) -> bytes:
         spec = self.graph.spec
         output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", spec.num_classes])
         body = helper.make_graph(self.nodes, spec.name, [self.input], [output], self.constants)
         model = helper.make_model(
             body, producer_name="fusiform", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
         )
-        helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+        helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString(deterministic=True))

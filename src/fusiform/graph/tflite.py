@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import flatbuffers
@@ -15,12 +16,13 @@ from ai_edge_litert import schema_py_generated as tfl
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
-from fusiform.graph.build import number_weights
+from fusiform.graph.build import number_weights, unscale_input
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.graph.ir import (
     INPUT,
     Activation,
     Add,
+    Center,
     Conv,
     Gather,
     Graph,
@@ -40,6 +42,8 @@ _ALIGNMENT = 16  # bytes; kernels read weights with aligned loads
 _CONCATENATION_INPUTS = 5  # XNNPACK takes no more; the graph would be cut in two
 _TYPES: dict[np.dtype[Any], int] = {
     np.dtype("float32"): tfl.TensorType.FLOAT32,
+    np.dtype("float16"): tfl.TensorType.FLOAT16,
+    np.dtype("uint8"): tfl.TensorType.UINT8,
     np.dtype("int8"): tfl.TensorType.INT8,
     np.dtype("int32"): tfl.TensorType.INT32,
 }
@@ -50,17 +54,18 @@ _ACTIVATIONS: dict[Activation | None, int] = {
 }
 
 
-def to_tflite(graph: Graph) -> bytes:
+def to_tflite(graph: Graph, *, half: bool = False, metadata: Mapping[str, bytes] | None = None) -> bytes:
     """The graph as a TFLite flatbuffer with its spec inside, for one picture.
 
-    A float32 graph reads a normalised float32 picture (1, height, width, channels); an int8 graph reads pixels less
-    128 as int8, which spares the runtime a conversion, and its first convolution normalises. Both answer with float32
-    logits (1, classes).
+    A float32 graph reads a normalised float32 picture (1, height, width, channels), or uint8 pixels where it starts
+    with ``Center``; an int8 graph reads pixels less 128 as int8, which spares the runtime a conversion, and its first
+    convolution normalises. All answer with float32 logits (1, classes). ``half`` stores the weights that are float32
+    as float16, in half the space; the runtime computes with them in float32. ``metadata`` is added under its names.
     """
-    writer = _Writer(graph)
+    writer = _Writer(graph, half=half)
     for node in graph.nodes:
         writer.node(node)
-    return writer.finish()
+    return writer.finish({METADATA_KEY: graph.spec.to_json().encode(), **(metadata or {})})
 
 
 def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
@@ -91,6 +96,10 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
         shape = tuple(int(size) for size in tensor.shape)
         return np.frombuffer(raw, dtypes[tensor.type].newbyteorder("<")).reshape(shape)
 
+    def real_array(name: str) -> NDArray[Any]:
+        values = array(name)
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
     def scale(name: str) -> Scale:
         quantization = tensors[name].quantization
         return Scale(float(quantization.scale[0]), int(quantization.zeroPoint[0]))
@@ -98,23 +107,35 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
     weights: dict[str, NDArray[Any]] = {}
     for name in tensors:
         if name.endswith(".weight"):
-            weight = array(name)
+            weight = real_array(name)
             if weight.ndim == 4:  # OHWI, or 1HWO for depthwise, to OIHW
                 depthwise = weight.shape[0] == 1 and len(array(name[:-6] + "bias")) > 1
                 weight = weight.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
             weights[name[:-7]] = np.ascontiguousarray(weight)
     nodes = tuple(
-        dataclasses.replace(node, weight=weights[node.name], bias=array(f"{node.name}.bias"))
+        dataclasses.replace(node, weight=weights[node.name], bias=real_array(f"{node.name}.bias"))
         if isinstance(node, Conv | Linear)
         else node
         for node in number_weights(spec, weights).nodes
     )
     if all(weight.dtype == np.float32 for weight in weights.values()):
-        return Graph(spec, nodes)
+        graph = Graph(spec, nodes)
+        return unscale_input(graph) if tensors[INPUT].type == tfl.TensorType.UINT8 else graph
+    in_float = frozenset(
+        node.name
+        for node in nodes
+        if (isinstance(node, Conv | Linear) and node.weight.dtype == np.float32)
+        or (isinstance(node, Add) and tensors[node.name].type == tfl.TensorType.FLOAT32)
+    )
     quantized = [INPUT, *(node.name for node in nodes if not isinstance(node, Mean | Linear))]
-    activations = {name: scale(name) for name in quantized if name in tensors}
-    scales = {name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32) for name in weights}
-    return Graph(spec, nodes, Quantization(activations, scales))
+    stored = {name: f"{name}/int8" if name in in_float else name for name in quantized}
+    activations = {name: scale(tensor) for name, tensor in stored.items() if tensor in tensors}
+    scales = {
+        name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
+        for name in weights
+        if name not in in_float
+    }
+    return Graph(spec, nodes, Quantization(activations, scales, in_float))
 
 
 class _Buffer(tfl.BufferT):  # type: ignore[misc]  # the schema is untyped
@@ -155,15 +176,52 @@ class _ChannelScales(tfl.QuantizationParametersT):  # type: ignore[misc]
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    """``index`` is the tensor of each activation as it is made: int8 in a quantised graph, but for nodes in float."""
+
+    def __init__(self, graph: Graph, *, half: bool) -> None:
+        self.graph, self.half = graph, half
         self.buffers: list[_Buffer] = [_Buffer()]  # buffer 0 is empty by the format's rule
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self.codes: dict[tuple[int, int], int] = {}
         self.index: dict[str, int] = {}
+        self.converted: dict[tuple[str, bool], int] = {}
         self.zeros: dict[int, int] = {}
-        self.inputs = [self.activation(INPUT)]
+        if isinstance(graph.nodes[0], Center):
+            self.index[INPUT] = self.tensor(INPUT, (1, *graph.shapes[INPUT]), "uint8")
+        else:
+            self.activation(INPUT)
+        self.inputs = [self.index[INPUT]]
+
+    def is_real(self, name: str) -> bool:
+        """Whether the node of this name is computed in float32."""
+        quantization = self.graph.quantization
+        return quantization is None or name in quantization.in_float
+
+    def read(self, name: str, *, real: bool) -> int:
+        """The activation as float32 or as int8, converted where it was made as the other."""
+        if self.is_real(name) == real:
+            return self.index[name]
+        if (name, real) not in self.converted:
+            assert self.graph.quantization is not None
+            shape = (1, *self.graph.shapes[name])
+            if real:
+                output = self.tensor(f"{name}/real", shape, "float32")
+            else:
+                output = self.tensor(f"{name}/int8", shape, "int8", self.graph.quantization.activations[name])
+            code, kind = ("DEQUANTIZE", "Dequantize") if real else ("QUANTIZE", "Quantize")
+            self.operator(getattr(tfl.BuiltinOperator, code), [self.index[name]], output, kind)
+            self.converted[name, real] = output
+        return self.converted[name, real]
+
+    def real_constant(self, name: str, values: NDArray[Any]) -> int:
+        """A float32 constant, stored as float16 where that is asked for."""
+        if not self.half:
+            return self.tensor(name, values.shape, "float32", data=values)
+        stored = self.tensor(name, values.shape, "float16", data=values.astype(np.float16))
+        output = self.tensor(f"{name}/real", values.shape, "float32")
+        self.operator(tfl.BuiltinOperator.DEQUANTIZE, [stored], output, "Dequantize")
+        return output
 
     def tensor(
         self,
@@ -188,12 +246,15 @@ class _Writer:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def activation(self, name: str, *, like: str | None = None, shape: tuple[int, ...] | None = None) -> int:
-        """Add the tensor that a node makes, with the scale (``like`` another tensor's) if the graph has scales."""
+    def activation(
+        self, name: str, *, like: str | None = None, shape: tuple[int, ...] | None = None, real: bool | None = None
+    ) -> int:
+        """Add the tensor that a node makes, int8 with its scale (or that of ``like``), or float32."""
         shape = shape or (1, *self.graph.shapes[name])
-        if self.graph.quantization is None:
+        if self.is_real(name) if real is None else real:
             self.index[name] = self.tensor(name, shape, "float32")
         else:
+            assert self.graph.quantization is not None
             self.index[name] = self.tensor(name, shape, "int8", self.graph.quantization.activations[like or name])
         return self.index[name]
 
@@ -216,15 +277,18 @@ class _Writer:
 
     def node(self, node: Node) -> None:
         match node:
+            case Center():
+                self.center(node)
             case Conv():
                 self.conv(node)
             case Add():
-                inputs = [self.index[node.left], self.index[node.right]]
+                real = self.is_real(node.name)
+                inputs = [self.read(node.left, real=real), self.read(node.right, real=real)]
                 self.operator(tfl.BuiltinOperator.ADD, inputs, self.activation(node.name), "Add")
             case Gather():
                 self.gather(node)
             case MaxPool():
-                source, padding = self.padded(node.source, 3, 2, node.padding)
+                source, padding = self.padded(node.source, 3, 2, node.padding, real=self.graph.quantization is None)
                 output = self.activation(node.name)
                 window = {"filterHeight": 3, "filterWidth": 3, "strideH": 2, "strideW": 2}
                 self.operator(tfl.BuiltinOperator.MAX_POOL_2D, [source], output, "Pool2D", padding=padding, **window)
@@ -233,29 +297,44 @@ class _Writer:
             case Linear():
                 self.linear(node)
 
-    def padded(self, name: str, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    def center(self, node: Center) -> None:
+        cast = self.tensor(f"{node.name}/cast", (1, *self.graph.shapes[INPUT]), "float32")
+        self.operator(
+            tfl.BuiltinOperator.CAST,
+            [self.index[INPUT]],
+            cast,
+            "Cast",
+            inDataType=tfl.TensorType.UINT8,
+            outDataType=tfl.TensorType.FLOAT32,
+        )
+        color = self.tensor(f"{node.name}/color", (3,), "float32", data=np.array(node.color, np.float32))
+        self.operator(tfl.BuiltinOperator.SUB, [cast, color], self.activation(node.name), "Sub")
+
+    def padded(self, name: str, kernel: int, stride: int, padding: Padding, *, real: bool) -> tuple[int, int]:
         """The tensor to convolve and TFLite's padding for it, with an explicit PAD where SAME means something else."""
         height, width, channels = self.graph.shapes[name]
         wanted = pads(height, kernel, stride, padding), pads(width, kernel, stride, padding)
+        source = self.read(name, real=real)
         if wanted == (pads(height, kernel, stride, "same"), pads(width, kernel, stride, "same")):
-            return self.index[name], tfl.Padding.SAME
-        source = self.index[name]
+            return source, tfl.Padding.SAME
         (top, bottom), (left, right) = wanted
         amounts = self.constant(f"{name}/pads", [[0, 0], [top, bottom], [left, right], [0, 0]])
         shape = (1, height + top + bottom, width + left + right, channels)
-        output = self.activation(f"{name}/padded", like=name, shape=shape)
+        output = self.activation(f"{name}/padded", like=name, shape=shape, real=real)
         self.operator(tfl.BuiltinOperator.PAD, [source, amounts], output, "Pad")
         return output, tfl.Padding.VALID
 
     def conv(self, node: Conv) -> None:
-        source, padding = self.padded(node.source, node.kernel, node.stride, node.padding)
+        real = self.is_real(node.name)
+        source, padding = self.padded(node.source, node.kernel, node.stride, node.padding, real=real)
         # OIHW to TFLite's OHWI, or 1HWO for depthwise
         weight = node.weight.transpose((1, 2, 3, 0) if node.depthwise else (0, 2, 3, 1))
-        quantization = self.graph.quantization
-        if quantization is None:
-            weights = self.tensor(f"{node.name}.weight", weight.shape, "float32", data=weight)
-            bias = self.tensor(f"{node.name}.bias", node.bias.shape, "float32", data=node.bias)
+        if real:
+            weights = self.real_constant(f"{node.name}.weight", weight)
+            bias = self.real_constant(f"{node.name}.bias", node.bias)
         else:
+            quantization = self.graph.quantization
+            assert quantization is not None
             scales = quantization.weights[node.name]
             weights = self.tensor(
                 f"{node.name}.weight", weight.shape, "int8", (scales, 3 if node.depthwise else 0), weight
@@ -282,14 +361,15 @@ class _Writer:
         height, width, _ = self.graph.shapes[node.name]
         pieces = []
         for k, (name, first, end) in enumerate(node.pieces):
+            source = self.read(name, real=self.graph.quantization is None)
             if end - first == self.graph.shapes[name][2]:
-                pieces.append(self.index[name])
+                pieces.append(source)
                 continue
             begin = self.constant(f"{node.name}/{k}/begin", [0, 0, 0, first])
             size = self.constant(f"{node.name}/{k}/size", [1, height, width, end - first])
             shape = (1, height, width, end - first)
             pieces.append(self.activation(f"{node.name}/{k}", like=name, shape=shape))
-            self.operator(tfl.BuiltinOperator.SLICE, [self.index[name], begin, size], pieces[-1], "Slice")
+            self.operator(tfl.BuiltinOperator.SLICE, [source, begin, size], pieces[-1], "Slice")
         while len(pieces) > 1:  # the oldest pieces are the smallest, so copying these twice costs least
             some, pieces = pieces[:_CONCATENATION_INPUTS], pieces[_CONCATENATION_INPUTS:]
             channels = sum(self.tensors[piece].shape[3] for piece in some)
@@ -301,11 +381,7 @@ class _Writer:
     def mean(self, node: Mean) -> None:
         """Average in float32: in an int8 graph the mean of 49 pixels holds more than eight bits can."""
         shape = self.graph.shapes[node.source]
-        source = self.index[node.source]
-        if self.graph.quantization is not None:
-            real = self.tensor(f"{node.source}/real", (1, *shape), "float32")
-            self.operator(tfl.BuiltinOperator.DEQUANTIZE, [source], real, "Dequantize")
-            source = real
+        source = self.read(node.source, real=True)
         self.index[node.name] = self.tensor(node.name, (1, shape[2]), "float32")
         axes = self.constant(f"{node.name}/axes", [1, 2])
         self.operator(tfl.BuiltinOperator.MEAN, [source, axes], self.index[node.name], "Reducer", keepDims=False)
@@ -313,20 +389,20 @@ class _Writer:
     def linear(self, node: Linear) -> None:
         """The classifier; int8 weights meet activations that the runtime quantises picture by picture."""
         quantization = self.graph.quantization
-        if quantization is None:
-            weights = self.tensor(f"{node.name}.weight", node.weight.shape, "float32", data=node.weight)
+        if quantization is None or node.name in quantization.in_float:
+            weights = self.real_constant(f"{node.name}.weight", node.weight)
         else:
             scales = (quantization.weights[node.name], 0)
             weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", scales, node.weight)
-        bias = self.tensor(f"{node.name}.bias", node.bias.shape, "float32", data=node.bias)
+        bias = self.real_constant(f"{node.name}.bias", node.bias)
         self.index[node.name] = self.tensor(OUTPUT, (1, len(node.bias)), "float32")
         inputs, output = [self.index[node.source], weights, bias], self.index[node.name]
-        dynamic = quantization is not None
+        dynamic = not self.is_real(node.name)
         self.operator(
             tfl.BuiltinOperator.FULLY_CONNECTED, inputs, output, "FullyConnected", asymmetricQuantizeInputs=dynamic
         )
 
-    def finish(self) -> bytes:
+    def finish(self, metadata: Mapping[str, bytes]) -> bytes:
         model = tfl.ModelT()
         model.version = _SCHEMA_VERSION
         model.description = f"fusiform {self.graph.spec.name}"
@@ -342,10 +418,12 @@ class _Writer:
         subgraph.tensors, subgraph.operators = self.tensors, self.operators
         subgraph.inputs, subgraph.outputs = self.inputs, [self.index[self.graph.nodes[-1].name]]
         model.subgraphs = [subgraph]
-        entry = tfl.MetadataT()
-        entry.name, entry.buffer = METADATA_KEY, len(self.buffers)
-        model.metadata = [entry]
-        model.buffers = [*self.buffers, _Buffer(data=self.graph.spec.to_json().encode())]
+        model.metadata = []
+        for k, name in enumerate(metadata):
+            entry = tfl.MetadataT()
+            entry.name, entry.buffer = name, len(self.buffers) + k
+            model.metadata.append(entry)
+        model.buffers = [*self.buffers, *(_Buffer(data=data) for data in metadata.values())]
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())

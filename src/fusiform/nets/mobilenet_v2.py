@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fusiform.errors import UsageError
 from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, trade_strides
+from fusiform.nets.split import Layer, in_slices, with_norm
 from fusiform.spec import Padding
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels
 
@@ -91,11 +92,25 @@ class MobileNetV2(nn.Module):
             "bottleneck_17": rows[6],
             "last": last,
         }
+        self.expansion_slices = 1
         self._initialise()
+
+    def split_expansion(self, slices: int) -> MobileNetV2:
+        """Compute each bottleneck in this many slices of its expansion from now on, in eval mode; 1 is the plain way.
+
+        Saves memory, not time: the expanded tensors, which are the largest, are never held whole (Section 5; the paper
+        recommends 2 to 5). Weights and their names stay, answers change by rounding alone. Training and
+        ``forward_features`` go the plain way. Returns the network. Raises UsageError for less than one slice.
+        """
+        if not isinstance(slices, int) or isinstance(slices, bool) or slices < 1:
+            raise UsageError(f"MobileNetV2: slices must be a whole number, 1 or more, got {slices!r}")
+        self.expansion_slices = slices
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of pictures (N, in_channels, H, W), normalised as the weights' spec says."""
-        x = self.features(x)
+        sliced = self.expansion_slices > 1 and not self.training
+        x = self._features_in_slices(x) if sliced else self.features(x)
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         logits: Tensor = self.classifier(x)
         return logits
@@ -131,6 +146,16 @@ class MobileNetV2(nn.Module):
                 features["bottleneck_17"] = x
         features["last"] = x
         return features
+
+    def _features_in_slices(self, x: Tensor) -> Tensor:
+        """``features`` in eval mode, all bottlenecks in slices: the stem is the first one's expansion."""
+        stem: Layer = self.features[0].layer()  # type: ignore[operator]
+        for i, block in enumerate(self.features):
+            if hasattr(block, "shortcut"):  # a bottleneck, which TorchScript decides for each before it compiles
+                x = block.in_slices(x, stem if i == 1 else block.expansion(), self.expansion_slices)  # type: ignore[operator]
+            elif i > 0:
+                x = block(x)
+        return x
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -176,6 +201,24 @@ class Bottleneck(nn.Module):
         y: Tensor = self.conv(x)
         return x + y if self.shortcut else y
 
+    def in_slices(self, x: Tensor, expansion: Layer, slices: int) -> Tensor:
+        """The output in eval mode, computed in slices of ``expansion``: the block's own, or the stem with its input."""
+        project = with_norm(
+            self.conv[-2].weight,  # type: ignore[arg-type]
+            (self.conv[-2].out_channels, 1, 0, 1),  # type: ignore[arg-type]
+            (self.conv[-1].weight, self.conv[-1].bias, self.conv[-1].running_mean, self.conv[-1].running_var),  # type: ignore[arg-type]
+            self.conv[-1].eps,  # type: ignore[arg-type]
+        )
+        y = in_slices(x, expansion, self.conv[-3].layer(), project, slices)  # type: ignore[operator]
+        if self.shortcut:
+            y += x
+        return y
+
+    def expansion(self) -> Layer:
+        """The first convolution with its normalisation, which is the expansion where t > 1."""
+        layer: Layer = self.conv[0].layer()  # type: ignore[operator]
+        return layer
+
     def with_expansion(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output and, caught on the way to it, the expansion: the depthwise convolution's input."""
         y = expansion = x
@@ -186,6 +229,25 @@ class Bottleneck(nn.Module):
         return x + y if self.shortcut else y, expansion
 
 
-def conv_bn_relu6(conv: nn.Conv2d) -> nn.Sequential:
-    """ReLU6 rather than ReLU because it is robust at low precision (Section 4)."""
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6(inplace=True))
+class ConvNormReLU6(nn.Sequential):
+    """A convolution with all that follows it; ReLU6, not ReLU, because it is robust at low precision (Section 4)."""
+
+    def layer(self) -> Layer:
+        """The convolution and the normalisation, in eval mode, for what computes only some of their channels."""
+        # Each comment for mypy names one error: TorchScript takes those that name two for its own.
+        return with_norm(
+            self[0].weight,  # type: ignore[arg-type]
+            (  # type: ignore[arg-type]
+                self[0].out_channels,
+                self[0].stride[0],  # type: ignore[index]
+                self[0].padding[0],  # type: ignore[index]
+                self[0].dilation[0],  # type: ignore[index]
+            ),
+            (self[1].weight, self[1].bias, self[1].running_mean, self[1].running_var),  # type: ignore[arg-type]
+            self[1].eps,  # type: ignore[arg-type]
+        )
+
+
+def conv_bn_relu6(conv: nn.Conv2d) -> ConvNormReLU6:
+    """The three, freshly initialised."""
+    return ConvNormReLU6(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6(inplace=True))

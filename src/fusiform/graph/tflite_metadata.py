@@ -1,0 +1,218 @@
+"""What TensorFlow Lite's own tools read of a model: its metadata, and the label file in the archive at its end.
+
+Android Studio, MediaPipe and the TFLite Support library look for a flatbuffer under ``TFLITE_METADATA`` (the schema:
+github.com/tensorflow/tflite-support, metadata_schema.fbs 1.0.0), which names files that a zip archive behind the model
+holds. The fields' numbers below are their positions in that schema's tables.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import flatbuffers
+import numpy as np
+
+from fusiform.errors import SpecError, WeightsError
+from fusiform.spec import ModelSpec
+
+METADATA_NAME = "TFLITE_METADATA"
+"""The name of the metadata entry in the TFLite file."""
+LABEL_FILE = "labels.txt"
+
+Reads = Literal["normalized", "int8", "uint8"]
+
+_FILE_IDENTIFIER = b"M001"
+_SCHEMA_VERSION = "1.0.0"
+_FEATURE_PROPERTIES, _IMAGE_PROPERTIES = 1, 2  # union ContentProperties
+_RGB = 1  # enum ColorSpaceType, which has no other order: 0 is "unknown"
+_NORMALIZATION_OPTIONS = 1  # union ProcessUnitOptions
+_TENSOR_AXIS_LABELS = 2  # enum AssociatedFileType
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
+_MAX_LABEL_FILE = 1 << 24  # bytes; a file that unpacks to more is no list of labels
+
+
+def make_metadata(spec: ModelSpec, *, reads: Reads) -> bytes:
+    """The metadata of a model with one input and one output, as the flatbuffer that goes under ``METADATA_NAME``.
+
+    ``reads`` is what the input takes: float32 pictures that the application normalises, with the mean and standard
+    deviation of pixel values 0..255 that the metadata then hold; pixels less 128 as int8; or pixels as uint8. The
+    output's metadata name ``LABEL_FILE``, and the range of the scores where they are probabilities.
+    """
+    return _Writer(spec, reads).finish()
+
+
+def make_label_file(spec: ModelSpec) -> bytes:
+    """The labels in the order of the outputs, one a line, in UTF-8.
+
+    Raises SpecError for a label that is blank or has a line break, because every reader would count the lines wrong.
+    """
+    for label in spec.labels:
+        if not label.strip() or "\n" in label or "\r" in label:
+            raise SpecError(
+                f"{spec.name}: no label file can hold {label!r}, which is not a line of text: rename the class"
+            )
+    return "".join(f"{label}\n" for label in spec.labels).encode()
+
+
+def attach_files(tflite: bytes, files: Mapping[str, bytes]) -> bytes:
+    """Append ``files`` (contents by name) to a TFLite file as a zip archive, as TensorFlow Lite's tools do.
+
+    The flatbuffer is unchanged, the archive not compressed and without times, so that the same files give the same
+    bytes; an archive that the model has already grows by them. Distances are counted from the model's first byte: the
+    result opens as a zip archive.
+    """
+    whole = io.BytesIO(tflite)
+    with zipfile.ZipFile(whole, "a", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, _EARLIEST)
+            entry.create_system = 3  # Unix, wherever it is written
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
+    return whole.getvalue()
+
+
+def read_label_file(data: bytes, *, source: str = "the file") -> tuple[str, ...] | None:
+    """The labels that the archive at a TFLite file's end holds in ``LABEL_FILE``; None where there is no such file.
+
+    Raises WeightsError, which names ``source``, for an archive that is damaged or a label file that is not UTF-8 text.
+    """
+    stream = io.BytesIO(data)
+    if not zipfile.is_zipfile(stream):
+        return None
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            if LABEL_FILE not in archive.namelist():
+                return None
+            with archive.open(LABEL_FILE) as file:
+                text = file.read(_MAX_LABEL_FILE + 1)
+        if len(text) > _MAX_LABEL_FILE:
+            raise WeightsError(f"{source}: its {LABEL_FILE} is too large for a list of labels; write the file again")
+        return tuple(text.decode().replace("\r\n", "\n").removesuffix("\n").split("\n"))
+    # What zipfile raises for damaged archives, encrypted files and compressions that it does not know.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError, ValueError) as error:
+        raise WeightsError(f"{source}: its {LABEL_FILE} cannot be read ({error}); write the file again") from None
+
+
+class _Writer:
+    """Children before parents, as flatbuffers want it: every method returns the distance of what it wrote."""
+
+    def __init__(self, spec: ModelSpec, reads: Reads) -> None:
+        self.spec = spec
+        self.reads = reads
+        self.builder = flatbuffers.Builder(1024)
+
+    def finish(self) -> bytes:
+        spec = self.spec
+        description = f"Names what a photograph shows: one of {spec.num_classes} classes. {spec.provenance}"
+        subgraph = self.table({2: self.tables([self.input()]), 3: self.tables([self.output()])})
+        fields = {
+            0: self.text(spec.name),
+            1: self.text(description.rstrip()),
+            3: self.tables([subgraph]),
+            7: self.text(_SCHEMA_VERSION),
+        }
+        if spec.license:
+            fields[5] = self.text(spec.license)
+        self.builder.Finish(self.table(fields), file_identifier=_FILE_IDENTIFIER)
+        return bytes(self.builder.Output())
+
+    def input(self) -> int:
+        preprocess, pictures = self.spec.preprocess, self.spec.input_channels == 3
+        mean, std = (255 * np.asarray(values, np.float32) for values in (preprocess.mean, preprocess.std))
+        fields = {
+            0: self.text("image"),
+            1: self.text(self.input_description()),
+            2: self.texts(["batch", "height", "width", "channels"]),
+            3: self.image_content() if pictures else self.content(_FEATURE_PROPERTIES, self.table({})),
+        }
+        if self.reads == "int8":
+            fields[5] = self.stats(-128, 127)
+        elif self.reads == "uint8":
+            fields[5] = self.stats(0, 255)
+        elif pictures:
+            options = self.table({0: self.floats(mean), 1: self.floats(std)})
+            unit = self.table({1: options}, small={0: _NORMALIZATION_OPTIONS})
+            fields[4] = self.tables([unit])
+            fields[5] = self.stats(-mean / std, (255 - mean) / std)
+        return self.table(fields)
+
+    def input_description(self) -> str:
+        preprocess = self.spec.preprocess
+        if self.spec.input_channels != 3:
+            return f"{self.spec.input_channels} channels, normalised"
+        form = {
+            "normalized": "less the mean and divided by the standard deviation of each",
+            "int8": "less 128",
+            "uint8": "0 to 255",
+        }[self.reads]
+        order = "red, green, blue" if preprocess.color_order == "rgb" else "blue, green, red"
+        return (
+            f"A photograph, its shorter side resized to {preprocess.resize} pixels ({preprocess.interpolation}"
+            f"{', antialiased' if preprocess.antialias else ''}), of which the central {preprocess.crop} x "
+            f"{preprocess.crop} are taken: {order}, {form}"
+        )
+
+    def image_content(self) -> int:
+        self.builder.StartObject(2)
+        self.builder.PrependUint32Slot(0, self.spec.input_size, 0)
+        self.builder.PrependUint32Slot(1, self.spec.input_size, 0)
+        size = self.builder.EndObject()
+        rgb = {0: _RGB} if self.spec.preprocess.color_order == "rgb" else {}
+        return self.content(_IMAGE_PROPERTIES, self.table({1: size}, small=rgb))
+
+    def output(self) -> int:
+        file = self.table(
+            {0: self.text(LABEL_FILE), 1: self.text("The names of the classes, in the order of the outputs.")},
+            small={2: _TENSOR_AXIS_LABELS},
+        )
+        fields = {
+            0: self.text(self.spec.output),
+            1: self.text(self.output_description()),
+            2: self.texts(["batch", "classes"]),
+            3: self.content(_FEATURE_PROPERTIES, self.table({})),
+            6: self.tables([file]),
+        }
+        if self.spec.output == "probabilities":
+            fields[5] = self.stats(0, 1)
+        return self.table(fields)
+
+    def output_description(self) -> str:
+        if self.spec.output == "probabilities":
+            return "The probability of each class."
+        divided = "" if self.spec.temperature == 1 else f", divided by {self.spec.temperature}"
+        return f"The score of each class; the softmax of the scores{divided} are the probabilities."
+
+    def content(self, kind: int, properties: int) -> int:
+        return self.table({1: properties}, small={0: kind})
+
+    def stats(self, smallest: Any, largest: Any) -> int:
+        return self.table({0: self.floats(np.atleast_1d(largest)), 1: self.floats(np.atleast_1d(smallest))})
+
+    def table(self, distances: Mapping[int, int], *, small: Mapping[int, int] | None = None) -> int:
+        """A table: fields that lie elsewhere, and ``small`` ones of one byte (enums and the kinds of unions)."""
+        small = small or {}
+        self.builder.StartObject(1 + max([*distances, *small], default=-1))
+        for field, distance in distances.items():
+            self.builder.PrependUOffsetTRelativeSlot(field, distance, 0)
+        for field, value in small.items():
+            self.builder.PrependUint8Slot(field, value, 0)
+        return int(self.builder.EndObject())
+
+    def text(self, text: str) -> int:
+        return int(self.builder.CreateString(text))
+
+    def texts(self, texts: Sequence[str]) -> int:
+        return self.tables([self.text(text) for text in texts])
+
+    def tables(self, distances: Sequence[int]) -> int:
+        self.builder.StartVector(4, len(distances), 4)
+        for distance in reversed(distances):
+            self.builder.PrependUOffsetTRelative(distance)
+        return int(self.builder.EndVector())
+
+    def floats(self, values: Any) -> int:
+        return int(self.builder.CreateNumpyVector(np.asarray(values, np.float32)))
