@@ -19,6 +19,10 @@ HEAVY = {
     "torchvision": (),
     "onnx": ("graph/onnx.py",),
     "onnxruntime": (),
+    "openvino": ("export/openvino.py",),
+    "executorch": ("export/executorch.py",),
+    "coremltools": ("export/coreml.py",),
+    "matplotlib": ("train/curves.py", "train/lr_finder.py"),
 }
 
 BLOCK_HEAVY = f"""

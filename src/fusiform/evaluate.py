@@ -169,7 +169,7 @@ def evaluate(
     data: DataSet | str | os.PathLike[str],
     *,
     split: Split | None = None,
-    engine: EngineName = "litert",
+    engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
@@ -181,7 +181,9 @@ def evaluate(
     other arguments are those of ``answers``. Raises UsageError for a split that is not there or has no picture that
     can be read, and what ``read_dataset``, ``bind_classes`` and ``answers`` raise.
     """
-    spec = open_model(model).spec
+    opened = open_model(model)
+    spec = opened.spec
+    engine = engine or engines.own_engine(opened)
     if not isinstance(data, DataSet):
         data = read_dataset(data)
     bound = bind_classes(data.classes, spec)
@@ -218,7 +220,7 @@ def answers(
     model: str | os.PathLike[str] | Model,
     samples: Sequence[Sample],
     *,
-    engine: EngineName = "litert",
+    engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,

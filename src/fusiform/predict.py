@@ -77,7 +77,7 @@ def predict(
     *,
     model: str | os.PathLike[str] = "mobilenet_v2",
     top: int = 5,
-    engine: EngineName = "litert",
+    engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
@@ -89,10 +89,11 @@ def predict(
 
     A source is a file, a folder (searched recursively), a glob pattern, ``-`` (a picture's bytes on standard input),
     an http(s) address, a picture's bytes, or a PIL image. ``model`` is a name from ``fusiform.list_models()`` or a
-    model file. ``device`` is where the engine ``torch`` computes: ``cpu``, ``cuda`` or ``mps``. ``threads`` is the
-    number of cores to use, all by default; ``batch`` the number of pictures that go through the network together.
-    ``fast`` lets JPEGs be decoded at a reduced size, which changes the pixels a little.
-    ``labels`` replace the model's class names, one for each class. ``progress`` shows on standard error how far it is.
+    model file. ``engine`` None is the runtime that the file is for. ``device`` is where the engine ``torch``
+    computes: ``cpu``, ``cuda`` or ``mps``. ``threads`` is the number of cores to use, all by default; ``batch`` the
+    number of pictures that go through the network together. ``fast`` lets JPEGs be decoded at a reduced size, which
+    changes the pixels a little. ``labels`` replace the model's class names, one for each class. ``progress`` shows on
+    standard error how far it is.
 
     Raises UsageError for arguments that do not fit and other FusiformErrors for a model that cannot be opened; what
     is wrong with a picture is in its Prediction's ``error``.
@@ -118,7 +119,7 @@ def predict_iter(
     *,
     model: str | os.PathLike[str] = "mobilenet_v2",
     top: int = 5,
-    engine: EngineName = "litert",
+    engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
@@ -136,7 +137,7 @@ def predict_iter(
     for name, value in (("top", top), ("batch", batch), ("threads", 1 if threads is None else threads)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    if engine not in engines.ENGINES:
+    if engine is not None and engine not in engines.ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(engines.ENGINES)}")
 
     pictures: Iterable[_Picture] = _find_pictures(sources)

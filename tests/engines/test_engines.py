@@ -24,12 +24,14 @@ from fusiform.zoo.checkpoint import write_safetensors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUNDLED = ["mobilenet_v2", "shufflenet_v2_x1_0"]
-NEEDS = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "torch": "torch"}
+NEEDS = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "torch": "torch", "openvino": "openvino"}
+# ExecuTorch runs no file but its own.
+ANY_FILE = [engine for engine in ENGINES if engine != "executorch"]
 
 
 def need(engine):
     pytest.importorskip(NEEDS[engine])
-    if engine == "onnxruntime":
+    if engine in ("onnxruntime", "openvino"):
         pytest.importorskip("onnx")
 
 
@@ -111,7 +113,7 @@ def test_as_pixels_ends_at_black_and_white():
 # Engines on the same weights
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ANY_FILE)
 def test_float_weights(engine, float_file):
     need(engine)
     opened = open_engine(float_file, engine=engine)
@@ -128,7 +130,7 @@ def test_float_weights(engine, float_file):
 
 
 @pytest.mark.parametrize("model", BUNDLED)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ANY_FILE)
 def test_bundled_weights(engine, model):
     need(engine)
     opened = open_engine(model, engine=engine)
@@ -137,8 +139,8 @@ def test_bundled_weights(engine, model):
     assert answers.shape == (2, 1000)
     close(opened.run(normalize(batch, opened.spec.preprocess))["logits"], answers, 1e-5 if engine == "torch" else 0)
     singles = np.concatenate([opened.run(picture[None])["logits"] for picture in batch])
-    # ONNX Runtime chooses the range of the classifier's features over the batch.
-    close(singles, answers, 0.02 if engine == "onnxruntime" else 1e-5)
+    # Of an ONNX file the range is chosen of the classifier's features over the batch.
+    close(singles, answers, 0.02 if engine in ("onnxruntime", "openvino") else 1e-5)
 
 
 @pytest.mark.parametrize("model", BUNDLED)
@@ -166,21 +168,21 @@ def test_the_example_is_a_cat(model):
     assert "cat" in opened.spec.labels[opened.run(batch)["logits"][0].argmax()]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ANY_FILE)
 def test_an_empty_batch(engine, float_file):
     need(engine)
     opened = open_engine(float_file, engine=engine)
     assert opened.run(np.zeros((0, 64, 64, 3), np.uint8))["logits"].shape == (0, 10)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ANY_FILE)
 def test_a_wrong_batch(engine, float_file):
     need(engine)
     with pytest.raises(UsageError, match="takes float32"):
         open_engine(float_file, engine=engine).run(np.zeros((1, 3, 64, 65), np.float32))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ANY_FILE)
 def test_a_batch_that_is_a_view(engine, float_file):
     need(engine)
     opened = open_engine(float_file, engine=engine)
@@ -210,8 +212,12 @@ def test_answers_are_the_callers_own(float_file):
 
 
 def test_an_unknown_engine(float_file):
-    with pytest.raises(UsageError, match="no engine 'openvino'; there are litert, onnxruntime, torch"):
-        open_engine(float_file, engine="openvino")
+    with pytest.raises(
+        UsageError, match="no engine 'tensorrt'; there are litert, onnxruntime, torch, openvino, executorch"
+    ):
+        open_engine(float_file, engine="tensorrt")
+    with pytest.raises(UsageError, match=r"ExecuTorch runs files made for it: fusiform export .* --to executorch"):
+        open_engine(float_file, engine="executorch")
 
 
 def test_threads_and_devices(float_file):
@@ -230,7 +236,7 @@ def test_a_device_that_is_not_there(device, float_file):
         open_engine(float_file, engine="torch", device=device)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, None])
 def test_an_unknown_model(engine):
     with pytest.raises(UsageError, match="no weights are called 'mobilenet_v9'"):
         open_engine("mobilenet_v9", engine=engine)

@@ -196,10 +196,25 @@ def test_a_folder_and_an_empty_file(suffix, tmp_path):
     folder, empty = tmp_path / f"folder{suffix}", tmp_path / f"empty{suffix}"
     folder.mkdir()
     empty.touch()
-    with pytest.raises(WeightsError, match=rf"folder{suffix}: cannot be read \(.*\)"):
+    with pytest.raises(WeightsError, match=rf"folder{suffix}: is a folder without a model in it"):
         open_model(folder)
     with pytest.raises(WeightsError, match=f"empty{suffix}: the file is empty; download or write it again"):
         open_model(empty)
+
+
+def test_the_model_in_a_folder(tmp_path, monkeypatch, small_spec, lived_in_state):
+    spec = small_spec("shufflenet_v2")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write("tflite", folder / "a.tflite", spec, lived_in_state(spec))
+    (folder / "labels.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert open_model("run").path == folder.relative_to(tmp_path) / "a.tflite"
+    write("tflite", folder / "b.tflite", spec, lived_in_state(spec))
+    with pytest.raises(WeightsError, match=r"run: is a folder with several models \(a\.tflite, b\.tflite\): name one"):
+        open_model(folder)
+    write("safetensors", folder / "best.safetensors", spec, lived_in_state(spec))
+    assert open_model(folder).path == folder / "best.safetensors"
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -17,9 +17,14 @@ COMMANDS = {
     "evaluate": ("fusiform.cli.evaluate:command", "Measure how often a model is right."),
     "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
     "train": ("fusiform.cli.train:command", "Train a classifier on your own photographs."),
+    "choose": ("fusiform.cli.choose:command", "Train the best model within milliseconds and megabytes."),
+    "export": ("fusiform.cli.export:command", "Write a model for other runtimes, proven to answer the same."),
     "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),
+    "analyze": ("fusiform.cli.analyze:command", "Print what each layer of a network costs."),
     "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
+    "verify": ("fusiform.cli.verify:command", "Prove that a model file gives the answers of its model."),
     "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a data set."),
+    "benchmark": ("fusiform.cli.benchmark:command", "Measure how fast models are on this machine."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.report import Format
@@ -20,12 +21,8 @@ from fusiform.report import Format
     shell_complete=complete_model,
     help="Also look for wrong labels, with this model; its class names must be those of the data.",
 )
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
-)
+@options.form
+@options.out
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
@@ -38,7 +35,7 @@ from fusiform.report import Format
     metavar="CLEAN.csv",
     help="Also write a list of the pictures to go on with, in place of DATA.  No picture is touched.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
+@options.threads
 @click.option("--strict", is_flag=True, help="Exit with 3 if errors or warnings were found.")
 @click.pass_context
 def command(

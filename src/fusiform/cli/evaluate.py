@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.errors import UsageError
@@ -36,32 +37,12 @@ SHOWN = 10
     shell_complete=complete_model,
     help="Another model for the same pictures, and whether the difference is more than chance.",
 )
-@click.option(
-    "--engine",
-    default="litert",
-    show_default=True,
-    # Named again, because importing the engines takes longer than printing the help.
-    type=click.Choice(["litert", "onnxruntime", "torch"]),
-    help="The runtime.",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1 or mps."
-)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
-@click.option(
-    "--batch",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Pictures that go through the network together.",
-)
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
-)
+@options.engine
+@options.device
+@options.threads
+@options.batch
+@options.form
+@options.out
 @click.option(
     "--html",
     "page",
@@ -83,7 +64,7 @@ SHOWN = 10
     metavar="FILE",
     help="Fit a temperature, and write a copy of the model whose probabilities use it.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if any picture could not be read.")
+@options.strict
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -91,7 +72,7 @@ def command(
     data: Path,
     split: Split | None,
     other: str | None,
-    engine: EngineName,
+    engine: EngineName | None,
     device: str,
     threads: int | None,
     batch: int,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusiform.cli import options
 from fusiform.cli.output import print_report
 from fusiform.report import Cell, Format, Report
 
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("models")
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
-)
+@options.form
 def command(form: Format) -> None:
     """List the models that can be used by name, with their published accuracy on ImageNet-1k.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.report import Format, csv_lines, printable
@@ -39,38 +40,18 @@ CSV_COLUMNS = ("path", "rank", "index", "name", "probability", "error")
     help='A name from "fusiform models", or a model file.',
 )
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Names for each picture.")
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
-)
+@options.form
+@options.out
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help=f"Draw the first {SAVED} pictures with their answers there, as PNG or JPEG.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
-@click.option(
-    "--engine",
-    default="litert",
-    show_default=True,
-    # Named again, because importing the engines takes longer than printing the help.
-    type=click.Choice(["litert", "onnxruntime", "torch"]),
-    help="The runtime.",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1 or mps."
-)
-@click.option(
-    "--batch",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Pictures that go through the network together.",
-)
+@options.threads
+@options.engine
+@options.device
+@options.batch
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; the answers may differ a little.")
 @click.option(
     "--labels",
@@ -79,7 +60,7 @@ CSV_COLUMNS = ("path", "rank", "index", "name", "probability", "error")
     metavar="FILE",
     help="Other names for the model's classes: UTF-8, one a line.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if any picture could not be read.")
+@options.strict
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -90,7 +71,7 @@ def command(
     out: Path | None,
     save: Path | None,
     threads: int | None,
-    engine: EngineName,
+    engine: EngineName | None,
     device: str,
     batch: int,
     fast: bool,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
 from fusiform.report import Format
@@ -31,7 +32,7 @@ from fusiform.report import Format
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
+@options.threads
 @click.option(
     "--save-every",
     "save_minutes",
@@ -41,9 +42,7 @@ from fusiform.report import Format
     metavar="MINUTES",
     help="Checkpoints within an epoch.",
 )
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
-)
+@options.form
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from fusiform.engines.batch import Batch
 from fusiform.errors import UsageError, WeightsError
 from fusiform.spec import ModelSpec
-from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
-EngineName = Literal["litert", "onnxruntime", "torch"]
-ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch")
+EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch"]
+ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+
+_OWN: dict[FileFormat, EngineName] = {
+    "tflite": "litert",
+    "onnx": "onnxruntime",
+    "torchscript": "torch",
+    "openvino": "openvino",
+    "executorch": "executorch",
+}
+"""The runtime that a file is for; weights (safetensors, pth) are for every one, and LiteRT is the fastest."""
 
 
 class Engine(Protocol):
@@ -36,20 +45,22 @@ class Engine(Protocol):
 
 
 def open_engine(
-    model: str | os.PathLike[str] | Model, *, engine: EngineName = "litert", threads: int = 1, device: str = "cpu"
+    model: str | os.PathLike[str] | Model, *, engine: EngineName | None = None, threads: int = 1, device: str = "cpu"
 ) -> Engine:
     """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
-    ``threads`` is the number of threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``,
-    ``mps``). An int8 model stays int8 in LiteRT and ONNX Runtime; PyTorch runs it dequantised. Raises UsageError for
-    an unknown name, engine or device, MissingExtraError for a runtime that is not installed, and WeightsError or
-    SpecError for a file that cannot be used.
+    ``engine`` None is the runtime that the file is for, LiteRT for files of weights. ``threads`` is the number of
+    threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``, ``mps``). An int8 model stays
+    int8 but in PyTorch, which runs it dequantised. Raises UsageError for an unknown name, engine or device,
+    MissingExtraError for a runtime that is not installed, and WeightsError or SpecError for a file that cannot be
+    used.
     """
     if threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
+    opened = model if isinstance(model, Model) else open_model(model)
+    engine = engine or own_engine(opened)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
-    opened = model if isinstance(model, Model) else open_model(model)
     try:
         return _start(opened, engine, threads, device)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
@@ -58,7 +69,18 @@ def open_engine(
         raise WeightsError(f"{opened.path}: {error}") from None
 
 
+def own_engine(model: Model) -> EngineName:
+    """The runtime that a model's file is for."""
+    if model.format == "coreml":
+        raise UsageError(f"{model.path}: Core ML runs on Apple's machines alone; fusiform verifies it when it exports")
+    return _OWN.get(model.format, "litert")
+
+
 def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engine:
+    if engine not in ENGINES:
+        raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if opened.format in PROGRAMS and engine != own_engine(opened):
+        raise UsageError(f"{opened.path}: is a program for {own_engine(opened)}; the engine {engine} cannot run it")
     if engine == "litert":
         from fusiform.engines.litert import LiteRTEngine
 
@@ -67,8 +89,24 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(opened.onnx(), opened.spec, threads=threads)
-    if engine == "torch":
-        from fusiform.engines.torch import TorchEngine
+    if engine == "openvino":
+        from fusiform.engines.openvino import OpenVinoEngine
 
-        return TorchEngine(opened.state(), opened.spec, threads=threads, device=device)
-    raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+        if opened.format == "openvino":
+            return OpenVinoEngine(opened.path, opened.spec, threads=threads)
+        return OpenVinoEngine(opened.onnx(), opened.spec, threads=threads)
+    if engine == "executorch":
+        from fusiform.engines.executorch import ExecuTorchEngine
+
+        if opened.format != "executorch":
+            raise UsageError(
+                f"{opened.path}: ExecuTorch runs files made for it: fusiform export {opened.path} --to executorch"
+            )
+        return ExecuTorchEngine(opened.data, opened.spec, threads=threads)
+    if opened.format == "torchscript":
+        from fusiform.engines.torchscript import TorchScriptEngine
+
+        return TorchScriptEngine(opened.data, opened.spec, threads=threads, device=device)
+    from fusiform.engines.torch import TorchEngine
+
+    return TorchEngine(opened.state(), opened.spec, threads=threads, device=device)

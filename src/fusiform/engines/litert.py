@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
-
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
+from fusiform.engines.quiet import without_lines
 from fusiform.errors import WeightsError
 from fusiform.spec import ModelSpec
 
@@ -28,7 +22,8 @@ class LiteRTEngine:
     def __init__(self, file: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
         self.spec = spec
         try:
-            with _without_announcement():
+            # Its "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." has no setting.
+            with without_lines(b"INFO: "):
                 self._interpreter = Interpreter(model_content=file, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -43,7 +38,9 @@ class LiteRTEngine:
         # Called for each picture: LiteRT may move its memory while it runs, and refuses to while anyone holds it.
         self._input_memory = self._interpreter.tensor(given["index"])
         self._output_memory = self._interpreter.tensor(made["index"])
-        self._reads_pixels = given["dtype"] == np.int8
+        self._reads_pixels = given["dtype"] in (np.int8, np.uint8)
+        # Less 128 where they are read as int8.
+        self._flip = np.uint8(128 if given["dtype"] == np.int8 else 0)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""
@@ -55,40 +52,10 @@ class LiteRTEngine:
             pictures = as_normalized(batch, self.spec.preprocess, layout="nhwc")
         for k in range(len(batch)):
             if self._reads_pixels:
-                # Less 128, from uint8 to int8, straight into the runtime's memory.
-                np.bitwise_xor(pixels[k], np.uint8(128), out=self._input_memory()[0].view(np.uint8))
+                # From uint8 to what the file reads, straight into the runtime's memory.
+                np.bitwise_xor(pixels[k], self._flip, out=self._input_memory()[0].view(np.uint8))
             else:
                 np.copyto(self._input_memory()[0], pictures[k])
             self._interpreter.invoke()
             answers[k] = self._output_memory()[0]
         return {self.spec.output: answers}
-
-
-_announcing = threading.Lock()
-
-
-@contextlib.contextmanager
-def _without_announcement() -> Iterator[None]:
-    """Keep LiteRT's "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." off stderr; pass on all else.
-
-    The runtime writes it to the file descriptor, past Python, and has no setting for it.
-    """
-    with _announcing, contextlib.ExitStack() as stack:
-        try:
-            sys.stderr.flush()
-            stderr = os.dup(2)
-            stack.callback(os.close, stderr)
-            # A file: a pipe would be full at some size, and not end while a child started meanwhile holds it.
-            written = stack.enter_context(tempfile.TemporaryFile())
-            os.dup2(written.fileno(), 2)
-        except (OSError, ValueError, AttributeError):  # no stderr to keep clean
-            yield
-            return
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            written.seek(0)
-            for line in written:
-                if not line.startswith(b"INFO: "):
-                    os.write(2, line)

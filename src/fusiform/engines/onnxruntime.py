@@ -34,6 +34,14 @@ class OnnxRuntimeEngine:
         given = self._session.get_inputs()[0]
         self._input = given.name
         self._reads_pixels = given.type == "tensor(uint8)"
+        size, channels = spec.input_size, spec.input_channels
+        picture = [size, size, channels] if self._reads_pixels else [channels, size, size]
+        made = self._session.get_outputs()[0].shape
+        if given.shape[1:] != picture or made[1:] != [spec.num_classes]:
+            raise WeightsError(
+                f"the file reads {given.shape[1:]} and answers {made[1:]}, but its description says {picture} and "
+                f"{spec.num_classes} classes: export it again"
+            )
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""

@@ -186,7 +186,7 @@ class _Job:
         base = open_base(model, taught_by, scratch=scratch)
         found: DataSet | None = None
         if self.run and resume:
-            found = self._read_back()
+            found = read_list(self.run.folder)
         elif self.run:
             self.run.check()
             found = self._prepare(cast("Path", data))
@@ -265,6 +265,12 @@ class _Job:
     def _write_down(self, dataset: DataSet, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:
         run = self.run
         assert run is not None
+        make_folder(run.folder)
+        run.write_text("recipe.json", self.recipe.to_json(indent=2) + "\n")
+        run.write_json("environment.json", describe_environment())
+        run.write_text("data.csv", _list_csv(dataset))
+        run.write_text("data.sha256", f"{dataset.fingerprint()}  data.csv as classes, names and splits\n")
+        # Last: a folder with this file holds a run, and has all that it can go on from.
         run.create(
             {
                 "data": str(dataset.source.absolute()),
@@ -275,30 +281,6 @@ class _Job:
                 "processes": self.world.size,
             }
         )
-        run.write_text("recipe.json", self.recipe.to_json(indent=2) + "\n")
-        run.write_json("environment.json", describe_environment())
-        run.write_text("data.csv", _list_csv(dataset))
-        run.write_text("data.sha256", f"{dataset.fingerprint()}  data.csv as classes, names and splits\n")
-
-    def _read_back(self) -> DataSet:
-        assert self.run is not None
-        settings = read_settings(self.run.folder)
-        classes = tuple(settings["classes"])
-        path = self.run.folder / "data.csv"
-        splits: dict[Split, list[Sample]] = {}
-        for row in csv.DictReader(io.StringIO(_read(path), newline="")):
-            sample = Sample(
-                Path(row["path"]),
-                classes.index(row["label"]),
-                int(row["offset"]),
-                int(row["size"]) if row["size"] else None,
-                row["key"],
-            )
-            splits.setdefault(cast("Split", row["split"]), []).append(sample)
-        dataset = DataSet(Path(settings["data"]), classes, {split: tuple(found) for split, found in splits.items()})
-        if _read(self.run.folder / "data.sha256").split()[:1] != [dataset.fingerprint()]:
-            raise UsageError(f"{path}: is not the list that the run began with: restore it, or start a new run")
-        return dataset
 
     def _load(self, samples: Sequence[Sample]) -> Loaded:
         recipe = self.recipe
@@ -395,6 +377,27 @@ class _Job:
                 "seconds": round(seconds, 1),
             }
         return Report("training", (), figures)
+
+
+def read_list(run: Path) -> DataSet:
+    """The pictures of a run's folder, with their splits; UsageError where the list is not the one it began with."""
+    settings = read_settings(run)
+    classes = tuple(settings["classes"])
+    path = run / "data.csv"
+    splits: dict[Split, list[Sample]] = {}
+    for row in csv.DictReader(io.StringIO(_read(path), newline="")):
+        sample = Sample(
+            Path(row["path"]),
+            classes.index(row["label"]),
+            int(row["offset"]),
+            int(row["size"]) if row["size"] else None,
+            row["key"],
+        )
+        splits.setdefault(cast("Split", row["split"]), []).append(sample)
+    dataset = DataSet(Path(settings["data"]), classes, {split: tuple(found) for split, found in splits.items()})
+    if _read(run / "data.sha256").split()[:1] != [dataset.fingerprint()]:
+        raise UsageError(f"{path}: is not the list that the run began with: restore it, or start a new run")
+    return dataset
 
 
 def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tuple[Architecture, float, Model | None]:

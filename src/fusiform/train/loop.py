@@ -18,7 +18,7 @@ from fusiform.spec import ModelSpec
 from fusiform.train.ema import MovingAverage
 from fusiform.train.optim import make_optimizer
 from fusiform.train.pictures import Batch, mix_seed
-from fusiform.train.recipe import Recipe
+from fusiform.train.recipe import Metric, Recipe
 from fusiform.train.run import Record, Run
 from fusiform.train.schedule import factor, frozen_stages
 from fusiform.train.speed import quicken
@@ -259,7 +259,7 @@ class _Fit:
         self._same_buffers()
         figures = self.task.measure(self.world)
         record |= figures
-        better = self._is_better(figures)
+        better = is_better(figures, self.best, self.recipe.metric)
         if better:
             self.best, self.best_epoch = dict(figures), self.epoch
         if run:
@@ -269,14 +269,6 @@ class _Fit:
             run.record(record)
             run.draw()
             run.say(describe(record, self.recipe.epochs) + ("  best so far" if better and figures else ""))
-
-    def _is_better(self, figures: Mapping[str, float]) -> bool:
-        if not figures or not self.best:
-            return True
-        if self.recipe.metric == "loss":
-            return figures["val_loss"] < self.best["val_loss"]
-        # Among equals, the one that is surer of what is right.
-        return (figures["val_top1"], -figures["val_loss"]) > (self.best["val_top1"], -self.best["val_loss"])
 
     def _has_stalled(self) -> bool:
         patience = self.recipe.early_stop
@@ -344,6 +336,16 @@ def set_modes(task: Task, recipe: Recipe, frozen: int) -> None:
         for module in task.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+
+
+def is_better(figures: Mapping[str, float], best: Mapping[str, float], metric: Metric) -> bool:
+    """Whether an epoch's figures on the validation pictures are better than the best so far; always without figures."""
+    if not figures or not best:
+        return True
+    if metric == "loss":
+        return figures["val_loss"] < best["val_loss"]
+    # Among equals, the one that is surer of what is right.
+    return (figures["val_top1"], -figures["val_loss"]) > (best["val_top1"], -best["val_loss"])
 
 
 def describe(record: Mapping[str, float | int | str], epochs: int) -> str:

@@ -16,23 +16,33 @@ from fusiform.spec import ModelSpec
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
 
-FileFormat = Literal["tflite", "onnx", "safetensors", "pth"]
+FileFormat = Literal["tflite", "onnx", "safetensors", "pth", "torchscript", "openvino", "executorch", "coreml"]
+
+PROGRAMS: tuple[FileFormat, ...] = ("torchscript", "openvino", "executorch", "coreml")
+"""Formats that only their own runtime runs: the weights are not read back from them."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, found and recognised: its spec is read, its weights when they are asked for."""
+    """A model file, found and recognised: its spec is read, its weights when they are asked for.
+
+    ``path`` is the file to open: of a folder (a web page, a Core ML package) the model inside, or the folder itself.
+    """
 
     path: Path
     format: FileFormat
     spec: ModelSpec
     data: bytes
-    """The file's bytes; empty for ``pth``, which PyTorch reads by itself."""
+    """The file's bytes; empty for ``pth`` and ``coreml``, which are read by other means."""
 
     def graph(self) -> Graph:
         """The network as a graph, float32 or int8 as the file is."""
         from fusiform.graph.build import build_graph
 
+        if self.format in PROGRAMS:
+            raise WeightsError(
+                f"{self.path}: is a program for one runtime ({self.format}); take the model that it was exported from"
+            )
         if self.format == "tflite":
             from fusiform.graph.tflite import from_tflite
 
@@ -98,12 +108,23 @@ def open_model(model: str | os.PathLike[str]) -> Model:
     return _read(fetch(weights), weights.spec())
 
 
+_SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".xml", ".pte", ".mlpackage")
+
+
 def _looks_like_a_file(name: str) -> bool:
     path = Path(name)
-    return path.is_file() or path.name != name or path.suffix in (".tflite", ".onnx", ".safetensors", ".pth", ".pt")
+    return (
+        path.is_file() or path.name != name or path.suffix in _SUFFIXES or (bool(name) and bool(_models_inside(path)))
+    )
 
 
 def _read(path: Path, spec: ModelSpec | None) -> Model:
+    if path.is_dir():
+        if (path / "Manifest.json").is_file():
+            from fusiform.zoo.programs import read_coreml_spec
+
+            return Model(path, "coreml", read_coreml_spec(path), b"")
+        return _read(_model_inside(path), spec)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -113,12 +134,24 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     if not data:
         raise WeightsError(f"{path}: the file is empty; download or write it again")
     if data[4:8] == b"TFL3":
-        return Model(path, "tflite", ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path)), data)
+        described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
+        _check_label_file(path, data, described)
+        return Model(path, "tflite", described, data)
     if data[8:9] == b"{":
         from fusiform.zoo.checkpoint import read_safetensors
 
         stored, state = read_safetensors(path)
         return Model(path, "safetensors", stored or _guessed_spec(path, state), data)
+    from fusiform.zoo import programs  # after LiteRT's files, whose first answer is not to wait for it
+
+    if data[:2] == b"PK":
+        programs.check_archive(data, source=str(path))
+    if programs.is_torchscript(data):
+        return Model(path, "torchscript", programs.read_torchscript_spec(data, source=str(path)), data)
+    if programs.is_openvino(data):
+        return Model(path, "openvino", programs.read_openvino_spec(data, source=str(path)), data)
+    if programs.is_executorch(data):
+        return Model(path, "executorch", programs.read_executorch_spec(data, source=str(path)), data)
     if data[:2] in (b"PK", b"\x80\x02") or path.suffix in (".pth", ".pt"):
         from fusiform.zoo.checkpoint import read_pth
 
@@ -127,7 +160,45 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         from fusiform.graph.onnx import read_spec
 
         return Model(path, "onnx", read_spec(data, source=str(path)), data)
-    raise WeightsError(f"{path}: not a model file that fusiform knows (.tflite, .safetensors, .onnx, .pth)")
+    raise WeightsError(
+        f"{path}: not a model file that fusiform knows (.tflite, .safetensors, .onnx, .pth, TorchScript .pt, OpenVINO "
+        ".xml, ExecuTorch .pte, Core ML .mlpackage)"
+    )
+
+
+def _check_label_file(path: Path, data: bytes, spec: ModelSpec) -> None:
+    """The labels for other programs, where a file has them, are those of its spec: other programs would name others."""
+    try:
+        read_metadata(data, source=str(path), key="TFLITE_METADATA")
+    except SpecError:
+        return
+    from fusiform.graph.tflite_metadata import read_label_file
+
+    found = read_label_file(data, source=str(path))
+    if found is None:
+        raise WeightsError(f"{path}: is cut off: the label file at its end is missing; download or export it again")
+    if found != spec.labels:
+        raise SpecError(f"{path}: its label file and its description name different classes; export it again")
+
+
+def _model_inside(folder: Path) -> Path:
+    """The model in a folder: a run's best weights, or the only model file there."""
+    found = _models_inside(folder)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found[:5])
+    raise WeightsError(
+        f"{folder}: is a folder " + (f"with several models ({names}): name one" if found else "without a model in it")
+    )
+
+
+def _models_inside(folder: Path) -> list[Path]:
+    if (folder / "best.safetensors").is_file():
+        return [folder / "best.safetensors"]
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    except OSError:
+        return []
 
 
 def _guessed_spec(path: Path, state: dict[str, NDArray[Any]]) -> ModelSpec:

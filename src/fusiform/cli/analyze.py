@@ -1,0 +1,40 @@
+"""``fusiform analyze``."""
+
+from __future__ import annotations
+
+import click
+
+from fusiform.cli import options
+from fusiform.cli.models import complete_model
+from fusiform.cli.output import print_report
+from fusiform.report import Format
+
+
+@click.command("analyze")
+@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.option(
+    "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The picture's side.  [default: the model's own]"
+)
+@click.option(
+    "--slices",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Slices of each expansion, for the peak of memory with them.",
+)
+@click.option(
+    "--bits", default="32", show_default=True, type=click.Choice(["8", "16", "32"]), help="Of a value of an activation."
+)
+@options.form
+def command(model: str, size: int | None, slices: int, bits: str, form: Format) -> None:
+    """Print the layers of MODEL, what they cost to compute and to hold, and the peak of memory.
+
+    MODEL is a file, a model's name, or a network at any width, such as mobilenet_v2_x0_35: no weights are needed, and
+    nothing is downloaded. Memory: "peak" is for a runtime that keeps each tensor until its last reader is done, "arena"
+    for LiteRT with its own kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices
+    of their expansion, "held" is the paper's Table 3 (with --bits 16).
+    """
+    from fusiform.analyze import analyze
+
+    print_report(analyze(model, size=size, slices=slices, bits=int(bits)), form)

@@ -1,0 +1,147 @@
+"""``fusiform export``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from fusiform.cli import options
+from fusiform.cli.models import complete_model
+from fusiform.cli.output import print_report
+from fusiform.errors import UsageError
+from fusiform.report import Format
+
+if TYPE_CHECKING:
+    from fusiform.export.targets import Precision, TargetName
+
+# Named again, because importing the export takes longer than printing the help.
+TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
+
+
+@click.command("export")
+@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.option("--to", required=True, metavar="TARGET,...", help=f"What to write: {', '.join(TARGETS)}, or all.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write into.")
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "float16", "int8"]))
+@click.option(
+    "--calibrate",
+    "calibrate_on",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Photographs to quantise with.  [default: those that the model was trained on]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Photographs to verify with, in class folders if labels are known.  [default: those the run held out]",
+)
+@click.option(
+    "--max-drop",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="Accuracy that int8 may lose, in percentage points.",
+)
+@click.option(
+    "--keep-float",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Leave the N layers that suffer most in float.  [default: as few as the budget asks for, up to 8]",
+)
+@click.option(
+    "--train-epochs",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Train the int8 network for N epochs to answer as the float one does.",
+)
+@click.option("--pixels", is_flag=True, help="Let float files read uint8 pixels; int8 files always do.")
+@click.option(
+    "--slices",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compute MobileNetV2's expansions in N pieces, in less memory.",
+)
+@options.threads
+@options.form
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    to: str,
+    out: Path,
+    precision: Precision,
+    calibrate_on: Path | None,
+    data: Path | None,
+    max_drop: float,
+    keep_float: int | None,
+    train_epochs: int,
+    pixels: bool,
+    slices: int,
+    threads: int | None,
+    form: Format,
+) -> None:
+    """Write MODEL, a name, a file or a run's folder, for other runtimes, and prove that it still answers the same.
+
+    Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on made
+    pictures and on noise. What does not pass is not written. int8 is calibrated on photographs in four ways, of which
+    the best is taken; DIR/NAME_int8_layers.csv says how much each layer suffers, DIR/NAME_export.json what passed.
+
+    Exit codes: 0 if everything was written and passed, 1 if anything failed (the rest is written), 2 for wrong usage.
+    """
+    from fusiform.errors import MissingExtraError
+
+    for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train", "fusiform export")
+
+    from fusiform.train.allocator import keep_freed_memory
+
+    keep_freed_memory()  # before PyTorch allocates anything
+
+    from fusiform.export.job import ExportError, export_model
+    from fusiform.progress import track
+
+    try:
+        report = export_model(
+            model,
+            out,
+            targets=_targets(to, precision),
+            precision=precision,
+            calibrate_on=calibrate_on,
+            data=data,
+            max_drop=max_drop,
+            keep_float=keep_float,
+            train_epochs=train_epochs,
+            pixels=pixels,
+            slices=slices,
+            threads=threads,
+            say=lambda line: click.echo(line, err=True),
+            progress=track,
+        )
+    except ExportError as error:
+        print_report(error.report, form)
+        click.echo(f"fusiform: {error}", err=True)
+        ctx.exit(1)
+    print_report(report, form)
+
+
+def _targets(text: str, precision: Precision) -> list[TargetName]:
+    """The targets in a list with commas; ``all`` is every one that has the precision."""
+    from fusiform.export.targets import TARGETS as KNOWN
+
+    if text == "all":
+        return [name for name, target in KNOWN.items() if precision in target.precisions]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in TARGETS:
+            raise UsageError(f"--to: there is no target {name!r}; there are {', '.join(TARGETS)}, and all")
+    return cast("list[TargetName]", list(dict.fromkeys(names)))

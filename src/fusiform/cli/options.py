@@ -1,0 +1,31 @@
+"""Options that several commands have, so that they are called and explained alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+# Named again, because importing the engines takes longer than printing the help.
+_ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+
+engine = click.option("--engine", type=click.Choice(_ENGINES), help="The runtime.  [default: the one the file is for]")
+device = click.option(
+    "--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1 or mps."
+)
+threads = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
+batch = click.option(
+    "--batch",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Pictures that go through the network together.",
+)
+form = click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
+)
+out = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
+)
+strict = click.option("--strict", is_flag=True, help="Exit with 3 if any picture could not be read.")

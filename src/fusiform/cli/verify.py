@@ -1,0 +1,78 @@
+"""``fusiform verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusiform.cli import options
+from fusiform.cli.models import complete_model
+from fusiform.cli.output import open_output
+from fusiform.report import Format
+
+
+@click.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    required=True,
+    type=click.Path(),
+    metavar="NAME|FILE",
+    shell_complete=complete_model,
+    help="The model whose answers FILE has to give.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Photographs: a labelled data set, or any folder.  [default: made pictures only]",
+)
+@click.option(
+    "--max-drop",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="How much less often an int8 FILE may be right, in percentage points.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="SHARE",
+    help="The largest error of a logit, as a share of the picture's largest; of an int8 FILE the error on average.  "
+    "[default: that of the kind of file; what rounding explains]",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores for each runtime.  [default: 1]")
+@options.form
+@options.out
+def command(
+    file: Path,
+    against: str,
+    data: Path | None,
+    max_drop: float,
+    tolerance: float | None,
+    threads: int | None,
+    form: Format,
+    out: Path | None,
+) -> None:
+    """Prove that FILE, a model file of any kind and origin, gives the answers of the model it was made from.
+
+    FILE runs in its own runtime, with its own preprocessing, on photographs, made pictures and noise, one at a time
+    and three together; the model it is held against runs in PyTorch. Float files have to give the same numbers within
+    a tolerance, int8 files the same classes within what rounding explains, and be right as often. What FILE says of
+    itself, its labels and its preprocessing, has to be the same as well. LiteRT and ONNX files of other tools are held
+    against the weights that fusiform port makes of them.
+
+    Exit codes: 0 if FILE passed, 1 if it failed or cannot be used, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    from fusiform.export.verify import ParityError, verify_file
+    from fusiform.progress import track
+
+    parity = verify_file(
+        file, against=against, data=data, max_drop=max_drop, tolerance=tolerance, threads=threads, progress=track
+    )
+    with open_output(out) as stream:
+        stream.write(parity.report().render(form))
+    if not parity.passed:
+        raise ParityError(parity)

@@ -1,0 +1,96 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
+from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.spec import ModelSpec
+
+
+class OpenVinoEngine:
+    """Runs an OpenVINO IR file, or an ONNX file, a whole batch at once.
+
+    ``file`` is the path of an ``.xml`` with its ``.bin`` beside it, or the bytes of an ONNX file. ``threads`` is the
+    number of threads inside the runtime. What is not int8 is computed in float32, float16 files too. Raises
+    MissingExtraError without openvino, and WeightsError for a file that it refuses, whose weights are missing or
+    another file's, or that is not shaped as ``spec`` says.
+    """
+
+    def __init__(self, file: Path | bytes, spec: ModelSpec, *, threads: int = 1) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingExtraError("openvino", "openvino", "the engine openvino") from None
+        self.spec = spec
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # On processors that have bfloat16, that is the default, and two digits fewer.
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Each process would pin its threads to the same first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        # Bytes rather than a path: the runtime maps files into memory, and would fall with one that is cut off later.
+        parts = (file,) if isinstance(file, bytes) else _read_files(file)
+        core = openvino.Core()
+        try:
+            model = core.read_model(*parts)
+            self._reads_pixels = _reads_pixels(model, spec)
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except WeightsError:
+            raise
+        except Exception as error:  # the runtime's exceptions share no public base
+            lines = str(error).split("\n")  # places in OpenVINO's own code, then what went wrong
+            reason = [line for line in lines if line.strip()][-1:] or [repr(error)]
+            raise WeightsError(f"OpenVINO cannot run {spec.name}: {reason[0].strip()}; export it again") from None
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch; see ``Engine.run``."""
+        check_batch(batch, self.spec)
+        if len(batch) == 0:  # the runtime makes one answer out of none
+            return {self.spec.output: np.empty((0, self.spec.num_classes), np.float32)}
+        preprocess = self.spec.preprocess
+        pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
+        answers = self._compiled(np.ascontiguousarray(pictures))[0]
+        return {self.spec.output: np.array(answers, np.float32)}
+
+
+def _read_files(file: Path) -> tuple[bytes, bytes]:
+    """The description and the weights beside it; WeightsError where they are missing, or another file's."""
+    weights_file = file.with_suffix(".bin")
+    try:
+        description, weights = file.read_bytes(), weights_file.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{file}: its weights, {weights_file.name}, are not beside it: copy both files") from None
+    except OSError as error:
+        raise WeightsError(f"{file}, {weights_file.name}: cannot be read ({error.strerror})") from None
+    expected = re.search(rb'<weights_sha256 value="(\w+)"', description)
+    if expected and expected[1].decode() != hashlib.sha256(weights).hexdigest():
+        raise WeightsError(
+            f"{file}: {weights_file.name} is damaged, or another model's: copy both files again, or export them again"
+        )
+    return description, weights
+
+
+def _reads_pixels(model: Any, spec: ModelSpec) -> bool:
+    """Whether the model takes uint8 NHWC; WeightsError for one that is not shaped as the spec says."""
+    given, made = [port.partial_shape for port in model.inputs], [port.partial_shape for port in model.outputs]
+    pixels = bool(model.inputs) and model.inputs[0].element_type.get_type_name() == "u8"
+    size, channels = spec.input_size, spec.input_channels
+    picture = [size, size, channels] if pixels else [channels, size, size]
+    sides = [[str(side) for side in shape][1:] for shape in given + made]
+    if len(given) != 1 or sides != [[str(side) for side in picture], [str(spec.num_classes)]]:
+        raise WeightsError(
+            f"the file reads {', '.join(map(str, given))} and answers {', '.join(map(str, made))}, but its description "
+            f"says {tuple(picture)} for a picture and {spec.num_classes} classes: export it again"
+        )
+    return pixels

@@ -1,0 +1,106 @@
+"""What a model can be exported to: an explicit list, each target's writer in its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fusiform.graph.ir import Graph
+from fusiform.report import Cell
+
+Precision = Literal["float32", "float16", "int8"]
+TargetName = Literal["litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """One model that a writer made: what to open, all of its files, and what the target has to say of it.
+
+    ``path`` and ``files`` lie in the folder that the writer was given; a folder counts as one file.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    figures: Mapping[str, Cell] = field(default_factory=dict)
+
+
+Writer = Callable[[Graph, Precision, Path], list[Written]]
+"""Write a graph into a folder, the spec inside: float32 graphs for ``float32`` and ``float16``, quantised for ``int8``.
+
+The files are named after ``graph.spec.name`` and the precision (``mobilenet_v2_x1_0_int8.tflite``), and the same graph
+gives the same bytes. Raises MissingExtraError where the target's library is not installed.
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file to export to.
+
+    ``tolerance`` is the largest difference of a logit allowed by precision, as a share of the largest logit of the
+    same picture; int8 has a budget of answers instead.
+    """
+
+    name: TargetName
+    precisions: tuple[Precision, ...]
+    tolerance: Mapping[Precision, float]
+    writer: Callable[[], Writer]
+    """Imports the target's file, and its library with it, only when it is asked for."""
+
+
+def _litert() -> Writer:
+    from fusiform.export.litert import write
+
+    return write
+
+
+def _onnx() -> Writer:
+    from fusiform.export.onnx import write
+
+    return write
+
+
+def _torchscript() -> Writer:
+    from fusiform.export.torchscript import write
+
+    return write
+
+
+def _openvino() -> Writer:
+    from fusiform.export.openvino import write
+
+    return write
+
+
+def _executorch() -> Writer:
+    from fusiform.export.executorch import write
+
+    return write
+
+
+def _coreml() -> Writer:
+    from fusiform.export.coreml import write
+
+    return write
+
+
+def _web() -> Writer:
+    from fusiform.export.web import write
+
+    return write
+
+
+_ALL: tuple[Precision, ...] = ("float32", "float16", "int8")
+# float32 runtimes sum in other orders; float16 keeps 11 bits of every number.
+_TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2}
+
+TARGETS: Mapping[TargetName, Target] = {
+    "litert": Target("litert", _ALL, _TOLERANCE, _litert),
+    "onnx": Target("onnx", _ALL, _TOLERANCE, _onnx),
+    "torchscript": Target("torchscript", ("float32",), _TOLERANCE, _torchscript),
+    "openvino": Target("openvino", _ALL, _TOLERANCE, _openvino),
+    "executorch": Target("executorch", ("float32", "int8"), _TOLERANCE, _executorch),
+    "coreml": Target("coreml", ("float32", "float16"), _TOLERANCE, _coreml),
+    "web": Target("web", _ALL, _TOLERANCE, _web),
+}

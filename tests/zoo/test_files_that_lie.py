@@ -1,0 +1,314 @@
+"""Files that are cut, changed, or say what is not so: refused in one line, and nothing in them is ever executed.
+
+Each is opened and run in a process of its own, since a runtime that reads past its memory takes the process with it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fusiform.errors import MissingExtraError  # noqa: E402
+from fusiform.export.targets import TARGETS  # noqa: E402
+from fusiform.graph.build import build_graph  # noqa: E402
+from fusiform.spec import METADATA_KEY, ModelSpec  # noqa: E402
+from fusiform.zoo.checkpoint import write_safetensors  # noqa: E402
+
+SIZE = 64
+SLOW = ("torchscript", "executorch", "coreml")
+KINDS = ("safetensors", *(name for name in TARGETS if name != "web"))
+
+
+def kinds(*, without=()):
+    """Every kind of file; those that are not refused yet are expected to fail."""
+    made = []
+    for name in KINDS:
+        marks = [pytest.mark.slow] if name in SLOW else []
+        if name not in without:
+            made.append(pytest.param(name, marks=marks))
+    return made
+
+
+# Opens each file named on a line of standard input, runs it, and says what came of it.
+CHILD = """
+import json, resource, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from fusiform.engines import open_engine
+from fusiform.errors import FusiformError
+from fusiform.zoo.model import open_model
+for line in sys.stdin:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        model = open_model(line.strip())
+        if model.format == "coreml":
+            from fusiform.export.coreml import open_package
+            engine = open_package(model.path)
+        else:
+            engine = open_engine(model)
+        size = engine.spec.input_size
+        engine.run(np.zeros((1, size, size, 3), np.uint8))
+        outcome, message = "opened", ""
+    except FusiformError as error:
+        outcome, message = "refused", str(error)
+    except BaseException as error:
+        outcome, message = f"raised {type(error).__name__}", str(error)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print("\\n" + json.dumps([outcome, message, grown]), flush=True)
+"""
+
+
+class Outcome(NamedTuple):
+    """``opened``, ``refused``, ``raised ERROR`` or ``crashed``; the message; megabytes that the process grew by."""
+
+    what: str
+    message: str
+    grown: float
+
+
+def open_files(paths):
+    """What comes of opening each file; a process that dies is started again for the files after."""
+    outcomes = []
+    paths = list(paths)
+    while len(outcomes) < len(paths):
+        child = subprocess.run(
+            [sys.executable, "-c", CHILD],
+            input="".join(f"{path}\n" for path in paths[len(outcomes) :]).encode(),
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+        lines = [line for line in child.stdout.decode("utf-8", "replace").splitlines() if line.startswith('["')]
+        for line in lines:
+            what, message, kilobytes = json.loads(line)
+            outcomes.append(Outcome(what, message, kilobytes / 1024))
+        if len(outcomes) < len(paths):
+            outcomes.append(Outcome("crashed", f"{child.returncode}: {child.stderr.decode()[-300:]}", 0))
+    return outcomes
+
+
+def refused(paths):
+    """All are refused, by a message of one line that names the file."""
+    for path, outcome in zip(paths, open_files(paths), strict=True):
+        assert outcome.what == "refused", (path, outcome)
+        assert "\n" not in outcome.message, outcome.message
+        assert path.name in outcome.message or path.parent.name in outcome.message, outcome.message
+
+
+@pytest.fixture(scope="module")
+def network(small_spec, lived_in_state):
+    spec = small_spec("shufflenet_v2", size=SIZE)
+    return spec, lived_in_state(spec)
+
+
+def write(name, spec, state, folder):
+    """The file to open, of one kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "safetensors":
+        write_safetensors(folder / "model.safetensors", state, spec)
+        return folder / "model.safetensors"
+    try:
+        return TARGETS[name].writer()(build_graph(spec, state), "float32", folder)[0].path
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def whole(network, tmp_path_factory):
+    """A sound file of each kind, written once."""
+    made = {}
+
+    def file(name):
+        if name not in made:
+            made[name] = write(name, *network, tmp_path_factory.mktemp("whole") / name)
+        return made[name]
+
+    return file
+
+
+def copy(path, folder):
+    """The file, with whatever lies beside it, in another folder."""
+    shutil.copytree(path.parent, folder)
+    return folder / path.name
+
+
+def parts(path):
+    """The files that a model consists of."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "Manifest.json")
+    return sorted(file for file in path.parent.iterdir() if file.stem == path.stem)
+
+
+def lying(name, network, tmp_path, monkeypatch, text):
+    """A file of a kind whose description is ``text`` instead of the network's."""
+    monkeypatch.setattr(ModelSpec, "to_json", lambda self, *, indent=None: text)
+    path = write(name, *network, tmp_path / "lying")
+    monkeypatch.undo()
+    return path
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_the_whole_file_opens(name, whole):
+    (outcome,) = open_files([whole(name)])
+    assert outcome.what == "opened", outcome
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_cut_files(name, whole, tmp_path):
+    cut = []
+    for number, part in enumerate(parts(whole(name))):
+        size = part.stat().st_size
+        # In a .tflite file the last kilobyte is a zip archive of labels for other programs.
+        for length in (0, 1, 7, 40, 200, size // 10, size // 2, size * 9 // 10, size - 2000):
+            if length < 0:
+                continue
+            path = copy(whole(name), tmp_path / f"{number}-{length}")
+            victim = parts(path)[number]
+            victim.write_bytes(part.read_bytes()[:length])
+            cut.append(path)
+    refused(cut)
+
+
+def test_a_tflite_file_without_its_end(whole, tmp_path):
+    path = copy(whole("litert"), tmp_path / "cut")
+    path.write_bytes(path.read_bytes()[:-64])
+    refused([path])
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_changed_bytes(name, whole, tmp_path):
+    """Anything may come of it, other weights too, but a crash or an error of Python's."""
+    random = np.random.default_rng(0)
+    changed = []
+    for number, part in enumerate(parts(whole(name))):
+        content = np.frombuffer(part.read_bytes(), np.uint8)
+        for k in range(24):
+            # The structure lies at the beginning of some kinds, at the end of others.
+            reach = min(len(content), 3000 if k < 16 else len(content))
+            places = random.integers(0, reach, 4)
+            places = places if k % 2 else len(content) - 1 - places
+            damaged = content.copy()
+            damaged[places] = random.integers(0, 256, len(places))
+            path = copy(whole(name), tmp_path / f"{number}-{k}")
+            parts(path)[number].write_bytes(damaged.tobytes())
+            changed.append(path)
+    for path, outcome in zip(changed, open_files(changed), strict=True):
+        assert outcome.what in ("opened", "refused"), (path, outcome)
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_one_label_too_few(name, network, tmp_path, monkeypatch):
+    spec = network[0]
+    path = lying(name, network, tmp_path, monkeypatch, spec.replace(labels=spec.labels[:-1]).to_json())
+    refused([path])
+
+
+# TorchScript programs of these networks answer pictures of any size.
+@pytest.mark.parametrize("name", kinds(without=["torchscript"]))
+def test_another_size_than_the_file_s(name, network, tmp_path, monkeypatch):
+    """Weights alone take pictures of any size; what lies about them is the width."""
+    if name == "safetensors":
+        text = network[0].replace(width=1.0).to_json()
+    else:
+        text = network[0].to_json().replace(f'"input_size": {SIZE}', '"input_size": 96')
+        text = text.replace(f'"crop": {SIZE}', '"crop": 96')
+    refused([lying(name, network, tmp_path, monkeypatch, text)])
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_a_description_without_end(name, network, tmp_path, monkeypatch):
+    refused([lying(name, network, tmp_path, monkeypatch, "[" * 10**6)])
+
+
+class Harm:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_pickles_by_other_names(tmp_path):
+    trace = tmp_path / "trace"
+    saved, legacy = io.BytesIO(), io.BytesIO()
+    torch.save({"features.0.0.weight": Harm(trace)}, saved)
+    torch.save({"features.0.0.weight": Harm(trace)}, legacy, _use_new_zipfile_serialization=False)
+    contents = {f"pickle{k}": pickle.dumps(Harm(trace), protocol=k) for k in (0, 2, 4)}
+    contents |= {"zip": saved.getvalue(), "legacy": legacy.getvalue()}
+    paths = []
+    for name, content in contents.items():
+        for ending in ("safetensors", "pt", "pth", "onnx", "tflite", "pte", "xml", "bin"):
+            paths.append(tmp_path / f"{name}.{ending}")
+            paths[-1].write_bytes(content)
+    refused(paths)
+    assert not trace.exists()
+    pickle.loads(contents["pickle4"])  # it would have
+    assert trace.exists()
+
+
+def rewritten(path, out, changes):
+    """A zip archive with some entries' content changed, compressed; the others are stored as they were."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w") as target:
+        for name in source.namelist():
+            within = name.partition("/")[2]
+            content = changes.get(within, source.read(name))
+            target.writestr(name, content, zipfile.ZIP_DEFLATED if within in changes else zipfile.ZIP_STORED)
+
+
+@pytest.mark.slow
+def test_a_pickle_inside_a_torchscript_archive(whole, tmp_path):
+    trace = tmp_path / "trace"
+    for name in ("data.pkl", "constants.pkl"):
+        rewritten(whole("torchscript"), tmp_path / f"{name}.pt", {name: pickle.dumps(Harm(trace), protocol=2)})
+    paths = [tmp_path / "data.pkl.pt", tmp_path / "constants.pkl.pt"]
+    refused(paths)
+    assert not trace.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f"extra/{METADATA_KEY}",
+        "data.pkl",
+        "a state dict",
+    ],
+)
+def test_bombs(entry, whole, tmp_path):
+    """Archives with an entry that unpacks to a thousand times its size."""
+    bomb = b" " * (400 << 20)
+    path = tmp_path / "bomb.pt"
+    if entry == "a state dict":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bomb)
+    else:
+        rewritten(whole("torchscript"), path, {entry: bomb})
+    assert path.stat().st_size < 8 << 20
+    # The sound file imports PyTorch before anything is measured.
+    _, outcome = open_files([whole("torchscript"), path])
+    assert outcome.what == "refused", outcome
+    assert outcome.grown < 200, outcome
+
+
+def test_entities_without_end(tmp_path):
+    """The billion laughs: an XML parser that follows entities would make gigabytes of this."""
+    entities = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10}">' for k in range(1, 10))
+    (tmp_path / "laughs.xml").write_text(
+        f'<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a0 "ha">{entities}]><net name="x" version="11">&a9;</net>',
+        encoding="utf-8",
+    )
+    refused([tmp_path / "laughs.xml"])
