@@ -25,8 +25,6 @@ from fusiform.benchmark import (
     measure_latency,
     peak_memory,
     possible_engines,
-    precision_of,
-    size_of,
 )
 from fusiform.engines import ENGINES
 from fusiform.errors import UsageError, WeightsError
@@ -36,6 +34,7 @@ from fusiform.machine import usable_cores
 from fusiform.report import Report
 from fusiform.spec import Accuracy, ModelSpec, Preprocess
 from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.info import precision_of, size_of
 from fusiform.zoo.model import Model, open_model
 
 SPEC = ModelSpec("mobilenet_v2", 0.35, ("red", "green"), input_size=32, preprocess=Preprocess(resize=32, crop=32))

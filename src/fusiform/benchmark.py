@@ -36,13 +36,12 @@ from fusiform.engines import ENGINES, Engine, EngineName, open_engine, own_engin
 from fusiform.engines.batch import Batch
 from fusiform.errors import FusiformError, UsageError
 from fusiform.evaluate import evaluate
-from fusiform.graph.count import count_parameters
 from fusiform.machine import usable_cores
 from fusiform.pareto import Point, draw_pareto
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
 from fusiform.spec import ModelSpec
-from fusiform.zoo.checkpoint import expected_shapes
+from fusiform.zoo.info import precision_of, size_of
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
 ROUNDS = 10
@@ -195,38 +194,6 @@ def possible_engines(model: Model) -> tuple[EngineName, ...]:
     if model.format in PROGRAMS:
         return (own_engine(model),)
     return tuple(engine for engine in ENGINES if engine != "executorch")
-
-
-def precision_of(model: Model) -> str | None:
-    """What a model file's weights are stored in, ``float32``, ``float16`` or ``int8``; None where it does not tell."""
-    if model.format == "openvino":
-        stored = model.data  # the description; the weights lie beside it
-        return "int8" if b'element_type="i8"' in stored else "float16" if b'element_type="f16"' in stored else "float32"
-    if model.format == "executorch":  # fusiform makes no others, and four bytes a weight are not to be missed
-        spec = model.spec
-        shapes = expected_shapes(
-            spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-        )
-        return "int8" if len(model.data) < 3 * sum(map(math.prod, shapes.values())) else "float32"
-    if model.format == "torchscript":
-        return "float32"
-    try:
-        graph = model.graph()
-    except FusiformError:
-        return None
-    if graph.quantization:
-        return "int8"
-    return "float16" if size_of(model) < 3 * count_parameters(graph) else "float32"
-
-
-def size_of(model: Model) -> int:
-    """The bytes of a model's file, with the weights that OpenVINO keeps beside it, or of its folder."""
-    if model.path.is_dir():
-        return sum(path.stat().st_size for path in model.path.rglob("*") if path.is_file())
-    files = [model.path]
-    if model.format == "openvino":
-        files.append(model.path.with_suffix(".bin"))
-    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def peak_memory() -> int | None:

@@ -68,3 +68,18 @@ def test_a_file_says_everything_of_itself(tmp_path, small_spec, lived_in_state):
 def test_an_unknown_model():
     with pytest.raises(UsageError, match="no weights are called 'nothing'"):
         describe("nothing")
+
+
+def test_a_program_is_counted_as_its_network(tmp_path, small_spec, lived_in_state) -> None:
+    pytest.importorskip("torch")
+    from fusiform.export.torchscript import write
+    from fusiform.graph.build import build_graph
+
+    spec = small_spec("shufflenet_v2")
+    state = lived_in_state(spec)
+    write_safetensors(tmp_path / "weights.safetensors", state, spec)
+    program = write(build_graph(spec, state), "float32", tmp_path)[0].path
+    counted, expected = describe(program).figures, describe(tmp_path / "weights.safetensors").figures
+    assert counted["format"] == "torchscript"
+    for name in ("parameters", "multiply_adds", "precision", "classes", "input_size"):
+        assert counted[name] == expected[name]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 
+import numpy as np
+
+from fusiform.errors import FusiformError
+from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.report import Cell, Report
-from fusiform.zoo.model import open_model
+from fusiform.zoo.checkpoint import expected_shapes
+from fusiform.zoo.model import PROGRAMS, Model, open_model
 
 
 def describe(model: str | os.PathLike[str]) -> Report:
@@ -16,16 +22,22 @@ def describe(model: str | os.PathLike[str]) -> Report:
     Raises what ``open_model`` raises.
     """
     opened = open_model(model)
-    spec, graph = opened.spec, opened.graph()
-    preprocess = spec.preprocess
-    size = opened.path.stat().st_size
+    spec, preprocess = opened.spec, opened.spec.preprocess
+    if opened.format in PROGRAMS:  # what can be counted follows from the network
+        shapes = expected_shapes(
+            spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
+        )
+        weights = {name.removesuffix(".weight"): np.empty(shape) for name, shape in shapes.items() if len(shape) > 1}
+        graph = number_weights(spec, weights)
+    else:
+        graph = opened.graph()
     figures: dict[str, Cell] = {
         "network": spec.name,
         "task": spec.task,
         "file": str(opened.path),
         "format": opened.format,
-        "precision": "int8" if graph.quantization else "float32",
-        "megabytes": round(size / 1e6, 3),
+        "precision": precision_of(opened),
+        "megabytes": round(size_of(opened) / 1e6, 3),
         "parameters": count_parameters(graph),
         "multiply_adds": count_multiply_adds(graph),
         "classes": spec.num_classes,
@@ -56,3 +68,35 @@ def describe(model: str | os.PathLike[str]) -> Report:
         for accuracy in spec.accuracy
     )
     return Report(f"{spec.name}: {opened.path.name}", rows, figures)
+
+
+def precision_of(model: Model) -> str | None:
+    """What a model file's weights are stored in, ``float32``, ``float16`` or ``int8``; None where it does not tell."""
+    if model.format == "openvino":
+        stored = model.data  # the description; the weights lie beside it
+        return "int8" if b'element_type="i8"' in stored else "float16" if b'element_type="f16"' in stored else "float32"
+    if model.format == "executorch":  # fusiform makes no others, and four bytes a weight are not to be missed
+        spec = model.spec
+        shapes = expected_shapes(
+            spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
+        )
+        return "int8" if len(model.data) < 3 * sum(map(math.prod, shapes.values())) else "float32"
+    if model.format == "torchscript":
+        return "float32"
+    try:
+        graph = model.graph()
+    except FusiformError:
+        return None
+    if graph.quantization:
+        return "int8"
+    return "float16" if size_of(model) < 3 * count_parameters(graph) else "float32"
+
+
+def size_of(model: Model) -> int:
+    """The bytes of a model's file, with the weights that OpenVINO keeps beside it, or of its folder."""
+    if model.path.is_dir():
+        return sum(path.stat().st_size for path in model.path.rglob("*") if path.is_file())
+    files = [model.path]
+    if model.format == "openvino":
+        files.append(model.path.with_suffix(".bin"))
+    return sum(path.stat().st_size for path in files if path.is_file())
