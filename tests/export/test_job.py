@@ -148,6 +148,17 @@ def test_pixels_and_slices(folder, tmp_path):
     assert sum(node.op_type == "Conv" for node in model.graph.node) > 150
 
 
+def test_what_the_files_were_verified_on_is_said(folder, tmp_path):
+    def verified_on(**arguments):
+        report = export_model(folder / "model.safetensors", tmp_path, targets=["onnx"], **arguments)
+        return report.figures["verified_on"]
+
+    assert verified_on() == "made pictures and noise alone"
+    assert verified_on(data=folder / "pictures") == str(folder / "pictures")
+    assert verified_on(data=folder / "pictures" / "owl").endswith("owl, unlabelled")
+    assert verified_on(calibrate_on=folder / "pictures") == "the pictures of the calibration"
+
+
 def test_an_int8_model_is_exported_as_it_is(tmp_path):
     model = open_model("shufflenet_v2_x1_0")
     export_model("shufflenet_v2_x1_0", tmp_path, targets=["litert"], precision="int8")
@@ -155,6 +166,11 @@ def test_an_int8_model_is_exported_as_it_is(tmp_path):
     for node, original in zip(back.graph().nodes, model.graph().nodes, strict=True):
         if hasattr(node, "weight"):
             np.testing.assert_array_equal(node.weight, original.weight)
+
+
+def test_an_int8_model_is_not_quantised_again(tmp_path):
+    with pytest.raises(UsageError, match="is int8 already: take the float32 model"):
+        export_model("mobilenet_v2", tmp_path, targets=["litert"], precision="int8", keep_float=1)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class _Pictures:
     calibration: tuple[Sample, ...] = ()
     held_out: tuple[Sample, ...] = ()
     labelled: bool = False
+    verified_on: str = "made pictures and noise alone"
 
 
 def export_model(
@@ -102,6 +103,8 @@ def export_model(
         if pixels:
             graph = read_pixels(graph)
     if precision != "int8" or graph.quantization is not None:
+        if precision == "int8" and (keep_float or train_epochs or calibrate_on):
+            raise UsageError(f"{opened.path}: is int8 already: take the float32 model to quantise it in another way")
         work.write(targets, {0: lambda: graph})
     else:
         work.write(targets, work.quantise(graph, keep_float, train_epochs))
@@ -139,17 +142,19 @@ def _find_pictures(
         # Not the test pictures if others will do: what is decided here must not show in the accuracy on them.
         split: Split = "val" if dataset.splits.get("val") else "test"
         held_out = dataset.splits.get(split, ())
-        found = _Pictures(dataset.splits.get("train", ()), held_out, bool(held_out))
+        if held_out:
+            found = _Pictures((), held_out, True, f"the run's {split} pictures")
+        found = replace(found, calibration=dataset.splits.get("train", ()))
     if calibrate_on is not None:
         found = replace(found, calibration=_unlabelled(Path(calibrate_on)))
     if data is not None:
         labelled = _labelled(Path(data), opened.spec)
         if labelled is None:
-            found = replace(found, held_out=_unlabelled(Path(data)), labelled=False)
+            found = replace(found, held_out=_unlabelled(Path(data)), labelled=False, verified_on=f"{data}, unlabelled")
         else:
-            found = replace(found, held_out=labelled, labelled=True)
+            found = replace(found, held_out=labelled, labelled=True, verified_on=str(data))
     elif not found.held_out and calibrate_on is not None:
-        found = replace(found, held_out=found.calibration)
+        found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
     return found
 
 
@@ -190,6 +195,7 @@ class _Work:
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
         self.name = f"{opened.spec.name}_{precision}"
         self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
+        self.figures |= {"verified_on": pictures.verified_on}
         self.rows: list[dict[str, Cell]] = []
         self.failures: list[str] = []
 

@@ -92,8 +92,9 @@ def _web() -> Writer:
 
 
 _ALL: tuple[Precision, ...] = ("float32", "float16", "int8")
-# float32 runtimes sum in other orders; float16 keeps 11 bits of every number.
-_TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2}
+# float32 runtimes sum in other orders. float16 keeps 11 bits of every weight, fewer of the smallest, of which networks
+# with folded normalisation have many: 0.008 to 0.019 were seen.
+_TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 3e-2}
 
 TARGETS: Mapping[TargetName, Target] = {
     "litert": Target("litert", _ALL, _TOLERANCE, _litert),
