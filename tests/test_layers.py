@@ -22,6 +22,7 @@ HEAVY = {
     "openvino": ("export/openvino.py",),
     "executorch": ("export/executorch.py",),
     "coremltools": ("export/coreml.py",),
+    "faster_coco_eval": (),
     "matplotlib": ("train/curves.py", "train/lr_finder.py"),
 }
 

@@ -1,0 +1,257 @@
+"""Pictures with boxes or masks, and how their layouts are known: what detection and segmentation are trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from fusiform.data.dataset import Split
+from fusiform.data.image import read_image
+from fusiform.errors import ImageError, UsageError
+from fusiform.report import printable
+
+Task = Literal["detect", "segment"]
+
+SPLIT_ORDER: tuple[Split, ...] = ("train", "val", "test", "all")
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLabel:
+    """An object: the index of its class, and its box in pixels from the picture's upper left corner.
+
+    The edges lie between pixels, 0 <= ``left`` < ``right`` <= width: the box of the single pixel (x, y) is
+    x, y, x + 1, y + 1. ``crowd`` marks many objects under one box (COCO's ``iscrowd``), ``difficult`` one that is hard
+    to recognise (VOC's flag): who finds either is neither right nor wrong. ``area`` is that of the object's outline in
+    square pixels, by which COCO tells small objects from large ones; None where only the box is known.
+    """
+
+    label: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    crowd: bool = False
+    difficult: bool = False
+    area: float | None = None
+
+
+@dataclass(frozen=True)
+class AnnotatedSample:
+    """A picture with its boxes, its mask's file, or both; None is what was not read, no boxes at all is ``()``.
+
+    ``size`` is the width and height in pixels that the annotations count in, None where they do not say;
+    ``image_id`` is COCO's number of the picture, which its results are written under.
+    """
+
+    file: Path
+    boxes: tuple[BoxLabel, ...] | None = None
+    mask_file: Path | None = None
+    size: tuple[int, int] | None = None
+    image_id: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in front of users: its path."""
+        return str(self.file)
+
+    def read(self) -> Image.Image:
+        """The picture, upright and RGB; ImageError, which names it, also where its size is not ``size``."""
+        image = read_image(self.file)
+        if self.size is not None and image.size != self.size:
+            turned = ": its EXIF orientation turns it" if image.size == self.size[::-1] else ""
+            raise ImageError(
+                f"{printable(self.name)}: is {image.width} x {image.height} pixels and its annotations are for "
+                f"{self.size[0]} x {self.size[1]}{turned}: annotate it again, or save it as it was annotated"
+            )
+        return image
+
+
+@dataclass(frozen=True)
+class AnnotatedSet:
+    """Pictures for one task: ``classes`` are the names in the order of the labels, ``splits`` the pictures.
+
+    For ``segment`` the first class is the background and labels are the masks' values. ``splits`` has the keys that
+    were found, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are what a user should know of how the
+    source was read. ``category_ids`` are COCO's numbers of the classes, which its results are written under; -1
+    stands for a class that the source does not have, and there are none for a source that numbers nothing.
+    """
+
+    source: Path
+    task: Task
+    classes: tuple[str, ...]
+    splits: Mapping[Split, tuple[AnnotatedSample, ...]]
+    notes: tuple[str, ...] = field(default=())
+    category_ids: tuple[int, ...] = field(default=())
+
+    def locate(self, sample: AnnotatedSample) -> str:
+        """The picture's name within the data set, NFC with forward slashes: the same wherever the data lies."""
+        return self._locate(sample.file)
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of the pictures' names, boxes, masks' names and splits; where the data lies does not matter."""
+        lines = [
+            json.dumps(
+                [
+                    split,
+                    self.locate(sample),
+                    None if sample.boxes is None else sorted(map(astuple, sample.boxes), key=repr),
+                    None if sample.mask_file is None else self._locate(sample.mask_file),
+                ],
+                ensure_ascii=False,
+            )
+            for split, samples in self.splits.items()
+            for sample in samples
+        ]
+        text = "\n".join([json.dumps([self.task, self.classes], ensure_ascii=False), *sorted(lines)])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _locate(self, file: Path) -> str:
+        # A JSON file names pictures beside it, or beside the folder that it lies in.
+        for root in (self.source, self.source.parent, self.source.parent.parent):
+            if file.is_relative_to(root):
+                return unicodedata.normalize("NFC", file.relative_to(root).as_posix())
+        return unicodedata.normalize("NFC", file.as_posix())
+
+
+def recognise(source: str | os.PathLike[str]) -> Task | None:
+    """What a file or folder is a data set for, by its layout; None for neither task, such as a folder of classes.
+
+    COCO's layout, or Pascal VOC's with a folder ``Annotations`` of XML files, is for ``detect``; VOC's with
+    ``SegmentationClass`` for ``segment``. A folder that has both, as VOC itself does, is for ``detect``.
+    """
+    path = Path(source)
+    if coco_files(path):
+        return "detect"
+    if (path / "JPEGImages").is_dir():
+        if any((path / "Annotations").rglob("*.xml")):
+            return "detect"
+        if (path / "SegmentationClass").is_dir():
+            return "segment"
+    return None
+
+
+# What else COCO publishes beside its boxes, under the same keys.
+_OTHER_COCO = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_", ".")
+
+
+def coco_files(path: Path) -> list[Path]:
+    """The COCO JSON files of a data set, by their names' and contents' look; none if it is no such data set.
+
+    A folder has ``instances_*.json`` in ``annotations`` or itself, ``_annotations.coco.json`` in each split's folder,
+    or other JSON files in ``annotations`` or itself that look like COCO's.
+    """
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
+    folders = (path / "annotations", path)
+    for folder in folders:
+        if found := sorted(folder.glob("instances_*.json")):
+            return found
+    if found := sorted([*path.glob("_annotations.coco.json"), *path.glob("*/_annotations.coco.json")]):
+        return found
+    for folder in folders:
+        names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
+        if found := [file for file in names if _looks_like_coco(file)]:
+            return found
+    return []
+
+
+def _looks_like_coco(file: Path) -> bool:
+    # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1 << 16)
+    except OSError:
+        return False
+    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
+
+
+class BoxCheck:
+    """Clips boxes to their pictures and counts what was wrong with them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def clip(
+        self, left: float, top: float, right: float, bottom: float, *, size: tuple[int, int] | None
+    ) -> tuple[float, float, float, float] | None:
+        """The part of a box that lies in a picture of ``size`` (width, height in pixels); None where there is none.
+
+        Without a ``size`` only the left and upper edge are known.
+        """
+        if right <= left or bottom <= top:
+            self._counts["of no area, left out"] += 1
+            return None
+        width, height = size or (float("inf"), float("inf"))
+        if right <= 0 or bottom <= 0 or left >= width or top >= height:
+            self._counts["wholly outside their pictures, left out"] += 1
+            return None
+        clipped = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+        # Rounding puts many a box a fraction of a pixel outside, and others count pixels from 0 or 1.
+        if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
+            self._counts["reaching out of their pictures, clipped"] += 1
+        if clipped[2] - clipped[0] <= 1 or clipped[3] - clipped[1] <= 1:
+            self._counts["no more than a pixel wide or high, kept"] += 1
+        return clipped
+
+    def notes(self, split: str) -> list[str]:
+        """What to tell the user: each fault with the number of boxes."""
+        return [f"{split}: boxes {fault}: {count}" for fault, count in sorted(self._counts.items())]
+
+
+def bind_classes(
+    source: Path, present: Sequence[str], used: set[str], *, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The names of the classes, and the label of each in NFC.
+
+    ``present`` are the source's names in NFC and in its order, ``used`` those that an object bears; ``classes``, which
+    a model has already, gives names and order instead. Raises UsageError for a used name not among them.
+    """
+    names = tuple(present if classes is None else classes)
+    labels: dict[str, int] = {}
+    for label, name in enumerate(names):
+        if labels.setdefault(nfc(name), label) != label:
+            raise UsageError(f"{source}: more than one of the classes bears the name {printable(name)}: rename one")
+    if unknown := [name for name in present if name in used and name not in labels]:
+        raise UsageError(
+            f"{source}: {len(unknown)} of {len(used)} classes are none of the {len(names)} that are known: "
+            f"{listed(unknown)}: rename them, or train on them first"
+        )
+    return names, labels
+
+
+def missing_objects(names: Sequence[str], splits: Mapping[Split, Sequence[AnnotatedSample]]) -> list[str]:
+    """What to tell the user of classes that have no box, and pictures that have none."""
+    has = {split: {box.label for sample in samples for box in sample.boxes or ()} for split, samples in splits.items()}
+    anywhere = set().union(*has.values())
+    notes = []
+    if absent := [name for label, name in enumerate(names) if label not in anywhere]:
+        notes.append(f"{len(absent)} of {len(names)} classes have no objects: {listed(absent)}")
+    for split, labels in has.items():
+        if lacking := [names[label] for label in sorted(anywhere - labels)]:
+            notes.append(f"{split} has no objects of {len(lacking)} of {len(anywhere)} classes: {listed(lacking)}")
+    for split, samples in splits.items():
+        if empty := sum(not sample.boxes for sample in samples):
+            notes.append(f"{split}: {empty} of {len(samples)} pictures have no objects, kept as background")
+    return notes
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list for a message, made printable, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def nfc(name: str) -> str:
+    """A name in Unicode's form NFC, in which names are compared."""
+    return unicodedata.normalize("NFC", name)

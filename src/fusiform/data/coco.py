@@ -1,0 +1,279 @@
+"""Reading boxes in COCO's JSON: https://cocodataset.org/#format-data."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fusiform.data.annotated import (
+    SPLIT_ORDER,
+    AnnotatedSample,
+    AnnotatedSet,
+    BoxCheck,
+    BoxLabel,
+    bind_classes,
+    coco_files,
+    listed,
+    missing_objects,
+    nfc,
+)
+from fusiform.data.dataset import SPLIT_NAMES, Split
+from fusiform.errors import UsageError
+from fusiform.fields import show
+from fusiform.report import printable
+
+LAYOUT = (
+    "annotations/instances_train2017.json and instances_val2017.json beside the folders train2017 and val2017, a "
+    "folder for each split with its pictures and _annotations.coco.json, or one JSON file with its pictures beside it"
+)
+
+
+def read_coco(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> AnnotatedSet:
+    """Read a data set's pictures and boxes from COCO's JSON; no picture is opened.
+
+    ``source`` is a JSON file or a folder with some; see ``coco_files``. A file's split is in its name, or in its
+    folder's for ``_annotations.coco.json``; one file that names none is the split ``all``. Its pictures lie in a
+    folder of the split's name, in ``images``, in ``JPEGImages``, or beside the file, in its folder or the one above.
+
+    The classes are the categories in the order of their ids, whatever holes those have, bound by their names in
+    Unicode's form NFC from file to file. ``classes``, the labels that a model has already, gives names and order
+    instead. Boxes are clipped to their pictures; empty ones are left out. Pictures without boxes stay. What was
+    passed over is told in the notes: boxes of unknown pictures or categories, pictures that are not there.
+
+    Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder: check the path")
+    files, notes = _split_files(path, [path] if path.is_file() else coco_files(path))
+    documents = {split: _read_document(file) for split, file in files.items()}
+
+    ids: dict[str, int] = {}
+    for split, document in documents.items():
+        new = [name for name in document.categories.values() if name not in ids]
+        if ids and new:
+            notes.append(f"{split} names {len(new)} categories that the files before it do not: {listed(new)}")
+        ids.update({name: number for number, name in document.categories.items() if name in new})
+    used = {
+        document.categories[box.category]
+        for document in documents.values()
+        for box in document.boxes
+        if box.category in document.categories
+    }
+    names, labels = bind_classes(path, list(ids), used, classes=classes)
+
+    splits = {}
+    for split, document in documents.items():
+        splits[split], more = _bind(split, document, labels)
+        notes += more
+    notes += missing_objects(names, splits)
+    numbers = tuple(ids.get(nfc(name), -1) for name in names)
+    return AnnotatedSet(path, "detect", names, splits, tuple(notes), numbers)
+
+
+class _Picture(NamedTuple):
+    name: str
+    size: tuple[int, int]
+
+
+class _Box(NamedTuple):
+    picture: int
+    category: int
+    edges: tuple[float, float, float, float]
+    crowd: bool
+    area: float | None
+
+
+class _Document(NamedTuple):
+    """A file's content, checked: pictures by id, categories' names in NFC by id in the order of ids, boxes."""
+
+    file: Path
+    pictures: dict[int, _Picture]
+    categories: dict[int, str]
+    boxes: list[_Box]
+
+
+def _split_files(path: Path, files: Sequence[Path]) -> tuple[dict[Split, Path], list[str]]:
+    if not files:
+        raise UsageError(f"{path}: no boxes in COCO's JSON in it: give {LAYOUT}")
+    if len(files) == 1:
+        return {_split_of(files[0]) or "all": files[0]}, []
+    splits: dict[Split, Path] = {}
+    notes = []
+    for file in files:
+        split = _split_of(file)
+        if split is None:
+            notes.append(f"{printable(file.relative_to(path).as_posix())}: names no split, not read")
+        elif split in splits:
+            raise UsageError(f"{file}: is the split {split}, and so is {splits[split]}: take one away, or give one")
+        else:
+            splits[split] = file
+    if not splits:
+        raise UsageError(f"{path}: has {len(files)} JSON files, and none has train, val or test in its name: give one")
+    return {split: splits[split] for split in SPLIT_ORDER if split in splits}, notes
+
+
+def _split_of(file: Path) -> Split | None:
+    name = file.parent.name if file.name == "_annotations.coco.json" else file.stem
+    found = {SPLIT_NAMES[word] for word in re.findall(r"[^\W\d_]+", name.casefold()) if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    # The outlines are most of the file, and gigabytes once they are Python's lists.
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _read_document(file: Path) -> _Document:
+    try:
+        content = json.loads(file.read_bytes(), object_hook=_without_outline)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, numbers of thousands of digits
+        raise UsageError(f"{file}: is no JSON ({error}): copy or download it again") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: holds no object, so it is not COCO's JSON: give {LAYOUT}")
+    images, annotations, categories = (_list_of(content, key, file) for key in ("images", "annotations", "categories"))
+
+    names: dict[int, str] = {}
+    for i, entry in enumerate(categories):
+        where = f"{file}, categories[{i}]"
+        number, name = _whole(entry, "id", where), nfc(_text(entry, "name", where))
+        if number in names or name in names.values():
+            raise UsageError(f"{where}: the id {number} or the name {printable(name)} is there twice: remove one")
+        names[number] = name
+    if not names:
+        raise UsageError(f"{file}: lists no categories: write the names of the classes there")
+
+    pictures: dict[int, _Picture] = {}
+    for i, entry in enumerate(images):
+        where = f"{file}, images[{i}]"
+        number = _whole(entry, "id", where)
+        if number in pictures:
+            raise UsageError(f"{where}: the id {number} is there twice: give every picture its own")
+        width, height = _whole(entry, "width", where), _whole(entry, "height", where)
+        if width < 1 or height < 1:
+            raise UsageError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
+        pictures[number] = _Picture(_text(entry, "file_name", where).replace("\\", "/"), (width, height))
+    if not pictures:
+        raise UsageError(f"{file}: lists no images: write the pictures there")
+
+    boxes = [_read_box(entry, f"{file}, annotations[{i}]") for i, entry in enumerate(annotations)]
+    return _Document(file, pictures, {number: names[number] for number in sorted(names)}, boxes)
+
+
+def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
+    picture, category = _whole(entry, "image_id", where), _whole(entry, "category_id", where)
+    box = _field(entry, "bbox", where)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: mend it")
+    left, top, width, height = map(float, box)
+    crowd, area = entry.get("iscrowd", 0), entry.get("area")
+    if crowd not in (0, 1):
+        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(crowd)}: mend it")
+    if area is not None and not (_is_number(area) and area >= 0):
+        raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: mend it")
+    edges = left, top, left + width, top + height
+    return _Box(picture, category, edges, bool(crowd), None if area is None else float(area))
+
+
+def _bind(
+    split: Split, document: _Document, labels: Mapping[str, int]
+) -> tuple[tuple[AnnotatedSample, ...], list[str]]:
+    check = BoxCheck()
+    boxes: dict[int, list[BoxLabel]] = {number: [] for number in document.pictures}
+    no_picture: dict[int, int] = {}
+    no_category: dict[int, int] = {}
+    for box in document.boxes:
+        if box.picture not in boxes:
+            no_picture[box.picture] = no_picture.get(box.picture, 0) + 1
+        elif box.category not in document.categories:
+            no_category[box.category] = no_category.get(box.category, 0) + 1
+        elif edges := check.clip(*box.edges, size=document.pictures[box.picture].size):
+            label = labels[document.categories[box.category]]
+            boxes[box.picture].append(BoxLabel(label, *edges, crowd=box.crowd, area=box.area))
+    notes = [
+        f"{split}: {sum(unknown.values())} annotations of {what} that the file does not list, passed over: "
+        f"{listed([str(number) for number in unknown])}"
+        for what, unknown in (("pictures", no_picture), ("categories", no_category))
+        if unknown
+    ]
+    notes += check.notes(split)
+
+    folder = _picture_folder(document)
+    samples = []
+    missing = []
+    for number, picture in document.pictures.items():
+        file = folder / picture.name
+        if file.is_file():
+            samples.append(AnnotatedSample(file, tuple(boxes[number]), size=picture.size, image_id=number))
+        else:
+            missing.append(picture.name)
+    if missing:
+        notes.append(f"{split}: {len(missing)} of {len(document.pictures)} pictures are not there: {listed(missing)}")
+    return tuple(samples), notes
+
+
+def _picture_folder(document: _Document) -> Path:
+    """The folder from which a file's pictures are named: the first in which there is one of them."""
+    split = document.file.stem.removeprefix("instances_")
+    inner = (split, f"images/{split}", "images", "JPEGImages", ".")
+    folders = [base / name for base in (document.file.parent, document.file.parent.parent) for name in inner]
+    for folder in folders:
+        if folder.is_dir() and any((folder / picture.name).is_file() for picture in document.pictures.values()):
+            return folder
+    first = next(iter(document.pictures.values()))
+    raise UsageError(
+        f"{document.file}: none of its {len(document.pictures)} pictures is there, such as {printable(first.name)}: "
+        f"put them into {folders[-len(inner)]} or {folders[len(inner) - 1]}"
+    )
+
+
+def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Mapping[str, Any]]:
+    if key not in content:
+        raise UsageError(f"{file}: has no {key}, so it is not COCO's JSON for boxes: give {LAYOUT}")
+    entries = content[key]
+    if not isinstance(entries, list):
+        raise UsageError(f"{file}: {key} must be a list, got {show(entries)}: mend it")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UsageError(f"{file}, {key}[{i}]: must be an object, got {show(entry)}: mend it")
+    return entries
+
+
+def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise UsageError(f"{where}: has no {key}: write it there")
+    return entry[key]
+
+
+def _whole(entry: Mapping[str, Any], key: str, where: str) -> int:
+    value = _field(entry, key, where)
+    # Some tools write 640.0.
+    if not _is_number(value) or value != int(value):
+        raise UsageError(f"{where}: {key} must be a whole number, got {show(value)}: mend it")
+    return int(value)
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = _field(entry, key, where)
+    # A lone surrogate, which JSON can spell, is no character: no file and no terminal can bear the name.
+    if not isinstance(value, str) or not value.strip() or re.search("[\0\ud800-\udfff]", value):
+        raise UsageError(f"{where}: {key} must be a name, got {show(value)}: mend it")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a number that a float holds; Python reads NaN and Infinity too."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

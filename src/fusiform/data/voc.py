@@ -1,0 +1,372 @@
+"""Reading boxes and masks in Pascal VOC's layout: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.data.annotated import (
+    SPLIT_ORDER,
+    AnnotatedSample,
+    AnnotatedSet,
+    BoxCheck,
+    BoxLabel,
+    Task,
+    bind_classes,
+    listed,
+    missing_objects,
+    nfc,
+)
+from fusiform.data.dataset import SPLIT_NAMES, Split
+from fusiform.data.image import MAX_PIXELS, find_images, identify, natural_key, without_warnings
+from fusiform.errors import ImageError, UsageError
+from fusiform.fields import show
+from fusiform.report import printable
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""VOC's names in the order of its masks' values."""
+
+IGNORE = 255
+"""The value of a mask's pixels that belong to no class: the border around objects, and what is hard to tell."""
+
+CLASS_NAMES_FILE = "class_names.txt"
+LAYOUT = (
+    "a folder with JPEGImages, lists in ImageSets/Main or ImageSets/Segmentation, and Annotations (XML files with "
+    "boxes) or SegmentationClass (PNG masks)"
+)
+
+
+def _voc_palette() -> NDArray[np.uint8]:
+    # VOC's development kit, VOClabelcolormap.m: bits 0, 3, 6 of the value are red's highest, 1, 4, 7 green's,
+    # 2, 5 blue's.
+    values = np.arange(256)
+    colours = np.zeros((256, 3), int)
+    for place in range(3):
+        for channel in range(3):
+            colours[:, channel] |= (values >> (3 * place + channel) & 1) << (7 - place)
+    return colours.astype(np.uint8)
+
+
+PALETTE = _voc_palette()
+"""VOC's colour of each value of a mask, uint8 [256, 3] RGB."""
+
+
+def read_voc(
+    source: str | os.PathLike[str], task: Task | None = None, *, classes: Sequence[str] | None = None
+) -> AnnotatedSet:
+    """Read the list of a data set's pictures with their boxes (``detect``) or masks (``segment``) in VOC's layout.
+
+    No picture or mask is opened. ``task`` is by default ``detect`` where there are XML files. The splits are
+    ``ImageSets/Main/train.txt``, ``val.txt`` and ``test.txt`` for boxes and those in ``ImageSets/Segmentation`` for
+    masks, a picture's name a line; ``trainval.txt`` is the split ``train`` where neither of its parts is there.
+    Without lists, every picture that has an annotation is in the split ``all``.
+
+    VOC counts pixels from 1 and includes the last: xmin 1 and xmax 500 become left 0 and right 500. A file
+    ``class_names.txt``, a name a line, the background first, gives the classes. Without it those of boxes are the
+    names found, in natural order (VOC's own order), and those of masks VOC's 21. ``classes``, the labels that a model
+    has already, gives names and order instead. Boxes are clipped to their pictures; empty ones are left out. Pictures
+    without an object stay; those without an XML file or a mask, of which nothing is known, are told in the notes.
+
+    Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    """
+    root = Path(source)
+    if not (root / "JPEGImages").is_dir():
+        inside = sorted([*root.glob("*/JPEGImages"), *root.glob("VOCdevkit/*/JPEGImages")])
+        hint = f"give {inside[0].parent}" if inside else f"give {LAYOUT}"
+        raise UsageError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
+    if task is None:
+        task = "detect" if any((root / "Annotations").rglob("*.xml")) else "segment"
+    folder, extension = ("Annotations", ".xml") if task == "detect" else ("SegmentationClass", ".png")
+    if not (root / folder).is_dir():
+        raise UsageError(f"{root}: has no folder {folder}: give {LAYOUT}")
+
+    notes: list[str] = []
+    pictures = {_stem(file, root / "JPEGImages"): file for file in find_images(root / "JPEGImages", unlisted=notes)}
+    known = {_stem(file, root / folder): file for file in (root / folder).rglob(f"*{extension}")}
+    known = {name: file for name, file in known.items() if not file.name.startswith(".")}
+    lists = _lists(root / "ImageSets" / ("Main" if task == "detect" else "Segmentation"))
+    if not lists:
+        lists = {"all": [name for name in pictures if name in known]}
+    chosen: dict[Split, list[tuple[Path, Path]]] = {}
+    for split, names in lists.items():
+        found = {name: (pictures.get(name), known.get(name)) for name in (_listed_name(n, pictures) for n in names)}
+        pairs = [(picture, file) for picture, file in found.values() if picture is not None and file is not None]
+        for what, where, missing in (
+            ("pictures", "JPEGImages", [name for name, (picture, _) in found.items() if picture is None]),
+            ("annotations", folder, [name for name, (picture, file) in found.items() if picture and file is None]),
+        ):
+            if missing:
+                notes.append(f"{split}: {len(missing)} of {len(found)} {what} are not in {where}: {listed(missing)}")
+        if pairs:
+            chosen[split] = pairs
+    if not chosen:
+        raise UsageError(f"{root}: no picture of JPEGImages has its annotation in {folder}: give {LAYOUT}")
+    given = _class_names(root)
+    if task == "segment":
+        return _masks(root, chosen, notes, given=given, classes=classes)
+    return _boxes(root, chosen, notes, given=given, classes=classes)
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return nfc(file.relative_to(folder).with_suffix("").as_posix())
+
+
+def _listed_name(line: str, pictures: Mapping[str, Path]) -> str:
+    """The picture that a line of a list names, perhaps with its extension, or with -1, 0 or 1 for a class in it."""
+    for name in (line, re.sub(r"\s+-?[01]$", "", line), str(Path(line).with_suffix(""))):
+        if name in pictures:
+            return name
+    return line
+
+
+def _lists(folder: Path) -> dict[Split, list[str]]:
+    """The lines of each split's list; none where there are no lists."""
+    files: dict[Split, Path] = {}
+    for file in sorted(folder.glob("*.txt")):
+        split = SPLIT_NAMES.get(file.stem.casefold())
+        if split in files:
+            raise UsageError(f"{file}: is the split {split}, and so is {files[split]}: take one away")
+        if split:
+            files[split] = file
+    if "train" not in files and "val" not in files and (folder / "trainval.txt").is_file():
+        files["train"] = folder / "trainval.txt"
+    lists = {split: [nfc(line) for line in _lines(files[split])] for split in SPLIT_ORDER if split in files}
+    return {split: lines for split, lines in lists.items() if lines}
+
+
+def _class_names(root: Path) -> tuple[str, ...] | None:
+    file = root / CLASS_NAMES_FILE
+    if not file.is_file():
+        return None
+    names = [nfc(line) for line in _lines(file)]
+    if names and names[0] == "__ignore__":  # labelme's name for value 255
+        del names[0]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"{file}: must name the background and each class once, a line each: mend it")
+    return tuple(names)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _masks(
+    root: Path,
+    chosen: Mapping[Split, Sequence[tuple[Path, Path]]],
+    notes: list[str],
+    *,
+    given: tuple[str, ...] | None,
+    classes: Sequence[str] | None,
+) -> AnnotatedSet:
+    names = given or VOC_CLASSES
+    # The masks hold values, so a model's own order would need masks of its own.
+    if classes is not None and tuple(map(nfc, classes)) != names:
+        raise UsageError(
+            f"{root}: its masks are of {len(names)} classes, {listed(names)}, and others are asked for, "
+            f"{listed(tuple(classes))}: name the classes in {root / CLASS_NAMES_FILE}, the background first"
+        )
+    if given is None:
+        notes.append(f"there is no {CLASS_NAMES_FILE}, so the masks' values are taken as Pascal VOC's 21 classes")
+    splits = {
+        split: tuple(AnnotatedSample(picture, mask_file=mask) for picture, mask in pairs)
+        for split, pairs in chosen.items()
+    }
+    return AnnotatedSet(root, "segment", names, splits, tuple(notes))
+
+
+class _Object(NamedTuple):
+    name: str
+    edges: tuple[float, float, float, float]
+    difficult: bool
+
+
+class _Annotation(NamedTuple):
+    size: tuple[int, int] | None
+    objects: list[_Object]
+
+
+def _boxes(
+    root: Path,
+    chosen: Mapping[Split, Sequence[tuple[Path, Path]]],
+    notes: list[str],
+    *,
+    given: tuple[str, ...] | None,
+    classes: Sequence[str] | None,
+) -> AnnotatedSet:
+    read = {split: [(picture, _read_xml(file)) for picture, file in pairs] for split, pairs in chosen.items()}
+    found = [thing.name for pairs in read.values() for _, annotation in pairs for thing in annotation.objects]
+    used = set(found)
+    present = list(given or sorted(used, key=natural_key))
+    if given and given[0].strip("_") == "background":
+        del present[0]
+    if not present:
+        raise UsageError(f"{root}: none of its {sum(map(len, read.values()))} annotations has an object: draw boxes")
+    if given and (unknown := sorted(used - set(present), key=natural_key)):
+        raise UsageError(
+            f"{root}: has boxes of {listed(unknown)}, which {CLASS_NAMES_FILE} does not name: add them there"
+        )
+    names, labels = bind_classes(root, present, used, classes=classes)
+    splits = {}
+    for split, pairs in read.items():
+        check = BoxCheck()
+        unsized = 0
+        samples = []
+        for picture, annotation in pairs:
+            unsized += annotation.size is None
+            boxes = [
+                BoxLabel(labels[thing.name], *edges, difficult=thing.difficult)
+                for thing in annotation.objects
+                if (edges := check.clip(*thing.edges, size=annotation.size))
+            ]
+            samples.append(AnnotatedSample(picture, tuple(boxes), size=annotation.size))
+        splits[split] = tuple(samples)
+        if unsized:
+            notes.append(f"{split}: annotations without their picture's size, boxes not checked against it: {unsized}")
+        notes += check.notes(split)
+    return AnnotatedSet(root, "detect", names, splits, (*notes, *missing_objects(names, splits)))
+
+
+def _read_xml(file: Path) -> _Annotation:
+    root = _parse(file)
+    if root.tag != "annotation":
+        raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
+    size = int(_number(root, "size/width", file, default=0)), int(_number(root, "size/height", file, default=0))
+    objects = []
+    for i, element in enumerate(root.findall("object")):
+        where = f"{file}, object {i + 1}"
+        name = nfc((element.findtext("name") or "").strip())
+        if not name:
+            raise UsageError(f"{where}: has no name: write the name of its class there")
+        left, top, right, bottom = (
+            _number(element, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax")
+        )
+        difficult = _number(element, "difficult", where, default=0) != 0
+        objects.append(_Object(name, (left - 1, top - 1, right, bottom), difficult))
+    # labelImg writes a size of 0 x 0 where it has not looked.
+    return _Annotation(size if min(size) > 0 else None, objects)
+
+
+def _number(element: Element, path: str, where: object, *, default: float | None = None) -> float:
+    text = element.findtext(path)
+    if text is None and default is not None:
+        return default
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: {path} must be a number, got {show((text or '').strip())}: mend it")
+    return value
+
+
+def _parse(file: Path) -> Element:
+    """An XML file's outermost element. Entities are refused: a few lines of them can grow to gigabytes."""
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+
+    def refuse(name: str, *_: object) -> NoReturn:
+        raise UsageError(f"{file}: defines the entity {printable(name)}, which is refused: write the text itself")
+
+    parser.buffer_text = True
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(file.read_bytes(), True)
+        return builder.close()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    except (expat.ExpatError, ParseError, ValueError, LookupError) as error:
+        raise UsageError(f"{file}: is no XML ({error}): write it again") from None
+
+
+def read_mask(path: str | os.PathLike[str], size: tuple[int, int], *, classes: int | None = None) -> NDArray[np.uint8]:
+    """Read a mask: uint8 [height, width] with the label of each pixel, 255 where it belongs to none.
+
+    A palette's indices are the labels whatever its colours; so are the levels of a grey PNG. An RGB mask must be in
+    VOC's colours (``PALETTE``; (224, 224, 192) is 255). Transparency is not looked at. ``size`` is the width and
+    height in pixels of the mask's picture; ``classes`` the number of labels, where it is known.
+
+    Raises ImageError, which names the file, for one that is missing, damaged or no PNG, of another size than
+    its picture, with a colour that is none of VOC's, or a label of ``classes`` or more.
+    """
+    name = printable(os.fspath(path))
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such mask: check the path") from None
+    except OSError as error:
+        raise ImageError(f"{name}: the mask cannot be read ({error.strerror}): check its permissions") from None
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ImageError(f"{name}: is no PNG, and other formats blur a mask or change it: save the mask as PNG")
+    try:
+        with without_warnings(), identify(io.BytesIO(data), data[:32], name) as image:
+            if image.size != size:
+                raise ImageError(
+                    f"{name}: the mask is {image.width} x {image.height} pixels and its picture {size[0]} x {size[1]}: "
+                    "draw it again in the picture's size"
+                )
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller")
+            image.load()
+            if image.mode in ("RGB", "RGBA"):
+                return _check_labels(_from_colours(np.asarray(image.convert("RGB")), name), name, classes=classes)
+            values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        raise ImageError(f"{name}: the mask is damaged ({error}): copy or download it again") from error
+    # Pillow spreads grey of 2 and 4 bits over 0..255; the depth is byte 24 of a PNG (ISO/IEC 15948, 11.2.2).
+    if image.mode == "L" and (depth := data[24]) in (2, 4):
+        values = values // (255 // ((1 << depth) - 1))
+    return _check_labels(values, name, classes=classes)
+
+
+def _from_colours(colours: NDArray[np.uint8], name: str) -> NDArray[np.intp]:
+    weights = np.array([1 << 16, 1 << 8, 1])
+    known = PALETTE @ weights
+    order = np.argsort(known)
+    pixels = colours @ weights
+    labels = order[np.searchsorted(known, pixels, sorter=order).clip(max=255)]
+    if (wrong := known[labels] != pixels).any():
+        row, column = np.argwhere(wrong)[0]
+        red, green, blue = colours[row, column]
+        raise ImageError(
+            f"{name}: {np.count_nonzero(wrong)} pixels have colours that are none of VOC's, ({red}, {green}, {blue}) "
+            f"at column {column}, row {row}: save the labels themselves as a grey or palette PNG"
+        )
+    return np.asarray(labels)
+
+
+def _check_labels(values: NDArray[np.generic], name: str, *, classes: int | None) -> NDArray[np.uint8]:
+    labels = values.astype(np.int64)
+    if labels.max() > IGNORE:
+        raise ImageError(f"{name}: has the label {labels.max()}, and no more than {IGNORE} (ignored) is read: mend it")
+    if classes is not None and (wrong := (labels >= classes) & (labels != IGNORE)).any():
+        most = Counter(labels[wrong].tolist()).most_common(1)[0][0]
+        raise ImageError(
+            f"{name}: {np.count_nonzero(wrong)} pixels have labels beyond the {classes} classes, most of them {most}: "
+            f"name the classes in {CLASS_NAMES_FILE}, or draw the mask again"
+        )
+    return labels.astype(np.uint8)

@@ -1,0 +1,62 @@
+"""How good masks are: intersection over union from a confusion matrix that grows picture by picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.data.voc import IGNORE
+from fusiform.tasks.metrics import confusion_matrix
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """What a confusion matrix of pixels says, in [0, 1], over ``pixels`` pixels; None where there are none.
+
+    ``classes`` are intersections over union, true positives / (true positives + false positives + false negatives);
+    ``mean_iou`` is their mean, as VOC's devkit counts (``VOCevalseg``): over all pictures at once, background among the
+    classes, and a class that was found although no picture has it counts as 0. A class that is neither true nor found
+    anywhere is 0 / 0; it has no value, and the mean leaves it out.
+    """
+
+    mean_iou: float | None
+    pixel_accuracy: float | None
+    classes: tuple[float | None, ...]
+    pixels: int
+
+
+def pixel_confusion(
+    truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int, *, ignore: int | None = IGNORE
+) -> NDArray[np.int64]:
+    """Counts (classes, classes) of one picture's pixels: rows are true classes, columns predicted ones.
+
+    Both masks are (H, W) of class indices; pixels whose truth is ``ignore`` do not count. Add the matrices of all
+    pictures. ValueError for masks of different sizes, or values that are no class.
+    """
+    if truth.shape != predicted.shape:
+        raise ValueError(f"the true mask has shape {truth.shape}, the predicted one {predicted.shape}")
+    if ignore is not None:
+        counts = truth != ignore
+        truth, predicted = truth[counts], predicted[counts]
+    for name, mask in (("true", truth), ("predicted", predicted)):
+        if mask.size and (mask.min() < 0 or mask.max() >= classes):
+            raise ValueError(f"the {name} mask reaches from {mask.min()} to {mask.max()}, but has {classes} classes")
+    return confusion_matrix(truth.ravel(), predicted.ravel(), classes)
+
+
+def segmentation_scores(confusion: NDArray[np.integer[Any]]) -> SegmentationScores:
+    """The scores of a sum of ``pixel_confusion`` matrices."""
+    right = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - right
+    found = [int(r) / int(u) if u else None for r, u in zip(right, union, strict=True)]
+    known = [value for value in found if value is not None]
+    pixels = int(confusion.sum())
+    return SegmentationScores(
+        mean_iou=sum(known) / len(known) if known else None,
+        pixel_accuracy=int(right.sum()) / pixels if pixels else None,
+        classes=tuple(found),
+        pixels=pixels,
+    )
