@@ -26,13 +26,16 @@ _DAMAGED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, Val
 
 
 def check_archive(data: bytes, *, source: str) -> None:
-    """Raise WeightsError for a zip archive with compressed entries: PyTorch writes none, and unpacks any."""
+    """Raise WeightsError for a zip archive that would unpack to far more than itself: PyTorch unpacks any."""
     try:
-        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
     except _DAMAGED:
         return  # whoever reads it says so
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise WeightsError(f"{source}: a zip archive that PyTorch did not write; ask for a safetensors file")
+    # PyTorch stores weights as they are and compresses code, a few times.
+    if unpacked > 10 * len(data) + (16 << 20):
+        raise WeightsError(
+            f"{source}: would unpack to {unpacked:,} bytes, which no model does; fetch it from elsewhere"
+        )
 
 
 def is_torchscript(data: bytes) -> bool:
