@@ -12,15 +12,15 @@ import numpy as np
 
 from fusiform.errors import UsageError
 from fusiform.graph.build import build_graph
-from fusiform.graph.count import count_multiply_adds, count_parameters
-from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node
+from fusiform.graph.count import count_multiply_adds, count_parameters, node_parameters
+from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node, Spread, Stack
 from fusiform.graph.memory import arena_memory, formula_memory, held_by_resolution, peak_memory
 from fusiform.graph.receptive_field import receptive_fields
 from fusiform.graph.split import find_expansions, split_expansion
 from fusiform.report import Cell, Report
 from fusiform.spec import Architecture, ModelSpec
 from fusiform.zoo.catalog import find_weights, imagenet_labels
-from fusiform.zoo.checkpoint import expected_shapes
+from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.model import open_model
 
 BITS = (8, 16, 32)
@@ -58,9 +58,7 @@ def analyze(model: str | os.PathLike[str], *, size: int | None = None, slices: i
 
 def graph_of_zeros(spec: ModelSpec) -> Graph:
     """The graph that a spec describes, for questions about its shapes: every weight is zero."""
-    shapes = expected_shapes(
-        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-    )
+    shapes = state_shapes(spec)
     return build_graph(spec, {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
 
 
@@ -117,8 +115,6 @@ def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
         height, width, channels = graph.shapes[node.name]
         operator, kernel, stride = _operator(node)
         weights = node.weight.size if isinstance(node, Conv | Linear) else 0
-        # As in graph.count: of a convolution's channels each has two more parameters, of the classifier's one.
-        others = channels * {Conv: 2, Linear: 1}.get(type(node), 0)
         rows.append(
             {
                 "name": node.name,
@@ -126,7 +122,7 @@ def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
                 "kernel": kernel,
                 "stride": stride,
                 "output": f"{height}x{width}x{channels}",
-                "parameters": weights + others,
+                "parameters": node_parameters(node),
                 "multiply_adds": height * width * weights,
                 "bytes": height * width * channels * bytes_per_value,
                 "receptive_field": fields[node.name],
@@ -140,7 +136,8 @@ def _operator(node: Node) -> tuple[str, str | None, int | None]:
     match node:
         case Conv():
             name = "depthwise conv" if node.depthwise else "conv"
-            return name, f"{node.kernel}x{node.kernel}", node.stride
+            rate = f", rate {node.dilation}" if node.dilation > 1 else ""
+            return name, f"{node.kernel}x{node.kernel}{rate}", node.stride
         case MaxPool():
             return "max pool", "3x3", 2
         case Add():
@@ -151,5 +148,9 @@ def _operator(node: Node) -> tuple[str, str | None, int | None]:
             return "mean", None, None
         case Linear():
             return "linear", None, None
+        case Spread():
+            return "spread", None, None
+        case Stack():
+            return "stack", None, None
         case _:
             return "center", None, None

@@ -14,7 +14,7 @@ from PIL import Image
 from fusiform import charts
 from fusiform.data.dataset import Sample
 from fusiform.data.preprocess import crop_pixels, normalize
-from fusiform.errors import ImageError, MissingExtraError
+from fusiform.errors import ImageError, MissingExtraError, UsageError
 from fusiform.evaluate import (
     OTHER,
     Calibration,
@@ -117,9 +117,13 @@ def open_network(model: str | os.PathLike[str]) -> MobileNetV2 | ShuffleNetV2:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "--explain") from None
+    from fusiform.nets import MobileNetV2, ShuffleNetV2
     from fusiform.zoo.load import load
 
-    return load(model)
+    network = load(model)
+    if not isinstance(network, MobileNetV2 | ShuffleNetV2):
+        raise UsageError(f"{os.fspath(model)}: --explain is for classifiers")
+    return network
 
 
 def explain(

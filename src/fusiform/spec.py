@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fusiform.errors import SpecError
 from fusiform.fields import check_types, from_dict
-from fusiform.tables import SHUFFLENET_V2_CHANNELS
+from fusiform.tables import SHUFFLENET_V2_CHANNELS, ssd_priors
 
 SPEC_VERSION = 1
 METADATA_KEY = "fusiform.spec"
@@ -20,16 +20,21 @@ Architecture = Literal["mobilenet_v2", "shufflenet_v2"]
 Padding = Literal["symmetric", "same"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ColorOrder = Literal["rgb", "bgr"]
-Task = Literal["classification"]
+Task = Literal["classification", "detection", "segmentation"]
 Output = Literal["logits", "probabilities"]
+Fit = Literal["crop", "stretch", "pad"]
+Scores = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """The way from a decoded photograph to the network's input.
 
-    ``resize`` is the length of the shorter side after resizing, ``crop`` the side of the central square, both in
-    pixels. ``mean`` and ``std`` apply to values in [0, 1], in the order of ``color_order``.
+    ``crop`` is the side of the square that the network sees, in pixels, and ``fit`` how a photograph comes into it:
+    ``crop`` cuts the central square out of the photograph whose shorter side was resized to ``resize``; ``stretch``
+    squeezes all of it into the square, whatever its aspect; ``pad`` resizes its longer side to the square's, and fills
+    the rest, at the right or the bottom, with the mean colour. ``resize`` equals ``crop`` but for ``crop``. ``mean``
+    and ``std`` apply to values in [0, 1], in the order of ``color_order``.
     """
 
     resize: int = 256
@@ -39,11 +44,14 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     color_order: ColorOrder = "rgb"
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
         if self.resize < 1 or self.crop < 1:
             raise SpecError(f"preprocess: resize and crop must be at least 1 pixel, got {self.resize} and {self.crop}")
+        if self.fit != "crop" and self.resize != self.crop:
+            raise SpecError(f"preprocess: fit={self.fit} needs resize equal to crop, got {self.resize}, {self.crop}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise SpecError(f"preprocess: mean must be finite and std positive, got mean={self.mean}, std={self.std}")
 
@@ -75,6 +83,11 @@ class ModelSpec:
     identifiers in the data set, WordNet ids for ImageNet. ``input_size`` is the square input's side in pixels (32 or
     more). ``padding`` is part of the weights: ``same`` is TensorFlow's rule, asymmetric at stride 2. Logits are divided
     by ``temperature`` before they become probabilities (Guo et al., arXiv 1706.04599, Section 4.2).
+
+    A detector is SSDLite over ``architecture``. Its ``labels`` leave out the background, which its logits have first;
+    ``scores`` is what makes scores of them. A segmenter is DeepLabv3 over ``architecture``, with ``aspp`` or without.
+    Its logits, of which there is one for ``output_stride`` x ``output_stride`` pixels, are resized to the photograph:
+    with ``align_corners`` the outermost ones stand on the outermost pixels.
     """
 
     architecture: Architecture
@@ -87,6 +100,10 @@ class ModelSpec:
     padding: Padding = "symmetric"
     output: Output = "logits"
     temperature: float = 1.0
+    scores: Scores = "softmax"
+    output_stride: int = 32
+    aspp: bool = False
+    align_corners: bool = True
     preprocess: Preprocess = field(default_factory=Preprocess)
     provenance: str = ""
     license: str = ""
@@ -121,11 +138,47 @@ class ModelSpec:
             raise SpecError("temperature applies to logits; this model's file ends in a softmax")
         if self.input_channels < 1:
             raise SpecError(f"input_channels must be at least 1, got {self.input_channels}")
+        self._check_task()
+
+    def _check_task(self) -> None:
+        strides = (8, 16) if self.task == "segmentation" else (32,)
+        if self.output_stride not in strides:
+            raise SpecError(
+                f"{self.task}: output_stride must be {' or '.join(map(str, strides))}, got {self.output_stride}"
+            )
+        if self.task != "classification" and self.output != "logits":
+            raise SpecError(f"{self.task}: the output must be logits, got {self.output}")
+        if self.task != "classification" and self.temperature != 1:
+            raise SpecError(f"{self.task}: there is no temperature, got {self.temperature}")
+        if self.task != "segmentation" and self.aspp:
+            raise SpecError(f"{self.task}: aspp is for segmentation")
+        if self.task != "detection" and self.scores != "softmax":
+            raise SpecError(f"{self.task}: scores is for detection")
+
+    @property
+    def backbone(self) -> str:
+        """The backbone with its width, as in the paper: ``mobilenet_v2_x0_35``."""
+        return network_name(self.architecture, self.width)
 
     @property
     def name(self) -> str:
-        """The network with its width, as in the paper: ``mobilenet_v2_x0_35``."""
-        return network_name(self.architecture, self.width)
+        """The network with its width, as in the paper: ``mobilenet_v2_x0_35``, ``ssdlite_mobilenet_v2_x1_0``."""
+        return {"classification": "", "detection": "ssdlite_", "segmentation": "deeplab_v3_"}[self.task] + self.backbone
+
+    @property
+    def answers(self) -> dict[str, tuple[int, ...]]:
+        """The names of what an engine answers one picture with, and their shapes.
+
+        A classifier gives ``logits`` or ``probabilities`` (classes,); a detector ``logits`` (priors, 1 + classes) and
+        ``codes`` (priors, 4); a segmenter ``logits`` (rows, columns, classes).
+        """
+        if self.task == "detection":
+            priors = ssd_priors(self.input_size)
+            return {"logits": (priors, 1 + self.num_classes), "codes": (priors, 4)}
+        if self.task == "segmentation":
+            cells = math.ceil(self.input_size / self.output_stride)
+            return {"logits": (cells, cells, self.num_classes)}
+        return {self.output: (self.num_classes,)}
 
     @property
     def num_classes(self) -> int:
@@ -138,8 +191,12 @@ class ModelSpec:
     def to_json(self, *, indent: int | None = None) -> str:
         """The JSON text that ``from_json`` reads back to an equal spec."""
         fields = dataclasses.asdict(self)
-        if self.temperature == 1:
-            del fields["temperature"]  # says nothing, and keeps the bytes of files from before there was one
+        # What says nothing is left out, which keeps the bytes of files from before there was such a field.
+        for name in ("temperature", "scores", "output_stride", "aspp", "align_corners"):
+            if fields[name] == _DEFAULTS[name]:
+                del fields[name]
+        if self.preprocess.fit == "crop":
+            del fields["preprocess"]["fit"]
         return json.dumps(fields, indent=indent, ensure_ascii=False)
 
     @classmethod
@@ -158,6 +215,9 @@ class ModelSpec:
             return from_dict(cls, fields, SpecError)
         except SpecError as error:
             raise SpecError(f"{source}: {error}") from None
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
 
 
 def network_name(architecture: str, width: float) -> str:

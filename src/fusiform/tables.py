@@ -5,6 +5,9 @@ The PyTorch networks (``nets/``) and the framework-free graphs (``graph/``) are 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 # MobileNetV2, Table 2 (arXiv 1801.04381): expansion t, output channels c, repeats n, stride s of the first repeat.
 MOBILENET_V2_STEM = 32
 MOBILENET_V2_BOTTLENECKS = (
@@ -31,6 +34,19 @@ SHUFFLENET_V2_CHANNELS = {
 }
 
 
+# SSDLite (arXiv 1801.04381, Section 6.2): the pixels from cell to cell and the priors of a cell in each of the six
+# maps, and the channels of the last four. The first map has fewer priors because it has the most cells.
+SSD_STRIDES = (16, 32, 64, 128, 256, 512)
+SSD_PRIORS_PER_CELL = (3, 6, 6, 6, 6, 6)
+SSD_EXTRA_CHANNELS = (512, 256, 256, 128)
+SSD_SMALLEST_DEPTH = 16  # the implementation's min_depth: no extra layer gets narrower, whatever the width
+
+# DeepLabv3 (arXiv 1706.05587, Section 3.3): the channels of the head, and the rates of the atrous branches by output
+# stride, the same pixels of the picture at either.
+DEEPLAB_CHANNELS = 256
+DEEPLAB_ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+
+
 def round_channels(channels: float, divisor: int = 8) -> int:
     """The multiple of ``divisor`` nearest to ``channels``, never more than 10 % below it nor below ``divisor``."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
@@ -45,3 +61,42 @@ def mobilenet_v2_channels(width: float) -> tuple[int, tuple[int, ...], int]:
     stem = round_channels(MOBILENET_V2_STEM * width)
     rows = tuple(round_channels(c * width) for _, c, _, _ in MOBILENET_V2_BOTTLENECKS)
     return stem, rows, round_channels(MOBILENET_V2_LAST * max(1.0, width))
+
+
+def trade_strides(strides: Iterable[int], reached: int, output_stride: int) -> list[tuple[int, int]]:
+    """The (stride, dilation) of each block once strides beyond ``output_stride`` have become dilation.
+
+    ``strides`` are the table's, block by block, and ``reached`` the stride in front of the first. A block that gives
+    up its stride looks at the pixels it looked at before, at more places; only the blocks after it have a denser
+    input and must spread their 3x3 windows to see the same pixels (DeepLabv3, arXiv 1706.05587, Section 3.1).
+    """
+    blocks = []
+    dilation = 1
+    for stride in strides:
+        if reached * stride > output_stride:
+            blocks.append((1, dilation))
+            dilation *= stride
+        else:
+            blocks.append((stride, dilation))
+            reached *= stride
+    return blocks
+
+
+def ssd_map_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """The (rows, columns) of SSDLite's maps for pictures of ``height`` x ``width`` pixels, with either padding."""
+    return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in SSD_STRIDES]
+
+
+def ssd_priors(input_size: int) -> int:
+    """The number of priors for a square input in pixels: 2,034 for 320."""
+    maps = zip(ssd_map_sizes(input_size, input_size), SSD_PRIORS_PER_CELL, strict=True)
+    return sum(rows * columns * priors for (rows, columns), priors in maps)
+
+
+def ssd_extra_channels(width: float) -> list[tuple[int, int]]:
+    """For each of SSDLite's four extra maps, the channels of its narrow 1x1 convolution and of the map itself."""
+
+    def depth(channels: float) -> int:
+        return max(SSD_SMALLEST_DEPTH, round_channels(channels))
+
+    return [(depth(channels / 2 * width), depth(channels * width)) for channels in SSD_EXTRA_CHANNELS]

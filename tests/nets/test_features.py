@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.layers import trade_strides
+from fusiform.tables import trade_strides
 
 STRIDES = {
     MobileNetV2: {

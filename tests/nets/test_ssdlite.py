@@ -11,7 +11,9 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from fusiform.errors import UsageError
 from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.ssdlite import PRIORS_PER_CELL, LoneBatchNorm2d, SSDLite, map_sizes
+from fusiform.nets.layers import LoneBatchNorm2d
+from fusiform.nets.ssdlite import SSDLite
+from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_map_sizes
 
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit")
 both_backbones = pytest.mark.parametrize("backbone", [MobileNetV2, ShuffleNetV2])
@@ -75,14 +77,14 @@ def test_outputs_at_the_papers_sizes(backbone, size, priors):
 def test_any_size_has_the_priors_that_map_sizes_says(backbone, padding, height, width):
     with torch.device("meta"):
         logits, offsets = small(backbone, padding).eval()(torch.empty(1, 3, height, width))
-    sizes = map_sizes(height, width)
-    priors = sum(rows * columns * each for (rows, columns), each in zip(sizes, PRIORS_PER_CELL, strict=True))
+    sizes = ssd_map_sizes(height, width)
+    priors = sum(rows * columns * each for (rows, columns), each in zip(sizes, SSD_PRIORS_PER_CELL, strict=True))
     assert logits.shape[1] == offsets.shape[1] == priors
 
 
 def test_map_sizes():
-    assert map_sizes(320, 320) == [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
-    assert map_sizes(300, 640) == [(19, 40), (10, 20), (5, 10), (3, 5), (2, 3), (1, 2)]
+    assert ssd_map_sizes(320, 320) == [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
+    assert ssd_map_sizes(300, 640) == [(19, 40), (10, 20), (5, 10), (3, 5), (2, 3), (1, 2)]
 
 
 @pytest.mark.parametrize("width", [0.35, 0.5, 1.4])
@@ -119,7 +121,7 @@ def test_the_head_answers_as_torchvisions(lived_in):
     """The same weights in the same order of layers give torchvision's numbers, in torchvision's order of priors."""
     network = lived_in(small(MobileNetV2)).eval()
     channels = [layer[0][0].in_channels for layer in network.classes]
-    theirs = SSDLiteHead(channels, list(PRIORS_PER_CELL), 5, nn.BatchNorm2d).eval()
+    theirs = SSDLiteHead(channels, list(SSD_PRIORS_PER_CELL), 5, nn.BatchNorm2d).eval()
     mine = [*network.classes.state_dict().values(), *network.boxes.state_dict().values()]
     theirs.load_state_dict(dict(zip(theirs.state_dict(), mine, strict=True)))
     maps = []
@@ -139,19 +141,19 @@ def test_a_prior_stands_where_its_cell_does():
     with torch.no_grad():
         for i, layer in enumerate(network.classes):
             layer[1].weight.zero_()
-            numbers = torch.arange(PRIORS_PER_CELL[i] * 5, dtype=torch.float32)
+            numbers = torch.arange(SSD_PRIORS_PER_CELL[i] * 5, dtype=torch.float32)
             layer[1].bias.copy_(1000 * i + numbers)
         network.boxes[0][1].bias.zero_()
         network.boxes[0] = nn.Sequential(*network.boxes[0], Position())
         logits, offsets = network(pictures(1, 64, 96))
-    sizes = map_sizes(64, 96)
+    sizes = ssd_map_sizes(64, 96)
     assert sizes[0] == (4, 6)
     start = 0
     for i, (rows, columns) in enumerate(sizes):
-        count = rows * columns * PRIORS_PER_CELL[i]
+        count = rows * columns * SSD_PRIORS_PER_CELL[i]
         cells = logits[0, start : start + count].reshape(rows * columns, -1)
         assert torch.equal(cells, cells[:1].expand_as(cells))
-        assert torch.equal(cells[0], 1000.0 * i + torch.arange(PRIORS_PER_CELL[i] * 5))
+        assert torch.equal(cells[0], 1000.0 * i + torch.arange(SSD_PRIORS_PER_CELL[i] * 5))
         start += count
     first = offsets[0, : 4 * 6 * 3].reshape(4, 6, 3, 4)
     for row in range(4):

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusiform.spec import ModelSpec, Preprocess
+from fusiform.spec import ModelSpec, Preprocess, Scores
+from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_map_sizes
 from fusiform.tasks.detection import (
     Box,
     Detections,
     decode,
     decode_boxes,
     encode_boxes,
-    grid_sizes,
     iou_matrix,
     make_targets,
     match_priors,
@@ -28,15 +28,15 @@ BACKGROUND = 20.0
 """A logit that leaves nothing to the other classes."""
 
 
-def spec(classes: int = 2, *, output: str = "logits", temperature: float = 1.0) -> ModelSpec:
+def spec(classes: int = 2, *, scores: Scores = "softmax") -> ModelSpec:
     return ModelSpec(
         "mobilenet_v2",
         1.0,
         tuple(f"class {k}" for k in range(classes)),
+        task="detection",
         input_size=320,
-        output=output,  # type: ignore[arg-type]
-        temperature=temperature,
-        preprocess=Preprocess(resize=320, crop=320),
+        scores=scores,
+        preprocess=Preprocess(resize=320, crop=320, fit="stretch"),
     )
 
 
@@ -56,20 +56,16 @@ def answers(classes: int = 2, pictures: int = 1) -> tuple[np.ndarray, np.ndarray
 
 
 def test_the_maps_of_320_pixels() -> None:
-    assert grid_sizes(320) == (20, 10, 5, 3, 2, 1)
-    assert grid_sizes(300) == (19, 10, 5, 3, 2, 1)
     assert PRIORS.shape == (20 * 20 * 3 + 6 * (100 + 25 + 9 + 4 + 1), 4) == (2034, 4)
 
 
 def test_priors_come_in_the_order_of_the_networks_answers() -> None:
-    ssdlite = pytest.importorskip("fusiform.nets.ssdlite")
-    sizes = ssdlite.map_sizes(320, 320)
-    assert [rows for rows, _ in sizes] == list(grid_sizes(320))
-    counts = [rows * columns * each for (rows, columns), each in zip(sizes, ssdlite.PRIORS_PER_CELL, strict=True)]
+    sizes = ssd_map_sizes(320, 320)
+    counts = [rows * columns * each for (rows, columns), each in zip(sizes, SSD_PRIORS_PER_CELL, strict=True)]
     assert sum(counts) == len(PRIORS)
     middles = (PRIORS[:, :2] + PRIORS[:, 2:]) / 2
     for (rows, columns), each, start, count in zip(
-        sizes, ssdlite.PRIORS_PER_CELL, np.cumsum([0, *counts]), counts, strict=False
+        sizes, SSD_PRIORS_PER_CELL, np.cumsum([0, *counts]), counts, strict=False
     ):
         expected = [((x + 0.5) / columns, (y + 0.5) / rows) for y in range(rows) for x in range(columns)]
         found = middles[start : start + count].reshape(rows * columns, each, 2)
@@ -106,7 +102,7 @@ def test_all_maps_but_the_first_are_torchvisions() -> None:
     from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
     generator = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95, clip=False)
-    grids = [[cells, cells] for cells in grid_sizes(320)]
+    grids = [[rows, columns] for rows, columns in ssd_map_sizes(320, 320)]
     boxes = generator._grid_default_boxes(grids, [320, 320], dtype=torch.float64).numpy()
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
     # A cell's priors there: square, larger square, ratios 2, 1/2, 3, 1/3; the larger square comes last here.
@@ -339,18 +335,11 @@ def test_one_prior_may_show_two_classes() -> None:
     assert [(box.name, round(box.score, 4)) for box in found.boxes] == [("class 1", 0.45), ("class 0", 0.35)]
 
 
-def test_scores_of_sigmoids_probabilities_and_temperature() -> None:
+def test_scores_of_sigmoids() -> None:
     values, codes = answers()
     values[0, 1500] = [5, math.log(4), -900]
-    (found,) = decode(values, codes, spec(), sizes=[(320, 320)], activation="sigmoid", score_threshold=0.6)
+    (found,) = decode(values, codes, spec(scores="sigmoid"), sizes=[(320, 320)], score_threshold=0.6)
     assert [(box.index, round(box.score, 6)) for box in found.boxes] == [(0, 0.8)]
-    values[0, 1500] = [0, math.log(9), -50]
-    (found,) = decode(values, codes, spec(temperature=2.0), sizes=[(320, 320)])
-    assert [(box.index, round(box.score, 6)) for box in found.boxes] == [(0, 0.75)]
-    probabilities = np.zeros_like(values)
-    probabilities[0, 1500] = [0, 0.4, 1.005]  # a quantised softmax may step over
-    (found,) = decode(probabilities, codes, spec(output="probabilities"), sizes=[(320, 320)])
-    assert [(box.index, round(box.score, 6)) for box in found.boxes] == [(1, 1), (0, 0.4)]
 
 
 def test_boxes_are_clipped_and_those_outside_left_out() -> None:

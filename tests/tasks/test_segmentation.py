@@ -6,16 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fusiform.data.preprocess import Placement
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.tasks.segmentation import Placement, SegmentationMap, Share, decode
+from fusiform.tasks.segmentation import SegmentationMap, Share, decode
 from fusiform.tasks.segmentation_metrics import SegmentationScores, pixel_confusion, segmentation_scores
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def spec(classes: int, size: int = 513) -> ModelSpec:
-    labels = tuple(f"class {k}" for k in range(classes))
-    return ModelSpec("mobilenet_v2", 1.0, labels, input_size=size, preprocess=Preprocess(resize=size, crop=size))
+def spec(classes: int, size: int = 513, *, align_corners: bool = True) -> ModelSpec:
+    return ModelSpec(
+        "mobilenet_v2",
+        1.0,
+        tuple(f"class {k}" for k in range(classes)),
+        task="segmentation",
+        input_size=size,
+        output_stride=16,
+        align_corners=align_corners,
+        preprocess=Preprocess(resize=size, crop=size, fit="stretch"),
+    )
 
 
 def clear(*logits: np.ndarray) -> np.ndarray:
@@ -38,7 +47,7 @@ def test_logits_are_enlarged_as_pytorch_does(seed: int, align_corners: bool) -> 
     h, w, height, width = (int(n) for n in random.integers([1, 1, 2, 2], [12, 12, 150, 150]))
     logits = random.normal(0, 3, (h, w, 5)).astype(np.float32)
     placement = Placement(width, height, 0, 0, width, height)
-    found = decode(logits, spec(5), (width, height), placement=placement, align_corners=align_corners)
+    found = decode(logits, spec(5, align_corners=align_corners), (width, height), placement=placement)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(logits).permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=align_corners
     )[0].permute(1, 2, 0)
@@ -54,7 +63,7 @@ def test_the_border_between_two_classes_by_hand() -> None:
     assert found.classes.dtype == np.uint8
     assert (found.classes == (np.arange(33) > 24)).all()
     # In the middle of thirds they stand on 5, 16 and 27: the draw is at 21.5.
-    found = decode(logits, spec(2, 33), (33, 33), align_corners=False)
+    found = decode(logits, spec(2, 33, align_corners=False), (33, 33))
     assert (found.classes == (np.arange(33) > 21.5)).all()
 
 
@@ -64,7 +73,7 @@ def test_photographs_of_any_size_and_aspect(size: tuple[int, int], align_corners
     # The right half is of class 1 and the lower half of class 2, wherever both are: class 3.
     y, x = np.mgrid[0:33, 0:33] - 16.0
     logits = np.stack([-x - y, x - y, y - x, x + y], axis=-1)
-    found = decode(logits, spec(4), size, align_corners=align_corners)
+    found = decode(logits, spec(4, align_corners=align_corners), size)
     assert (found.width, found.height) == size
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     right, low = columns + 0.5 - size[0] / 2, rows + 0.5 - size[1] / 2
@@ -96,7 +105,7 @@ def test_a_photograph_is_resized_as_its_picture_was() -> None:
 def test_a_full_map_is_taken_as_it_is() -> None:
     logits = np.random.default_rng(3).normal(size=(65, 65, 4))
     for align_corners in (True, False):
-        found = decode(logits, spec(4, 65), (65, 65), align_corners=align_corners)
+        found = decode(logits, spec(4, 65, align_corners=align_corners), (65, 65))
         assert (found.classes == logits.argmax(-1))[clear(logits)].all()
 
 

@@ -5,8 +5,9 @@ The same numbers as torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,9 @@ def preprocess_image(image: Image.Image, preprocess: Preprocess, *, fast: bool =
 
 
 def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.uint8]:
-    """Resize a photograph's shorter side and cut out the central square: (crop, crop, 3) uint8 in ``color_order``.
+    """Bring a photograph into the network's square, as ``preprocess.fit`` says: (crop, crop, 3) uint8, ``color_order``.
 
+    ``crop`` resizes its shorter side and cuts out the central square; ``placement`` tells where the other two put it.
     The bytes are those of torchvision's ``Resize(resize, interpolation)`` and ``CenterCrop(crop)`` on a PIL picture;
     where the resized picture is smaller than the crop it is padded with zeros. ``image`` may have any mode.
 
@@ -53,10 +55,14 @@ def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = Fals
     """
     image = to_rgb(image)
     width, height = image.size
-    shorter = min(width, height)
-    # As torchvision: the longer side is rounded down.
-    x = _Axis.of(width, preprocess.resize * width // shorter, preprocess.crop)
-    y = _Axis.of(height, preprocess.resize * height // shorter, preprocess.crop)
+    if preprocess.fit == "crop":
+        shorter = min(width, height)
+        # As torchvision: the longer side is rounded down.
+        x = _Axis.of(width, preprocess.resize * width // shorter, preprocess.crop)
+        y = _Axis.of(height, preprocess.resize * height // shorter, preprocess.crop)
+    else:
+        place = placement(image.size, preprocess)
+        x, y = _Axis(width, place.width, 0, place.width, 0), _Axis(height, place.height, 0, place.height, 0)
 
     if not preprocess.antialias:
         kept = _sample(np.array(image), y, x, preprocess.interpolation)
@@ -72,8 +78,43 @@ def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = Fals
     if kept.shape[:2] == (preprocess.crop, preprocess.crop):
         return np.ascontiguousarray(kept)
     pixels = np.zeros((preprocess.crop, preprocess.crop, 3), np.uint8)
+    if preprocess.fit == "pad":
+        pixels[:] = mean_color(preprocess)
     pixels[y.padding : y.padding + y.kept, x.padding : x.padding + x.kept] = kept
     return pixels
+
+
+class Placement(NamedTuple):
+    """Where a photograph lies in the network's input: the input's size, and the rectangle it fills, in pixels.
+
+    Whatever surrounds the rectangle is padding.
+    """
+
+    input_width: int
+    input_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def placement(size: tuple[int, int], preprocess: Preprocess) -> Placement:
+    """Where a photograph of ``size`` (width, height) lies in the network's square under ``stretch`` and ``pad``.
+
+    ValueError for ``crop``, which does not show all of it.
+    """
+    side = preprocess.crop
+    if preprocess.fit == "stretch":
+        return Placement(side, side, 0, 0, side, side)
+    if preprocess.fit == "pad":
+        width, height = (max(1, math.floor(side * length / max(size) + 0.5)) for length in size)
+        return Placement(side, side, 0, 0, width, height)
+    raise ValueError("a photograph that is cropped does not lie in the input as a whole")
+
+
+def mean_color(preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The colour (3,) nearest to what normalisation turns into zero, in ``color_order``."""
+    return cast(NDArray[np.uint8], np.rint(255 * np.array(preprocess.mean)).clip(0, 255).astype(np.uint8))
 
 
 def normalize(

@@ -38,8 +38,8 @@ class Engine(Protocol):
         """Answer a batch.
 
         ``batch`` is either float32 NCHW, normalised as the spec's preprocessing says, or uint8 NHWC pixels in the
-        spec's colour order, which the engine normalises itself. For classification the answer holds ``logits``
-        (N, classes), or ``probabilities`` where the model file ends in a softmax (``spec.output``).
+        spec's colour order, which the engine normalises itself. The answer holds the spec's ``answers``, each with the
+        batch's size in front.
         """
         ...
 

@@ -28,16 +28,18 @@ class LiteRTEngine:
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise WeightsError(f"LiteRT cannot run {spec.name}: {error}") from None
-        given, made = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
-        shape = (1, spec.input_size, spec.input_size, spec.input_channels)
-        if tuple(given["shape"]) != shape or made["shape"][-1] != spec.num_classes:
+        given, made = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()
+        shape = [1, spec.input_size, spec.input_size, spec.input_channels]
+        found = [output["shape"].tolist() for output in made]
+        wanted = [[1, *answer] for answer in spec.answers.values()]
+        if given["shape"].tolist() != shape or found != wanted:
             raise WeightsError(
-                f"the file reads {tuple(given['shape'])} and answers {tuple(made['shape'])}, but its description "
-                f"says {shape} and {spec.num_classes} classes: write it again with fusiform port"
+                f"the file reads {given['shape'].tolist()} and answers {found}, but its description says {shape} and "
+                f"{wanted}: write it again with fusiform port"
             )
         # Called for each picture: LiteRT may move its memory while it runs, and refuses to while anyone holds it.
         self._input_memory = self._interpreter.tensor(given["index"])
-        self._output_memory = self._interpreter.tensor(made["index"])
+        self._output_memory = [self._interpreter.tensor(output["index"]) for output in made]
         self._reads_pixels = given["dtype"] in (np.int8, np.uint8)
         # Less 128 where they are read as int8.
         self._flip = np.uint8(128 if given["dtype"] == np.int8 else 0)
@@ -45,7 +47,7 @@ class LiteRTEngine:
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""
         check_batch(batch, self.spec)
-        answers = np.empty((len(batch), self.spec.num_classes), np.float32)
+        answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
         if self._reads_pixels:
             pixels = as_pixels(batch, self.spec.preprocess)
         else:
@@ -57,5 +59,6 @@ class LiteRTEngine:
             else:
                 np.copyto(self._input_memory()[0], pictures[k])
             self._interpreter.invoke()
-            answers[k] = self._output_memory()[0]
-        return {self.spec.output: answers}
+            for values, memory in zip(answers.values(), self._output_memory, strict=True):
+                values[k] = memory()[0]
+        return answers

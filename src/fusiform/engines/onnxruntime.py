@@ -36,11 +36,12 @@ class OnnxRuntimeEngine:
         self._reads_pixels = given.type == "tensor(uint8)"
         size, channels = spec.input_size, spec.input_channels
         picture = [size, size, channels] if self._reads_pixels else [channels, size, size]
-        made = self._session.get_outputs()[0].shape
-        if given.shape[1:] != picture or made[1:] != [spec.num_classes]:
+        made = [output.shape[1:] for output in self._session.get_outputs()]
+        wanted = [list(shape) for shape in spec.answers.values()]
+        if given.shape[1:] != picture or made != wanted:
             raise WeightsError(
-                f"the file reads {given.shape[1:]} and answers {made[1:]}, but its description says {picture} and "
-                f"{spec.num_classes} classes: export it again"
+                f"the file reads {given.shape[1:]} and answers {made}, but its description says {picture} and "
+                f"{wanted}: export it again"
             )
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
@@ -48,5 +49,5 @@ class OnnxRuntimeEngine:
         check_batch(batch, self.spec)
         preprocess = self.spec.preprocess
         pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
-        (answers,) = self._session.run(None, {self._input: pictures})
-        return {self.spec.output: np.asarray(answers, np.float32)}
+        answers = self._session.run(None, {self._input: pictures})
+        return {name: np.asarray(found, np.float32) for name, found in zip(self.spec.answers, answers, strict=True)}

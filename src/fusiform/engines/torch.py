@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class TorchEngine:
             import torch
         except ImportError:
             raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
-        from fusiform.nets import build_network
+        from fusiform.nets import DeepLabV3, build_network
         from fusiform.zoo.load import load_state
 
         self.spec = spec
@@ -37,9 +37,12 @@ class TorchEngine:
         load_state(network, state, source=spec.name)
         try:
             self._device = torch.device(device)
-            self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
+            network.eval().to(self._device).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+        # Logits in the shape that other runtimes give them: not resized, channels last.
+        self._coarse = isinstance(network, DeepLabV3)
+        self._network: Callable[[Any], Any] = network.forward_coarse if isinstance(network, DeepLabV3) else network
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""
@@ -47,5 +50,7 @@ class TorchEngine:
         pictures = as_normalized(batch, self.spec.preprocess)
         with self._torch.inference_mode():
             given = self._torch.from_numpy(pictures).to(self._device, memory_format=self._torch.channels_last)
-            answers = self._network(given)
-            return {"logits": answers.float().cpu().numpy()}
+            found = self._network(given)
+            answers = found if isinstance(found, tuple) else (found.permute(0, 2, 3, 1) if self._coarse else found,)
+            names = ("logits", "codes")[: len(answers)]
+            return {name: answer.float().cpu().numpy() for name, answer in zip(names, answers, strict=True)}

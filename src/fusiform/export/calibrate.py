@@ -82,7 +82,7 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
     batches = _batches(seen)
     plain = _network(graph)
     with torch.no_grad(), plain.in_float():
-        wanted = torch.cat([plain(batch) for batch in _batches(unseen)])
+        wanted = _answers(plain, unseen)
     ranges = plain.channel_ranges(batches)
 
     errors: dict[str, float] = {}
@@ -92,7 +92,7 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
         corrected = copy.deepcopy(network)
         corrected.correct_biases(_evenly(seen, _CORRECTION_PICTURES))
         for way, candidate in ((name, network), (f"{name}, biases corrected", corrected)):
-            errors[way] = _logit_error(candidate, unseen, wanted)
+            errors[way] = _error(candidate, unseen, wanted)
             found[way] = candidate
     best = min(errors, key=errors.__getitem__)
     return Calibrated(found[best], best, errors, seen)
@@ -108,9 +108,16 @@ def _network(graph: Graph) -> QuantizedNetwork:
 
 
 @torch.no_grad()
-def _logit_error(network: QuantizedNetwork, pixels: Tensor, wanted: Tensor) -> float:
-    found = torch.cat([network(batch) for batch in _batches(pixels)])
-    return float((found - wanted).norm() / wanted.norm())
+def _error(network: QuantizedNetwork, pixels: Tensor, wanted: list[Tensor]) -> float:
+    """The mean over the network's answers of the error of each, relative to its size."""
+    found = _answers(network, pixels)
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True)]
+    return sum(errors) / len(errors)
+
+
+def _answers(network: QuantizedNetwork, pixels: Tensor) -> list[Tensor]:
+    parts = [network.answers(batch) for batch in _batches(pixels)]
+    return [torch.cat(answers) for answers in zip(*parts, strict=True)]
 
 
 def _evenly(pixels: Tensor, count: int) -> Tensor:

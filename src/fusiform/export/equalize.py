@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node
+from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node, Spread, Stack
 
 _SMALLEST = 0.01  # a channel is magnified at most a hundredfold: it may only look dead in the calibration
 
@@ -83,7 +83,10 @@ def _residual_groups(graph: Graph) -> list[list[str]]:
             group_of |= dict.fromkeys(merged, merged)
         elif isinstance(node, Gather):
             fixed |= {name for name, _, _ in node.pieces}
-        elif isinstance(node, MaxPool):
+        elif isinstance(node, MaxPool | Spread):
             fixed.add(node.source)
+        elif isinstance(node, Stack):
+            fixed |= set(node.sources)
+    fixed |= set(graph.outputs.values())
     groups = {id(group): group for group in group_of.values()}
     return [group for group in groups.values() if not fixed.intersection(group)]

@@ -34,6 +34,8 @@ from fusiform.graph.ir import (
     Node,
     Quantization,
     Scale,
+    Spread,
+    Stack,
     pads,
 )
 from fusiform.graph.split import sources
@@ -43,7 +45,10 @@ _FEW_PASSED = 0.1  # a channel that is nearly always clipped is not to be shifte
 
 
 class LayerError(NamedTuple):
-    """How much rounding one layer alone changes what it makes, and the logits, relative to their own size."""
+    """How much rounding one layer alone changes what it makes, and the logits, relative to their own size.
+
+    A detector's logits and codes count alike.
+    """
 
     name: str
     noise: float
@@ -53,8 +58,9 @@ class LayerError(NamedTuple):
 class QuantizedNetwork(nn.Module):
     """A float32 graph that computes as its int8 form would.
 
-    ``forward`` takes pixels as float32 NCHW in [0, 255] and gives logits. Call ``calibrate`` before anything that
-    quantises; ``freeze`` gives the int8 graph. Inside ``with network.in_float():`` it computes the float32 network.
+    ``forward`` takes pixels as float32 NCHW in [0, 255] and gives logits; ``answers`` gives all outputs. Call
+    ``calibrate`` before anything that quantises; ``freeze`` gives the int8 graph. Inside ``with network.in_float():``
+    it computes the float32 network.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -147,16 +153,21 @@ class QuantizedNetwork(nn.Module):
         return result
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.answers(pixels)[0]
+
+    def answers(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The graph's outputs in their order, channels second where they are maps."""
         values = {INPUT: pixels - self.zero_pixel}
         for node in self.graph.nodes:
             values[node.name] = self.compute(node, values)
-        return values[self.graph.nodes[-1].name]
+        return tuple(values[name] for name in self.graph.outputs.values())
 
     def compute(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
         """What the node makes of the tensors before it."""
 
         def read(name: str) -> Tensor:
-            if name in self.kept and self.rounds(node) and not isinstance(node, Mean | Linear):
+            real = isinstance(node, Linear) or (isinstance(node, Mean) and not node.as_map)
+            if name in self.kept and self.rounds(node) and not real:
                 return self.rounded(name, values[name])
             return values[name]
 
@@ -175,7 +186,14 @@ class QuantizedNetwork(nn.Module):
                 x = _padded(read(node.source), 3, 2, node.padding)
                 return F.max_pool2d(x, 3, 2, 1 if node.padding == "symmetric" else 0)
             case Mean():
+                if node.as_map:
+                    return self.activation(node.name, read(node.source).mean((2, 3), keepdim=True))
                 return read(node.source).mean((2, 3))
+            case Spread():
+                return read(node.source).expand(-1, -1, node.height, node.width)
+            case Stack():
+                rows = [read(name).permute(0, 2, 3, 1) for name in node.sources]
+                return torch.cat([row.reshape(len(row), -1, node.values) for row in rows], 1)
             case Linear():
                 x = read(node.source)
                 if self.rounds(node):
@@ -187,11 +205,12 @@ class QuantizedNetwork(nn.Module):
     def convolve(self, node: Conv, x: Tensor) -> Tensor:
         """The convolution of ``x`` with its bias, before the activation."""
         return F.conv2d(
-            _padded(x, node.kernel, node.stride, node.padding),
+            _padded(x, node.reach, node.stride, node.padding),
             self.weight(node),
             self.biases[_key(node.name)],
             stride=node.stride,
-            padding=node.kernel // 2 if node.padding == "symmetric" else 0,
+            padding=node.reach // 2 if node.padding == "symmetric" else 0,
+            dilation=node.dilation,
             groups=node.groups,
         )
 
@@ -247,8 +266,10 @@ class QuantizedNetwork(nn.Module):
             with self.in_float():
                 for later in nodes[k + 1 :]:
                     values[later.name] = self.compute(later, values)
-            noise, logits = (_relative_error(values[name], real[name]) for name in (node.name, nodes[-1].name))
-            errors.append(LayerError(node.name, noise, logits))
+            noise = _relative_error(values[node.name], real[node.name])
+            outputs = self.graph.outputs.values()
+            answers = sum(_relative_error(values[name], real[name]) for name in outputs) / len(outputs)
+            errors.append(LayerError(node.name, noise, answers))
         return sorted(errors, key=lambda error: -error.logits)
 
     @torch.no_grad()
@@ -340,10 +361,13 @@ def _shared_scales(graph: Graph) -> dict[str, str]:
                 group[name] = root
 
     for node in graph.nodes:
-        if isinstance(node, Conv | Add):
+        if isinstance(node, Conv | Add) or (isinstance(node, Mean) and node.as_map):
             group[node.name] = node.name
-        elif isinstance(node, MaxPool):
+        elif isinstance(node, MaxPool | Spread):
             group[node.name] = group[node.source]
+        elif isinstance(node, Stack):
+            group[node.name] = group[node.sources[0]]
+            merge([node.name, *node.sources])
         elif isinstance(node, Gather):
             group[node.name] = group[node.pieces[0][0]]
             merge([node.name, *(name for name, _, _ in node.pieces)])

@@ -34,7 +34,7 @@ from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, printable
 from fusiform.spec import ModelSpec
 from fusiform.tasks import metrics
-from fusiform.zoo.checkpoint import expected_shapes
+from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
 TOGETHER = 3
@@ -724,9 +724,7 @@ def _size_on_disk(path: Path) -> int:
 
 
 def _weights(spec: ModelSpec) -> int:
-    shapes = expected_shapes(
-        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-    )
+    shapes = state_shapes(spec)
     return sum(math.prod(shape) for shape in shapes.values())
 
 

@@ -1,10 +1,10 @@
-"""Both networks as graphs, from their spec and torchvision-named weights."""
+"""Both networks, and SSDLite and DeepLabv3 over them, as graphs: from their spec and torchvision-named weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,21 @@ from fusiform.graph.ir import (
     MaxPool,
     Mean,
     Node,
+    Spread,
+    Stack,
     reads_pixels,
 )
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tables import (
+    DEEPLAB_ASPP_RATES,
+    DEEPLAB_CHANNELS,
     MOBILENET_V2_BOTTLENECKS,
     SHUFFLENET_V2_CHANNELS,
     SHUFFLENET_V2_REPEATS,
+    SSD_PRIORS_PER_CELL,
     mobilenet_v2_channels,
+    ssd_extra_channels,
+    trade_strides,
 )
 
 BATCH_NORM_EPSILON = 1e-5
@@ -38,7 +45,7 @@ State = Mapping[str, NDArray[Any]]
 
 
 def build_graph(spec: ModelSpec, state: State) -> Graph:
-    """The graph of ``spec.architecture`` with the weights of ``state``.
+    """The graph of the network that ``spec`` describes, with the weights of ``state``.
 
     ``state`` maps torchvision's parameter names to arrays of any float type. Raises WeightsError for weights that do
     not fit the spec.
@@ -47,9 +54,12 @@ def build_graph(spec: ModelSpec, state: State) -> Graph:
         graph = _build(spec, _FoldedWeights(state))
     except KeyError as error:
         raise WeightsError(f"the weights lack {error}, which {spec.name} needs: are they of another network?") from None
-    classes = graph.shapes[graph.nodes[-1].name][2]
-    if classes != spec.num_classes:
-        raise WeightsError(f"the weights answer with {classes} classes, the spec names {spec.num_classes}")
+    for name, shape in spec.answers.items():
+        if (values := graph.shapes[graph.outputs[name]][2]) != shape[-1]:
+            background = " and the background" if spec.task == "detection" else ""
+            raise WeightsError(
+                f"the weights answer with {values} classes, the spec names {spec.num_classes}{background}"
+            )
     return graph
 
 
@@ -73,6 +83,9 @@ def to_state(graph: Graph) -> dict[str, NDArray[np.float32]]:
             bias[origin.bias.astype(np.intp)] = node.bias
             ones = np.ones_like(bias)
             state[f"{node.name}.weight"] = weight
+            if not node.norm:
+                state[f"{node.name}.bias"] = bias
+                continue
             state[f"{node.norm}.weight"] = ones
             state[f"{node.norm}.bias"] = bias
             state[f"{node.norm}.running_mean"] = np.zeros_like(bias)
@@ -199,6 +212,8 @@ class _FoldedWeights:
         self.state = state
 
     def conv(self, name: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not norm:
+            return self.linear(name)
         return fold_batch_norm(self.state, name, norm)
 
     def linear(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -222,8 +237,19 @@ class _Numbers:
 
 def _build(spec: ModelSpec, weights: _FoldedWeights | _Numbers) -> Graph:
     build = _Builder(weights, spec)
-    BUILDERS[spec.architecture](build, spec.width)
+    {"classification": _classifier, "detection": _ssdlite, "segmentation": _deeplab_v3}[spec.task](build)
     return Graph(spec, tuple(build.nodes))
+
+
+Order = NDArray[np.intp] | None
+"""Which of the network's channels each channel of a tensor is; None where they are in the network's own order."""
+
+
+class _Map(NamedTuple):
+    """A tensor that a head reads, and the order of its channels."""
+
+    name: str
+    order: Order = None
 
 
 class _Builder:
@@ -233,6 +259,8 @@ class _Builder:
         self.weights = weights
         self.spec = spec
         self.padding = spec.padding
+        self.prefix = "" if spec.task == "classification" else "backbone."
+        """What the names of the backbone's weights begin with."""
         self.nodes: list[Node] = []
         self.channels = {INPUT: spec.input_channels}
 
@@ -249,22 +277,26 @@ class _Builder:
         channels: int,
         *,
         stride: int = 1,
+        dilation: int = 1,
+        kernel: int = 1,
         depthwise: bool = False,
         activation: Activation | None,
-        in_order: NDArray[np.intp] | None = None,
-        out_order: NDArray[np.intp] | None = None,
+        in_order: Order = None,
+        out_order: Order = None,
     ) -> str:
         """Add the convolution stored as ``conv`` with the normalisation ``norm``; optionally reorder its channels."""
+        conv, norm = f"{self.prefix}{conv}", f"{self.prefix}{norm}" if norm else ""
         weight, bias = self.weights.conv(conv, norm)
         groups = channels if depthwise else 1
-        kernel = 3 if depthwise or source == INPUT else 1
+        kernel = 3 if depthwise or source == INPUT else kernel
         self.check(conv, weight, (channels, self.channels[source] // groups, kernel, kernel))
         if in_order is not None:
             weight = weight[:, in_order]
         if out_order is not None:
             weight, bias = weight[out_order], bias[out_order]
         weight = np.ascontiguousarray(weight)
-        return self.add(Conv(conv, norm, source, weight, bias, stride, self.padding, groups, activation), channels)
+        node = Conv(conv, norm, source, weight, bias, stride, self.padding, groups, activation, dilation)
+        return self.add(node, channels)
 
     def classifier(self, source: str, name: str) -> None:
         pooled = self.add(Mean("pool", source), self.channels[source])
@@ -295,28 +327,116 @@ def fold_batch_norm(state: State, conv: str, norm: str) -> tuple[NDArray[np.floa
     return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
 
 
-def _mobilenet_v2(build: _Builder, width: float) -> None:
-    """Table 2 of arXiv 1801.04381."""
-    stem, rows, last = mobilenet_v2_channels(width)
+def _classifier(build: _Builder) -> None:
+    features = BACKBONES[build.spec.architecture](build)
+    build.classifier(features["last"].name, "classifier.1" if build.spec.architecture == "mobilenet_v2" else "fc")
+
+
+def _ssdlite(build: _Builder) -> None:
+    """SSDLite's extra maps and predictions, as ``nets.ssdlite`` has them."""
+    spec = build.spec
+    features = BACKBONES[spec.architecture](build)
+    build.prefix = ""
+    wide = "expansion_13" if spec.architecture == "mobilenet_v2" else "stride_16"
+    maps = [features[wide], features["last"]]
+    width = spec.width if spec.architecture == "mobilenet_v2" else 1.0
+    for k, (half, outputs) in enumerate(ssd_extra_channels(width)):
+        at = f"extras.{k}"
+        x = build.conv(maps[-1].name, f"{at}.0.0", f"{at}.0.1", half, activation="relu6")
+        x = build.conv(x, f"{at}.1.0", f"{at}.1.1", half, stride=2, depthwise=True, activation="relu6")
+        maps.append(_Map(build.conv(x, f"{at}.2.0", f"{at}.2.1", outputs, activation="relu6")))
+    for layers, answer, values in (("classes", "logits", spec.num_classes + 1), ("boxes", "codes", 4)):
+        predictions = []
+        for k, (source, priors) in enumerate(zip(maps, SSD_PRIORS_PER_CELL, strict=True)):
+            at, channels = f"{layers}.{k}", build.channels[source.name]
+            x = build.conv(
+                source.name,
+                f"{at}.0.0",
+                f"{at}.0.1",
+                channels,
+                depthwise=True,
+                activation="relu6",
+                out_order=source.order,
+            )
+            predictions.append(build.conv(x, f"{at}.1", "", priors * values, activation=None, in_order=source.order))
+        build.add(Stack(answer, tuple(predictions), values), values)
+
+
+def _deeplab_v3(build: _Builder) -> None:
+    """DeepLabv3's head, as ``nets.deeplab_v3`` has it; its logits are those before they are resized."""
+    spec = build.spec
+    source, order = BACKBONES[spec.architecture](build)["stride_32"]
+    build.prefix = ""
+    cells = spec.answers["logits"][0]
+    pooled = build.add(Mean("pool", source, as_map=True), build.channels[source])
+    pooled = build.conv(pooled, "pooling.0", "pooling.1", DEEPLAB_CHANNELS, activation="relu", in_order=order)
+    parts = [build.add(Spread("spread", pooled, cells, cells), DEEPLAB_CHANNELS)]
+    for k, rate in enumerate((1, *(DEEPLAB_ASPP_RATES[spec.output_stride] if spec.aspp else ()))):
+        kernel = 1 if k == 0 else 3
+        at = f"branches.{k}"
+        x = build.conv(
+            source,
+            f"{at}.0",
+            f"{at}.1",
+            DEEPLAB_CHANNELS,
+            kernel=kernel,
+            dilation=rate,
+            activation="relu",
+            in_order=order,
+        )
+        parts.append(x)
+    pieces = tuple((name, 0, DEEPLAB_CHANNELS) for name in parts)
+    x = build.add(Gather("branches", pieces), len(pieces) * DEEPLAB_CHANNELS)
+    x = build.conv(x, "projection.0", "projection.1", DEEPLAB_CHANNELS, activation="relu")
+    build.conv(x, "classifier", "", spec.num_classes, activation=None)
+
+
+def _mobilenet_v2(build: _Builder) -> dict[str, _Map]:
+    """Table 2 of arXiv 1801.04381; the maps are called as in ``nets.mobilenet_v2``.
+
+    Without the last convolution for a segmenter, which does not read it.
+    """
+    spec = build.spec
+    stem, rows, last = mobilenet_v2_channels(spec.width)
+    strides = [s if i == 0 else 1 for _, _, n, s in MOBILENET_V2_BOTTLENECKS for i in range(n)]
+    steps = iter(trade_strides(strides, 2, spec.output_stride))
+    maps: dict[str, _Map] = {}
     x = build.conv(INPUT, "features.0.0", "features.0.1", stem, stride=2, activation="relu6")
     block = 0
     for (expansion, _, repeats, first_stride), narrow in zip(MOBILENET_V2_BOTTLENECKS, rows, strict=True):
         for repeat in range(repeats):
             block += 1
-            stride = first_stride if repeat == 0 else 1
+            stride, dilation = next(steps)
             source, at, layer = x, f"features.{block}.conv", 0
             wide = expansion * build.channels[source]
             if expansion != 1:
                 x = build.conv(x, f"{at}.0.0", f"{at}.0.1", wide, activation="relu6")
                 layer = 1
+            if block == _EXPANSION_13:
+                maps["expansion_13"] = _Map(x)
             x = build.conv(
-                x, f"{at}.{layer}.0", f"{at}.{layer}.1", wide, stride=stride, depthwise=True, activation="relu6"
+                x,
+                f"{at}.{layer}.0",
+                f"{at}.{layer}.1",
+                wide,
+                stride=stride,
+                dilation=dilation,
+                depthwise=True,
+                activation="relu6",
             )
             x = build.conv(x, f"{at}.{layer + 1}", f"{at}.{layer + 2}", narrow, activation=None)
-            if stride == 1 and build.channels[source] == narrow:
-                x = build.add(Add(f"features.{block}", source, x), narrow)
-    x = build.conv(x, f"features.{block + 1}.0", f"features.{block + 1}.1", last, activation="relu6")
-    build.classifier(x, "classifier.1")
+            # By the table's stride: a block that gave up its stride has not learned to work with a shortcut.
+            if (repeat or first_stride == 1) and build.channels[source] == narrow:
+                x = build.add(Add(f"{build.prefix}features.{block}", source, x), narrow)
+    maps["stride_32"] = _Map(x)
+    if spec.task != "segmentation":
+        x = build.conv(x, f"features.{block + 1}.0", f"features.{block + 1}.1", last, activation="relu6")
+        maps["last"] = _Map(x)
+    return maps
+
+
+_EXPANSION_13 = 14
+"""The block whose expansion SSDLite reads: the last at stride 16, counted from 1; TensorFlow counts from 0."""
 
 
 Channel = tuple[str, int]
@@ -372,31 +492,39 @@ class _Stage:
             if mine:
                 pieces.append((tensor, mine[0], mine[-1] + 1))
                 positions += [position[made[k]] for k in mine]
-        node = Gather(f"{self.name}.{unit}.gather", tuple(pieces))
+        node = Gather(f"{self.build.prefix}{self.name}.{unit}.gather", tuple(pieces))
         return self.build.add(node, len(positions)), np.array(positions)
 
 
-def _shufflenet_v2(build: _Builder, width: float) -> None:
+def _shufflenet_v2(build: _Builder) -> dict[str, _Map]:
     """Table 5 and Figure 3 of arXiv 1807.11164, without ever moving a channel to shuffle it.
 
     Split, concatenation and shuffle only decide which unit reads which channel, and every channel is read by exactly
     one unit of its stage (or by the layer after it). So each branch makes its channels in the order of their readers,
     a unit gathers its half of the input as contiguous pieces of earlier branches, and the reordering disappears
     into the weights: a sixth of the memory traffic of doing as the figure says.
+
+    The maps are called as in ``nets.shufflenet_v2``; without the last convolution for a segmenter.
     """
-    stem, *stages, last = SHUFFLENET_V2_CHANNELS[width]
+    spec = build.spec
+    stem, *stages, last = SHUFFLENET_V2_CHANNELS[spec.width]
+    strides = [2 if unit == 0 else 1 for repeats in SHUFFLENET_V2_REPEATS for unit in range(repeats)]
+    steps = iter(trade_strides(strides, 4, spec.output_stride))
+    maps: dict[str, _Map] = {}
     x = build.conv(INPUT, "conv1.0", "conv1.1", stem, stride=2, activation="relu")
     x = build.add(MaxPool("maxpool", x, build.padding), build.channels[x])
-    order: NDArray[np.intp] | None = None
+    order: Order = None
     for k, (repeats, out_channels) in enumerate(zip(SHUFFLENET_V2_REPEATS, stages, strict=True)):
         stage = _Stage(build, f"stage{k + 2}", repeats, out_channels // 2)
         at = f"{stage.name}.0"
+        step = next(steps)
         y = build.conv(
             x,
             f"{at}.branch1.0",
             f"{at}.branch1.1",
             build.channels[x],
-            stride=2,
+            stride=step[0],
+            dilation=step[1],
             depthwise=True,
             activation=None,
             out_order=order,
@@ -410,25 +538,38 @@ def _shufflenet_v2(build: _Builder, width: float) -> None:
             in_order=order,
             out_order=stage.order("0.branch1"),
         )
-        stage.tensors["0.branch2"] = _branch2(build, x, at, 2, order, stage.order("0.branch2"))
+        stage.tensors["0.branch2"] = _branch2(build, x, at, step, order, stage.order("0.branch2"))
         channels = _first_unit(stage.half)
         for unit in range(1, repeats):
             y, order = stage.gather(unit, channels[stage.half :])
             branch = f"{unit}.branch2"
-            stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", 1, order, stage.order(branch))
+            stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", next(steps), order, stage.order(branch))
             channels = _next_unit(channels, unit)
         x, order = stage.gather(repeats, channels)
-    x = build.conv(x, "conv5.0", "conv5.1", last, activation="relu", in_order=order)
-    build.classifier(x, "fc")
+        maps[f"stride_{2 ** (k + 3)}"] = _Map(x, order)
+    if spec.task != "segmentation":
+        x = build.conv(x, "conv5.0", "conv5.1", last, activation="relu", in_order=order)
+        maps["last"] = _Map(x)
+    return maps
 
 
 def _branch2(
-    build: _Builder, x: str, at: str, stride: int, in_order: NDArray[np.intp] | None, out_order: NDArray[np.intp]
+    build: _Builder, x: str, at: str, step: tuple[int, int], in_order: Order, out_order: NDArray[np.intp]
 ) -> str:
     half = len(out_order)
+    stride, dilation = step
     x = build.conv(x, f"{at}.branch2.0", f"{at}.branch2.1", half, activation="relu", in_order=in_order)
-    x = build.conv(x, f"{at}.branch2.3", f"{at}.branch2.4", half, stride=stride, depthwise=True, activation=None)
+    x = build.conv(
+        x,
+        f"{at}.branch2.3",
+        f"{at}.branch2.4",
+        half,
+        stride=stride,
+        dilation=dilation,
+        depthwise=True,
+        activation=None,
+    )
     return build.conv(x, f"{at}.branch2.5", f"{at}.branch2.6", half, activation="relu", out_order=out_order)
 
 
-BUILDERS = {"mobilenet_v2": _mobilenet_v2, "shufflenet_v2": _shufflenet_v2}
+BACKBONES = {"mobilenet_v2": _mobilenet_v2, "shufflenet_v2": _shufflenet_v2}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from fusiform.graph.ir import Conv, Graph, Linear
+from fusiform.graph.ir import Conv, Graph, Linear, Node
 
 
 def count_parameters(graph: Graph) -> int:
     """Trainable numbers, as PyTorch counts them: two for each channel of a batch normalisation, none folded away."""
-    return sum(
-        node.weight.size + (2 if isinstance(node, Conv) else 1) * len(node.bias)
-        for node in graph.nodes
-        if isinstance(node, Conv | Linear)
-    )
+    return sum(node_parameters(node) for node in graph.nodes)
+
+
+def node_parameters(node: Node) -> int:
+    """Those of one node."""
+    if not isinstance(node, Conv | Linear):
+        return 0
+    return node.weight.size + (2 if isinstance(node, Conv) and node.norm else 1) * len(node.bias)
 
 
 def count_multiply_adds(graph: Graph) -> int:

@@ -6,6 +6,7 @@ Tensors are pictures of height x width x channels and carry the name of the node
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,7 +36,8 @@ class Conv:
     """A convolution with its bias and activation; depthwise when ``groups`` equals its channels.
 
     ``weight`` is (out, in / groups, height, width), float32 or, in a quantised graph, int8 with one scale an output.
-    ``name`` and ``norm`` are what torchvision calls the convolution and the batch normalisation folded into it.
+    ``name`` and ``norm`` are what torchvision calls the convolution and the batch normalisation folded into it; "" for
+    a convolution with a bias of its own. Above a ``dilation`` of 1 the stride is 1.
     """
 
     name: str
@@ -47,10 +49,16 @@ class Conv:
     padding: Padding = "symmetric"
     groups: int = 1
     activation: Activation | None = None
+    dilation: int = 1
 
     @property
     def kernel(self) -> int:
         return int(self.weight.shape[2])
+
+    @property
+    def reach(self) -> int:
+        """The pixels from the first that a window looks at to the last, both counted."""
+        return (self.kernel - 1) * self.dilation + 1
 
     @property
     def depthwise(self) -> bool:
@@ -85,10 +93,11 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Mean:
-    """Global average pooling: a vector of channels."""
+    """Global average pooling: a vector of channels, or with ``as_map`` a map of one cell, for convolutions."""
 
     name: str
     source: str
+    as_map: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,29 @@ class Linear:
     bias: NDArray[np.float32]
 
 
-Node = Center | Conv | Add | Gather | MaxPool | Mean | Linear
+@dataclass(frozen=True)
+class Spread:
+    """A map of one cell, repeated in every cell of a map of ``height`` x ``width``."""
+
+    name: str
+    source: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Maps of different sizes as one list of rows of ``values`` numbers: (1, rows, values).
+
+    Map by map, cell by cell as they lie, and each cell's channels in pieces of ``values``.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    values: int
+
+
+Node = Center | Conv | Add | Gather | MaxPool | Mean | Linear | Spread | Stack
 
 
 @dataclass(frozen=True)
@@ -130,9 +161,10 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order they run; the last one makes the output. ``quantization`` is None for float32.
+    """Nodes in the order they run. ``quantization`` is None for float32.
 
-    A float32 graph reads normalised pictures, or uint8 pixels where its first node is a ``Center``.
+    A float32 graph reads normalised pictures, or uint8 pixels where its first node is a ``Center``. The last node makes
+    the output; a detector's two are the nodes of their names. Outputs are float32 in int8 graphs too.
     """
 
     spec: ModelSpec
@@ -143,6 +175,12 @@ class Graph:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", infer_shapes(self))
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The node that makes each of the spec's answers."""
+        names = list(self.spec.answers)
+        return {names[0]: self.nodes[-1].name} if len(names) == 1 else {name: name for name in names}
+
 
 def reads_pixels(graph: Graph) -> bool:
     """Whether the graph takes pixels rather than normalised pictures."""
@@ -150,7 +188,7 @@ def reads_pixels(graph: Graph) -> bool:
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Rows (or columns) of padding before and after; ``same`` is TensorFlow's rule."""
+    """Rows (or columns) of padding before and after, for windows as long as ``kernel``; ``same`` is TensorFlow's."""
     if padding == "symmetric":
         return kernel // 2, kernel // 2
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -172,8 +210,8 @@ def infer_shapes(graph: Graph) -> dict[str, Shape]:
             case Conv():
                 height, width, _ = shapes[node.source]
                 shapes[node.name] = (
-                    _windows(height, node.kernel, node.stride, node.padding),
-                    _windows(width, node.kernel, node.stride, node.padding),
+                    _windows(height, node.reach, node.stride, node.padding),
+                    _windows(width, node.reach, node.stride, node.padding),
                     len(node.bias),
                 )
             case MaxPool():
@@ -192,4 +230,9 @@ def infer_shapes(graph: Graph) -> dict[str, Shape]:
                 shapes[node.name] = (1, 1, shapes[node.source][2])
             case Linear():
                 shapes[node.name] = (1, 1, len(node.bias))
+            case Spread():
+                shapes[node.name] = (node.height, node.width, shapes[node.source][2])
+            case Stack():
+                numbers = sum(math.prod(shapes[name]) for name in node.sources)
+                shapes[node.name] = (1, numbers // node.values, node.values)
     return shapes

@@ -69,7 +69,7 @@ def arena_memory(graph: Graph, *, bytes_per_value: int = 4) -> int:
     """
     first = {INPUT: -1} | {node.name: k for k, node in enumerate(graph.nodes)}
     last = dict(first) | {name: k for k, node in enumerate(graph.nodes) for name in sources(node)}
-    last[INPUT] = last[graph.nodes[-1].name] = len(graph.nodes)
+    last |= dict.fromkeys((INPUT, *graph.outputs.values()), len(graph.nodes))
     size = {name: h * w * c * bytes_per_value for name, (h, w, c) in graph.shapes.items()}
     readers = Counter(name for node in graph.nodes for name in sources(node))
     home: dict[str, str] = {}
@@ -139,7 +139,7 @@ def held_by_resolution(graph: Graph, *, bytes_per_value: int = 2) -> tuple[Resol
     skipped |= {node.source for node in graph.nodes if isinstance(node, Mean)}
     most: dict[tuple[int, int], int] = {}
     for name, (height, width, channels) in graph.shapes.items():
-        if name not in skipped and name != graph.nodes[-1].name:
+        if name not in skipped and name not in graph.outputs.values():
             most[height, width] = max(channels, most.get((height, width), 0))
     return tuple(
         Resolution(height, width, channels, height * width * channels * bytes_per_value)

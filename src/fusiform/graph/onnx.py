@@ -23,6 +23,8 @@ from fusiform.graph.ir import (
     Node,
     Quantization,
     Scale,
+    Spread,
+    Stack,
     pads,
     reads_pixels,
 )
@@ -34,7 +36,6 @@ try:
 except ImportError:
     raise MissingExtraError("onnx", "onnx", "reading and writing ONNX files") from None
 
-OUTPUT = "logits"
 OPSET = 17
 IR_VERSION = 8  # what ONNX Runtime of 2022 reads
 
@@ -43,8 +44,9 @@ def to_onnx(graph: Graph, *, half: bool = False, metadata: Mapping[str, str] | N
     """The graph as an ONNX model with its spec in ``metadata_props``, for batches of any size.
 
     A float32 graph reads normalised float32 NCHW pictures; an int8 graph, or one that starts with ``Center``, reads
-    uint8 NHWC pixels. All answer with float32 logits (N, classes). ``half`` stores the weights that are float32 as
-    float16, in half the space; the runtime computes with them in float32. ``metadata`` is added under its names.
+    uint8 NHWC pixels. All give the spec's answers in their order, float32, channels last. ``half`` stores the weights
+    that are float32 as float16, in half the space; the runtime computes with them in float32. ``metadata`` is added
+    under its names.
     """
     writer = _Writer(graph, half=half)
     for node in graph.nodes:
@@ -132,6 +134,7 @@ class _Writer:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.index = {INPUT: INPUT}
+        self.output = next(iter(graph.outputs))
         self.rounded: dict[str, str] = {}
         size, _, channels = graph.shapes[INPUT]
         if not reads_pixels(graph):
@@ -230,8 +233,9 @@ class _Writer:
                     f"{node.name}/conv",
                     kernel_shape=[node.kernel] * 2,
                     strides=[node.stride] * 2,
-                    pads=self.pads(node.source, node.kernel, node.stride, node.padding),
+                    pads=self.pads(node.source, node.reach, node.stride, node.padding),
                     group=node.groups,
+                    **({"dilations": [node.dilation] * 2} if node.dilation > 1 else {}),
                 )
                 if self.is_real(node.name) and node.activation == "relu":
                     output = self.add("Relu", [output], f"{node.name}/relu")
@@ -251,9 +255,17 @@ class _Writer:
                 )
             case Mean():
                 pooled = self.add("GlobalAveragePool", [self.real(node.source, rounded=False)], f"{node.name}/pool")
-                self.index[node.name] = self.add("Flatten", [pooled], node.name)
+                if node.as_map:
+                    self.store(node.name, pooled)
+                else:
+                    self.index[node.name] = self.add("Flatten", [pooled], node.name)
             case Linear():
                 self.linear(node)
+            case Spread():
+                shape = self.constant(f"{node.name}/shape", np.array([1, 1, node.height, node.width], np.int64))
+                self.index[node.name] = self.add("Expand", [self.int8(node.source), shape], node.name)
+            case Stack():
+                self.stack(node)
 
     def gather(self, node: Gather) -> None:
         pieces = []
@@ -270,12 +282,20 @@ class _Writer:
             pieces = [self.add("Concat", pieces, node.name, axis=1)]
         self.index[node.name] = pieces[0]
 
+    def stack(self, node: Stack) -> None:
+        pieces = []
+        rows = self.constant(f"{node.name}/rows", np.array([0, -1, node.values], np.int64))
+        for k, name in enumerate(node.sources):
+            last = self.add("Transpose", [self.int8(name)], f"{node.name}/{k}/last", perm=[0, 2, 3, 1])
+            pieces.append(self.add("Reshape", [last, rows], f"{node.name}/{k}"))
+        self.index[node.name] = self.add("Concat", pieces, f"{node.name}/stack", axis=1)
+
     def linear(self, node: Linear) -> None:
         """The classifier; int8 weights meet features that the runtime quantises batch by batch."""
         name, source, weight = node.name, self.index[node.source], self.weight(node)
         bias = self.real_constant(f"{name}.bias", node.bias)
         if self.is_real(name):
-            self.add("Gemm", [source, weight, bias], OUTPUT)
+            self.index[name] = self.add("Gemm", [source, weight, bias], self.output)
             return
         assert self.graph.quantization is not None
         scales = self.constant(f"{weight}/scale", self.graph.quantization.weights[name])
@@ -286,12 +306,23 @@ class _Writer:
         product = self.add("Cast", [product], f"{name}/cast", to=TensorProto.FLOAT)
         step = self.add("Mul", [quantised[1], scales], f"{name}/step")
         product = self.add("Mul", [product, step], f"{name}/real")
-        self.add("Add", [product, bias], OUTPUT)
+        self.index[name] = self.add("Add", [product, bias], self.output)
 
     def finish(self, metadata: Mapping[str, str]) -> bytes:
         spec = self.graph.spec
-        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", spec.num_classes])
-        body = helper.make_graph(self.nodes, spec.name, [self.input], [output], self.constants)
+        outputs = []
+        for answer, name in self.graph.outputs.items():
+            outputs.append(helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["N", *spec.answers[answer]]))
+            if self.index[name] == answer:
+                continue
+            real = self.index[name]
+            if not self.is_real(name):
+                real = self.add("DequantizeLinear", [real, f"{name}/scale", f"{name}/zero_point"], f"{name}/real")
+            if spec.task == "segmentation":
+                self.add("Transpose", [real], answer, perm=[0, 2, 3, 1])
+            else:
+                self.add("Identity", [real], answer)
+        body = helper.make_graph(self.nodes, spec.name, [self.input], outputs, self.constants)
         model = helper.make_model(
             body, producer_name="fusiform", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
         )

@@ -17,7 +17,7 @@ def receptive_fields(graph: Graph) -> dict[str, int]:
         kernel, stride = 1, 1
         match node:
             case Conv():
-                kernel, stride = node.kernel, node.stride
+                kernel, stride = node.reach, node.stride
             case MaxPool():
                 kernel, stride = 3, 2
             case Mean():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusiform.errors import UsageError
-from fusiform.graph.ir import INPUT, Add, Center, Conv, Gather, Graph, Node
+from fusiform.graph.ir import INPUT, Add, Center, Conv, Gather, Graph, Node, Stack
 
 
 class Expansion(NamedTuple):
@@ -73,6 +73,8 @@ def sources(node: Node) -> tuple[str, ...]:
             return node.left, node.right
         case Gather():
             return tuple(dict.fromkeys(name for name, _, _ in node.pieces))
+        case Stack():
+            return node.sources
         case Center():
             return (INPUT,)
         case _:

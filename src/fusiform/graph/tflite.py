@@ -6,6 +6,7 @@ Writing needs only the schema that ships with LiteRT, and the same graph always 
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -32,11 +33,12 @@ from fusiform.graph.ir import (
     Node,
     Quantization,
     Scale,
+    Spread,
+    Stack,
     pads,
 )
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
-OUTPUT = "logits"
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16  # bytes; kernels read weights with aligned loads
 _CONCATENATION_INPUTS = 5  # XNNPACK takes no more; the graph would be cut in two
@@ -59,8 +61,9 @@ def to_tflite(graph: Graph, *, half: bool = False, metadata: Mapping[str, bytes]
 
     A float32 graph reads a normalised float32 picture (1, height, width, channels), or uint8 pixels where it starts
     with ``Center``; an int8 graph reads pixels less 128 as int8, which spares the runtime a conversion, and its first
-    convolution normalises. All answer with float32 logits (1, classes). ``half`` stores the weights that are float32
-    as float16, in half the space; the runtime computes with them in float32. ``metadata`` is added under its names.
+    convolution normalises. All give the spec's answers in their order, float32, as batches of one. ``half`` stores the
+    weights that are float32 as float16, in half the space; the runtime computes with them in float32. ``metadata`` is
+    added under its names.
     """
     writer = _Writer(graph, half=half)
     for node in graph.nodes:
@@ -104,6 +107,9 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
         quantization = tensors[name].quantization
         return Scale(float(quantization.scale[0]), int(quantization.zeroPoint[0]))
 
+    def is_int8(name: str) -> bool:
+        return name in tensors and tensors[name].type == tfl.TensorType.INT8
+
     weights: dict[str, NDArray[Any]] = {}
     for name in tensors:
         if name.endswith(".weight"):
@@ -127,9 +133,9 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
         if (isinstance(node, Conv | Linear) and node.weight.dtype == np.float32)
         or (isinstance(node, Add) and tensors[node.name].type == tfl.TensorType.FLOAT32)
     )
-    quantized = [INPUT, *(node.name for node in nodes if not isinstance(node, Mean | Linear))]
-    stored = {name: f"{name}/int8" if name in in_float else name for name in quantized}
-    activations = {name: scale(tensor) for name, tensor in stored.items() if tensor in tensors}
+    quantized = [INPUT, *(node.name for node in nodes)]
+    stored = {name: f"{name}/int8" if f"{name}/int8" in tensors else name for name in quantized}
+    activations = {name: scale(tensor) for name, tensor in stored.items() if is_int8(tensor)}
     scales = {
         name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
         for name in weights
@@ -204,7 +210,7 @@ class _Writer:
             return self.index[name]
         if (name, real) not in self.converted:
             assert self.graph.quantization is not None
-            shape = (1, *self.graph.shapes[name])
+            shape = tuple(self.tensors[self.index[name]].shape)
             if real:
                 output = self.tensor(f"{name}/real", shape, "float32")
             else:
@@ -265,6 +271,8 @@ class _Writer:
     def operator(self, code: int, inputs: list[int], output: int, options: str | None = None, **fields: Any) -> None:
         # The version says which features of the operator a runtime must know: 1 float, 2 int8, 3 int8 per channel.
         version = 1 if self.graph.quantization is None else _INT8_VERSIONS.get(code, 2)
+        if code == tfl.BuiltinOperator.MEAN and self.tensors[output].type == tfl.TensorType.INT8:
+            version = 2
         operator = tfl.OperatorT()
         operator.opcodeIndex = self.codes.setdefault((code, version), len(self.codes))
         operator.inputs, operator.outputs = inputs, [output]
@@ -296,6 +304,13 @@ class _Writer:
                 self.mean(node)
             case Linear():
                 self.linear(node)
+            case Spread():
+                size = self.constant(f"{node.name}/size", [node.height, node.width])
+                inputs = [self.read(node.source, real=self.is_real(node.name)), size]
+                # Of one cell, interpolation is repetition; the kernel for it is the one that every runtime has.
+                self.operator(tfl.BuiltinOperator.RESIZE_BILINEAR, inputs, self.activation(node.name), "ResizeBilinear")
+            case Stack():
+                self.stack(node)
 
     def center(self, node: Center) -> None:
         cast = self.tensor(f"{node.name}/cast", (1, *self.graph.shapes[INPUT]), "float32")
@@ -326,7 +341,7 @@ class _Writer:
 
     def conv(self, node: Conv) -> None:
         real = self.is_real(node.name)
-        source, padding = self.padded(node.source, node.kernel, node.stride, node.padding, real=real)
+        source, padding = self.padded(node.source, node.reach, node.stride, node.padding, real=real)
         # OIHW to TFLite's OHWI, or 1HWO for depthwise
         weight = node.weight.transpose((1, 2, 3, 0) if node.depthwise else (0, 2, 3, 1))
         if real:
@@ -345,8 +360,8 @@ class _Writer:
             "padding": padding,
             "strideH": node.stride,
             "strideW": node.stride,
-            "dilationHFactor": 1,
-            "dilationWFactor": 1,
+            "dilationHFactor": node.dilation,
+            "dilationWFactor": node.dilation,
             "fusedActivationFunction": _ACTIVATIONS[node.activation],
         }
         inputs, output = [source, weights, bias], self.activation(node.name)
@@ -370,17 +385,37 @@ class _Writer:
             shape = (1, height, width, end - first)
             pieces.append(self.activation(f"{node.name}/{k}", like=name, shape=shape))
             self.operator(tfl.BuiltinOperator.SLICE, [source, begin, size], pieces[-1], "Slice")
+        self.concatenate(node.name, pieces, axis=3)
+
+    def concatenate(self, name: str, pieces: list[int], *, axis: int) -> None:
         while len(pieces) > 1:  # the oldest pieces are the smallest, so copying these twice costs least
             some, pieces = pieces[:_CONCATENATION_INPUTS], pieces[_CONCATENATION_INPUTS:]
-            channels = sum(self.tensors[piece].shape[3] for piece in some)
-            output = self.activation(node.name, shape=(1, height, width, channels))
-            self.operator(tfl.BuiltinOperator.CONCATENATION, some, output, "Concatenation", axis=3)
+            shape = list(self.tensors[some[0]].shape)
+            shape[axis] = sum(self.tensors[piece].shape[axis] for piece in some)
+            output = self.activation(name, shape=tuple(shape))
+            self.operator(tfl.BuiltinOperator.CONCATENATION, some, output, "Concatenation", axis=axis)
             pieces.insert(0, output)
-        self.index[node.name] = pieces[0]
+        self.index[name] = pieces[0]
+
+    def stack(self, node: Stack) -> None:
+        pieces = []
+        for k, name in enumerate(node.sources):
+            shape = (1, math.prod(self.graph.shapes[name]) // node.values, node.values)
+            source = self.read(name, real=self.is_real(node.name))
+            wanted = self.constant(f"{node.name}/{k}/shape", list(shape))
+            pieces.append(self.activation(f"{node.name}/{k}", like=name, shape=shape, real=self.is_real(node.name)))
+            self.operator(tfl.BuiltinOperator.RESHAPE, [source, wanted], pieces[-1], "Reshape", newShape=list(shape))
+        self.concatenate(node.name, pieces, axis=1)
 
     def mean(self, node: Mean) -> None:
         """Average in float32: in an int8 graph the mean of 49 pixels holds more than eight bits can."""
         shape = self.graph.shapes[node.source]
+        if node.as_map:
+            source = self.read(node.source, real=self.is_real(node.name))
+            axes = self.constant(f"{node.name}/axes", [1, 2])
+            output = self.activation(node.name)
+            self.operator(tfl.BuiltinOperator.MEAN, [source, axes], output, "Reducer", keepDims=True)
+            return
         source = self.read(node.source, real=True)
         self.index[node.name] = self.tensor(node.name, (1, shape[2]), "float32")
         axes = self.constant(f"{node.name}/axes", [1, 2])
@@ -395,7 +430,7 @@ class _Writer:
             scales = (quantization.weights[node.name], 0)
             weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", scales, node.weight)
         bias = self.real_constant(f"{node.name}.bias", node.bias)
-        self.index[node.name] = self.tensor(OUTPUT, (1, len(node.bias)), "float32")
+        self.index[node.name] = self.tensor(node.name, (1, len(node.bias)), "float32")
         inputs, output = [self.index[node.source], weights, bias], self.index[node.name]
         dynamic = not self.is_real(node.name)
         self.operator(
@@ -403,6 +438,13 @@ class _Writer:
         )
 
     def finish(self, metadata: Mapping[str, bytes]) -> bytes:
+        outputs = []
+        for answer, name in self.graph.outputs.items():
+            made = self.index[name]
+            outputs.append(self.read(name, real=True) if self.tensors[made].type == _TYPES[np.dtype("int8")] else made)
+            if outputs[-1] != made:
+                self.tensors[made].name = f"{name}/int8"
+            self.tensors[outputs[-1]].name = answer
         model = tfl.ModelT()
         model.version = _SCHEMA_VERSION
         model.description = f"fusiform {self.graph.spec.name}"
@@ -416,7 +458,7 @@ class _Writer:
         subgraph = tfl.SubGraphT()
         subgraph.name = "main"
         subgraph.tensors, subgraph.operators = self.tensors, self.operators
-        subgraph.inputs, subgraph.outputs = self.inputs, [self.index[self.graph.nodes[-1].name]]
+        subgraph.inputs, subgraph.outputs = self.inputs, outputs
         model.subgraphs = [subgraph]
         model.metadata = []
         for k, name in enumerate(metadata):
@@ -433,5 +475,6 @@ _INT8_VERSIONS = {
     tfl.BuiltinOperator.CONV_2D: 3,
     tfl.BuiltinOperator.DEPTHWISE_CONV_2D: 3,
     tfl.BuiltinOperator.FULLY_CONNECTED: 9,
-    tfl.BuiltinOperator.MEAN: 1,
+    tfl.BuiltinOperator.MEAN: 1,  # of real values, but for maps of one cell
+    tfl.BuiltinOperator.RESHAPE: 1,
 }

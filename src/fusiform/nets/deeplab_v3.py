@@ -33,14 +33,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3
-from fusiform.nets.mobilenet_v2 import MobileNetV2
-from fusiform.nets.shufflenet_v2 import ShuffleNetV2
-from fusiform.nets.ssdlite import LoneBatchNorm2d, output_stride_of, take_off_classifier
+from fusiform.nets.backbones import Backbone, output_stride_of, take_off_classifier, take_off_last
+from fusiform.nets.layers import LoneBatchNorm2d, check_arguments, conv1x1, conv3x3
+from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS
 
-CHANNELS = 256
-ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-"""By output stride: the same pixels of the picture at either (arXiv 1706.05587, Section 3.3)."""
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Of multi-scale inference (arXiv 1706.05587, Section 4.1)."""
 
@@ -61,7 +57,7 @@ class DeepLabV3(nn.Module):
 
     def __init__(
         self,
-        backbone: MobileNetV2 | ShuffleNetV2,
+        backbone: Backbone,
         num_classes: int = 21,
         *,
         output_stride: int = 16,
@@ -70,7 +66,7 @@ class DeepLabV3(nn.Module):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
-        if output_stride not in ASPP_RATES:
+        if output_stride not in DEEPLAB_ASPP_RATES:
             raise UsageError(f"DeepLabV3: output_stride must be 8 or 16, got {output_stride!r}")
         built = output_stride_of(backbone)
         if built != output_stride:
@@ -86,24 +82,25 @@ class DeepLabV3(nn.Module):
             output_stride=output_stride,
         )
         take_off_classifier(backbone)
-        _take_off_last(backbone)
+        take_off_last(backbone)
         self.backbone = backbone
         self.align_corners = align_corners
 
-        inputs = backbone.feature_channels["stride_32"]
+        inputs, channels = backbone.feature_channels["stride_32"], DEEPLAB_CHANNELS
+        rates = DEEPLAB_ASPP_RATES[output_stride] if aspp else ()
         branches = [
-            _conv_norm_relu(conv1x1(inputs, CHANNELS)),
+            _conv_norm_relu(conv1x1(inputs, channels)),
             *(
                 # At stride 1 both padding rules are one.
-                _conv_norm_relu(conv3x3(inputs, CHANNELS, 1, padding="symmetric", dilation=rate))
-                for rate in (ASPP_RATES[output_stride] if aspp else ())
+                _conv_norm_relu(conv3x3(inputs, channels, 1, padding="symmetric", dilation=rate))
+                for rate in rates
             ),
         ]
-        self.pooling = nn.Sequential(conv1x1(inputs, CHANNELS), LoneBatchNorm2d(CHANNELS), nn.ReLU(inplace=True))
+        self.pooling = nn.Sequential(conv1x1(inputs, channels), LoneBatchNorm2d(channels), nn.ReLU(inplace=True))
         self.branches = nn.ModuleList(branches)
-        self.projection = _conv_norm_relu(conv1x1(CHANNELS * (1 + len(branches)), CHANNELS))
+        self.projection = _conv_norm_relu(conv1x1(channels * (1 + len(branches)), channels))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,15 +164,6 @@ def multi_scale_probabilities(
             total = probabilities if total is None else total + probabilities
     assert total is not None
     return total / (len(scales) * (2 if flip else 1))
-
-
-def _take_off_last(backbone: MobileNetV2 | ShuffleNetV2) -> None:
-    """Replace the last 1x1 convolution, which nothing here reads, by nothing: ``last`` is then the map before it."""
-    if isinstance(backbone, MobileNetV2):
-        backbone.features[18] = nn.Sequential()
-    else:
-        backbone.conv5 = nn.Sequential()
-    backbone.feature_channels["last"] = backbone.feature_channels["stride_32"]
 
 
 def _conv_norm_relu(convolution: nn.Conv2d) -> nn.Sequential:

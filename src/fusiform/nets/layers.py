@@ -1,9 +1,8 @@
-"""What both networks share: the two padding rules, strides traded for dilation, and the check of their arguments."""
+"""What both networks share: the two padding rules and the check of their arguments."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import get_args
 
 import torch.nn.functional as F
@@ -60,23 +59,23 @@ class SameMaxPool2d(nn.Module):
         return F.max_pool2d(pad_same(x, value=-math.inf), 3, 2)
 
 
-def trade_strides(strides: Iterable[int], reached: int, output_stride: int) -> list[tuple[int, int]]:
-    """The (stride, dilation) of each block once strides beyond ``output_stride`` have become dilation.
+class LoneBatchNorm2d(nn.BatchNorm2d):
+    """A BatchNorm that takes a batch of one value a channel in training, where there is nothing to normalise by.
 
-    ``strides`` are the table's, block by block, and ``reached`` the stride in front of the first. A block that gives
-    up its stride looks at the pixels it looked at before, at more places; only the blocks after it have a denser
-    input and must spread their 3x3 windows to see the same pixels (DeepLabv3, arXiv 1706.05587, Section 3.1).
+    Such a batch, one picture on a map of one cell, has no variance, and PyTorch refuses it. It is normalised by the
+    running statistics, as in eval mode, and leaves them as they are. Every other batch is treated as by BatchNorm2d.
     """
-    blocks = []
-    dilation = 1
-    for stride in strides:
-        if reached * stride > output_stride:
-            blocks.append((1, dilation))
-            dilation *= stride
-        else:
-            blocks.append((stride, dilation))
-            reached *= stride
-    return blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        # TorchScript has no super().forward, so this is its body, for a momentum that is a number.
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        learns = self.training and x.numel() > x.shape[1]
+        if learns:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, learns, self.momentum, self.eps
+        )
 
 
 def check_arguments(

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, trade_strides
+from fusiform.nets.layers import check_arguments, conv1x1, conv3x3
 from fusiform.nets.split import Layer, in_slices, with_norm
 from fusiform.spec import Padding
-from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels
+from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels, trade_strides
 
 
 class MobileNetV2(nn.Module):

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, max_pool3x3, trade_strides
+from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, max_pool3x3
 from fusiform.spec import Padding
-from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS
+from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS, trade_strides
 
 
 class ShuffleNetV2(nn.Module):

@@ -22,21 +22,14 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.layers import conv1x1, conv3x3
+from fusiform.nets.backbones import Backbone, output_stride_of, take_off_classifier
+from fusiform.nets.layers import LoneBatchNorm2d, conv1x1, conv3x3
 from fusiform.nets.mobilenet_v2 import MobileNetV2
-from fusiform.nets.shufflenet_v2 import ShuffleNetV2
 from fusiform.spec import Padding
-from fusiform.tables import round_channels
-
-PRIORS_PER_CELL = (3, 6, 6, 6, 6, 6)
-"""Of each map; the first has fewer because it has the most cells."""
-EXTRA_CHANNELS = (512, 256, 256, 128)
-_SMALLEST_DEPTH = 16
-"""The implementation's ``min_depth``: no extra layer gets narrower than this, whatever the width."""
+from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_extra_channels
 
 
 class SSDLite(nn.Module):
@@ -54,7 +47,7 @@ class SSDLite(nn.Module):
 
     def __init__(
         self,
-        backbone: MobileNetV2 | ShuffleNetV2,
+        backbone: Backbone,
         num_classes: int = 81,
         *,
         width: float = 1.0,
@@ -78,16 +71,15 @@ class SSDLite(nn.Module):
         self.num_classes = num_classes
 
         last = backbone.feature_channels["last"]
-        extras = [_depth(channels * width) for channels in EXTRA_CHANNELS]
-        halves = [_depth(channels / 2 * width) for channels in EXTRA_CHANNELS]
+        halves, extras = zip(*ssd_extra_channels(width), strict=True)
         self.extras = nn.ModuleList(
             extra_layer(inputs, half, outputs, padding=padding)
-            for inputs, half, outputs in zip([last, *extras[:-1]], halves, extras, strict=True)
+            for inputs, half, outputs in zip((last, *extras[:-1]), halves, extras, strict=True)
         )
         channels = [backbone.feature_channels[self.first_map], last, *extras]
         # The backbone's own norms need more than one cell on the first two maps; later ones may have a single cell.
         norms = [nn.BatchNorm2d] * 2 + [LoneBatchNorm2d] * 4
-        maps = list(zip(channels, PRIORS_PER_CELL, norms, strict=True))
+        maps = list(zip(channels, SSD_PRIORS_PER_CELL, norms, strict=True))
         self.classes = nn.ModuleList(prediction_layer(c, priors * num_classes, norm) for c, priors, norm in maps)
         self.boxes = nn.ModuleList(prediction_layer(c, priors * 4, norm) for c, priors, norm in maps)
         for layers in (self.extras, self.classes, self.boxes):
@@ -112,11 +104,6 @@ class SSDLite(nn.Module):
         return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
 
 
-def map_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The (rows, columns) of the six maps for pictures of ``height`` x ``width`` pixels, under either padding rule."""
-    return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in (16, 32, 64, 128, 256, 512)]
-
-
 def extra_layer(inputs: int, half: int, outputs: int, *, padding: Padding) -> nn.Sequential:
     """A further map of half the size: 1x1 to ``half``, depthwise 3x3 at stride 2, 1x1 to ``outputs``, each ReLU6."""
     return nn.Sequential(
@@ -136,48 +123,8 @@ def prediction_layer(inputs: int, outputs: int, norm: type[nn.BatchNorm2d]) -> n
     )
 
 
-class LoneBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm that takes a batch of one value a channel in training, where there is nothing to normalise by.
-
-    Such a batch, one picture on a map of one cell, has no variance, and PyTorch refuses it. It is normalised by the
-    running statistics, as in eval mode, and leaves them as they are. Every other batch is treated as by BatchNorm2d.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        # TorchScript has no super().forward, so this is its body, for a momentum that is a number.
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        learns = self.training and x.numel() > x.shape[1]
-        if learns:
-            self.num_batches_tracked.add_(1)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, learns, self.momentum, self.eps
-        )
-
-
-def output_stride_of(backbone: MobileNetV2 | ShuffleNetV2) -> int:
-    """The output stride that a backbone was built with: what is left of its table's strides."""
-    if isinstance(backbone, MobileNetV2):
-        return math.prod(_strides(backbone.features))
-    # Both branches of a stage's first unit have its stride; conv1 and the max pool keep theirs.
-    return 4 * math.prod(max(_strides(stage)) for stage in (backbone.stage2, backbone.stage3, backbone.stage4))
-
-
-def take_off_classifier(backbone: MobileNetV2 | ShuffleNetV2) -> None:
-    """Replace a backbone's classifier by nothing, so that no unused weights are trained, counted or saved."""
-    backbone.add_module("classifier" if isinstance(backbone, MobileNetV2) else "fc", nn.Sequential())
-
-
 def _conv_norm_relu6(convolution: nn.Conv2d, norm: type[nn.BatchNorm2d]) -> nn.Sequential:
     return nn.Sequential(convolution, norm(convolution.out_channels), nn.ReLU6(inplace=True))
-
-
-def _strides(layers: nn.Module) -> list[int]:
-    return [module.stride[0] for module in layers.modules() if isinstance(module, nn.Conv2d)]
-
-
-def _depth(channels: float) -> int:
-    return max(_SMALLEST_DEPTH, round_channels(channels))
 
 
 def _by_prior(x: Tensor, values: int) -> Tensor:

@@ -15,18 +15,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.spec import ModelSpec
+from fusiform.tables import SSD_STRIDES, ssd_map_sizes
 from fusiform.tasks.classification import softmax
 
-Activation = Literal["softmax", "sigmoid"]
-
-STRIDES = (16, 32, 64, 128, 256, 512)
-"""Pixels of the input from one cell to the next, in each of the six maps."""
 MIN_SCALE, MAX_SCALE = 0.2, 0.95
 ASPECT_RATIOS = (1.0, 2.0, 1 / 2, 3.0, 1 / 3)
 """Width over height. TensorFlow's configuration rounds the last to 0.3333."""
@@ -101,11 +98,6 @@ class Targets(NamedTuple):
     codes: NDArray[np.float32]
 
 
-def grid_sizes(input_size: int) -> tuple[int, ...]:
-    """Cells along one side of each map, for a square input in pixels: 20, 10, 5, 3, 2, 1 for 320."""
-    return tuple(math.ceil(input_size / stride) for stride in STRIDES)
-
-
 @lru_cache(maxsize=8)
 def prior_boxes(input_size: int = 320) -> NDArray[np.float64]:
     """The priors (priors, 4) for a square input in pixels, in units of the input; 2,034 of them for 320.
@@ -114,7 +106,7 @@ def prior_boxes(input_size: int = 320) -> NDArray[np.float64]:
     ``ssd_anchor_generator`` lists them. They are not clipped, as there. The array is shared and cannot be written to.
     """
     priors = []
-    for level, cells in enumerate(grid_sizes(input_size)):
+    for level, (cells, _) in enumerate(ssd_map_sizes(input_size, input_size)):
         middles = (np.arange(cells) + 0.5) / cells
         y, x = (axis.ravel()[:, None] for axis in np.meshgrid(middles, middles, indexing="ij"))
         width, height = _prior_shapes(level)
@@ -127,8 +119,8 @@ def prior_boxes(input_size: int = 320) -> NDArray[np.float64]:
 
 def _prior_shapes(level: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Widths and heights of the priors of each cell of a map."""
-    steps = len(STRIDES) - 1
-    scales = [MIN_SCALE + (MAX_SCALE - MIN_SCALE) * k / steps for k in range(len(STRIDES))] + [1.0]
+    steps = len(SSD_STRIDES) - 1
+    scales = [MIN_SCALE + (MAX_SCALE - MIN_SCALE) * k / steps for k in range(len(SSD_STRIDES))] + [1.0]
     scale = scales[level]
     if level == 0:  # reduce_boxes_in_lowest_layer: one small square for the small objects, and two oblongs
         shapes = [(0.1, 1.0), (scale, 2.0), (scale, 1 / 2)]
@@ -275,37 +267,36 @@ def nms(
 
 
 def decode(
-    values: NDArray[Any],
+    logits: NDArray[Any],
     codes: NDArray[Any],
     spec: ModelSpec,
     *,
     sizes: Sequence[tuple[int, int]],
-    activation: Activation = "softmax",
     score_threshold: float = SCORE_THRESHOLD,
     iou_threshold: float = IOU_THRESHOLD,
     limit: int = MAX_BOXES,
 ) -> list[Detections]:
     """The objects in each picture, surest first, in pixels of the photographs of ``sizes`` (width, height).
 
-    ``values`` are (N, priors, 1 + classes), logits or probabilities as ``spec.output`` says, the first of background;
-    ``codes`` (N, priors, 4) say where. ``activation`` makes scores of logits: softmax as the network was trained, or a
-    sigmoid for each class, which leaves background out (TensorFlow's weights, focal loss). A prior may show several
-    classes. Boxes scored above ``score_threshold`` are clipped to the photograph, and left out where no area remains;
-    of each class those remain that ``nms`` leaves, and ``limit`` in all. Values of other shapes, not finite, or
-    probabilities outside [0, 1] raise ValueError: the engine and the spec do not belong together.
+    ``logits`` are (N, priors, 1 + classes), the first of background; ``codes`` (N, priors, 4) say where.
+    ``spec.scores`` makes scores of logits: softmax, or a sigmoid for each class, which leaves background out
+    (TensorFlow's weights, focal loss). A prior may show several classes. Boxes scored above ``score_threshold`` are
+    clipped to the photograph, and left out where no area remains; of each class those remain that ``nms`` leaves, and
+    ``limit`` in all. Values of other shapes, or not finite, raise ValueError: the engine and the spec do not belong
+    together.
     """
     priors = prior_boxes(spec.input_size)
     expected = (len(sizes), len(priors), spec.num_classes + 1)
-    if values.shape != expected or codes.shape != (*expected[:2], 4):
+    if logits.shape != expected or codes.shape != (*expected[:2], 4):
         raise ValueError(
-            f"{spec.name}: answers have shapes {values.shape} and {codes.shape}, "
+            f"{spec.name}: answers have shapes {logits.shape} and {codes.shape}, "
             f"not (pictures, priors, 1 + classes) = {expected} and {(*expected[:2], 4)}"
         )
-    if not (np.isfinite(values).all() and np.isfinite(codes).all()):
+    if not (np.isfinite(logits).all() and np.isfinite(codes).all()):
         raise ValueError(f"{spec.name}: the answer holds values that are not finite")
     results = []
-    for picture_values, picture_codes, (width, height) in zip(values, codes, sizes, strict=True):
-        scores = _scores(picture_values, spec, activation)[:, 1:]
+    for picture_logits, picture_codes, (width, height) in zip(logits, codes, sizes, strict=True):
+        scores = _scores(picture_logits, spec)[:, 1:]
         boxes = np.clip(decode_boxes(picture_codes, priors), 0, 1) * (width, height, width, height)
         rows, classes = np.nonzero((scores > score_threshold) & (_areas(boxes) > 0)[:, None])
         kept = nms(boxes[rows], scores[rows, classes], classes, iou_threshold=iou_threshold, limit=limit)
@@ -317,15 +308,9 @@ def decode(
     return results
 
 
-def _scores(values: NDArray[Any], spec: ModelSpec, activation: Activation) -> NDArray[np.float64]:
-    if spec.output == "probabilities":
-        # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
-        if values.min() < 0 or values.max() > 1.01:
-            raise ValueError(f"{spec.name}: probabilities reach from {values.min()} to {values.max()}")
-        return np.minimum(values.astype(np.float64), 1.0)
-    logits = values.astype(np.float64) / spec.temperature
-    if activation == "softmax":
+def _scores(logits: NDArray[Any], spec: ModelSpec) -> NDArray[np.float64]:
+    if spec.scores == "softmax":
         return softmax(logits)
     # The same as 1 / (1 + exp(-x)), which overflows for logits below -709.
-    scores: NDArray[np.float64] = 0.5 + 0.5 * np.tanh(logits / 2)
+    scores: NDArray[np.float64] = 0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2)
     return scores

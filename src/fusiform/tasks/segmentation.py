@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.data.preprocess import Placement
 from fusiform.data.voc import IGNORE
 from fusiform.spec import ModelSpec
 
 _ROWS = 64
 """Rows that are decoded at once: a strip of even a large photograph stays in the processor's cache."""
-
-
-class Placement(NamedTuple):
-    """Where a photograph lies in the network's input: the input's size, and the rectangle it fills, in pixels.
-
-    Whatever surrounds the rectangle is padding.
-    """
-
-    input_width: int
-    input_height: int
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,6 @@ def decode(
     size: tuple[int, int],
     *,
     placement: Placement | None = None,
-    align_corners: bool = True,
 ) -> SegmentationMap:
     """The likeliest class of every pixel of a photograph of ``size`` (width, height), the lower index among equals.
 
@@ -87,10 +73,10 @@ def decode(
     photograph lies, by default filling a square of ``spec.input_size``. Logits are interpolated, not classes, and at
     once to the photograph's own pixels: borders are as fine as the photograph, whatever its size and aspect.
 
-    ``align_corners`` says where a logit stands. True, TensorFlow's way: the first and the last on the input's first
-    and last pixel. Strides make it so: at an input of 16 n + 1 pixels, such as 513, output stride 16 puts logits on
-    pixels 0, 16, ... 16 n, with either rule of padding. False, torchvision's way: in the middle of equal parts of the
-    input. Use the one that the network was trained with; the difference is half a cell at the borders.
+    ``spec.align_corners`` says where a logit stands. True, TensorFlow's way: the first and the last on the input's
+    first and last pixel. Strides make it so: at an input of 16 n + 1 pixels, such as 513, output stride 16 puts logits
+    on pixels 0, 16, ... 16 n, with either rule of padding. False, torchvision's way: in the middle of equal parts of
+    the input. The difference is half a cell at the borders.
 
     Logits of another shape, or not finite, raise ValueError: the engine and the spec do not belong together.
     """
@@ -102,8 +88,9 @@ def decode(
     if placement is None:
         placement = Placement(spec.input_size, spec.input_size, 0, 0, spec.input_size, spec.input_size)
     _check(placement, size)
-    rows = _positions(height, placement.top, placement.height, placement.input_height, len(logits), align_corners)
-    columns = _positions(width, placement.left, placement.width, placement.input_width, logits.shape[1], align_corners)
+    p, aligned = placement, spec.align_corners
+    rows = _positions(height, p.top, p.height, p.input_height, len(logits), aligned)
+    columns = _positions(width, p.left, p.width, p.input_width, logits.shape[1], aligned)
     # One plane a class, (classes, h, width): the rest is arithmetic on long rows.
     planes = np.ascontiguousarray(
         _interpolate(logits.transpose(1, 2, 0).astype(np.float32), columns).transpose(1, 2, 0)

@@ -24,11 +24,14 @@ from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.files import write_file
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
 from fusiform.tables import (
+    DEEPLAB_CHANNELS,
     MOBILENET_V2_BOTTLENECKS,
     MOBILENET_V2_WIDTHS,
     SHUFFLENET_V2_CHANNELS,
     SHUFFLENET_V2_REPEATS,
+    SSD_PRIORS_PER_CELL,
     mobilenet_v2_channels,
+    ssd_extra_channels,
 )
 
 State = dict[str, NDArray[Any]]
@@ -173,6 +176,50 @@ def expected_shapes(
     if architecture == "mobilenet_v2":
         return _mobilenet_v2_shapes(width, num_classes, input_channels)
     return _shufflenet_v2_shapes(width, num_classes, input_channels)
+
+
+def state_shapes(spec: ModelSpec) -> Shapes:
+    """Every entry of the state dict of the network that ``spec`` describes, in its order, with its shape."""
+    shapes = expected_shapes(
+        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
+    )
+    if spec.task == "classification":
+        return shapes
+    mobilenet = spec.architecture == "mobilenet_v2"
+    last = "features.18." if mobilenet else "conv5."
+    left_out = ("classifier.", "fc.", *((last,) if spec.task == "segmentation" else ()))
+    found = {f"backbone.{name}": shape for name, shape in shapes.items() if not name.startswith(left_out)}
+    channels = shapes[f"{last}0.weight"]
+    heads = _ssdlite_shapes(spec, channels[0]) if spec.task == "detection" else _deeplab_shapes(spec, channels[1])
+    return found | heads
+
+
+def _ssdlite_shapes(spec: ModelSpec, last: int) -> Shapes:
+    mobilenet = spec.architecture == "mobilenet_v2"
+    wide = 6 * mobilenet_v2_channels(spec.width)[1][4] if mobilenet else SHUFFLENET_V2_CHANNELS[spec.width][2]
+    shapes: Shapes = {}
+    maps = [wide, last]
+    for k, (half, outputs) in enumerate(ssd_extra_channels(spec.width if mobilenet else 1.0)):
+        shapes |= _conv(f"extras.{k}.0.0", half, maps[-1], 1) | _norm(f"extras.{k}.0.1", half)
+        shapes |= _conv(f"extras.{k}.1.0", half, 1, 3) | _norm(f"extras.{k}.1.1", half)
+        shapes |= _conv(f"extras.{k}.2.0", outputs, half, 1) | _norm(f"extras.{k}.2.1", outputs)
+        maps.append(outputs)
+    for layers, values in (("classes", spec.num_classes + 1), ("boxes", 4)):
+        for k, (channels, priors) in enumerate(zip(maps, SSD_PRIORS_PER_CELL, strict=True)):
+            shapes |= _conv(f"{layers}.{k}.0.0", channels, 1, 3) | _norm(f"{layers}.{k}.0.1", channels)
+            shapes |= _conv(f"{layers}.{k}.1", priors * values, channels, 1)
+            shapes |= {f"{layers}.{k}.1.bias": (priors * values,)}
+    return shapes
+
+
+def _deeplab_shapes(spec: ModelSpec, inputs: int) -> Shapes:
+    width = DEEPLAB_CHANNELS
+    shapes = _conv("pooling.0", width, inputs, 1) | _norm("pooling.1", width)
+    branches = 4 if spec.aspp else 1
+    for k in range(branches):
+        shapes |= _conv(f"branches.{k}.0", width, inputs, 3 if k else 1) | _norm(f"branches.{k}.1", width)
+    shapes |= _conv("projection.0", width, (1 + branches) * width, 1) | _norm("projection.1", width)
+    return shapes | _conv("classifier", spec.num_classes, width, 1) | {"classifier.bias": (spec.num_classes,)}
 
 
 def _mobilenet_v2_shapes(width: float, num_classes: int, input_channels: int) -> Shapes:

@@ -12,7 +12,7 @@ from fusiform.errors import FusiformError
 from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.report import Cell, Report
-from fusiform.zoo.checkpoint import expected_shapes
+from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
 
@@ -24,9 +24,7 @@ def describe(model: str | os.PathLike[str]) -> Report:
     opened = open_model(model)
     spec, preprocess = opened.spec, opened.spec.preprocess
     if opened.format in PROGRAMS:  # what can be counted follows from the network
-        shapes = expected_shapes(
-            spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-        )
+        shapes = state_shapes(spec)
         weights = {name.removesuffix(".weight"): np.empty(shape) for name, shape in shapes.items() if len(shape) > 1}
         graph = number_weights(spec, weights)
     else:
@@ -77,9 +75,7 @@ def precision_of(model: Model) -> str | None:
         return "int8" if b'element_type="i8"' in stored else "float16" if b'element_type="f16"' in stored else "float32"
     if model.format == "executorch":  # fusiform makes no others, and four bytes a weight are not to be missed
         spec = model.spec
-        shapes = expected_shapes(
-            spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-        )
+        shapes = state_shapes(spec)
         return "int8" if len(model.data) < 3 * sum(map(math.prod, shapes.values())) else "float32"
     if model.format == "torchscript":
         return "float32"

@@ -15,7 +15,8 @@ from fusiform.zoo.model import Model, open_model
 if TYPE_CHECKING:
     from torch import nn
 
-    from fusiform.nets import MobileNetV2, ShuffleNetV2
+    from fusiform.nets import DeepLabV3, SSDLite
+    from fusiform.nets.backbones import Backbone
 
 
 def load(
@@ -24,15 +25,16 @@ def load(
     weights: str | None = None,
     num_classes: int | None = None,
     dropout: float | None = None,
-    output_stride: int = 32,
-) -> MobileNetV2 | ShuffleNetV2:
+    output_stride: int | None = None,
+) -> Backbone | SSDLite | DeepLabV3:
     """A PyTorch network with trained weights, in eval mode.
 
     ``model`` is a name from ``fusiform.list_models()`` or a model file of any kind; ``weights`` chooses one of a
     network's trainings (``torchvision_v2`` or torchvision's ``IMAGENET1K_V2``). The bundled weights are int8 on disk
     and come dequantised, with no download. ``num_classes`` puts a fresh classifier on the trained backbone.
-    ``dropout`` and ``output_stride`` (8, 16, 32) are those of the network. The network reads float32 NCHW pictures
-    normalised as ``fusiform.open_model(model).spec.preprocess`` says, and gives logits.
+    ``dropout`` and ``output_stride`` (8, 16, 32) are those of the network; a segmenter's weights serve 8 and 16. The
+    network reads float32 NCHW pictures normalised as ``fusiform.open_model(model).spec.preprocess`` says, and gives
+    logits; a detector codes of boxes too.
 
     Raises MissingExtraError without PyTorch, and what ``open_model`` raises.
     """
@@ -40,13 +42,15 @@ def load(
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "fusiform.load") from None
-    from fusiform.nets import build_network
+    from fusiform.nets import build_backbone, build_network
 
     opened = _open(model, weights)
     state, spec = dict(opened.state()), opened.spec
     if num_classes is not None and num_classes != spec.num_classes:
         if num_classes < 1:
             raise UsageError(f"num_classes must be at least 1, got {num_classes}")
+        if spec.task != "classification":
+            raise UsageError(f"{opened.path}: a fresh head is for classifiers; train this {spec.task} model instead")
         spec = spec.replace(labels=tuple(f"class {k}" for k in range(num_classes)), label_ids=())
         head = "classifier.1" if spec.architecture == "mobilenet_v2" else "fc"
         fresh = [f"{head}.weight", f"{head}.bias"]
@@ -54,7 +58,13 @@ def load(
             state.pop(name, None)
     else:
         fresh = []
-    network = build_network(spec, dropout=dropout, output_stride=output_stride)
+    network: Backbone | SSDLite | DeepLabV3
+    if spec.task == "classification":
+        network = build_backbone(spec, spec.num_classes, dropout=dropout, output_stride=output_stride or 32)
+    else:
+        if output_stride is not None:
+            spec = spec.replace(output_stride=output_stride)
+        network = build_network(spec, dropout=dropout)
     load_state(network, state, source=str(opened.path), fresh=fresh)
     return network.eval()
 
