@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -182,3 +183,22 @@ def test_descriptions_of_nothing(written, put):
 def test_bytes_that_are_no_onnx_file(data, written):
     with pytest.raises(WeightsError, match="OpenVINO cannot run shufflenet_v2_x0_5: "):
         OpenVinoEngine(data, written[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and their stacks are Linux's here")
+def test_a_signal_after_an_engine_was_given_back_by_another_thread(written, put):
+    """OpenVINO's Core takes the main thread's signal stack with it: a process with one of its own would die here."""
+    path = put(*written[1:])
+    program = (
+        "import faulthandler, signal, subprocess, sys, threading\n"
+        "faulthandler.enable()\n"
+        "from fusiform.engines import open_engine\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "held = [open_engine(sys.argv[1], engine='openvino')]\n"
+        "thread = threading.Thread(target=held.clear)\n"
+        "thread.start(), thread.join()\n"
+        "subprocess.run([sys.executable, '-c', ''], check=True)\n"
+        "print('alive')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "alive\n"), result.stderr

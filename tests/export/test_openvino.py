@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from fusiform.data.preprocess import normalize  # noqa: E402
 from fusiform.engines import open_engine  # noqa: E402
 from fusiform.engines.litert import LiteRTEngine  # noqa: E402
+from fusiform.engines.openvino import open_core  # noqa: E402
 from fusiform.errors import MissingExtraError  # noqa: E402
 from fusiform.export.openvino import to_openvino, write  # noqa: E402
 from fusiform.export.quantize import QuantizedNetwork  # noqa: E402
@@ -74,7 +75,7 @@ def make(small_spec, lived_in_state):
 
 
 def answers(path, batch):
-    return openvino.Core().compile_model(path, "CPU", EXACT)(batch)["logits"]
+    return open_core("tests").compile_model(path, "CPU", EXACT)(batch)["logits"]
 
 
 def distance(actual, expected):
@@ -122,7 +123,7 @@ def test_layers_that_stay_in_float(architecture, make):
     names = [node.name for node in plain.int8.nodes if isinstance(node, Conv | Add | Linear)]
     keep = (names[0], names[1], *names[5:7], names[-1])
     kept = make(architecture, keep=keep)
-    compiled = openvino.Core().compile_model(to_openvino(kept.int8), "CPU", EXACT)
+    compiled = open_core("tests").compile_model(to_openvino(kept.int8), "CPU", EXACT)
     stored = {node.get_friendly_name(): node for node in to_openvino(kept.int8).get_ordered_ops()}
     weights = {
         name: stored[f"{name}.weight"].get_element_type().get_type_name()
@@ -140,7 +141,7 @@ def test_every_layer_in_float_is_the_float_network(make):
     names = tuple(node.name for node in make("mobilenet_v2").int8.nodes if isinstance(node, Conv | Add | Linear))
     made = make("mobilenet_v2", "same", names)
     pixels = smooth_pixels(2, 64, seed=5)
-    actual = openvino.Core().compile_model(to_openvino(made.int8), "CPU", EXACT)(pixels)["logits"]
+    actual = open_core("tests").compile_model(to_openvino(made.int8), "CPU", EXACT)(pixels)["logits"]
     expected = made.expected(normalize(pixels, made.graph.spec.preprocess))
     # All but the padding of the first convolution: grey instead of the mean colour; and what is pooled is rounded.
     assert distance(actual, expected) <= 0.02
@@ -159,7 +160,7 @@ def test_other_channels_than_three(small_spec, lived_in_state, tmp_path):
     spec = small_spec("shufflenet_v2", channels=1)
     (written,) = write(build_graph(spec, lived_in_state(spec)), "float32", tmp_path)
     assert answers(written.path, np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 10)
-    model = openvino.Core().read_model(written.path)
+    model = open_core("tests").read_model(written.path)
     assert not model.has_rt_info(["model_info", "mean_values"])
 
 
@@ -182,7 +183,7 @@ def test_the_files_describe_themselves(make, tmp_path):
     opened = open_model(written.path)
     assert opened.format == "openvino"
     assert opened.spec == made.graph.spec
-    model = openvino.Core().read_model(written.path)
+    model = open_core("tests").read_model(written.path)
     # Model API splits labels at spaces.
     labels = model.get_rt_info(["model_info", "labels"]).astype(str).split()
     assert labels[:6] == ['a_"quoted"_&_<tagged>_one', "강아지", "it's", "two_lines", "_", "class_0"]
@@ -202,7 +203,7 @@ def test_model_api_prepares_pictures_as_we_do(reads, order, make, tmp_path):
     if reads == "pixels":
         graph = read_pixels(graph)
     (written,) = write(graph, "int8" if reads == "int8" else "float32", tmp_path)
-    model = openvino.Core().read_model(written.path)
+    model = open_core("tests").read_model(written.path)
     layout = openvino.layout_helpers.get_layout(model.input()).to_string()
     assert layout == ("[N,C,H,W]" if reads == "normalised" else "[N,H,W,C]")
 
@@ -220,7 +221,7 @@ def test_model_api_prepares_pictures_as_we_do(reads, order, make, tmp_path):
     if model.has_rt_info(["model_info", "mean_values"]):
         given.preprocess().mean(numbers("mean_values")).scale(numbers("scale_values"))
     pictures = smooth_pixels(2, 64, seed=8)
-    compiled = openvino.Core().compile_model(steps.build(), "CPU", EXACT)
+    compiled = open_core("tests").compile_model(steps.build(), "CPU", EXACT)
     # Our engines take pixels in the order that the network wants.
     expected = open_engine(written.path).run(pictures)["logits"]
     in_bgr = pictures if order == "bgr" else np.ascontiguousarray(pictures[..., ::-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from numpy.typing import NDArray
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import ModelSpec
+
+_CORE: list[Any] = []
+_LOCK = threading.Lock()
+
+
+def open_core(purpose: str) -> Any:
+    """OpenVINO's ``Core``, one for the whole process and never given back; MissingExtraError names the ``purpose``.
+
+    Its CPU plugin gives the thread that starts it a stack of its own for signals, and takes the memory away when it is
+    released, wherever that happens: in another thread, the first one dies of the next signal (2026.4.1).
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError("openvino", "openvino", purpose) from None
+    with _LOCK:
+        if not _CORE:
+            _CORE.append(openvino.Core())
+    return _CORE[0]
 
 
 class OpenVinoEngine:
@@ -25,10 +45,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, file: Path | bytes, spec: ModelSpec, *, threads: int = 1) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise MissingExtraError("openvino", "openvino", "the engine openvino") from None
+        core = open_core("the engine openvino")
         self.spec = spec
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -41,7 +58,6 @@ class OpenVinoEngine:
         }
         # Bytes rather than a path: the runtime maps files into memory, and would fall with one that is cut off later.
         parts = (file,) if isinstance(file, bytes) else _read_files(file)
-        core = openvino.Core()
         try:
             model = core.read_model(*parts)
             self._reads_pixels = _reads_pixels(model, spec)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fusiform.engines.openvino import open_core
 from fusiform.errors import MissingExtraError
 from fusiform.export.targets import Precision, Written
 from fusiform.files import write_file
@@ -83,9 +84,7 @@ def to_openvino(graph: Graph) -> Any:
 
 def _int8_layers(model: Any) -> Mapping[str, Cell]:
     """How many convolutions and classifiers the compiled network has, and how many of them compute in int8."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = open_core("computing with OpenVINO").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     details = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kernels = [  # such as brgconv_avx512_dw_I8
         detail["primitiveType"].astype(str).lower()
