@@ -21,7 +21,7 @@ from fusiform.graph.build import build_graph  # noqa: E402
 from fusiform.graph.ir import Scale  # noqa: E402
 from fusiform.graph.tflite import to_tflite  # noqa: E402
 from fusiform.train import loop  # noqa: E402
-from fusiform.train.pictures import Batch, Pictures, load  # noqa: E402
+from fusiform.train.pictures import Batch, ClassExamples, Pictures, load  # noqa: E402
 from fusiform.train.recipe import Recipe  # noqa: E402
 from fusiform.train.recipes import quantize_small  # noqa: E402
 from fusiform.train.world import World  # noqa: E402
@@ -245,8 +245,9 @@ def test_pictures_that_cannot_be_read_are_left_out_and_said(pair, pictures, tmp_
 
 
 def make_task(graph, student, samples, recipe):
-    loaded = load(samples, shorter_side=64, cache="memory", threads=1, progress=loop.silent)
-    made = Pictures(loaded, recipe, HERE, shorter_side=64)
+    examples = ClassExamples(recipe, shorter_side=64)
+    loaded = load(samples, examples, cache="memory", threads=1, progress=loop.silent)
+    made = Pictures(loaded, examples, recipe, HERE)
     return QuantizedTask(student, graph, made, held_out=HeldOut(graph, []), recipe=recipe)
 
 

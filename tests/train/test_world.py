@@ -152,16 +152,17 @@ def test_a_device_that_is_not_there() -> None:
 
 def test_a_batch_that_the_processes_cannot_share(tmp_path: Path, make_pictures: Callable[..., None]) -> None:
     from fusiform.data.dataset import Sample
-    from fusiform.train.pictures import Loaded, Pictures
+    from fusiform.train.pictures import ClassExamples, Loaded, Pictures
 
     samples = [Sample(tmp_path / "x.png", 0)] * 9
     loaded = Loaded(samples, [None] * 9, [], 0)
     world = World(0, 2, torch.device("cpu"))
     recipe = Recipe(name="x", epochs=1, batch=9, size=32, eval_size=32)
+    examples = ClassExamples(recipe, shorter_side=32)
     with pytest.raises(UsageError, match="multiple of 2 processes"):
-        Pictures(loaded, recipe, world, shorter_side=32)
+        Pictures(loaded, examples, recipe, world)
     # Nine pictures for two processes make batches of eight.
-    made = Pictures(loaded, dataclasses.replace(recipe, batch=64), world, shorter_side=32)
+    made = Pictures(loaded, examples, dataclasses.replace(recipe, batch=64), world)
     assert (made.batch, made.steps) == (8, 1)
 
 

@@ -31,7 +31,7 @@ from fusiform.progress import Tracker, silent
 from fusiform.tasks import metrics
 from fusiform.train.loop import fit, is_better
 from fusiform.train.losses import distillation_loss
-from fusiform.train.pictures import Batch, Pictures, load
+from fusiform.train.pictures import Batch, ClassExamples, Pictures, load
 from fusiform.train.recipe import Recipe
 from fusiform.train.recipes import quantize_small
 from fusiform.train.run import Say
@@ -104,6 +104,8 @@ class QuantizedTask:
     the pictures play no part, and ``val_top1`` is the agreement. ``kept`` are the weights that were best on the
     held-out pictures, those at the start among them; without such pictures, the last.
     """
+
+    score = "top1"
 
     def __init__(
         self,
@@ -252,7 +254,8 @@ def _train(
     largest = max((recipe.size, *recipe.sizes))
     smallest: float = recipe.crop_scale[0] if recipe.augment.startswith("crop") else 1.0
     side = min(2 * largest, round(largest / math.sqrt(smallest)))
-    loaded = load(samples, shorter_side=side, cache=recipe.cache, threads=threads, progress=progress)
+    examples = ClassExamples(recipe, shorter_side=side)
+    loaded = load(samples, examples, cache=recipe.cache, threads=threads, progress=progress)
     _say_left_out(loaded.errors, say)
     if not loaded.samples:
         raise UsageError(
@@ -261,7 +264,7 @@ def _train(
         )
     compared = HeldOut(teacher, held_out, threads=threads)
     _say_left_out(compared.errors, say)
-    pictures = Pictures(loaded, recipe, world, shorter_side=side)
+    pictures = Pictures(loaded, examples, recipe, world)
     task = QuantizedTask(copy.deepcopy(student), teacher, pictures, held_out=compared, recipe=recipe, say=say)
     fit(task, recipe, world, run=None, progress=progress)
     trained = copy.deepcopy(student)  # not the network that learned, whose weights may lie in another order

@@ -118,6 +118,8 @@ def train_head(
 class ClassificationTask:
     """A classifier of photographs, as ``loop.Task`` describes it."""
 
+    score = "top1"
+
     def __init__(
         self,
         spec: ModelSpec,

@@ -15,6 +15,9 @@ from fusiform.files import write_file
 
 Record = Mapping[str, float | int | str | None]
 
+SCORES = {"val_top1": "top-1", "val_map50": "mAP@0.5", "val_miou": "mIoU"}
+"""How a task's score on the validation pictures is called, by its name in the records."""
+
 TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#888888"  # told apart by people who do not see all colours (Paul Tol)
 
 
@@ -47,9 +50,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def draw_curves(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
     """Draw a run's losses, accuracy and learning rate over its epochs into a PNG, written whole or not at all.
 
-    Each record may hold ``epoch`` (those without are left out), ``phase``, ``train_loss``, ``val_loss``, ``val_top1``
-    (0 to 1) and ``lr``; None and numbers that are not finite leave a gap. Where a resumed run wrote an epoch again,
-    the later record counts. A dotted line stands where a phase begins.
+    Each record may hold ``epoch`` (those without are left out), ``phase``, ``train_loss``, ``val_loss``, one of
+    ``SCORES`` (0 to 1) and ``lr``; None and numbers that are not finite leave a gap. Where a resumed run wrote an epoch
+    again, the later record counts. A dotted line stands where a phase begins.
 
     Raises UsageError where no record has an epoch, MissingExtraError without matplotlib, OutputError where the file
     cannot be written.
@@ -61,11 +64,12 @@ def draw_curves(records: Sequence[Record], path: str | os.PathLike[str]) -> None
     losses, accuracy, rate = figure.subplots(1, 3, sharex=True)
     _line(losses, placed, "train_loss", TRAIN, label="training")
     _line(losses, placed, "val_loss", VAL, label="validation")
-    _line(accuracy, placed, "val_top1", VAL, scale=100)
+    score = next((name for name in SCORES if any(name in record for record in records)), "val_top1")
+    _line(accuracy, placed, score, VAL, scale=100)
     _line(rate, placed, "lr", TRAIN)
     losses.set_title("loss")
     losses.legend(frameon=False)
-    accuracy.set_title("validation top-1 (%)")
+    accuracy.set_title(f"validation {SCORES[score]} (%)")
     rate.set_title("learning rate")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     for axes in (losses, accuracy, rate):

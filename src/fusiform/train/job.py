@@ -41,7 +41,7 @@ from fusiform.train.curves import draw_lr_finder
 from fusiform.train.environment import describe_environment
 from fusiform.train.loop import Outcome, fit
 from fusiform.train.lr_finder import suggest, sweep
-from fusiform.train.pictures import Loaded, Pictures, load, mix_seed
+from fusiform.train.pictures import ClassExamples, Examples, Loaded, Pictures, load, mix_seed
 from fusiform.train.recipe import Recipe
 from fusiform.train.recipes import finetune_small
 from fusiform.train.run import Run, Say, make_folder, read_settings
@@ -214,8 +214,10 @@ class _Job:
     ) -> ClassificationTask:
         """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
         recipe, world = self.recipe, self.world
-        loaded = self._load(dataset.splits["train"])
-        pictures = Pictures(loaded, recipe, world, shorter_side=_kept_side(recipe))
+        examples = ClassExamples(recipe, shorter_side=_kept_side(recipe))
+        loaded = self._load(dataset.splits["train"], examples)
+        labels = [sample.label for sample in loaded.samples]
+        pictures = Pictures(loaded, examples, recipe, world, labels=labels)
         weights = start.state
         if state is None and start.fresh_head and recipe.head_epochs:
             weights = self._train_head(start, loaded.samples)
@@ -282,13 +284,13 @@ class _Job:
             }
         )
 
-    def _load(self, samples: Sequence[Sample]) -> Loaded:
+    def _load(self, samples: Sequence[Any], examples: Examples) -> Loaded:
         recipe = self.recipe
         if not recipe.epochs:
             return Loaded(list(samples), [None] * len(samples), [], 0)
         loaded = load(
             samples,
-            shorter_side=_kept_side(recipe),
+            examples,
             cache=recipe.cache,
             threads=self.threads,
             progress=self.progress if self.world.writes else silent,

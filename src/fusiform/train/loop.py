@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fusiform.errors import UsageError
 from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
+from fusiform.train.curves import SCORES
 from fusiform.train.ema import MovingAverage
 from fusiform.train.optim import make_optimizer
 from fusiform.train.pictures import Batch, mix_seed
@@ -56,13 +57,18 @@ class Task(Protocol):
     """Optimiser steps of an epoch."""
     batch: int
     """Pictures of a step, of all processes."""
+    score: str
+    """What ``loss`` counts right answers as, in the records: ``top1``."""
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """The batches of this process from a step of an epoch to the end of the last epoch."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch, seed: int) -> tuple[Tensor, float]:
-        """A scalar to be made small, the mean over the batch, and how many answers were right; ``seed`` for chance."""
+        """A scalar to be made small, the mean over the batch, and how many answers were right; ``seed`` for chance.
+
+        Right answers are pictures, or the sum over pictures of the share that was right in each.
+        """
         ...
 
     def measure(self, world: World) -> dict[str, float]:
@@ -236,7 +242,7 @@ class _Fit:
             "step": (self.epoch + 1) * self.task.steps,
             "lr": rate,
             "train_loss": loss / pictures,
-            "train_top1": right / pictures,
+            f"train_{self.task.score}": right / pictures,
             "images_per_second": pictures / max(self.seconds, 1e-9),
             "waited_for_pictures": self.waited / max(self.seconds, 1e-9),
             "seconds": self.seconds,
@@ -344,17 +350,22 @@ def is_better(figures: Mapping[str, float], best: Mapping[str, float], metric: M
         return True
     if metric == "loss":
         return figures["val_loss"] < best["val_loss"]
+    name = f"val_{metric}"
     # Among equals, the one that is surer of what is right.
-    return (figures["val_top1"], -figures["val_loss"]) > (best["val_top1"], -best["val_loss"])
+    return (figures[name], -figures["val_loss"]) > (best[name], -best["val_loss"])
 
 
 def describe(record: Mapping[str, float | int | str], epochs: int) -> str:
     """A line for people about an epoch."""
     text = f"epoch {record['epoch']:.0f}/{epochs}  loss {record['train_loss']:.3f}"
-    if "val_top1" in record:
+    if "val_loss" in record:
         text += f"  {_measured(record)}"
     return text + f"  {record['images_per_second']:.0f} pictures/s"
 
 
 def _measured(record: Mapping[str, float | int | str]) -> str:
-    return f"val loss {record['val_loss']:.3f}  val top-1 {100 * float(record['val_top1']):.1f} %"
+    text = f"val loss {record['val_loss']:.3f}"
+    for name, title in SCORES.items():
+        if name in record:
+            text += f"  val {title} {100 * float(record[name]):.1f} %"
+    return text

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -39,41 +39,89 @@ AHEAD = 4
 
 
 class Batch(NamedTuple):
-    """Pictures as uint8 (N, 3, size, size) and their labels as int64 (N,)."""
+    """Pictures as uint8 (N, 3, size, size) and what is to be said of them: of a classifier int64 (N,)."""
 
     pictures: Tensor
     labels: Tensor
 
 
+class Example(NamedTuple):
+    """A decoded picture, (height, width, 3), and what is to be said of it, as its task's ``Examples`` keep it."""
+
+    pixels: Pixels
+    target: Any
+
+
+class Examples(Protocol):
+    """How a task's samples become what a step learns from."""
+
+    def decode(self, sample: Any) -> Example:
+        """Read a sample, no larger than training needs it; ImageError where it cannot be read."""
+        ...
+
+    def augment(self, example: Example, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """A picture, uint8 (3, size, size), and its label as a tensor, changed at random from the seed."""
+        ...
+
+
 class Loaded(NamedTuple):
     """The pictures that could be read, decoded where there was room, what was wrong with others, and the bytes held."""
 
-    samples: list[Sample]
-    decoded: list[Pixels | None]
+    samples: list[Any]
+    decoded: list[Example | None]
     errors: list[str]
     bytes: int
 
 
-def load(samples: Sequence[Sample], *, shorter_side: int, cache: Cache, threads: int, progress: Tracker) -> Loaded:
+class ClassExamples:
+    """Classification's ``Examples``: a picture is kept with its shorter side no longer than ``shorter_side`` pixels."""
+
+    def __init__(self, recipe: Recipe, *, shorter_side: int) -> None:
+        self.transforms = {
+            size: make_transform(recipe, size) for size in {crop_size(recipe, e) for e in range(max(recipe.epochs, 1))}
+        }
+        self.shorter_side = shorter_side
+
+    def decode(self, sample: Sample) -> Example:
+        """See ``Examples``."""
+        # Decoded at a reduced size only where twice what is kept remains; see the fast mode of predict.
+        image = sample.read(shorter_side=2 * self.shorter_side)
+        return Example(np.array(shrink(image, self.shorter_side)), sample.label)
+
+    def augment(self, example: Example, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """See ``Examples``."""
+        picture = torch.from_numpy(example.pixels).permute(2, 0, 1)
+        return apply_seeded(self.transforms[size], picture, seed), torch.tensor(example.target)
+
+
+def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
+    """The picture with a shorter side of ``shorter_side`` pixels, or as it is if that is no longer."""
+    scale = shorter_side / min(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def load(samples: Sequence[Any], examples: Examples, *, cache: Cache, threads: int, progress: Tracker) -> Loaded:
     """Decode pictures until the memory that they may take is full; the rest is read when its turn comes.
 
-    A picture whose shorter side is longer than ``shorter_side`` pixels is kept at that size. With ``cache`` none,
-    nothing is read here, so that unreadable pictures are found only in training.
+    With ``cache`` none, nothing is read here, so that unreadable pictures are found only in training.
     """
     if cache == "none":
         return Loaded(list(samples), [None] * len(samples), [], 0)
     room = free_memory() * SHARE_OF_MEMORY if cache == "fit" else float("inf")
-    read, decoded, errors, held = list[Sample](), list[Pixels | None](), list[str](), 0
-    decode = functools.partial(_decode, shorter_side=shorter_side)
+    read, decoded, errors, held = list[Any](), list[Example | None](), list[str](), 0
+    decode = functools.partial(_decode, examples)
     with ThreadPoolExecutor(threads) as pool, progress(total=len(samples), label="decode") as bar:
         for at in range(0, len(samples), 64):  # in portions, so that no more is decoded than there is room for
-            for sample, pixels in zip(samples[at : at + 64], pool.map(decode, samples[at : at + 64]), strict=True):
-                if isinstance(pixels, str):
-                    errors.append(pixels)
+            for sample, found in zip(samples[at : at + 64], pool.map(decode, samples[at : at + 64]), strict=True):
+                if isinstance(found, str):
+                    errors.append(found)
                 else:
-                    held += pixels.nbytes
+                    held += found.pixels.nbytes
                     read.append(sample)
-                    decoded.append(pixels)
+                    decoded.append(found)
             bar.advance(len(samples[at : at + 64]))
             if held > room:
                 rest = samples[at + 64 :]
@@ -84,11 +132,13 @@ def load(samples: Sequence[Sample], *, shorter_side: int, cache: Cache, threads:
 class Pictures:
     """The training pictures of one process's share of each batch.
 
-    ``shorter_side`` is that of ``load``. With fewer pictures than a batch, all of them are one. The last pictures of
-    an epoch that do not fill a batch are left out; the order is new in each epoch.
+    ``labels`` are the classes of a balanced sampler. With fewer pictures than a batch, all of them are one. The last
+    pictures of an epoch that do not fill a batch are left out; the order is new in each epoch.
     """
 
-    def __init__(self, loaded: Loaded, recipe: Recipe, world: World, *, shorter_side: int) -> None:
+    def __init__(
+        self, loaded: Loaded, examples: Examples, recipe: Recipe, world: World, *, labels: Sequence[int] = ()
+    ) -> None:
         count = len(loaded.samples)
         if count < world.size:
             raise UsageError(f"{count} training pictures for {world.size} processes: start fewer processes")
@@ -97,21 +147,20 @@ class Pictures:
                 f"recipe: batch {recipe.batch} is not a multiple of {world.size} processes x accumulate "
                 f"{recipe.accumulate}: set batch to one"
             )
-        self.labels = torch.tensor([sample.label for sample in loaded.samples])
+        self.count, self.labels = count, torch.tensor(labels, dtype=torch.int64)
         self.batch = min(recipe.batch, count // world.size * world.size)
         self.steps = count // self.batch
         self.recipe, self.world = recipe, world
-        self.dataset = _Augmented(loaded, recipe, shorter_side)
+        self.dataset = _Augmented(loaded, examples)
         self.workers = _choose_workers(recipe.workers, loaded, world)
 
     def order(self, epoch: int) -> Tensor:
         """The pictures in the order in which the epoch shows them, as int64 indices."""
         generator = torch.Generator().manual_seed(mix_seed(self.recipe.seed, epoch))
-        count = len(self.labels)
         if self.recipe.sampler == "shuffle":
-            return torch.randperm(count, generator=generator)
+            return torch.randperm(self.count, generator=generator)
         weights = 1.0 / torch.bincount(self.labels)[self.labels].double()
-        return torch.multinomial(weights, count, replacement=True, generator=generator)
+        return torch.multinomial(weights, self.count, replacement=True, generator=generator)
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """The process's share of every batch from ``step`` of ``epoch`` to the end of the last epoch."""
@@ -172,26 +221,21 @@ class _Key(NamedTuple):
     seed: int
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
-    def __init__(self, loaded: Loaded, recipe: Recipe, shorter_side: int) -> None:
-        self.samples, self.decoded = loaded.samples, loaded.decoded
-        self.transforms = {
-            size: make_transform(recipe, size) for size in {crop_size(recipe, e) for e in range(max(recipe.epochs, 1))}
-        }
-        self.shorter_side = shorter_side
+class _Augmented(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, loaded: Loaded, examples: Examples) -> None:
+        self.samples, self.decoded, self.examples = loaded.samples, loaded.decoded, examples
 
-    def __getitem__(self, key: object) -> tuple[Tensor, int]:
+    def __getitem__(self, key: object) -> tuple[Tensor, Tensor]:
         index, size, seed = cast("_Key", key)
         # A picture that cannot be read, and was not found out before, is replaced by the one after it in the list.
         for i in itertools.chain(range(index, len(self.samples)), range(index)):
-            pixels = self.decoded[i]
-            if pixels is None:
-                found = _decode(self.samples[i], shorter_side=self.shorter_side)
+            example = self.decoded[i]
+            if example is None:
+                found = _decode(self.examples, self.samples[i])
                 if isinstance(found, str):
                     continue
-                pixels = found
-            picture = torch.from_numpy(pixels).permute(2, 0, 1)
-            return apply_seeded(self.transforms[size], picture, seed), self.samples[i].label
+                example = found
+            return self.examples.augment(example, size, seed)
         raise ImageError("none of the training pictures can be read any more: check the disk they are on")
 
 
@@ -205,22 +249,16 @@ class _Once:
         return self.batches
 
 
-def _collate(items: list[tuple[Tensor, int]]) -> Batch:
+def _collate(items: list[tuple[Tensor, Tensor]]) -> Batch:
     pictures, labels = zip(*items, strict=True)
-    return Batch(torch.stack(pictures), torch.tensor(labels))
+    return Batch(torch.stack(pictures), torch.stack(labels))
 
 
-def _decode(sample: Sample, *, shorter_side: int) -> Pixels | str:
+def _decode(examples: Examples, sample: Any) -> Example | str:
     try:
-        # Decoded at a reduced size only where twice what is kept remains; see the fast mode of predict.
-        image = sample.read(shorter_side=2 * shorter_side)
+        return examples.decode(sample)
     except ImageError as error:
         return str(error)
-    scale = shorter_side / min(image.size)
-    if scale < 1:
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.array(image)
 
 
 def _choose_workers(asked: int, loaded: Loaded, world: World) -> int:
@@ -229,7 +267,7 @@ def _choose_workers(asked: int, loaded: Loaded, world: World) -> int:
     # Augmenting takes a hundredth of a training step on a CPU; another process would only take its cores. A GPU waits
     # for pictures, and so does a CPU for the disk and the decoder. Without fork, every worker would get its own copy
     # of the decoded pictures.
-    cached = all(pixels is not None for pixels in loaded.decoded)
+    cached = all(example is not None for example in loaded.decoded)
     if cached and (world.device.type == "cpu" or sys.platform != "linux"):
         return 0
     return max(1, min(8, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -14,15 +14,17 @@ from typing import Any, Literal
 
 from fusiform.errors import UsageError
 from fusiform.fields import check_types, describe, from_dict, show
+from fusiform.spec import Task
 
 Optimizer = Literal["sgd", "adamw", "rmsprop"]
-Schedule = Literal["cosine", "step", "exponential", "linear", "constant"]
+Schedule = Literal["cosine", "step", "exponential", "linear", "poly", "constant"]
 BatchNorm = Literal["train", "frozen"]
 Augment = Literal["none", "flip", "crop", "crop_randaugment", "crop_trivial"]
 Balance = Literal["none", "balanced"]
 Sampler = Literal["shuffle", "balanced"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Metric = Literal["top1", "loss"]
+Metric = Literal["top1", "loss", "map", "map50", "miou"]
+BoxLoss = Literal["multibox", "focal"]
 Cache = Literal["memory", "none", "fit"]
 
 
@@ -38,6 +40,8 @@ class Recipe:
     """What the recipe is called."""
     epochs: int
     """Epochs of the main phase; 0 trains the head only."""
+    task: Task = "classification"
+    """What is learned: to name pictures, to find objects in them (SSDLite), or to outline them (DeepLabv3)."""
     head_epochs: int = 0
     """Epochs of the fresh head alone, on features that the frozen backbone computes once; 0 for none."""
     head_lr: float = 1e-3
@@ -76,6 +80,8 @@ class Recipe:
     """Epochs over which the learning rate rises from 0."""
     step_epochs: float = 1.0
     """Epochs between two falls of the ``step`` schedule."""
+    power: float = 0.9
+    """Of the ``poly`` schedule (arXiv 1606.00915, Section 4.1)."""
     decay_rate: float = 0.1
     """Factor on the learning rate: of each fall (``step``), of each epoch (``exponential``); above 0, at most 1."""
     min_lr: float = 0.0
@@ -100,7 +106,8 @@ class Recipe:
     """Alpha of CutMix's beta distribution (arXiv 1905.04899); 0 is off. With both on, a coin decides each batch."""
     augment: Augment = "crop"
     """What happens to a picture: ``none``, mirroring (``flip``), a random part of it mirrored (``crop``), and after
-    that RandAugment (arXiv 1909.13719) or TrivialAugment (arXiv 2103.10158)."""
+    that RandAugment (arXiv 1909.13719) or TrivialAugment (arXiv 2103.10158). A detector's random part keeps a share of
+    an object (arXiv 1512.02325, Section 2.2), a segmenter's is a square of the picture resized by ``scale_range``."""
     crop_scale: tuple[float, float] = (0.25, 1.0)
     """Smallest and largest share of the picture's area that a random part has; above 0, at most 1."""
     flip: bool = True
@@ -128,7 +135,27 @@ class Recipe:
     early_stop: int = 0
     """Epochs without improvement after which training ends; 0 is off."""
     metric: Metric = "top1"
-    """What decides which epoch was best, on the validation pictures."""
+    """What decides which epoch was best, on the validation pictures: ``loss``, ``top1`` of a classifier, ``map`` or
+    ``map50`` of a detector, ``miou`` of a segmenter."""
+    box_loss: BoxLoss = "multibox"
+    """What a detector's class scores are made to learn: ``multibox``, cross-entropy with as many background priors as
+    are hardest (arXiv 1512.02325, Section 2.2), or ``focal`` on all of them (arXiv 1708.02002)."""
+    negatives: float = 3.0
+    """Background priors for each that stands for an object, in ``multibox``."""
+    box_weight: float = 1.0
+    """Weight of the boxes' places beside their classes in a detector's loss."""
+    focal_gamma: float = 2.0
+    """Exponent of ``focal``: how little of the loss sure answers have."""
+    focal_alpha: float = 0.25
+    """Weight of objects in ``focal``, that of background being the rest; above 0, at most 1."""
+    expand: float = 0.0
+    """Probability that a detector's training picture is placed on a larger canvas, up to four times as wide."""
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    """Smallest and largest factor that a segmenter's training picture is resized by before it is cut to ``size``."""
+    output_stride: int = 16
+    """Pixels of the picture for each of a segmenter's logits, along a side: 8 or 16."""
+    aspp: bool = False
+    """Whether a segmenter has atrous branches beside the 1x1 one (arXiv 1706.05587)."""
     val_fraction: float = 0.15
     """Share of the pictures kept for validation where the data has no validation split; 0 or more and below 1."""
     temperature: float = 2.0
@@ -158,10 +185,21 @@ class Recipe:
         self._check_together()
 
     def _check_together(self) -> None:
+        allowed: dict[Task, tuple[Metric, ...]] = {
+            "classification": ("top1", "loss"),
+            "detection": ("map50", "map", "loss"),
+            "segmentation": ("miou", "loss"),
+        }
+        if self.metric not in allowed[self.task]:
+            raise UsageError(f"recipe: metric must be {' or '.join(allowed[self.task])} for {self.task}")
+        if self.task != "classification":
+            self._check_classifiers_fields()
         if self.batch % self.accumulate:
             raise UsageError(f"recipe: batch must be a multiple of accumulate, got {self.batch} and {self.accumulate}")
         if self.crop_scale[0] > self.crop_scale[1]:
             raise UsageError(f"recipe: crop_scale must be the smaller share, then the larger, got {self.crop_scale}")
+        if self.scale_range[0] > self.scale_range[1]:
+            raise UsageError(f"recipe: scale_range must be the smaller factor, then the larger, got {self.scale_range}")
         if self.min_lr > self.lr:
             raise UsageError(f"recipe: min_lr must be at most lr ({self.lr}), got {self.min_lr}")
         if self.epochs and self.warmup_epochs >= self.epochs:
@@ -179,6 +217,19 @@ class Recipe:
             raise UsageError(
                 "recipe: class_weights and sampler are both balanced, which counts rare classes twice: choose one"
             )
+
+    def _check_classifiers_fields(self) -> None:
+        """Raise UsageError for what only classifiers are trained with."""
+        unset = {field.name: field.default for field in dataclasses.fields(self)}
+        names = ["head_epochs", "mixup", "cutmix", "random_erasing", "label_smoothing", "sampler", "sizes", "distill"]
+        names += ["distill_features"] + (["class_weights"] if self.task == "detection" else [])
+        for name in names:
+            if getattr(self, name) != unset[name]:
+                raise UsageError(f"recipe: {name} is for classification: leave it at {show(unset[name])}")
+        if self.augment not in ("none", "flip", "crop"):
+            raise UsageError(f"recipe: augment must be none, flip or crop for {self.task}, got {self.augment!r}")
+        if self.output_stride not in (8, 16):
+            raise UsageError(f"recipe: output_stride must be 8 or 16, got {self.output_stride}")
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The JSON text that ``from_json`` reads back to an equal recipe."""
@@ -262,6 +313,7 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": _NOT_NEGATIVE,
     "warmup_epochs": _NOT_NEGATIVE,
     "step_epochs": _POSITIVE,
+    "power": _POSITIVE,
     "decay_rate": _UP_TO_ONE,
     "min_lr": _NOT_NEGATIVE,
     "backbone_lr": _NOT_NEGATIVE,
@@ -277,6 +329,12 @@ _RANGES: dict[str, _Range] = {
     "ema": _BELOW_ONE,
     "clip": _NOT_NEGATIVE,
     "early_stop": _NOT_NEGATIVE,
+    "negatives": _POSITIVE,
+    "box_weight": _NOT_NEGATIVE,
+    "focal_gamma": _NOT_NEGATIVE,
+    "focal_alpha": _UP_TO_ONE,
+    "expand": _ZERO_TO_ONE,
+    "scale_range": _POSITIVE,
     "val_fraction": _BELOW_ONE,
     "temperature": _POSITIVE,
     "distill": _ZERO_TO_ONE,

@@ -18,6 +18,7 @@ def factor(recipe: Recipe, epoch: float) -> float:
     - ``cosine``: half a cosine from 1 to ``min_lr`` (SGDR without restarts, arXiv 1608.03983);
     - ``linear``: straight from 1 to ``min_lr``;
     - ``step``: ``decay_rate`` to the power of t / ``step_epochs``, rounded down;
+    - ``poly``: 1 less the share t / T, to the power of ``power``;
     - ``exponential``: ``decay_rate`` to the power of t, without steps;
     - ``constant``: 1.
 
@@ -33,6 +34,8 @@ def factor(recipe: Recipe, epoch: float) -> float:
         return lowest + (1 - lowest) * (1 + math.cos(math.pi * share)) / 2
     if recipe.schedule == "linear":
         return lowest + (1 - lowest) * (1 - share)
+    if recipe.schedule == "poly":
+        return max(math.pow(1 - share, recipe.power), lowest)
     if recipe.schedule == "step":
         return max(math.pow(recipe.decay_rate, math.floor(passed / recipe.step_epochs)), lowest)
     if recipe.schedule == "exponential":
