@@ -11,14 +11,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fusiform.data.image import read_image
+from fusiform.data.voc import VOC_CLASSES
+from fusiform.engines import open_engine
 from fusiform.errors import WeightsError
 from fusiform.nets import MobileNetV2
 from fusiform.nets.deeplab_v3 import DeepLabV3
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels
 from fusiform.zoo.checkpoint import read_safetensors
 from fusiform.zoo.load import load_state
+from fusiform.zoo.model import open_model
+from fusiform.zoo.port import port as port_file
 from fusiform.zoo.port_deeplab import port
 
 SIDE = 513
@@ -93,6 +98,27 @@ def test_nothing_is_missing_left_over_or_of_another_rank():
         port(arrays | {"aspp1_Conv2D": arrays["aspp0_Conv2D"]})
     with pytest.raises(WeightsError, match=r"aspp0_Conv2D has the shape \(256, 112\), not the 4"):
         port(arrays | {"aspp0_Conv2D": arrays["aspp0_Conv2D"][:, 0, 0]})
+
+
+def test_it_becomes_a_model_of_its_own(tmp_path):
+    arrays = tensorflow_arrays(classes=21)
+    save_file(arrays, tmp_path / "tf.safetensors")
+    for name in ("own.safetensors", "own.tflite"):
+        spec = port_file(tmp_path / "tf.safetensors", tmp_path / name)
+        model = open_model(tmp_path / name)
+        assert model.spec == spec
+        assert (spec.name, spec.labels, spec.padding) == ("deeplab_v3_mobilenet_v2_x0_35", VOC_CLASSES, "same")
+        pixels = np.random.default_rng(0).integers(0, 256, (1, 513, 513, 3), dtype=np.uint8)
+        answers = [open_engine(model, engine=engine).run(pixels)["logits"] for engine in ("litert", "torch")]
+        np.testing.assert_allclose(answers[0], answers[1], atol=1e-4 * np.abs(answers[1]).max())
+    save_file(tensorflow_arrays(classes=4), tmp_path / "four.safetensors")
+    with pytest.raises(WeightsError, match="has 4 classes, not Pascal VOC's 21"):
+        port_file(tmp_path / "four.safetensors", tmp_path / "four.tflite")
+    with pytest.raises(WeightsError, match="3 labels for 4 classes"):
+        port_file(tmp_path / "four.safetensors", tmp_path / "four.tflite", labels=("a", "b", "c"))
+    assert port_file(tmp_path / "four.safetensors", tmp_path / "four.tflite", labels=tuple("abcd")).labels == tuple(
+        "abcd"
+    )
 
 
 def open_network(shared_data: Path) -> DeepLabV3:

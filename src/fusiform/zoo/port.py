@@ -9,11 +9,14 @@ from typing import Literal
 
 import numpy as np
 
+from fusiform.data.voc import VOC_CLASSES
 from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
 from fusiform.files import write_file
 from fusiform.graph.build import build_graph, to_state
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
+from fusiform.tables import MOBILENET_V2_WIDTHS
+from fusiform.zoo import port_deeplab
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import (
     State,
@@ -21,6 +24,7 @@ from fusiform.zoo.checkpoint import (
     guess_architecture,
     read_pth,
     read_safetensors,
+    state_shapes,
     write_safetensors,
 )
 from fusiform.zoo.model import open_model
@@ -31,6 +35,7 @@ from fusiform.zoo.port_tflite import read_tflite
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
 
 _DEFAULT_SIZE = 224
+_DEEPLAB_SIZE = 513
 _IMAGENET_CLASSES = 1000
 """TensorFlow's networks have one more, the background, before them."""
 
@@ -58,7 +63,8 @@ def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[Model
     """The spec and the weights, under torchvision's names, of a TensorFlow Lite, ONNX, .pth or .safetensors file.
 
     The file is recognised by its content. Networks are MobileNetV2 of any width and ShuffleNetV2; quantised weights
-    are dequantised, normalisations folded, and a 1001st class, TensorFlow's background, is dropped. What a file does
+    are dequantised, normalisations folded, and a 1001st class, TensorFlow's background, is dropped. TensorFlow's
+    DeepLabv3 on MobileNetV2 is read from a .safetensors file with its own names (``port_deeplab``). What a file does
     not say is taken from where it must have been trained: preprocessing with ImageNet's mean and std where padding is
     symmetric, as in PyTorch, and 0.5 where it is TensorFlow's ``same``; in both, the central 87.5 % of the picture.
     ``labels`` name the classes in their order; without them a network of 1000 classes has ImageNet's. A file with a
@@ -85,8 +91,40 @@ def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[Model
         case "PyTorch":
             network = _named(path, read_pth(path))
         case "safetensors":
-            network = _named(path, read_safetensors(path)[1])
+            state = read_safetensors(path)[1]
+            if port_deeplab.is_deeplab(state):
+                return _deeplab(path, state, labels, origin)
+            network = _named(path, state)
     return _describe(path, network, labels, origin)
+
+
+def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: str) -> tuple[ModelSpec, State]:
+    """TensorFlow's DeepLabv3 as it was trained: 513 pixels, output stride 16, Pascal VOC's classes unless named."""
+    state = port_deeplab.port(arrays, source=str(path))
+    classes = len(state["classifier.bias"])
+    if labels is None and classes != len(VOC_CLASSES):
+        raise WeightsError(f"{path}: has {classes} classes, not Pascal VOC's {len(VOC_CLASSES)}: name them in --labels")
+    names = tuple(VOC_CLASSES if labels is None else labels)
+    if len(names) != classes:
+        raise WeightsError(f"{path}: {len(names)} labels for {classes} classes: give one for each, in order")
+    half = (0.5, 0.5, 0.5)
+    preprocess = Preprocess(resize=_DEEPLAB_SIZE, crop=_DEEPLAB_SIZE, fit="pad", mean=half, std=half)
+    shapes = {name: array.shape for name, array in state.items()}
+    for width in MOBILENET_V2_WIDTHS:
+        spec = ModelSpec(
+            "mobilenet_v2",
+            width,
+            names,
+            task="segmentation",
+            input_size=_DEEPLAB_SIZE,
+            padding="same",
+            output_stride=16,
+            preprocess=preprocess,
+            provenance=origin,
+        )
+        if state_shapes(spec) == shapes:
+            return spec, state
+    raise WeightsError(f"{path}: is of no width of MobileNetV2 that fusiform knows: {MOBILENET_V2_WIDTHS}")
 
 
 def _recognise(path: Path, data: bytes) -> Format:

@@ -17,6 +17,11 @@ _BLOCKS = 17
 _OFFSETS = ("{}_Conv2D_bn_offset", "{}_depthwise_bn_offset", "{}_BatchNorm_FusedBatchNorm")
 
 
+def is_deeplab(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether arrays are TensorFlow's DeepLabv3, by their names."""
+    return "logits_semantic_Conv2D" in arrays and "MobilenetV2_Conv_Conv2D" in arrays
+
+
 def port(arrays: Mapping[str, NDArray[Any]], *, source: str = "the weights") -> State:
     """The state of a ``DeepLabV3`` without ASPP, from TensorFlow's arrays with folded batch normalisations.
 
