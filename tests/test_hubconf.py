@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch")
 
 from fusiform.errors import DownloadError, UsageError  # noqa: E402
 from fusiform.nets import MobileNetV2, ShuffleNetV2  # noqa: E402
+from fusiform.spec import ModelSpec, Preprocess  # noqa: E402
+from fusiform.zoo.checkpoint import write_safetensors  # noqa: E402
 from fusiform.zoo.load import load  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,6 +25,12 @@ ENTRIES = {
     "shufflenet_v2_x1_0": 2278604,
     "shufflenet_v2_x1_5": 3503624,
     "shufflenet_v2_x2_0": 7393996,
+}
+HEADED = {
+    "ssdlite_mobilenet_v2": 4337013,
+    "ssdlite_shufflenet_v2_x1_0": None,
+    "deeplab_v3_mobilenet_v2": 2113557,
+    "deeplab_v3_shufflenet_v2_x1_0": None,
 }
 BUNDLED = ["mobilenet_v2", "shufflenet_v2_x1_0"]
 
@@ -48,7 +56,7 @@ def test_the_entries():
     module = importlib.util.module_from_spec(location)
     location.loader.exec_module(module)
     functions = {name for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert functions - {"load"} == set(ENTRIES)
+    assert functions - {"load", "open_model"} == {*ENTRIES, *HEADED}
     assert all(importlib.util.find_spec(name) for name in module.dependencies)
 
 
@@ -118,3 +126,34 @@ def test_a_checkout_without_installation(tmp_path):
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert answer.stdout.strip() == str(REPOSITORY / "src" / "fusiform" / "__init__.py")
+
+
+@pytest.mark.parametrize("entry", HEADED)
+def test_detectors_and_segmenters(entry, tmp_path):
+    network = hub(entry, backbone="bundled").eval()
+    if HEADED[entry] is not None:
+        assert sum(parameter.numel() for parameter in network.parameters()) == HEADED[entry]
+    stem = "features.0.0.weight" if "mobilenet" in entry else "conv1.0.weight"
+    bundled = load("mobilenet_v2" if "mobilenet" in entry else "shufflenet_v2_x1_0").state_dict()[stem]
+    assert torch.equal(network.state_dict()[f"backbone.{stem}"], bundled)
+
+    detects = entry.startswith("ssdlite")
+    spec = ModelSpec(
+        "mobilenet_v2" if "mobilenet" in entry else "shufflenet_v2",
+        1.0,
+        tuple(f"class {k}" for k in range(80 if detects else 21)),
+        task="detection" if detects else "segmentation",
+        output_stride=32 if detects else 16,
+        preprocess=Preprocess(resize=224, crop=224, fit="stretch"),
+    )
+    write_safetensors(tmp_path / "own.safetensors", {k: v.numpy() for k, v in network.state_dict().items()}, spec)
+    x = torch.randn(1, 3, 65, 65, generator=torch.Generator().manual_seed(0))
+    found, wanted = hub(entry, str(tmp_path / "own.safetensors"))(x), network(x)
+    for a, b in zip(found, wanted, strict=True) if detects else [(found, wanted)]:
+        assert torch.equal(a, b)
+    other = "deeplab_v3_mobilenet_v2" if detects else "ssdlite_mobilenet_v2"
+    with pytest.raises(UsageError, match="name another file"):
+        hub(other, str(tmp_path / "own.safetensors"))
+    if not detects:
+        denser = hub(entry, str(tmp_path / "own.safetensors"), output_stride=8)
+        assert denser.forward_coarse(x).shape[2:] == (9, 9)

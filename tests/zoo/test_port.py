@@ -725,7 +725,6 @@ def test_real_weights_with_torchvisions_names(shared_data: Path, tmp_path: Path)
     ("name", "message"),
     [
         ("deeplabv3_mnv2_pascal_quant.tflite", "dilation 2"),
-        ("deeplab_v3_mobilenet_v2_voc_tf.safetensors", "is no MobileNetV2 or ShuffleNetV2"),
     ],
 )
 def test_real_files_of_other_networks_are_refused(shared_data: Path, name: str, message: str) -> None:
