@@ -109,21 +109,21 @@ def test_any_text_is_drawn_within_its_tile(texts: list[tuple[str, str]]) -> None
 @given(st.text(st.characters(codec="utf-8"), max_size=500), st.integers(20, 300))
 @settings(max_examples=50, deadline=None)
 def test_a_cut_text_fits_and_is_as_long_as_it_can_be(text: str, width: int) -> None:
-    text = grid._one_line(text)
-    short = grid._cut(text, width)
-    assert grid._width(short) <= width
+    text = grid.one_line(text)
+    short = grid.cut_text(text, width)
+    assert grid.text_width(short) <= width
     if short != text:
         assert short.endswith("…")
         kept = short[:-1]
         assert text.startswith(kept)
-        assert grid._width(text) > width
+        assert grid.text_width(text) > width
         # Never between a letter and its marks.
         assert not unicodedata.category(text[len(kept)]).startswith("M")
 
 
 @pytest.mark.parametrize("width", range(40, 80))
 def test_a_letter_keeps_its_mark(width: int) -> None:
-    short = grid._cut("x\N{COMBINING CIRCUMFLEX ACCENT}" * 40, width)  # Unicode has no composed form of it
+    short = grid.cut_text("x\N{COMBINING CIRCUMFLEX ACCENT}" * 40, width)  # Unicode has no composed form of it
     assert short.count("x") == short.count("\N{COMBINING CIRCUMFLEX ACCENT}") > 0
 
 
@@ -131,8 +131,8 @@ def test_what_fits_to_the_pixel_is_not_cut() -> None:
     font = ImageFont.load_default(15)
     text = "a name that fits"
     width = font.getlength(text)
-    assert grid._cut(text, width) == text
-    assert grid._cut(text, width - 1) == "a name that fi…"
+    assert grid.cut_text(text, width) == text
+    assert grid.cut_text(text, width - 1) == "a name that fi…"
     # One letter more would not fit.
     assert font.getlength("a name that fit…") > width - 1 >= font.getlength("a name that fi…")
 

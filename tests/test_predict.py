@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from PIL import Image
 
 import fusiform.predict
 from fusiform import engines
-from fusiform.errors import UsageError
+from fusiform.errors import SpecError, UsageError
 from fusiform.predict import Prediction, predict, predict_iter
 from fusiform.spec import ModelSpec, Preprocess
+from fusiform.tasks.classification import Classification, Guess
+from fusiform.tasks.detection import Box, Detections
+from fusiform.tasks.segmentation import SegmentationMap
 
 SPEC = ModelSpec(
     "mobilenet_v2", 1.0, ("red", "green", "blue"), input_size=32, preprocess=Preprocess(resize=32, crop=32)
@@ -211,6 +215,10 @@ def test_a_bug_is_not_mistaken_for_a_bad_picture(tmp_path: Path, monkeypatch: py
         ({"top": 0}, "top must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"threads": 0}, "threads must be at least 1"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"score": 1.5}, "score must be from 0 to 1, got 1.5"),
+        ({"iou": float("nan")}, "iou must be from 0 to 1"),
+        ({"score": 0.5}, r"score is for detection, and the model \(mobilenet_v2_x1_0\) is for classification"),
         ({"engine": "caffe"}, "no engine 'caffe'"),
         ({"labels": ["one", "two"]}, "2 labels for the 3 classes"),
     ],
@@ -301,6 +309,153 @@ def test_offline_no_address_is_opened(server: str, monkeypatch: pytest.MonkeyPat
     assert "FUSIFORM_OFFLINE is set" in str(predict(f"{server}/a.png")[0].error)
 
 
+def whole(task: Any, size: int, **changes: Any) -> ModelSpec:
+    """A detector or a segmenter."""
+    fit = "stretch" if task == "detection" else "pad"
+    stride = 32 if task == "detection" else 16
+    preprocess = Preprocess(resize=size, crop=size, fit=fit)  # type: ignore[arg-type]
+    spec = ModelSpec(
+        "mobilenet_v2", 1.0, ("a", "b"), task=task, input_size=size, output_stride=stride, preprocess=preprocess
+    )
+    return spec.replace(**changes)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec) -> list[tuple[int, ...]]:
+    """Have every engine be one for this spec, and get the shapes of what it is given.
+
+    It says the same of every picture: one box of class b in the middle, or class b everywhere.
+    """
+    seen: list[tuple[int, ...]] = []
+
+    class Engine:
+        def __init__(self) -> None:
+            self.spec = spec
+
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            seen.append(batch.shape)
+            answers = {name: np.zeros((len(batch), *shape), np.float32) for name, shape in spec.answers.items()}
+            if spec.task == "segmentation":
+                answers["logits"][..., 1] = 1
+            else:
+                answers["logits"][..., 0] = 30
+                answers["logits"][:, -6, 2] = 40  # the square of scale 0.95
+            return answers
+
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Engine())
+    return seen
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_boxes_are_in_pixels_of_the_upright_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    seen = serve(monkeypatch, whole("detection", 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (1000, 400)).save(tmp_path / "a.jpg", exif=exif)
+    pil = Image.open(tmp_path / "a.jpg")
+    for prediction in predict([tmp_path / "a.jpg", pil], fast=fast, threads=1, batch=2):
+        found = prediction.detections
+        assert found is not None
+        assert (found.width, found.height) == (400, 1000)
+        (box,) = found.boxes
+        assert (box.index, box.name) == (1, "b")
+        edges = (box.left, box.top, box.right, box.bottom)
+        assert edges == pytest.approx((10, 25, 390, 975))  # 0.95 of either side
+        assert prediction.top == ()
+        assert prediction.classification is None
+    assert seen == [(2, 64, 64, 3)]
+
+
+def test_masks_are_in_pixels_of_the_upright_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, whole("segmentation", 33))
+    (tmp_path / "bad.png").write_bytes(b"")
+    paths = [picture(tmp_path / f"{k}.png", "red", (50 + k, 30)) for k in range(20)]
+    predictions = predict([*paths[:9], tmp_path / "bad.png", *paths[9:]], threads=2)
+    assert predictions.pop(9).error is not None
+    for k, prediction in enumerate(predictions):
+        assert prediction.segmentation is not None
+        assert prediction.segmentation.classes.shape == (30, 50 + k)
+        assert (prediction.segmentation.classes == 1).all()
+
+
+def test_few_masks_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, whole("segmentation", 33))
+    path = picture(tmp_path / "a.png", "red")
+    read: list[str] = []
+    original = fusiform.predict.read_image
+
+    def read_image(*arguments: Any, **options: Any) -> Image.Image:
+        read.append(options["name"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(fusiform.predict, "read_image", read_image)
+    predictions = predict_iter([path] * 100, threads=2)
+    assert predictions.spec.task == "segmentation"
+    for taken in range(1, 30):
+        next(predictions)
+        assert len(read) <= taken + 2 * (fusiform.predict.MASKS_AHEAD + 1)
+    predictions.close()
+
+
+def test_a_single_picture_to_draw_on_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [picture(tmp_path / f"{k}.png", "red", (2000, 1000)) for k in range(2)]
+    for task, size, several, alone in (
+        ("detection", 64, (400, 200), (1600, 800)),
+        ("segmentation", 33, (400, 200), (1600, 800)),
+    ):
+        serve(monkeypatch, whole(task, size))
+        assert [p.thumbnail and p.thumbnail.size for p in predict_iter(paths, thumbnails=1)] == [several, None]
+        assert [p.thumbnail and p.thumbnail.size for p in predict_iter(paths[0], thumbnails=5)] == [alone]
+        assert next(predict_iter(paths[0])).thumbnail is None
+
+
+@pytest.mark.parametrize(("task", "fits"), [("detection", ("crop", "pad")), ("segmentation", ("crop",))])
+def test_a_model_that_does_not_see_all_of_a_photograph_is_refused(
+    monkeypatch: pytest.MonkeyPatch, task: str, fits: tuple[Any, ...]
+) -> None:
+    for fit in fits:
+        serve(monkeypatch, whole(task, 64, preprocess=Preprocess(resize=64, crop=64, fit=fit)))
+        with pytest.raises(SpecError, match=f"says fit={fit}, and for {task} it must be stretch"):
+            predict_iter("absent.jpg")
+
+
+def test_a_prediction_is_one_answer_or_an_error() -> None:
+    answers: dict[str, Any] = {
+        "classification": Classification("a", (Guess(0, "x", 1.0),)),
+        "detections": Detections((Box(0, "x", 0.5, 0, 0, 1, 1),), 2, 2),
+        "segmentation": SegmentationMap(np.zeros((2, 2), np.uint8), ("x",)),
+        "error": "a: is empty",
+    }
+    for name, answer in answers.items():
+        assert getattr(Prediction("a", **{name: answer}), name) is answer
+    for first in answers:
+        for second in answers:
+            if first != second:
+                with pytest.raises(ValueError, match="answer of one task or an error"):
+                    Prediction("a", **{first: answers[first], second: answers[second]})
+    with pytest.raises(ValueError, match="a: a prediction is"):
+        Prediction("a")
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("photos/a b.c.jpg", "a b.c"),
+        ("-", "picture"),
+        ("<bytes>", "_bytes_"),
+        ("http://host/a/dog%20%C3%A9.png?size=1", "dog é"),
+        ("http://host/", "picture"),
+        ("http://[broken/x", "picture"),
+        ("https://host/..%2F..%2Fetc.png", "etc"),
+        ("https://host/%2e%2e%2f%2e%2e%5cx.png", ".._x"),
+        ("a?:*.jpg", "a___"),
+    ],
+)
+def test_what_files_about_a_picture_are_called(path: str, stem: str) -> None:
+    assert fusiform.predict.stem_of(path) == stem
+
+
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
@@ -320,7 +475,8 @@ assert fusiform.predict([]) == predict([]) == module([]) == function([])
 """
     fake = """
 from fusiform import engines
-engines.open_engine = lambda *_, **__: type("E", (), {"spec": None})()
+from fusiform.spec import ModelSpec
+engines.open_engine = lambda *_, **__: type("E", (), {"spec": ModelSpec("mobilenet_v2", 1.0, ("a", "b"))})()
 """
     run_python(fake + code)
     assert inspect.signature(fusiform.predict) == inspect.signature(predict)

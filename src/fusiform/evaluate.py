@@ -7,15 +7,16 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
@@ -42,6 +43,8 @@ SIGNIFICANCE = 0.05
 """The p-value below which a difference is called real."""
 
 _PREFERRED: tuple[Split, ...] = ("test", "val", "all", "train")
+
+AnySample = TypeVar("AnySample")
 
 
 class Answers(NamedTuple):
@@ -183,11 +186,13 @@ def evaluate(
     """
     opened = open_model(model)
     spec = opened.spec
+    if spec.task != "classification":
+        raise UsageError(f"{os.fspath(model)}: is for {spec.task}; this is the evaluation of classifiers")
     engine = engine or engines.own_engine(opened)
     if not isinstance(data, DataSet):
         data = read_dataset(data)
     bound = bind_classes(data.classes, spec)
-    chosen, samples = _choose_split(data, split)
+    chosen, samples = choose_split(data.source, data.splits, split)
     started = time.perf_counter()
     values, errors = answers(
         model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
@@ -234,57 +239,129 @@ def answers(
     UsageError for arguments that do not fit, WeightsError for a model that cannot be used or answers with values that
     are not finite, and what ``open_engine`` raises.
     """
-    for name, value in (("batch", batch), ("threads", 1 if threads is None else threads)):
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
-    cores = threads or usable_cores()
-    size = max(batch, min(GROUP, -(-len(samples) // cores)))
-    starts = range(0, len(samples), size) if samples else range(0)
-    workers = max(1, min(cores, len(starts)))
 
-    def start() -> Engine:
-        return engines.open_engine(model, engine=engine, threads=max(1, cores // workers), device=device)
+    def start(cores: int) -> Engine:
+        return engines.open_engine(model, engine=engine, threads=cores, device=device)
 
-    first = start()  # here, so that a wrong model is told before any picture is read
-    values = np.full((len(samples), first.spec.num_classes), np.nan, np.float32)
+    crew = Crew(start, len(samples), threads=threads, batch=batch)
+    values = np.full((len(samples), crew.spec.num_classes), np.nan, np.float32)
     errors: dict[int, str] = {}
-    groups = iter(starts)
-    taking, stopped = threading.Lock(), threading.Event()
-    done: SimpleQueue[int | BaseException] = SimpleQueue()
 
-    def work(mine: Engine | None) -> None:
-        try:
-            mine = mine or start()
-            while not stopped.is_set():
-                with taking:
-                    begin = next(groups, None)
-                if begin is None:
-                    return
-                group = range(begin, min(begin + size, len(samples)))
-                _answer(mine, samples, group, batch, values, errors)
-                done.put(len(group))
-        except BaseException as error:  # whatever it is, it belongs to the caller's thread
-            done.put(error)
+    def answer(mine: Engine, group: range) -> None:
+        """Fill in the rows of a group's pictures, or why there is none."""
+        read, pixels = read_pixels([samples[i] for i in group], mine.spec, errors, first=group.start)
+        for k in range(0, len(read), batch):
+            rows = [i for i, _ in read[k : k + batch]]
+            values[rows] = mine.run(np.stack(pixels[k : k + batch]))[mine.spec.output]
 
-    # Pillow and the runtimes release the interpreter's lock. Daemons: an interrupted program ends at once.
-    crew = [threading.Thread(target=work, args=(first if k == 0 else None,), daemon=True) for k in range(workers)]
-    for thread in crew:
-        thread.start()
-    try:
-        with progress(total=len(samples), label="evaluate") as bar:
-            for _ in starts:
-                finished = done.get()
-                if isinstance(finished, BaseException):
-                    raise finished
-                bar.advance(finished)
-    finally:
-        stopped.set()
-        for thread in crew:
-            thread.join(timeout=0.5)
+    crew.work(answer, progress)
     if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():
-        name = str(model.path if isinstance(model, Model) else model)
-        raise WeightsError(f"{name}: answers with values that are not finite: export or train it again")
+        raise not_finite(model)
     return Answers(values, dict(sorted(errors.items())))
+
+
+class Crew:
+    """Threads that show pictures to a model, each with an engine of its own.
+
+    ``start`` opens an engine with the number of cores it may use; ``count`` is the number of pictures, ``threads``
+    that of cores, all by default, and ``batch`` the number of pictures that go through a network together. Raises
+    UsageError for numbers below 1, and what ``start`` raises: a wrong model is told before any picture is read.
+    """
+
+    def __init__(self, start: Callable[[int], Engine], count: int, *, threads: int | None, batch: int) -> None:
+        for name, value in (("batch", batch), ("threads", 1 if threads is None else threads)):
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+        cores = threads or usable_cores()
+        size = max(batch, min(GROUP, -(-count // cores)))
+        self._groups = [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
+        self._workers = max(1, min(cores, len(self._groups)))
+        self._start = start
+        self._cores = max(1, cores // self._workers)
+        self._count = count
+        self._first = start(self._cores)
+        self.spec = self._first.spec
+
+    def work(self, answer: Callable[[Engine, range], None], progress: Tracker = silent) -> None:
+        """Call ``answer`` with an engine and the numbers of some pictures, until all were shown, each once.
+
+        It is called in several threads at the same time. What it raises ends the work and is raised here.
+        """
+        groups = iter(self._groups)
+        taking, stopped = threading.Lock(), threading.Event()
+        done: SimpleQueue[int | BaseException] = SimpleQueue()
+
+        def work(mine: Engine | None) -> None:
+            try:
+                mine = mine or self._start(self._cores)
+                while not stopped.is_set():
+                    with taking:
+                        group = next(groups, None)
+                    if group is None:
+                        return
+                    answer(mine, group)
+                    done.put(len(group))
+            except BaseException as error:  # whatever it is, it belongs to the caller's thread
+                done.put(error)
+
+        # Pillow and the runtimes release the interpreter's lock. Daemons: an interrupted program ends at once.
+        first = (self._first, *[None] * (self._workers - 1))
+        crew = [threading.Thread(target=work, args=(engine,), daemon=True) for engine in first]
+        for thread in crew:
+            thread.start()
+        try:
+            with progress(total=self._count, label="evaluate") as bar:
+                for _ in self._groups:
+                    finished = done.get()
+                    if isinstance(finished, BaseException):
+                        raise finished
+                    bar.advance(finished)
+        finally:
+            stopped.set()
+            for thread in crew:
+                thread.join(timeout=0.5)
+
+
+class Readable(Protocol):
+    """A picture of a data set, for any task."""
+
+    def read(self) -> Image.Image:
+        """The picture, upright and RGB; ImageError, which names it."""
+        ...
+
+
+def read_pixels(
+    samples: Sequence[Readable], spec: ModelSpec, errors: dict[int, str], *, first: int = 0
+) -> tuple[list[tuple[int, tuple[int, int]]], list[NDArray[np.uint8]]]:
+    """The numbers, counted from ``first``, and sizes of the pictures that can be read, and what the network sees.
+
+    ``errors`` gets, by number, the messages about the others.
+    """
+    read: list[tuple[int, tuple[int, int]]] = []
+    pixels: list[NDArray[np.uint8]] = []
+    for i, sample in enumerate(samples, first):
+        seen = _see(sample, spec)
+        if isinstance(seen, str):
+            errors[i] = seen
+        else:
+            read.append((i, seen[0]))
+            pixels.append(seen[1])
+    return read, pixels
+
+
+def _see(sample: Readable, spec: ModelSpec) -> tuple[tuple[int, int], NDArray[np.uint8]] | str:
+    """The picture's size and pixels, ready for the engine, or the message that says why there are none."""
+    try:
+        image = sample.read()
+        return image.size, crop_pixels(image, spec.preprocess)
+    except ImageError as error:
+        return str(error)
+
+
+def not_finite(model: str | os.PathLike[str] | Model) -> WeightsError:
+    """What to raise where a model answers with NaN or infinity."""
+    name = str(model.path if isinstance(model, Model) else model)
+    return WeightsError(f"{name}: answers with values that are not finite: export or train it again")
 
 
 def report(evaluation: Evaluation) -> Report:
@@ -308,24 +385,24 @@ def report(evaluation: Evaluation) -> Report:
     }
     for name, right in (("top1", evaluation.right), ("top5", top5)):
         low, high = metrics.wilson_interval(int(right.sum()), count)
-        figures |= {name: _rounded(right.mean()), f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
+        figures |= {name: rounded(right.mean()), f"{name}_low": rounded(low), f"{name}_high": rounded(high)}
     logits, truth, temperature = evaluation.logits, evaluation.truth, evaluation.spec.temperature
     figures |= {
-        "macro_f1": _rounded(metrics.macro_f1(evaluation.confusion)),
-        "balanced_accuracy": _rounded(metrics.balanced_accuracy(evaluation.confusion)),
-        "ece": _rounded(metrics.expected_calibration_error(evaluation.confidence, evaluation.right)),
-        "nll": _rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
+        "macro_f1": rounded(metrics.macro_f1(evaluation.confusion)),
+        "balanced_accuracy": rounded(metrics.balanced_accuracy(evaluation.confusion)),
+        "ece": rounded(metrics.expected_calibration_error(evaluation.confidence, evaluation.right)),
+        "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
         "temperature": temperature,
-        "best_temperature": _rounded(metrics.fit_temperature(logits, truth)),
+        "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
         "seconds": round(evaluation.seconds, 3),
     }
     rows: tuple[dict[str, Cell], ...] = tuple(
         {
             "class": evaluation.names[output],
             "pictures": score.support,
-            "precision": _rounded(score.precision),
-            "recall": _rounded(score.recall),
-            "f1": _rounded(score.f1),
+            "precision": rounded(score.precision),
+            "recall": rounded(score.recall),
+            "f1": rounded(score.f1),
         }
         for output, score in zip(evaluation.outputs, metrics.class_scores(evaluation.confusion), strict=True)
     )
@@ -345,7 +422,7 @@ def most_confused(evaluation: Evaluation) -> list[dict[str, Cell]]:
             "true": evaluation.names[true],
             "predicted": evaluation.names[predicted],
             "pictures": count,
-            "share": _rounded(count / support[true]),
+            "share": rounded(count / support[true]),
         }
         for (true, predicted), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     ]
@@ -489,16 +566,16 @@ def comparison_figures(comparison: Comparison) -> dict[str, Cell]:
         "model": comparison.model,
         "other": comparison.other,
         "pictures": comparison.pictures,
-        "top1": _rounded(comparison.top1),
-        "other_top1": _rounded(comparison.other_top1),
+        "top1": rounded(comparison.top1),
+        "other_top1": rounded(comparison.other_top1),
         "both": comparison.both,
         "only_model": comparison.only_model,
         "only_other": comparison.only_other,
         "neither": comparison.neither,
-        "p": _rounded(comparison.p),
-        "difference": _rounded(comparison.difference.value),
-        "difference_low": _rounded(comparison.difference.low),
-        "difference_high": _rounded(comparison.difference.high),
+        "p": rounded(comparison.p),
+        "difference": rounded(comparison.difference.value),
+        "difference_low": rounded(comparison.difference.low),
+        "difference_high": rounded(comparison.difference.high),
         "sentence": comparison.sentence,
     }
 
@@ -522,59 +599,35 @@ def calibration_text(calibration: Calibration) -> str:
     )
 
 
-def _choose_split(data: DataSet, split: Split | None) -> tuple[Split, tuple[Sample, ...]]:
-    filled = [name for name in _PREFERRED if data.splits.get(name)]
+def choose_split(
+    source: Path, splits: Mapping[Split, tuple[AnySample, ...]], split: Split | None
+) -> tuple[Split, tuple[AnySample, ...]]:
+    """The pictures of a split: None is test if there is one, else val, else all, else train; ``all`` every picture.
+
+    Raises UsageError, which names the data's ``source``, for a split that is not there.
+    """
+    filled = [name for name in _PREFERRED if splits.get(name)]
     if not filled:
-        raise UsageError(f"{data.source}: there are no pictures in it: check the path")
+        raise UsageError(f"{source}: there are no pictures in it: check the path")
     if split is None:
-        return filled[0], data.splits[filled[0]]
+        return filled[0], splits[filled[0]]
     if split == "all":
-        return split, tuple(sample for samples in data.splits.values() for sample in samples)
+        return split, tuple(sample for samples in splits.values() for sample in samples)
     if split not in filled:
-        raise UsageError(f"{data.source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
-    return split, data.splits[split]
-
-
-def _answer(
-    engine: Engine,
-    samples: Sequence[Sample],
-    group: range,
-    batch: int,
-    values: NDArray[np.float32],
-    errors: dict[int, str],
-) -> None:
-    """Fill in the rows of a group's pictures, or why there is none."""
-    read: list[int] = []
-    pixels: list[NDArray[np.uint8]] = []
-    for i in group:
-        found = _read(samples[i], engine.spec)
-        if isinstance(found, str):
-            errors[i] = found
-        else:
-            read.append(i)
-            pixels.append(found)
-    for k in range(0, len(read), batch):
-        values[read[k : k + batch]] = engine.run(np.stack(pixels[k : k + batch]))[engine.spec.output]
-
-
-def _read(sample: Sample, spec: ModelSpec) -> NDArray[np.uint8] | str:
-    """The picture's pixels, ready for the engine, or the message that says why there are none."""
-    try:
-        return crop_pixels(sample.read(), spec.preprocess)
-    except ImageError as error:
-        return str(error)
+        raise UsageError(f"{source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
+    return split, splits[split]
 
 
 def _mistake(evaluation: Evaluation, i: int) -> dict[str, Cell]:
     return {
         "predicted": evaluation.names[evaluation.predicted[i]],
-        "confidence": _rounded(evaluation.confidence[i]),
+        "confidence": rounded(evaluation.confidence[i]),
         "true": evaluation.names[evaluation.truth[i]],
-        "probability": _rounded(evaluation.probability[i]),
+        "probability": rounded(evaluation.probability[i]),
         "path": evaluation.samples[i].name,
     }
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Six significant digits: more than float32 networks agree on between two machines."""
     return float(f"{value:.6g}")

@@ -1,4 +1,7 @@
-"""Pictures side by side, each over its caption, drawn as one picture: to look at answers without a screen."""
+"""Pictures side by side, each over its caption, drawn as one picture: to look at answers without a screen.
+
+And the way any text gets into a picture here: in fonts that have its letters, cut where it would be too long.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from fusiform.errors import OutputError, UsageError
 from fusiform.files import write_file
 
 TILE = 220
-"""The side, in pixels, of the square that a picture is fitted into."""
+"""The side, in pixels, of the square that a picture is fitted into, unless another is given."""
 GAP = 16
 TEXT_SIZE = 15
 LINE = 20
@@ -81,12 +84,13 @@ class Tile:
     color: str = "black"
 
 
-def draw_grid(tiles: Sequence[Tile], columns: int | None = None) -> Image.Image:
+def draw_grid(tiles: Sequence[Tile], columns: int | None = None, *, side: int = TILE) -> Image.Image:
     """Draw the tiles on white, row by row: an RGB picture of 236 x 284 pixels a tile and a margin.
 
-    Pictures are fitted whole into ``TILE`` pixels a side, lines that are too long end in an ellipsis. A letter that
-    no font on this machine has is drawn as an empty box; ``missing_letters`` tells which. By default there are as many
-    ``columns`` as rows, and no more than ``MAX_COLUMNS``. Raises UsageError where there is nothing to draw.
+    Pictures are fitted whole into ``side`` pixels a side, and the tiles are larger as it is; lines that are too long
+    end in an ellipsis. A letter that no font on this machine has is drawn as an empty box; ``missing_letters`` tells
+    which. By default there are as many ``columns`` as rows, and no more than ``MAX_COLUMNS``. Raises UsageError where
+    there is nothing to draw.
     """
     if not tiles:
         raise UsageError("there are no pictures to draw: name at least one")
@@ -95,20 +99,20 @@ def draw_grid(tiles: Sequence[Tile], columns: int | None = None) -> Image.Image:
     columns = columns or min(MAX_COLUMNS, math.ceil(math.sqrt(len(tiles))))
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    across, down = TILE + GAP, TILE + 2 * LINE + 8 + GAP
+    across, down = side + GAP, side + 2 * LINE + 8 + GAP
     grid = Image.new("RGB", (GAP + columns * across, GAP + rows * down), "white")
     draw = ImageDraw.Draw(grid)
     for k, tile in enumerate(tiles):
         left, top = GAP + k % columns * across, GAP + k // columns * down
-        _draw_picture(grid, draw, tile, left, top)
+        _draw_picture(grid, draw, tile, left, top, side)
         for number, text in enumerate((tile.caption, tile.second_line), 1):
-            _draw_text(draw, _cut(_one_line(text), TILE), left, top + TILE + number * LINE, tile.color)
+            draw_text(draw, cut_text(one_line(text), side), left, top + side + number * LINE, tile.color)
     return grid
 
 
 def missing_letters(texts: Iterable[str]) -> str:
-    """The letters that no font on this machine has, each once and in order; ``draw_grid`` draws boxes for them."""
-    letters = sorted({letter for text in texts for letter in _one_line(text) if not _joins(letter)})
+    """The letters that no font on this machine has, each once and in order; boxes are drawn for them."""
+    letters = sorted({letter for text in texts for letter in one_line(text) if not _joins(letter)})
     return "".join(letter for letter in letters if _font_with(letter) is None)
 
 
@@ -119,7 +123,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: a grid is saved as PNG or JPEG: let the name end in .png or .jpg")
+        raise UsageError(f"{path}: drawings are saved as PNG or JPEG: let the name end in .png or .jpg")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder: name a file")
     try:
@@ -147,47 +151,52 @@ def save_picture(image: Image.Image, path: str | os.PathLike[str]) -> None:
     write_file(path, data.getvalue())
 
 
-def _draw_picture(grid: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
+def _draw_picture(grid: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, side: int) -> None:
     if tile.image is None:
-        draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill="#dddddd")
-        draw.text((left + TILE / 2, top + TILE / 2), "cannot be read", fill="#555555", font=_own_font(), anchor="mm")
+        draw.rectangle((left, top, left + side - 1, top + side - 1), fill="#dddddd")
+        draw.text((left + side / 2, top + side / 2), "cannot be read", fill="#555555", font=_own_font(), anchor="mm")
         return
     image = tile.image.convert("RGB")
     # A picture of 1 x 1000 pixels would become 0 pixels wide.
-    width, height = (max(1, round(side * TILE / max(image.size))) for side in image.size)
+    width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     # A wide picture stands on its caption rather than floating above it.
-    x, y = left + (TILE - width) // 2, top + TILE - height
+    x, y = left + (side - width) // 2, top + side - height
     grid.paste(image, (x, y))
     if tile.color != "black":
         box = (x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1)
         draw.rectangle(box, outline=tile.color, width=FRAME)
 
 
-def _draw_text(draw: ImageDraw.ImageDraw, text: str, x: float, baseline: float, color: str) -> None:
+def draw_text(
+    draw: ImageDraw.ImageDraw, text: str, x: float, baseline: float, color: str, *, size: int = TEXT_SIZE
+) -> None:
+    """Write one line from ``x`` on, in pixels, over ``baseline``; ``size`` is the font's, in pixels."""
     for font, part in _runs(text):
+        font = _sized(font, size)
         draw.text((x, baseline), part, fill=color, font=font, anchor="ls")  # all fonts on one baseline
         x += font.getlength(part)
 
 
-def _cut(text: str, width: float) -> str:
+def cut_text(text: str, width: float, *, size: int = TEXT_SIZE) -> str:
     """The text, or as much of its beginning as fits before an ellipsis; ``width`` in pixels."""
-    if _width(text) <= width:
+    if text_width(text, size=size) <= width:
         return text
     # No letter in 300 is narrow enough; a mark is never parted from its letter.
     for end in range(min(len(text) - 1, 300), 0, -1):
         if not _joins(text[end]) or text[end] == " ":
             shorter = text[:end].rstrip() + "…"
-            if _width(shorter) <= width:
+            if text_width(shorter, size=size) <= width:
                 return shorter
     return "…"
 
 
-def _width(text: str) -> float:
-    return sum(font.getlength(part) for font, part in _runs(text))
+def text_width(text: str, *, size: int = TEXT_SIZE) -> float:
+    """How long ``draw_text`` makes a line, in pixels."""
+    return sum(_sized(font, size).getlength(part) for font, part in _runs(text))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Composed, on one line, and without what is no letter: control characters, bytes that are no text."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
@@ -247,6 +256,12 @@ def _font(name: str) -> ImageFont.FreeTypeFont | None:
         return ImageFont.truetype(name, TEXT_SIZE)
     except OSError:
         return None
+
+
+@lru_cache(maxsize=256)
+def _sized(font: ImageFont.FreeTypeFont, size: int) -> ImageFont.FreeTypeFont:
+    """The same font in another size."""
+    return font if size == TEXT_SIZE else font.font_variant(size=size)
 
 
 @cache

@@ -388,8 +388,8 @@ class Engine:
 def hang(*_, **__):
     print("opened", flush=True)
     time.sleep(60)
-class Spec:
-    class preprocess: resize = crop = 8; interpolation = "bilinear"; antialias = True; color_order = "rgb"
+from fusiform.spec import ModelSpec, Preprocess
+Spec = ModelSpec("mobilenet_v2", 1.0, ("a", "b"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
 Engine.spec, Engine.run = Spec, hang
 engines.open_engine = lambda *_, **__: Engine()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored

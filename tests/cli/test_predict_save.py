@@ -47,9 +47,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tile]:
     """The tiles that were drawn."""
     tiles: list[Tile] = []
 
-    def remember(given: list[Tile]) -> Image.Image:
+    def remember(given: list[Tile], *, side: int) -> Image.Image:
         tiles.extend(given)
-        return draw_grid(given)
+        return draw_grid(given, side=side)
 
     monkeypatch.setattr(grid, "draw_grid", remember)
     return tiles

@@ -410,19 +410,12 @@ def test_decoding_is_torchvisions_from_end_to_end(seed: int) -> None:
     assert [box.score for box in found.boxes] == pytest.approx(scores[rows, classes][keep].tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("index", "value", "output", "message"),
-    [
-        (0, np.nan, "logits", "not finite"),
-        (1, np.inf, "logits", "not finite"),
-        (0, -3, "probabilities", "reach from -3.0"),
-    ],
-)
-def test_answers_that_are_no_answers_are_refused(index: int, value: float, output: str, message: str) -> None:
+@pytest.mark.parametrize(("index", "value"), [(0, np.nan), (1, np.inf)])
+def test_answers_that_are_no_answers_are_refused(index: int, value: float) -> None:
     pair = answers()
     pair[index][0, 7, 1] = value
-    with pytest.raises(ValueError, match=message):
-        decode(*pair, spec(output=output), sizes=[(320, 320)])
+    with pytest.raises(ValueError, match="not finite"):
+        decode(*pair, spec(), sizes=[(320, 320)])
 
 
 def test_answers_of_another_network_are_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,15 @@ from fusiform.data.annotated import BoxLabel
 from fusiform.errors import MissingExtraError
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks.detection import Box, Detections, decode, make_targets, prior_boxes
-from fusiform.tasks.detection_metrics import DetectionScores, coco_scores
+from fusiform.tasks.detection_metrics import (
+    DetectionScores,
+    average_precisions,
+    coco_scores,
+    count_boxes,
+    match_boxes,
+    mean_average_precisions,
+    precision_curve,
+)
 
 CLASSES = 3
 RECALLS = np.linspace(0, 1, 101)
@@ -109,6 +118,7 @@ def plain_scores(truth: Sequence[Sequence[BoxLabel]], found: Sequence[Detections
         medium=over(every, list(THRESHOLDS), "medium"),
         large=over(every, list(THRESHOLDS), "large"),
         classes=tuple(over([k], list(THRESHOLDS), "ap") for k in every),
+        classes50=tuple(over([k], [0.5], "ap") for k in every),
     )
 
 
@@ -144,7 +154,7 @@ def random_case(seed: int) -> tuple[list[list[BoxLabel]], list[Detections]]:
 
 def values(scores: DetectionScores) -> list[float | None]:
     named = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
-    return [*named, *scores.classes]
+    return [*named, *scores.classes, *scores.classes50]
 
 
 @settings(deadline=None, max_examples=60)
@@ -242,8 +252,8 @@ def test_nothing_found_and_nothing_to_find() -> None:
     nothing = [detections(), detections()]
     box = BoxLabel(1, 0, 0, 50, 50)
     scores = coco_scores([[box], []], nothing, 2)
-    assert scores == DetectionScores(0, 0, 0, None, 0, None, (None, 0))
-    none = DetectionScores(None, None, None, None, None, None, (None, None))
+    assert scores == DetectionScores(0, 0, 0, None, 0, None, (None, 0), (None, 0))
+    none = DetectionScores(None, None, None, None, None, None, (None, None), (None, None))
     assert coco_scores([[], []], nothing, 2) == none
     assert coco_scores([[]], [detections(Box(0, "a", 0.5, 0, 0, 5, 5))], 2) == none
     assert coco_scores([], [], 2) == none
@@ -312,3 +322,90 @@ def test_better_boxes_score_higher() -> None:
     # 100, 93, 77 and 59 of 100 columns: right at 10, 9, 6 and 2 of the ten thresholds.
     found = [coco_scores(truth, [detections(Box(0, "a", 0.5, 50, 50, 150 - k, 150))], 1).ap for k in (0, 7, 23, 41)]
     assert found == pytest.approx([1, 0.9, 0.6, 0.2])
+
+
+# --- kept matches: the same figures again, of any selection of the pictures ---
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1))
+def test_kept_matches_give_the_same_precision(seed: int) -> None:
+    truth, found = random_case(seed)
+    plain = plain_scores(truth, found)
+    matches = match_boxes(truth, found, CLASSES)
+    means = mean_average_precisions(matches)[0]
+    assert known(means.mean()) == pytest.approx(plain.ap, abs=1e-9)
+    assert known(means[0]) == pytest.approx(plain.ap50, abs=1e-9)
+    assert known(means[5]) == pytest.approx(plain.ap75, abs=1e-9)
+    each = [average_precisions(one)[0] for one in matches]
+    assert [known(values.mean()) for values in each] == pytest.approx(list(plain.classes), abs=1e-9)
+    assert [known(values[0]) for values in each] == pytest.approx(list(plain.classes50), abs=1e-9)
+    for one, expected in zip(matches, plain.classes50, strict=True):
+        curve = precision_curve(one)
+        assert (None if curve is None else curve.mean()) == pytest.approx(expected, abs=1e-9)
+
+
+def known(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_a_weight_is_as_many_copies_of_the_picture(seed: int, weights: list[int]) -> None:
+    truth, found = random_case(seed)
+    # Among boxes of one score the order would decide, and copies have another.
+    random = np.random.default_rng(seed)
+    found = [detections(*(dataclasses.replace(b, score=random.random()) for b in one.boxes)) for one in found]
+    copies = [k for k, times in enumerate(weights) for _ in range(times)]
+    copied = match_boxes([truth[k] for k in copies], [found[k] for k in copies], CLASSES)
+    both = np.array([weights, [1, 1, 1]], np.int32)
+    matches = match_boxes(truth, found, CLASSES)
+    values = mean_average_precisions(matches, both)
+    np.testing.assert_allclose(values[0], mean_average_precisions(copied)[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values[1], mean_average_precisions(matches)[0], rtol=0, atol=1e-12)
+
+
+def test_many_resamples_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = match_boxes(*random_case(4), CLASSES)
+    weights = np.random.default_rng(0).integers(0, 3, (20, 3)).astype(np.int32)
+    whole = mean_average_precisions(matches, weights)
+    monkeypatch.setattr("fusiform.tasks.detection_metrics._CELLS", 7)
+    np.testing.assert_array_equal(mean_average_precisions(matches, weights), whole)
+
+
+def test_counts_by_hand() -> None:
+    truth = [
+        [BoxLabel(0, 0, 0, 50, 50), BoxLabel(0, 100, 0, 150, 50), BoxLabel(0, 200, 200, 300, 300, crowd=True)],
+        [BoxLabel(0, 0, 0, 50, 50, difficult=True), BoxLabel(1, 0, 0, 50, 50)],
+    ]
+    found = [
+        detections(
+            Box(0, "a", 0.9, 0, 0, 50, 50),
+            Box(0, "a", 0.8, 1, 0, 50, 50),  # the same object again
+            Box(0, "a", 0.7, 210, 210, 250, 250),  # in the crowd
+            Box(0, "a", 0.2, 100, 0, 150, 50),
+        ),
+        detections(Box(0, "a", 0.9, 0, 0, 50, 50), Box(1, "b", 0.3, 0, 0, 50, 50)),
+    ]
+    first, second = match_boxes(truth, found, 2)
+    assert [values.tolist() for values in count_boxes(first, 0.3)] == [[2, 0], [1, 0], [1, 0]]
+    assert [values.tolist() for values in count_boxes(first, 0.1)] == [[2, 0], [2, 0], [1, 0]]
+    # A box has to be scored above the threshold, as in decoding.
+    assert [values.tolist() for values in count_boxes(second, 0.3)] == [[0, 1], [0, 0], [0, 0]]
+    # Right, wrong, right: half of the objects at precision 1, the others at 2 of 3.
+    curve = precision_curve(first)
+    assert curve is not None
+    assert curve.tolist() == pytest.approx([1.0] * 51 + [2 / 3] * 50)
+    assert precision_curve(match_boxes([[]], [found[0]], 1)[0]) is None
+
+
+def test_nothing_to_match() -> None:
+    nothing = match_boxes([], [], 2)
+    assert np.isnan(mean_average_precisions(nothing)).all()
+    missed = match_boxes([[BoxLabel(0, 0, 0, 5, 5)]], [detections()], 1)
+    assert mean_average_precisions(missed).tolist() == [[0.0] * 10]
+    assert np.isnan(mean_average_precisions(missed, np.zeros((1, 1), np.int32))).all()
+    with pytest.raises(ValueError, match="no classes"):
+        mean_average_precisions([])
+    with pytest.raises(ValueError, match="picture 0: a found box has class 3"):
+        match_boxes([[]], [detections(Box(3, "d", 0.5, 0, 0, 1, 1))], CLASSES)

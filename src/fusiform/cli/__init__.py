@@ -13,10 +13,10 @@ from fusiform.errors import FusiformError
 
 # Name -> the click command and what --help says of it, so that --help imports nothing more.
 COMMANDS = {
-    "predict": ("fusiform.cli.predict:command", "Name what photographs show."),
+    "predict": ("fusiform.cli.predict:command", "Name what photographs show, find it or outline it."),
     "evaluate": ("fusiform.cli.evaluate:command", "Measure how often a model is right."),
     "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
-    "train": ("fusiform.cli.train:command", "Train a classifier on your own photographs."),
+    "train": ("fusiform.cli.train:command", "Train a model on your own photographs."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within milliseconds and megabytes."),
     "export": ("fusiform.cli.export:command", "Write a model for other runtimes, proven to answer the same."),
     "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),

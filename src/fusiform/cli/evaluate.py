@@ -14,12 +14,20 @@ from fusiform.errors import UsageError
 from fusiform.report import Format, align, cell_text, printable, rows_table
 
 if TYPE_CHECKING:
-    from fusiform.data.dataset import Sample, Split
+    from collections.abc import Sequence
+
+    from fusiform.data.dataset import DataSet, Sample, Split
     from fusiform.engines import EngineName
     from fusiform.evaluate import Calibration, Comparison, Evaluation
+    from fusiform.evaluate_boxes import BoxEvaluation
+    from fusiform.evaluate_masks import MaskEvaluation
+    from fusiform.spec import ModelSpec, Task
+    from fusiform.tasks import bootstrap
 
 SHOWN = 10
-"""Pairs and mistakes in a table; json has all."""
+"""Pairs, mistakes and pictures in a table; json has all."""
+
+_MODELS = {"classification": "classifier", "detection": "detector", "segmentation": "segmenter"}
 
 
 @click.command("evaluate")
@@ -64,6 +72,17 @@ SHOWN = 10
     metavar="FILE",
     help="Fit a temperature, and write a copy of the model whose probabilities use it.",
 )
+@click.option(
+    "--score",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="For a detector: boxes scored above it count for precision and recall.  [default: 0.3]",
+)
+@click.option(
+    "--multi-scale",
+    is_flag=True,
+    help="For a segmenter: show every picture at six scales and mirrored, as in the papers' best figures (PyTorch).",
+)
 @options.strict
 @click.pass_context
 def command(
@@ -81,14 +100,17 @@ def command(
     page: Path | None,
     explained: tuple[str, ...],
     calibrated: Path | None,
+    score: float | None,
+    multi_scale: bool,
     strict: bool,
 ) -> None:
     """Measure how often MODEL, a name or a file, is right about the labelled pictures in DATA.
 
-    DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or such folders
-    within train, val and test. It may have only some of the model's classes; the model still chooses among all of its
-    own. Pictures that cannot be read are listed on standard error and not counted. json has everything, jsonl and csv
-    one record for each class.
+    For a classifier DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or
+    such folders within train, val and test. It may have only some of the model's classes; the model still chooses among
+    all of its own. For a detector DATA has boxes, in COCO's layout or Pascal VOC's, and for a segmenter masks, in
+    Pascal VOC's; classes are bound by their names. Pictures that cannot be read are listed on standard error and not
+    counted. json has everything, jsonl and csv one record for each class.
 
     Exit codes: 0 if any picture was read (3 with --strict if another could not be), 1 if the model or the data cannot
     be used, 2 for wrong usage, 130 after Ctrl-C.
@@ -96,9 +118,67 @@ def command(
     if explained and page is None:
         raise UsageError("--explain draws on the page: add --html PAGE")
 
-    from fusiform import evaluate
-    from fusiform.data.layouts import read_dataset
     from fusiform.progress import track
+    from fusiform.zoo.model import open_model
+
+    spec = open_model(model).spec
+    only: dict[Task, dict[str, bool]] = {
+        "classification": {"--explain": bool(explained), "--calibrate": calibrated is not None},
+        "detection": {"--score": score is not None},
+        "segmentation": {"--multi-scale": multi_scale},
+    }
+    for task, given in only.items():
+        for name, asked in given.items():
+            if asked and task != spec.task:
+                raise UsageError(f"{name} is for a {_MODELS[task]}; {model} is a {_MODELS[spec.task]}: leave it out")
+    if other is not None and (task := open_model(other).spec.task) != spec.task:
+        raise UsageError(f"--compare {other}: is a {_MODELS[task]}; {model} is a {_MODELS[spec.task]}: name another")
+
+    models = [model] if other is None else [model, other]
+    if spec.task == "detection":
+        from fusiform import evaluate_boxes
+        from fusiform.tasks.detection import SCORE_THRESHOLD
+
+        threshold = SCORE_THRESHOLD if score is None else score
+        found = [
+            evaluate_boxes.evaluate(
+                name,
+                data,
+                split=split,
+                score=threshold,
+                engine=engine,
+                device=device,
+                threads=threads,
+                batch=batch,
+                progress=track,
+            )
+            for name in models
+        ]
+        _write(found, form=form, out=out, page=page, threads=threads)
+        _tell_skipped(ctx, found[0], strict=strict)
+        return
+    if spec.task == "segmentation":
+        from fusiform import evaluate_masks
+
+        outlined = [
+            evaluate_masks.evaluate(
+                name,
+                data,
+                split=split,
+                multi_scale=multi_scale,
+                engine=engine,
+                device=device,
+                threads=threads,
+                batch=batch,
+                progress=track,
+            )
+            for name in models
+        ]
+        _write(outlined, form=form, out=out, page=page, threads=threads)
+        _tell_skipped(ctx, outlined[0], strict=strict)
+        return
+
+    from fusiform import evaluate
 
     # What cannot work at the end is told before the work.
     if calibrated is not None:
@@ -112,12 +192,12 @@ def command(
             if not name.isdecimal() and not Path(name).is_file():
                 raise UsageError(f"--explain {name}: no such picture; give a number or a picture's path")
 
-    pictures = read_dataset(data)
+    pictures = _read_classes(data, spec, model)
     result, *others = (
         evaluate.evaluate(
             name, pictures, split=split, engine=engine, device=device, threads=threads, batch=batch, progress=track
         )
-        for name in ([model] if other is None else [model, other])
+        for name in models
     )
     comparison = evaluate.compare(result, others[0]) if others else None
     calibration = None if calibrated is None else evaluate.calibrate(result, calibrated)
@@ -133,13 +213,91 @@ def command(
 
         shown = [] if network is None else evaluate_page.explain(result, network, _samples(result, explained))
         evaluate_page.write_page(result, page, comparison=comparison, calibration=calibration, explained=shown)
-    if result.skipped:
-        total = len(result.skipped) + len(result.samples)
-        click.echo(f"fusiform: {len(result.skipped)} of {total} pictures could not be read:", err=True)
-        for error in result.skipped:
-            click.echo(f"  {printable(error)}", err=True)
-        if strict:
-            ctx.exit(3)
+    _tell_skipped(ctx, result, strict=strict)
+
+
+def _read_classes(data: Path, spec: ModelSpec, model: str) -> DataSet:
+    """The data set of a classifier; UsageError, which says so, where it is one with boxes or masks."""
+    from fusiform.data.annotated import recognise
+    from fusiform.data.labels import bind_classes
+    from fusiform.data.layouts import read_dataset
+
+    try:
+        pictures = read_dataset(data)
+        bind_classes(pictures.classes, spec)
+    except UsageError:
+        # Only now: a folder of classes may hold what looks like another layout.
+        if (task := recognise(data)) is None:
+            raise
+        what = {"detect": "boxes", "segment": "masks"}[task]
+        raise UsageError(
+            f"{data}: is a data set with {what}, and {model} is a classifier: give a folder with one for each class"
+        ) from None
+    return pictures
+
+
+def _tell_skipped(ctx: click.Context, result: Evaluation | BoxEvaluation | MaskEvaluation, *, strict: bool) -> None:
+    if not result.skipped:
+        return
+    total = len(result.skipped) + len(result.samples)
+    click.echo(f"fusiform: {len(result.skipped)} of {total} pictures could not be read:", err=True)
+    for error in result.skipped:
+        click.echo(f"  {printable(error)}", err=True)
+    if strict:
+        ctx.exit(3)
+
+
+def _write(
+    results: Sequence[BoxEvaluation] | Sequence[MaskEvaluation],
+    *,
+    form: Format,
+    out: Path | None,
+    page: Path | None,
+    threads: int | None,
+) -> None:
+    """A detector's or a segmenter's evaluation in every form asked for, compared with the second if there is one."""
+    from fusiform.evaluate_compare import compare
+
+    result = results[0]
+    comparison = compare(result, results[1]) if len(results) > 1 else None
+    with open_output(out) as stream:
+        stream.write(_task_text(result, comparison, form))
+    if page is not None:
+        from fusiform import evaluate_tasks_page
+
+        evaluate_tasks_page.write_page(result, page, comparison=comparison, threads=threads)
+
+
+def _task_text(result: BoxEvaluation | MaskEvaluation, comparison: bootstrap.Comparison | None, form: Format) -> str:
+    """The evaluation in one of the forms; for people with the worst pictures."""
+    from fusiform import evaluate_boxes, evaluate_masks
+    from fusiform.evaluate import shortened
+    from fusiform.evaluate_boxes import BoxEvaluation
+    from fusiform.evaluate_compare import comparison_figures
+
+    if isinstance(result, BoxEvaluation):
+        if form == "json":
+            return evaluate_boxes.to_json(result, comparison=comparison)
+        made, worst = evaluate_boxes.report(result), evaluate_boxes.pictures(result)
+        lines = evaluate_boxes.headlines(made)
+    else:
+        if form == "json":
+            return evaluate_masks.to_json(result, comparison=comparison)
+        made, worst = evaluate_masks.report(result), evaluate_masks.pictures(result)
+        lines = evaluate_masks.headlines(made)
+    if form != "table":
+        return made.render(form)
+    parts = [printable(made.title), align(list(lines.items()), "<<")]
+    if made.rows:
+        parts.append(rows_table(shortened(made.rows)))
+    if worst:
+        parts.append("Worst pictures\n\n" + rows_table(shortened(worst[:SHOWN])))
+    if comparison is not None:
+        parts.append(printable(comparison.sentence))
+        figures = comparison_figures(comparison)
+        parts.append(align([[name, cell_text(value)] for name, value in figures.items() if name != "sentence"], "<<"))
+    parts += [printable(note) for note in result.notes]
+    return "\n\n".join(parts) + "\n"
 
 
 def _samples(result: Evaluation, explained: tuple[str, ...]) -> list[Sample]:

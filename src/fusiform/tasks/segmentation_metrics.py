@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +61,41 @@ def segmentation_scores(confusion: NDArray[np.integer[Any]]) -> SegmentationScor
         classes=tuple(found),
         pixels=pixels,
     )
+
+
+def class_counts(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Of each class the pixels that are found right, that are it, and that are taken for it: (3, classes).
+
+    All that ``mean_iou`` and ``pixel_accuracy`` need of a picture, and small enough to keep for each.
+    """
+    return np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)]).astype(np.int64)
+
+
+def class_ious(counts: NDArray[np.number[Any]]) -> NDArray[np.float64]:
+    """The intersection over union of each class, (..., classes), from ``class_counts`` (..., 3, classes), summed.
+
+    NaN for a class that is neither true nor found.
+    """
+    right, true, found = np.moveaxis(counts, -2, 0)
+    return _ratio(right, true + found - right)
+
+
+def mean_iou(counts: NDArray[np.number[Any]], classes: Sequence[int]) -> NDArray[np.float64]:
+    """The mean intersection over union of some ``classes``, (...), from ``class_counts`` (..., 3, classes), summed.
+
+    As in ``SegmentationScores``: a class that is neither true nor found is no part of it; NaN where there is no other.
+    """
+    ious = class_ious(counts)[..., list(classes)]
+    known = ~np.isnan(ious)
+    return _ratio(np.where(known, ious, 0).sum(-1), known.sum(-1))
+
+
+def pixel_accuracy(counts: NDArray[np.number[Any]]) -> NDArray[np.float64]:
+    """The share of right pixels, (...), from ``class_counts`` (..., 3, classes), summed; NaN where there are none."""
+    return _ratio(counts[..., 0, :].sum(-1), counts[..., 1, :].sum(-1))
+
+
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    share: NDArray[np.float64] = np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    return share
