@@ -122,7 +122,14 @@ def test_a_missing_nested_field_is_named_with_its_place() -> None:
         ({"input_size": 31, "preprocess": {"crop": 31}}, "at least 32 pixels"),
         ({"input_channels": 0}, "input_channels must be at least 1"),
         ({"padding": "valid"}, "'padding' must be one of 'symmetric', 'same'"),
-        ({"task": "detection"}, "'task' must be one of 'classification'"),
+        ({"task": "pose"}, "'task' must be one of 'classification', 'detection', 'segmentation'"),
+        ({"task": "segmentation"}, "segmentation: output_stride must be 8 or 16, got 32"),
+        ({"task": "detection", "output_stride": 16}, "detection: output_stride must be 32, got 16"),
+        ({"task": "detection", "output": "probabilities"}, "detection: the output must be logits"),
+        ({"task": "detection", "temperature": 2.0}, "detection: there is no temperature"),
+        ({"aspp": True}, "classification: aspp is for segmentation"),
+        ({"scores": "sigmoid"}, "classification: scores is for detection"),
+        ({"preprocess": {"fit": "pad"}}, "fit=pad needs resize equal to crop, got 256, 224"),
         ({"output": None}, "'output' must be one of"),
         ({"preprocess": {"mean": [0.5, 0.5]}}, "'mean' must be a list of 3 x a number"),
         ({"preprocess": {"std": [1, 1, 0]}}, "std positive"),
@@ -212,3 +219,32 @@ def test_lists_are_taken_as_tuples() -> None:
 def test_a_label_that_no_file_could_hold_is_refused() -> None:
     with pytest.raises(SpecError, match=r"not Unicode text.*rename the class"):
         ModelSpec("mobilenet_v2", 1.0, ("cat", "caf\udce9"))
+
+
+def test_tasks_say_what_they_answer() -> None:
+    assert (SPEC.name, SPEC.answers) == ("mobilenet_v2_x1_0", {"logits": (2,)})
+    assert SPEC.replace(output="probabilities").answers == {"probabilities": (2,)}
+    square = Preprocess(resize=320, crop=320, fit="stretch")
+    detector = SPEC.replace(task="detection", input_size=320, preprocess=square)
+    assert (detector.name, detector.backbone) == ("ssdlite_mobilenet_v2_x1_0", "mobilenet_v2_x1_0")
+    assert detector.answers == {"logits": (2034, 3), "codes": (2034, 4)}
+    padded = Preprocess(resize=513, crop=513, fit="pad")
+    segmenter = SPEC.replace(task="segmentation", output_stride=16, input_size=513, preprocess=padded)
+    assert segmenter.name == "deeplab_v3_mobilenet_v2_x1_0"
+    assert segmenter.answers == {"logits": (33, 33, 2)}
+    assert segmenter.replace(output_stride=8).answers == {"logits": (65, 65, 2)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "detection", "scores": "sigmoid"},
+        {"task": "segmentation", "output_stride": 8, "aspp": True, "align_corners": False},
+    ],
+)
+def test_the_fields_of_tasks_travel_and_are_silent_elsewhere(changes: dict[str, Any]) -> None:
+    spec = SPEC.replace(preprocess=Preprocess(resize=224, crop=224, fit="pad"), **changes)
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    plain = json.loads(SPEC.to_json())
+    assert not {"scores", "output_stride", "aspp", "align_corners", "temperature"} & set(plain)
+    assert "fit" not in plain["preprocess"]

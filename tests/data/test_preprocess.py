@@ -13,7 +13,7 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as tv2
 
 from fusiform.data.image import find_images, read_image
-from fusiform.data.preprocess import crop_pixels, normalize, preprocess_image
+from fusiform.data.preprocess import Placement, crop_pixels, normalize, placement, preprocess_image
 from fusiform.errors import SpecError
 from fusiform.spec import Interpolation, Preprocess
 
@@ -212,3 +212,33 @@ def test_fast_mode_on_real_photographs(shared_data: Path) -> None:
         assert len(differences) == pictures
         assert np.mean(differences) < mean
         assert max(differences) < worst
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("size", "width", "height"), [((100, 60), 65, 39), ((60, 100), 39, 65), ((65, 65), 65, 65), ((1000, 3), 65, 1)]
+)
+def test_pad_shows_all_of_a_photograph_at_its_own_aspect(
+    size: tuple[int, int], width: int, height: int, fast: bool
+) -> None:
+    preprocess = Preprocess(resize=65, crop=65, fit="pad", mean=(0.2, 0.4, 0.6), color_order="bgr")
+    assert placement(size, preprocess) == Placement(65, 65, 0, 0, width, height)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    pixels = crop_pixels(image, preprocess, fast=fast)
+    expected = np.array(image.resize((width, height), Image.Resampling.BILINEAR))[..., ::-1]
+    assert np.abs(pixels[:height, :width].astype(int) - expected).mean() < (12 if fast else 1e-9)
+    around = np.ones((65, 65), bool)
+    around[:height, :width] = False
+    assert (pixels[around] == np.array([51, 102, 153])).all()
+    # Which normalisation turns into nothing, to half a grey level.
+    assert not around.any() or np.abs(normalize(pixels, preprocess)[:, around]).max() < 0.5 / 255 / 0.22
+
+
+def test_stretch_shows_all_of_a_photograph_in_the_square() -> None:
+    preprocess = Preprocess(resize=48, crop=48, fit="stretch")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8))
+    expected = np.array(image.resize((48, 48), Image.Resampling.BILINEAR))
+    assert np.array_equal(crop_pixels(image, preprocess), expected)
+    assert placement((100, 60), preprocess) == Placement(48, 48, 0, 0, 48, 48)
+    with pytest.raises(ValueError, match="does not lie in the input as a whole"):
+        placement((100, 60), Preprocess())
