@@ -653,15 +653,16 @@ def test_a_segmenter_that_answers_nan_is_told(masks: MaskEvaluation, answer: Any
         evaluate_masks.evaluate(masks.model, masks.source)
 
 
-def test_several_scales_are_those_of_the_network(tmp_path: Path) -> None:
-    """The mean of the network's own probabilities at six scales, mirrored or not, of a picture of just its size."""
+@pytest.mark.parametrize("height", [65, 49])
+def test_several_scales_are_those_of_the_network(tmp_path: Path, height: int) -> None:
+    """The mean of the network's own probabilities at six scales, mirrored or not, of a picture without padding."""
     torch = pytest.importorskip("torch")
     from fusiform.nets.deeplab_v3 import multi_scale_probabilities
     from fusiform.zoo.load import load
 
-    noise = np.random.default_rng(0).integers(0, 256, (65, 65, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (height, 65, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "picture.png")
-    Image.fromarray(np.zeros((65, 65), np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray(np.zeros((height, 65), np.uint8)).save(tmp_path / "mask.png")
     model = write_real_segmenter(tmp_path / "real.safetensors")
     network = load(model)
     normalised = (noise / np.float32(255) - np.float32(SEGMENTER.preprocess.mean)) / np.float32(

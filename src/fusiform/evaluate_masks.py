@@ -19,10 +19,10 @@ from PIL import Image
 from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, listed, nfc
 from fusiform.data.dataset import Split
-from fusiform.data.preprocess import crop_pixels, placement
+from fusiform.data.preprocess import Placement, crop_pixels, placement
 from fusiform.data.voc import CLASS_NAMES_FILE, IGNORE, read_mask, read_voc
 from fusiform.engines import Engine, EngineName
-from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.engines.batch import Batch, as_normalized
 from fusiform.errors import ImageError, MissingExtraError, UsageError
 from fusiform.evaluate import OTHER, Crew, choose_split, not_finite, read_pixels, rounded
 from fusiform.evaluate_compare import comparison_figures, percent
@@ -223,11 +223,11 @@ def outline(
 
     ``labels`` are the model's labels for the masks' values 0, 1 and so on; by default they are the same. A picture or
     mask that cannot be read is in the answer's ``errors``. ``multi_scale`` shows every picture at six scales and
-    mirrored (Sandler et al., arXiv 1801.04381, Section 6.3), which the engine ``torch`` does. ``threads`` is the number
-    of cores to use, all by default, with an engine for each; ``device`` is where the engine ``torch`` computes;
-    ``batch`` is the number of pictures that go through the network together. Raises UsageError for arguments that do
-    not fit, WeightsError for a model that cannot be used or answers with values that are not finite, and what
-    ``open_engine`` raises.
+    mirrored, at its own aspect (Sandler et al., arXiv 1801.04381, Section 6.3), which the engine ``torch`` does.
+    ``threads`` is the number of cores to use, all by default, with an engine for each; ``device`` is where the engine
+    ``torch`` computes; ``batch`` is the number of pictures that go through the network together. Raises UsageError for
+    arguments that do not fit, WeightsError for a model that cannot be used or answers with values that are not finite,
+    and what ``open_engine`` raises.
     """
     start = _starter(model, multi_scale=multi_scale, engine=engine, device=device)
     crew = Crew(start, len(samples), threads=threads, batch=batch)
@@ -242,8 +242,8 @@ def outline(
         read, pixels = read_pixels([samples[i] for i in group], mine.spec, errors, first=group.start)
         for k in range(0, len(read), batch):
             some = read[k : k + batch]
-            logits = mine.run(np.stack(pixels[k : k + batch]))["logits"]
-            for (i, size), values in zip(some, logits, strict=True):
+            shown = _answers(mine, pixels[k : k + batch], [size for _, size in some])
+            for (i, size), (values, place) in zip(some, shown, strict=True):
                 if not np.isfinite(values).all():
                     raise not_finite(model)
                 try:
@@ -251,7 +251,12 @@ def outline(
                 except ImageError as error:
                     errors[i] = str(error)
                     continue
-                found = pixel_confusion(truth, _decode(values, mine.spec, size).classes, classes, ignore=_NO_CLASS)
+                found = pixel_confusion(
+                    truth,
+                    segmentation.decode(values, mine.spec, size, placement=place).classes,
+                    classes,
+                    ignore=_NO_CLASS,
+                )
                 counts[i] = class_counts(found)
                 with adding:
                     confusion[:] += found
@@ -293,10 +298,10 @@ def outline_again(
         except ImageError:  # it was there a moment ago
             yield None
             continue
-        said = engine.run(crop_pixels(image, spec.preprocess)[None])["logits"][0]
+        ((said, place),) = _answers(engine, [crop_pixels(image, spec.preprocess)], [image.size])
         kind = np.uint8 if spec.num_classes <= IGNORE else np.uint16
         true = SegmentationMap(np.maximum(truth, 0).astype(kind), spec.labels)
-        yield image, true, _decode(said, spec, image.size)
+        yield image, true, segmentation.decode(said, spec, image.size, placement=place)
 
 
 def report(evaluation: MaskEvaluation) -> Report:
@@ -415,8 +420,8 @@ def headlines(made: Report) -> dict[str, str]:
 class MultiScaleEngine:
     """PyTorch at six scales and mirrored: answers with probabilities of every pixel of the input, as ``logits``.
 
-    Who is likeliest there is what the mean over scales says. Raises UsageError for a file whose weights cannot be read
-    back, and for a device that is not there; MissingExtraError without PyTorch.
+    Who is likeliest there is what the mean over scales says. Pictures may have any sides. Raises UsageError for a file
+    whose weights cannot be read back, and for a device that is not there; MissingExtraError without PyTorch.
     """
 
     def __init__(self, model: Model, *, threads: int = 1, device: str = "cpu") -> None:
@@ -445,10 +450,9 @@ class MultiScaleEngine:
         self._network = cast("DeepLabV3", network)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Answer a batch with (N, input_size, input_size, classes); see ``Engine.run``."""
+        """Answer uint8 pixels (N, height, width, 3) with (N, height, width, classes); see ``Engine.run``."""
         from fusiform.nets.deeplab_v3 import multi_scale_probabilities
 
-        check_batch(batch, self.spec)
         pictures = self._torch.from_numpy(as_normalized(batch, self.spec.preprocess)).to(self._device)
         found = multi_scale_probabilities(self._network, pictures)
         return {"logits": found.permute(0, 2, 3, 1).float().cpu().numpy()}
@@ -467,5 +471,15 @@ def _starter(model: Model, *, multi_scale: bool, engine: EngineName | None, devi
     return start
 
 
-def _decode(logits: NDArray[np.float32], spec: ModelSpec, size: tuple[int, int]) -> SegmentationMap:
-    return segmentation.decode(logits, spec, size, placement=placement(size, spec.preprocess))
+def _answers(
+    engine: Engine, pixels: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
+) -> Iterator[tuple[NDArray[np.float32], Placement]]:
+    """The logits of pictures of ``sizes``, brought into the network's square, and where in them each picture lies."""
+    places = [placement(size, engine.spec.preprocess) for size in sizes]
+    if not isinstance(engine, MultiScaleEngine):
+        yield from zip(engine.run(np.stack(pixels))["logits"], places, strict=True)
+        return
+    for picture, p in zip(pixels, places, strict=True):
+        # Without the padding, which would be a part of what image pooling sees: here networks take any size.
+        alone = np.ascontiguousarray(picture[p.top : p.top + p.height, p.left : p.left + p.width])
+        yield engine.run(alone[None])["logits"][0], Placement(p.width, p.height, 0, 0, p.width, p.height)
