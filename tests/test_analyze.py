@@ -92,6 +92,50 @@ def test_a_file(tmp_path, small_spec, lived_in_state):
     assert report.rows[-1]["output"] == "1x1x7"
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "title", "parameters", "multiply_adds"),
+    [
+        # Tables 6 and 7 of MobileNetV2's paper: 4.3M and 0.8B, 2.11M and 2.75B, 4.52M and 5.8B as TensorFlow computes.
+        ("ssdlite_mobilenet_v2_x1_0", {}, "ssdlite_mobilenet_v2_x1_0 at 320x320", 4_337_013, 0.789e9),
+        ("deeplab_v3_mobilenet_v2_x1_0", {}, "deeplab_v3_mobilenet_v2_x1_0 at 513x513", 2_113_557, 2.741e9),
+        (
+            "deeplab_v3_mobilenet_v2_x1_0",
+            {"aspp": True},
+            "deeplab_v3_mobilenet_v2_x1_0 at 513x513",
+            4_523_541,
+            5.364e9,
+        ),
+    ],
+)
+def test_the_papers_detectors_and_segmenters(name, arguments, title, parameters, multiply_adds):
+    report = analyze(name, **arguments)
+    assert report.title == title
+    assert report.figures["parameters"] == parameters
+    assert report.figures["multiply_adds"] == pytest.approx(multiply_adds, rel=1e-3)
+    for total in ("parameters", "multiply_adds"):
+        assert sum(row[total] for row in report.rows) == report.figures[total]
+
+
+def test_atrous_convolutions_as_tensorflow_computes_them():
+    """36 x 36 places for 33 x 33 at rates 6, 12 and 18, and 34 x 34 at rate 2: 5.8 billion with the paper's head."""
+    figures = analyze("deeplab_v3_mobilenet_v2_x1_0", aspp=True).figures
+    more = 3 * (36**2 - 33**2) * 320 * 256 * 9 + (34**2 - 33**2) * 9 * 960 * 3
+    assert figures["multiply_adds_tensorflow"] - figures["multiply_adds"] == more
+    assert round(figures["multiply_adds_tensorflow"] / 1e9, 1) == 5.8
+    assert "multiply_adds_tensorflow" not in analyze("ssdlite_mobilenet_v2_x0_35").figures
+
+
+def test_other_classes_strides_and_sizes():
+    detector = analyze("ssdlite_shufflenet_v2_x0_5", classes=3, size=224)
+    assert detector.figures["classes"] == 3
+    # 14^2 cells of 3 priors, then 7^2, 4^2, 2^2, 1 and 1 of 6; each has a logit for three classes and background.
+    assert [row["output"] for row in detector.rows if row["operator"] == "stack"] == ["1x1014x4", "1x1014x4"]
+    assert 14**2 * 3 + (7**2 + 4**2 + 2**2 + 1 + 1) * 6 == 1014
+    segmenter = analyze("deeplab_v3_mobilenet_v2_x0_35", classes=2, output_stride=8, size=257)
+    assert segmenter.rows[-1]["output"] == "33x33x2"
+    assert analyze("mobilenet_v2", classes=7).rows[-1]["output"] == "1x1x7"
+
+
 def test_nothing_is_downloaded(monkeypatch):
     def refuse(_):
         raise AssertionError("opened a model")
@@ -111,6 +155,12 @@ def test_refusals(tmp_path):
             analyze("mobilenet_v2", **arguments)
     with pytest.raises(UsageError, match="no weights are called 'mobilenet_v3'; did you mean"):
         analyze("mobilenet_v3")
+    with pytest.raises(UsageError, match="at least 1 class, not 0"):
+        analyze("mobilenet_v2", classes=0)
+    with pytest.raises(SpecError, match="classification: aspp is for segmentation"):
+        analyze("mobilenet_v2", aspp=True)
+    with pytest.raises(SpecError, match="detection: output_stride must be 32, got 8"):
+        analyze("ssdlite_mobilenet_v2_x1_0", output_stride=8)
     with pytest.raises(SpecError, match=r"shufflenet_v2 has widths"):
         analyze("shufflenet_v2_x0_7")
     with pytest.raises(WeightsError, match="no such model file"):

@@ -33,7 +33,7 @@ from fusiform.graph.tflite import to_tflite
 from fusiform.machine import usable_cores
 from fusiform.report import Report
 from fusiform.spec import Accuracy, ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.checkpoint import state_shapes, write_safetensors
 from fusiform.zoo.info import precision_of, size_of
 from fusiform.zoo.model import Model, open_model
 
@@ -390,6 +390,112 @@ def test_accuracy_from_the_description_is_on_the_same_pictures_if_it_can_be(
     assert [(row["top1"], row["measured_on"]) for row in rows] == [(90, "scenes"), (None, None)]
 
 
+# Detectors and segmenters
+
+
+def write_task(folder: Path, task: Any, fit: Any, labels: tuple[str, ...]) -> Path:
+    """A small network of random weights."""
+    preprocess = Preprocess(resize=64, crop=64, fit=fit)
+    stride = 16 if task == "segmentation" else 32
+    spec = ModelSpec(
+        "mobilenet_v2", 0.35, labels, task=task, input_size=64, output_stride=stride, preprocess=preprocess
+    )
+    random = np.random.default_rng(0)
+    state = {
+        name: np.array(5)
+        if not shape
+        else random.uniform(0.8, 1.2, shape).astype(np.float32)
+        if name.endswith("running_var")
+        else random.normal(0, (1.5 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        for name, shape in state_shapes(spec).items()
+    }
+    (folder / f"{task}.tflite").write_bytes(to_tflite(build_graph(spec, state)))
+    return folder / f"{task}.tflite"
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs in Pascal VOC's layout, each with a box and a mask; a third that cannot be read."""
+    root = tmp_path_factory.mktemp("voc")
+    for name in ("JPEGImages", "Annotations", "SegmentationClass"):
+        (root / name).mkdir()
+    (root / "class_names.txt").write_text("background\nfox\nowl")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>50</xmax><ymax>40</ymax></bndbox>"
+    for k in range(3):
+        Image.effect_noise((90, 60), 80).convert("RGB").save(root / "JPEGImages" / f"{k}.png")
+        size = "<size><width>90</width><height>60</height><depth>3</depth></size>"
+        text = f"<annotation>{size}<object><name>fox</name>{box}</object></annotation>"
+        (root / "Annotations" / f"{k}.xml").write_text(text)
+        Image.new("L", (90, 60), k).save(root / "SegmentationClass" / f"{k}.png")
+    (root / "JPEGImages" / "2.png").write_bytes(b"no picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tasks")
+    return {
+        "detection": write_task(folder, "detection", "stretch", ("fox", "owl")),
+        "segmentation": write_task(folder, "segmentation", "pad", ("background", "fox", "owl")),
+    }
+
+
+def test_decoding_is_timed_apart(folder: Path, tasks: dict[str, Path]) -> None:
+    report = benchmark([tasks["detection"], tasks["segmentation"], folder / "lite.tflite"], seconds=0.02)
+    assert all(row["error"] is None for row in report.rows)
+    detector, segmenter, classifier = report.rows
+    assert detector["decode_ms"] > 0
+    assert segmenter["decode_ms"] > 0
+    assert classifier["decode_ms"] is None
+    assert {row["map"] for row in report.rows} == {row["miou"] for row in report.rows} == {None}
+
+
+def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -> None:
+    from fusiform import evaluate_boxes, evaluate_masks
+
+    pytest.importorskip("faster_coco_eval")
+    report = benchmark(list(tasks.values()), seconds=0.02, data=voc)
+    assert [row["error"] for row in report.rows] == [None, None]
+    detector, segmenter = report.rows
+    boxes = evaluate_boxes.evaluate(tasks["detection"], voc)
+    assert detector["map"] == pytest.approx(100 * boxes.scores.ap, abs=1e-3)
+    # A mask of background and one of foxes, and what the network makes of them.
+    confusion = evaluate_masks.evaluate(tasks["segmentation"], voc).confusion
+    ious = [
+        confusion[k, k] / union
+        for k in range(3)
+        if (union := confusion[k].sum() + confusion[:, k].sum() - confusion[k, k])
+    ]
+    assert segmenter["miou"] == pytest.approx(100 * np.mean(ious), abs=1e-3)
+    assert {row["measured_on"] for row in report.rows} == {f"2 pictures of {voc.name} (all)"}
+    assert detector["top1"] is detector["miou"] is segmenter["map"] is None
+    with pytest.raises(UsageError, match="is no data set with boxes"):
+        benchmark([tasks["detection"]], data=folder, progress=lambda **_: pytest.fail("it began to measure"))
+
+
+def test_decoding_is_of_the_photographs_own_size(
+    tasks: dict[str, Path], voc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that can be read, again and again; without any the made picture stands for one of 640 x 480."""
+    sizes: list[tuple[int, int]] = []
+    real = module.segmentation.decode
+
+    def decode(logits: Any, spec: Any, size: Any, **more: Any) -> Any:
+        sizes.append(size)
+        return real(logits, spec, size, **more)
+
+    monkeypatch.setattr(module.segmentation, "decode", decode)
+    bench = module._Bench()
+    bench.open(str(tasks["segmentation"]), "litert", 1)
+    files = [str(voc / "JPEGImages" / f"{k}.png") for k in range(3)]
+    assert len(bench.decode(files)["times"]) == len(bench.decode(files)["times"]) == 2
+    assert sizes == [(90, 60)] * 5  # one of them to warm up
+    bench = module._Bench()
+    bench.open(str(tasks["segmentation"]), "litert", 1)
+    assert len(bench.decode([])["times"]) == 1
+    assert sizes[5:] == [(640, 480)] * 2
+
+
 def row(model: str, **values: Any) -> dict[str, Any]:
     return {
         **dict.fromkeys(COLUMNS),
@@ -400,6 +506,20 @@ def row(model: str, **values: Any) -> dict[str, Any]:
         "bytes": 2_500_000,
         **values,
     }
+
+
+def test_plot_takes_what_the_task_is_measured_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(module, "draw_pareto", lambda points, path, **more: drawn.append((points, more)))
+    detectors = [row("a.tflite", map=20.0, measured_on="x"), row("b.tflite", map=30.0, measured_on="x")]
+    draw_benchmark(Report("", tuple(detectors)), tmp_path / "a.png")
+    points, more = drawn.pop()
+    assert [point.y for point in points] == [20.0, 30.0]
+    assert more["y_label"] == "mAP %, x"
+    # Two measures have no common axis.
+    draw_benchmark(Report("", (detectors[0], row("c.tflite", miou=50.0, measured_on="x"))), tmp_path / "a.png")
+    points, more = drawn.pop()
+    assert more["smaller_y"]
 
 
 def test_plot_takes_accuracy_if_it_can_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,22 +25,32 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
+from fusiform.data.image import read_image
 from fusiform.data.labels import bind_classes
 from fusiform.data.layouts import read_dataset
+from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import ENGINES, Engine, EngineName, open_engine, own_engine
 from fusiform.engines.batch import Batch
-from fusiform.errors import FusiformError, UsageError
-from fusiform.evaluate import evaluate
+from fusiform.errors import FusiformError, ImageError, UsageError
+from fusiform.evaluate import Evaluation, choose_split, evaluate
+from fusiform.evaluate_boxes import BoxEvaluation, read_boxes
+from fusiform.evaluate_boxes import evaluate as evaluate_boxes
+from fusiform.evaluate_masks import MaskEvaluation, read_masks
+from fusiform.evaluate_masks import evaluate as evaluate_masks
 from fusiform.machine import usable_cores
 from fusiform.pareto import Point, draw_pareto
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
-from fusiform.spec import ModelSpec
+from fusiform.spec import ModelSpec, Task
+from fusiform.tasks import detection, segmentation
 from fusiform.zoo.info import precision_of, size_of
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
@@ -62,6 +72,7 @@ COLUMNS = (
     "p95_ms",
     "best_ms",
     "runs",
+    "decode_ms",
     "pictures_per_second",
     "workers",
     "load_ms",
@@ -69,10 +80,20 @@ COLUMNS = (
     "process_mb",
     "bytes",
     "top1",
+    "map",
+    "miou",
     "measured_on",
     "error",
 )
 """The columns of a report's rows, all of them in every row."""
+
+MEASURES: Mapping[Task, str] = {"classification": "top1", "detection": "map", "segmentation": "miou"}
+"""The column that tells how good a model is."""
+_MEASURE_NAMES = {"top1": "top-1 %", "map": "mAP %", "miou": "mIoU %"}
+DECODED = 8
+"""Photographs whose answers are decoded, over and over."""
+DECODED_SIZE = (640, 480)
+"""The size in pixels of the photograph that the made picture stands for where there are no others."""
 
 _DISTRIBUTIONS: Mapping[EngineName, str] = {
     "litert": "ai-edge-litert",
@@ -119,7 +140,7 @@ def benchmark(
     engines: Sequence[EngineName] = (),
     threads: Sequence[int] = (1,),
     seconds: float = 1.0,
-    data: DataSet | str | os.PathLike[str] | None = None,
+    data: DataSet | AnnotatedSet | str | os.PathLike[str] | None = None,
     progress: Tracker = silent,
 ) -> Report:
     """Measure every model, by name or file of any kind, in every engine with every number of threads, in turns.
@@ -132,6 +153,9 @@ def benchmark(
       float32 where PyTorch runs an int8 file dequantised, or a float16 file is converted for another runtime.
     - ``median_ms``, ``p95_ms``, ``best_ms``: of ``runs`` answers to one picture, warm, as ``measure_latency`` says,
       over all rounds.
+    - ``decode_ms``: the median of what it takes to make boxes or a mask at the photograph's size of an answer, which is
+      no part of the other times; on photographs of ``data``, else on the answer to the made picture as if it were a
+      photograph of 640 x 480 pixels, where a detector finds little. None for classifiers.
     - ``pictures_per_second``: with as many ``workers`` at once as there are cores for their threads, each a thread
       with an engine of its own, as ``predict`` works through a folder; the median of the rounds.
     - ``load_ms``: in a fresh process that has numpy and fusiform loaded, from there to the first answer: importing the
@@ -143,7 +167,8 @@ def benchmark(
     - ``bytes``: the size of the model's file or files.
     - ``top1``: percent, measured in that engine on ``data`` (a data set or where it lies, as for ``evaluate``) or, if
       there is none, as the model's description has it; on one data set for all models if they have one in common.
-      ``measured_on`` says on what.
+      ``map`` and ``miou`` are a detector's mean average precision (0.50:0.95) and a segmenter's mean intersection over
+      union on ``data``, percent too. ``measured_on`` says on what.
     - ``error``: why there is no more in this row: a runtime that is not installed, a file that cannot be read, a
       process that crashed. The others are measured all the same.
 
@@ -160,8 +185,6 @@ def benchmark(
     for engine in engines:
         if engine not in ENGINES:
             raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
-    if data is not None and not isinstance(data, DataSet):
-        data = read_dataset(data)
 
     entries = _entries(models, engines, list(dict.fromkeys(threads)) or [1], data)
     with ExitStack() as stack:
@@ -169,7 +192,7 @@ def benchmark(
         _open_all(contenders, stack, progress)
         _take_turns(contenders, seconds, progress)
     if data is not None:
-        _measure_accuracy(contenders, data, progress)
+        _measure_accuracy(contenders, progress)
     else:
         _look_up_accuracy(contenders)
     rows = tuple(dict(entry.row if isinstance(entry, _Contender) else entry) for entry in entries)
@@ -222,12 +245,13 @@ def draw_benchmark(report: Report, path: str | os.PathLike[str]) -> None:
     rows = [row for row in report.rows if row["median_ms"] is not None]
     names = _short_names([str(row["model"]) for row in rows])
     several = len({row["threads"] for row in rows}) > 1
-    accurate = len({row["measured_on"] for row in rows}) == 1 and all(row["top1"] is not None for row in rows)
+    told = [name for name in MEASURES.values() if all(row[name] is not None for row in rows)]
+    accurate = len({row["measured_on"] for row in rows}) == 1 and bool(told)
     points = [
         Point(
             f"{name}, {row['threads']} thread{'' if row['threads'] == 1 else 's'}" if several else name,
             _number(row["median_ms"]),
-            _number(row["top1"]) if accurate else _number(row["bytes"]) / 1e6,
+            _number(row[told[0]]) if accurate else _number(row["bytes"]) / 1e6,
             f"{row['engine']} {row['precision'] or ''}".strip(),
         )
         for name, row in zip(names, rows, strict=True)
@@ -236,17 +260,20 @@ def draw_benchmark(report: Report, path: str | os.PathLike[str]) -> None:
         points,
         path,
         x_label="median latency of one picture, ms",
-        y_label=f"top-1 %, {rows[0]['measured_on']}" if accurate else "size of the file, MB",
+        y_label=f"{_MEASURE_NAMES[told[0]]}, {rows[0]['measured_on']}" if accurate else "size of the file, MB",
         title="Latency and accuracy" if accurate else "Latency and size",
         smaller_y=not accurate,
     )
 
 
+_Data = DataSet | AnnotatedSet
+
+
 class _Contender:
     """A model in an engine with so many threads, the process that runs it, and the row that tells of it."""
 
-    def __init__(self, name: str, model: Model, engine: EngineName, threads: int) -> None:
-        self.name, self.spec, self.engine, self.threads = name, model.spec, engine, threads
+    def __init__(self, name: str, model: Model, engine: EngineName, threads: int, data: _Data | None) -> None:
+        self.name, self.spec, self.engine, self.threads, self.data = name, model.spec, engine, threads, data
         self.row: dict[str, Cell] = dict.fromkeys(COLUMNS)
         self.row |= {
             "model": name,
@@ -263,6 +290,15 @@ class _Contender:
     def failed(self) -> bool:
         return self.row["error"] is not None
 
+    @property
+    def photographs(self) -> list[str]:
+        """Some of the data's, to decode answers to; none for classifiers."""
+        if not isinstance(self.data, AnnotatedSet):
+            return []
+        _, samples = choose_split(self.data.source, self.data.splits, None)
+        chosen = np.linspace(0, len(samples) - 1, min(DECODED, len(samples))).round().astype(int)
+        return [os.fspath(samples[k].file) for k in chosen]
+
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer of the contender's process; what it cannot do ends in the row, and the answer is empty."""
         if self.failed or self.child is None:
@@ -270,7 +306,7 @@ class _Contender:
         try:
             return self.child.ask(request)
         except FusiformError as error:
-            self.row |= dict.fromkeys(("median_ms", "p95_ms", "best_ms", "runs", "pictures_per_second"))
+            self.row |= dict.fromkeys(("median_ms", "p95_ms", "best_ms", "runs", "decode_ms", "pictures_per_second"))
             self.row["error"] = str(error)
             self.child.close()
             return {}
@@ -288,7 +324,7 @@ def _entries(
     models: Sequence[str | os.PathLike[str]],
     engines: Sequence[EngineName],
     threads: Sequence[int],
-    data: DataSet | None,
+    data: DataSet | AnnotatedSet | str | os.PathLike[str] | None,
 ) -> list[_Contender | dict[str, Cell]]:
     """The contenders in order, and a row with the reason for each model that cannot be one."""
     entries: list[_Contender | dict[str, Cell]] = []
@@ -303,12 +339,32 @@ def _entries(
             errors.append(error)
             entries.append({**dict.fromkeys(COLUMNS), "model": name, "error": str(error)})
             continue
+        read = None
         if data is not None:
-            bind_classes(data.classes, opened.spec)  # told before the work, and not after it
-        entries += [_Contender(name, opened, engine, number) for engine in chosen for number in threads]
+            read = _read(data, opened.spec, name)  # what is wrong with it is told before the work, and not after it
+            if isinstance(read, DataSet):
+                data = read  # once is enough for all classifiers
+        entries += [_Contender(name, opened, engine, number, read) for engine in chosen for number in threads]
     if len(errors) == len(entries):
         raise errors[0]
     return entries
+
+
+def _read(data: _Data | str | os.PathLike[str], spec: ModelSpec, name: str) -> _Data:
+    """The data set as a model can use it."""
+    if spec.task == "detection":
+        return data if isinstance(data, AnnotatedSet) else read_boxes(_place(data), spec, model=name)
+    if spec.task == "segmentation":
+        return data if isinstance(data, AnnotatedSet) else read_masks(_place(data), spec, model=name)
+    if isinstance(data, AnnotatedSet):
+        raise UsageError(f"{data.source}: has boxes or masks, and {name} is a classifier: measure it on its own data")
+    found = data if isinstance(data, DataSet) else read_dataset(data)
+    bind_classes(found.classes, spec)
+    return found
+
+
+def _place(data: _Data | str | os.PathLike[str]) -> str | os.PathLike[str]:
+    return data.source if isinstance(data, DataSet | AnnotatedSet) else data
 
 
 def _open_all(contenders: Sequence[_Contender], stack: ExitStack, progress: Tracker) -> None:
@@ -340,12 +396,15 @@ def _take_turns(contenders: Sequence[_Contender], seconds: float, progress: Trac
         shown[c] = max(workers, round(pictures * workers / THROUGHPUT_ROUNDS))
         c.row["workers"] = workers
     times: dict[_Contender, list[float]] = {c: [] for c in ready}
+    decoding: dict[_Contender, list[float]] = {c: [] for c in ready}
     rates: dict[_Contender, list[float]] = {c: [] for c in ready}
     total = sum(ROUNDS * runs[c] + THROUGHPUT_ROUNDS * shown[c] for c in ready)
     with progress(total=total, label="benchmark") as bar:
         for number in range(ROUNDS):
             for c in _in_order(ready, number):
                 times[c] += c.ask({"do": "latency", "runs": runs[c]}).get("times", [])
+                if c.spec.task != "classification":
+                    decoding[c] += c.ask({"do": "decode", "photographs": c.photographs}).get("times", [])
                 bar.advance(runs[c])
         for number in range(THROUGHPUT_ROUNDS):
             for c in _in_order(ready, number):
@@ -360,6 +419,7 @@ def _take_turns(contenders: Sequence[_Contender], seconds: float, progress: Trac
                 "p95_ms": _rounded(latency.p95_ms),
                 "best_ms": _rounded(latency.best_ms),
                 "runs": latency.runs,
+                "decode_ms": _rounded(1000 * statistics.median(decoding[c])) if decoding[c] else None,
                 "pictures_per_second": _rounded(statistics.median(rates[c])),
             }
 
@@ -369,7 +429,7 @@ def _in_order(contenders: Sequence[_Contender], number: int) -> Sequence[_Conten
     return contenders if number % 2 == 0 else contenders[::-1]
 
 
-def _measure_accuracy(contenders: Sequence[_Contender], data: DataSet, progress: Tracker) -> None:
+def _measure_accuracy(contenders: Sequence[_Contender], progress: Tracker) -> None:
     """Each model in each engine on the data; threads change nothing in the answers."""
     done: dict[tuple[str, EngineName], dict[str, Cell]] = {}
     for c in contenders:
@@ -378,21 +438,33 @@ def _measure_accuracy(contenders: Sequence[_Contender], data: DataSet, progress:
         key = (c.name, c.engine)
         if key not in done:
             try:
-                result = evaluate(c.name, data, engine=c.engine, progress=progress)
+                done[key] = _accuracy(c, progress)
             except FusiformError as error:
                 done[key] = {"error": f"measured, but not its accuracy: {error}"}
-            else:
-                source = Path(result.source).resolve().name
-                done[key] = {
-                    "top1": _rounded(100 * float(result.right.mean())),
-                    "measured_on": f"{len(result.samples)} pictures of {source} ({result.split})",
-                }
         c.row |= done[key]
+
+
+def _accuracy(c: _Contender, progress: Tracker) -> dict[str, Cell]:
+    """How good a contender is on its data."""
+    result: Evaluation | BoxEvaluation | MaskEvaluation
+    if isinstance(c.data, AnnotatedSet):
+        find = evaluate_boxes if c.spec.task == "detection" else evaluate_masks
+        result = find(c.name, c.data, engine=c.engine, progress=progress)
+        value = float(result.figure(np.ones((1, len(result.samples)), np.int32))[0, 0])
+    else:
+        assert c.data is not None
+        result = evaluate(c.name, c.data, engine=c.engine, progress=progress)
+        value = float(result.right.mean())
+    source = Path(result.source).resolve().name
+    return {
+        MEASURES[c.spec.task]: None if math.isnan(value) else _rounded(100 * value),
+        "measured_on": f"{len(result.samples)} pictures of {source} ({result.split})",
+    }
 
 
 def _look_up_accuracy(contenders: Sequence[_Contender]) -> None:
     """What the models say of themselves, on a data set that all of them were measured on if there is one."""
-    measured = [c for c in contenders if not c.failed]
+    measured = [c for c in contenders if not c.failed and c.spec.task == "classification"]
     known = [{accuracy.dataset: accuracy.top1 for accuracy in c.spec.accuracy} for c in measured]
     common = [dataset for dataset in next(iter(known), ()) if all(dataset in each for each in known)]
     for c, accuracies in zip(measured, known, strict=True):
@@ -491,6 +563,7 @@ class _Bench:
         self.start: Callable[[], Engine]
         self.picture: Batch
         self.crew: list[Engine] = []
+        self.answers: list[_Answer] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if request["do"] == "open":
@@ -500,6 +573,8 @@ class _Bench:
             for _ in range(WARM_UP):
                 engine.run(self.picture)
             return {"times": [_timed(engine, self.picture) for _ in range(request["runs"])]}
+        if request["do"] == "decode":
+            return self.decode(request["photographs"])
         return self.throughput(request["workers"], request["pictures"])
 
     def open(self, model: str, engine: EngineName, threads: int) -> dict[str, Any]:
@@ -521,6 +596,22 @@ class _Bench:
             "memory_mb": None if before is None or after is None else (after - before) / 1e6,
             "process_mb": None if after is None else after / 1e6,
         }
+
+    def decode(self, photographs: Sequence[str]) -> dict[str, Any]:
+        """Time what makes boxes or masks of the engine's answers to photographs, once for each."""
+        engine = self.crew[0]
+        if not self.answers:
+            for file in photographs:
+                with suppress(ImageError):  # the evaluation tells of it
+                    self.answers.append(_show(engine, read_image(file)))
+            self.answers = self.answers or [_Answer(engine.run(self.picture), DECODED_SIZE)]
+            _decode(self.answers[0], engine.spec)  # warm
+        times = []
+        for answer in self.answers:
+            begun = time.perf_counter()
+            _decode(answer, engine.spec)
+            times.append(time.perf_counter() - begun)
+        return {"times": times}
 
     def throughput(self, workers: int, pictures: int) -> dict[str, Any]:
         """So many pictures, whoever of the workers is free takes the next one."""
@@ -548,6 +639,26 @@ class _Bench:
                 job.result()
             taken = time.perf_counter() - begun[0]
         return {"rate": pictures / taken}
+
+
+class _Answer(NamedTuple):
+    """An engine's answer to one photograph, and its size in pixels (width, height)."""
+
+    answers: Mapping[str, NDArray[np.float32]]
+    size: tuple[int, int]
+
+
+def _show(engine: Engine, image: Image.Image) -> _Answer:
+    return _Answer(engine.run(crop_pixels(image, engine.spec.preprocess)[None]), image.size)
+
+
+def _decode(answer: _Answer, spec: ModelSpec) -> None:
+    """What ``predict`` does with an answer."""
+    if spec.task == "detection":
+        detection.decode(answer.answers["logits"], answer.answers["codes"], spec, sizes=[answer.size])
+    else:
+        place = placement(answer.size, spec.preprocess)
+        segmentation.decode(answer.answers["logits"][0], spec, answer.size, placement=place)
 
 
 def _picture(spec: ModelSpec) -> Batch:

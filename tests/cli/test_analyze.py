@@ -34,6 +34,14 @@ def test_json_and_the_options():
     assert (report["figures"]["bits"], report["figures"]["slices"]) == (16, 2)
 
 
+def test_a_segmenter_with_its_options():
+    words = ("deeplab_v3_mobilenet_v2_x0_35", "--aspp", "--output-stride", "8", "--classes", "5", "--size", "129")
+    report = json.loads(run(*words, "--format", "json").output)
+    assert report["rows"][-1]["output"] == "17x17x5"
+    assert report["figures"]["multiply_adds_tensorflow"] > report["figures"]["multiply_adds"]
+    assert sum("rate" in (row["kernel"] or "") for row in report["rows"] if row["name"].startswith("branches")) == 3
+
+
 def test_csv_has_a_line_for_each_layer():
     rows = list(csv.DictReader(io.StringIO(run("shufflenet_v2_x1_0", "--format", "csv").output, newline="")))
     assert sum(int(row["parameters"]) for row in rows) == 2278604
@@ -45,6 +53,8 @@ def test_csv_has_a_line_for_each_layer():
         (("mobilenet_v2", "--bits", "4"), "'4' is not one of"),
         (("mobilenet_v2", "--size", "8"), "8 is not in the range x>=32"),
         (("mobilenet_v2", "--slices", "0"), "0 is not in the range x>=1"),
+        (("mobilenet_v2", "--output-stride", "4"), "'4' is not one of"),
+        (("mobilenet_v2", "--classes", "0"), "0 is not in the range x>=1"),
         (("mobilenet_v9",), "no weights are called 'mobilenet_v9'"),
     ],
 )

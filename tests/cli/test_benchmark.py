@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 
 import fusiform.cli
 from fusiform.benchmark import COLUMNS
-from fusiform.cli.benchmark import _ENGINES, _SHOWN
+from fusiform.cli.benchmark import _ENGINES, _SHOWN, _table
 from fusiform.engines import EngineName
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
+from fusiform.report import Report
 from fusiform.spec import ModelSpec, Preprocess
 
 SPEC = ModelSpec("mobilenet_v2", 0.35, ("red", "green"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
@@ -56,6 +57,23 @@ def test_table_for_people(model: Path) -> None:
     rows = [line.split() for line in lines if line.startswith(str(model))]
     assert [row[1:4] for row in rows] == [["litert", "float32", "1"], ["litert", "float32", "2"]]
     assert [row[-1] for row in rows] == [f"{model.stat().st_size / 1e6:.2f}"] * 2
+
+
+def test_table_of_detectors() -> None:
+    """A column for decoding and one for what they are measured by, and none that nobody has a value in."""
+    shared = {
+        "engine": "litert",
+        "precision": "int8",
+        "threads": 1,
+        "median_ms": 12.5,
+        "measured_on": "2 pictures of x",
+    }
+    rows = [{**dict.fromkeys(COLUMNS), **shared, "model": name, "decode_ms": 0.25, "map": 21.37} for name in "ab"]
+    lines = _table(Report("Benchmark", tuple(rows), {"cores": 2})).splitlines()
+    assert "measured on  2 pictures of x" in lines
+    heading = next(line for line in lines if line.startswith("model"))
+    assert heading.split("  ") == ["model", "engine", "precision", "threads", "median ms", "decode ms", "mAP %"]
+    assert lines[-1].split() == ["b", "litert", "int8", "1", "12.5", "0.25", "21.4"]
 
 
 def test_json_csv_and_the_plot_with_a_model_that_is_not_there(model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +15,8 @@ pytest.importorskip("onnxruntime")
 from fusiform.cli import commands
 from fusiform.cli.export import TARGETS
 from fusiform.export import targets
-from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.zoo.checkpoint import state_shapes, write_safetensors
 
 
 @pytest.fixture
@@ -34,6 +36,33 @@ def test_two_targets_at_once(model, tmp_path):
     report = json.loads(result.stdout)
     assert [row["target"] for row in report["rows"]] == ["litert", "onnx"]
     assert all((tmp_path / "out" / row["file"].rpartition("/")[2]).is_file() for row in report["rows"])
+
+
+def test_a_detector_is_verified_by_its_boxes(tmp_path):
+    spec, state = small_detector()
+    write_safetensors(tmp_path / "detector.safetensors", state, spec)
+    result = run(
+        str(tmp_path / "detector.safetensors"), "--to", "litert", "--out", str(tmp_path / "out"), "--format", "json"
+    )
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["file"].endswith("ssdlite_mobilenet_v2_x0_35_float32.tflite")
+    assert row["boxes_same"] == 1
+
+
+def small_detector():
+    preprocess = Preprocess(resize=64, crop=64, fit="stretch")
+    spec = ModelSpec("mobilenet_v2", 0.35, ("fox", "owl"), task="detection", input_size=64, preprocess=preprocess)
+    random = np.random.default_rng(0)
+    state = {
+        name: np.array(5)
+        if not shape
+        else random.uniform(0.8, 1.2, shape).astype(np.float32)
+        if name.endswith("running_var")
+        else random.normal(0, (1.5 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        for name, shape in state_shapes(spec).items()
+    }
+    return spec, state
 
 
 def test_int8_without_photographs(model, tmp_path):

@@ -21,8 +21,10 @@ from fusiform.data.dataset import Sample  # noqa: E402
 from fusiform.engines import open_engine  # noqa: E402
 from fusiform.errors import UsageError, WeightsError  # noqa: E402
 from fusiform.export.foreign import ForeignEngine, open_foreign  # noqa: E402
+from fusiform.export.parity import Comparison, Parity, ParityError, find_failures  # noqa: E402
 from fusiform.export.quantize import QuantizedNetwork  # noqa: E402
-from fusiform.export.verify import Comparison, Parity, ParityError, stored_precision, verify, verify_file  # noqa: E402
+from fusiform.export.stored import stored_precision  # noqa: E402
+from fusiform.export.verify import verify, verify_file  # noqa: E402
 from fusiform.graph.build import build_graph  # noqa: E402
 from fusiform.graph.onnx import to_onnx  # noqa: E402
 from fusiform.graph.tflite import to_tflite  # noqa: E402
@@ -189,7 +191,8 @@ def test_labelled_pictures(spec, state, reference, samples, answered, tmp_path):
 
 def int8_parity(agreement, pictures, outcomes, *, error=0.1, max_drop=1.0):
     shown = [Comparison("photographs", batch, pictures, 0.2, "x.png", error, agreement, 1) for batch in (1, 3)]
-    return Parity("f", "r", "litert", None, max_drop, 0.85, 0.15, pictures, tuple(shown), 0.0, 0.1, outcomes)
+    limits, explained = {"logits": 0.15}, {"logits": 0.1}
+    return Parity("f", "r", "litert", None, max_drop, 0.85, limits, pictures, tuple(shown), 0.0, explained, outcomes)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def int8_parity(agreement, pictures, outcomes, *, error=0.1, max_drop=1.0):
     ],
 )
 def test_what_int8_may_lose(parity, told):
-    failures = verification._failures_of_int8(parity)
+    failures = find_failures(parity)
     assert len(failures) == len(told)
     assert all(text in failure for text, failure in zip(told, failures, strict=True))
 
@@ -219,17 +222,17 @@ def test_what_int8_may_lose(parity, told):
 def test_figures_by_hand():
     reference = np.array([[4.0, 0.0, -2.0], [1.0, 0.999, 0.0], [0.0, 3.0, 1.0]])
     mine = np.array([[4.0, 0.0, -1.0], [0.999, 1.0, 0.0], [3.0, 2.0, 1.0]])
-    answers = verification._Answers(
-        ["a", "b", "c"], np.zeros(3, np.int64), np.zeros((3, 1, 1, 3), np.uint8), {1: mine}, reference
-    )
-    found = verification._compare("photographs", 1, answers, 0.01)
+    errors = verification._errors(mine, reference, centred=True)
+    found = verification._compare("photographs", 1, ["a", "b", "c"], errors, tolerance=0.01)
     assert found.largest_error == 1.0  # 3 of 3, on the last
     assert found.worst == "c"
     assert found.agreement == pytest.approx(1 / 3)
     assert found.others == 1  # the second is a tie within the tolerance
     # Less their means: (1, -1) and (1.5, -1.5).
-    assert verification._error(np.array([[2.0, -1.0]]), np.array([[1.0, -1.0]])) == pytest.approx(0.5)
-    assert verification._error(reference + np.array([[5.0], [-1.0], [2.0]]), reference) == pytest.approx(0, abs=1e-12)
+    errors = verification._errors(np.array([[2.0, -1.0]]), np.array([[1.0, -1.0]]), centred=True)
+    assert verification._error(errors) == pytest.approx(0.5)
+    errors = verification._errors(reference + np.array([[5.0], [-1.0], [2.0]]), reference, centred=True)
+    assert verification._error(errors) == pytest.approx(0, abs=1e-12)
 
 
 class Altered:
@@ -305,8 +308,10 @@ def test_int8_files(ending, spec, state, reference, samples, tmp_path):
     parity = verify(write(tmp_path, quantised(graph), ending), reference, samples, labelled=False, tolerance=None)
     assert parity.failures == ()
     assert parity.int8
-    assert 0.005 < parity.explained_error < 0.1
-    assert parity.max_error == pytest.approx(1.5 * parity.explained_error)
+    assert 0.005 < parity.explained_error["logits"] < 0.1
+    assert parity.max_error == {"logits": pytest.approx(1.5 * parity.explained_error["logits"])}
+    figures = parity.report().figures
+    assert figures["max_error"] == pytest.approx(1.5 * figures["explained_error"], rel=1e-4)
     # The rounded network is not the float one to a float's tolerance.
     path = tmp_path / f"file.{ending}"
     assert not verify(open_model(path), reference, samples, labelled=False, tolerance=TOLERANCE).passed
@@ -324,7 +329,8 @@ def test_without_pytorch(monkeypatch, spec, state, reference, samples, tmp_path)
         assert parity.passed == faithful
         assert parity.notes == ("without PyTorch the reference ran in its own runtime",)
     parity = verify(write(tmp_path, rounded), reference, samples, labelled=False, tolerance=None, threads=1)
-    assert parity.max_error is None
+    assert parity.max_error == {}
+    assert parity.report().figures["max_error"] is None
     assert len(parity.notes) == 2
 
 

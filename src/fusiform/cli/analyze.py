@@ -16,6 +16,18 @@ from fusiform.report import Format
     "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The picture's side.  [default: the model's own]"
 )
 @click.option(
+    "--classes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The number of classes, a detector's without the background.  [default: the model's own]",
+)
+@click.option(
+    "--output-stride",
+    type=click.Choice(["8", "16"]),
+    help="A segmenter's output stride.  [default: its own, 16 for a name]",
+)
+@click.option("--aspp", is_flag=True, help="Give a segmenter atrous spatial pyramid pooling.")
+@click.option(
     "--slices",
     default=4,
     show_default=True,
@@ -27,14 +39,27 @@ from fusiform.report import Format
     "--bits", default="32", show_default=True, type=click.Choice(["8", "16", "32"]), help="Of a value of an activation."
 )
 @options.form
-def command(model: str, size: int | None, slices: int, bits: str, form: Format) -> None:
+def command(
+    model: str,
+    size: int | None,
+    classes: int | None,
+    output_stride: str | None,
+    aspp: bool,
+    slices: int,
+    bits: str,
+    form: Format,
+) -> None:
     """Print the layers of MODEL, what they cost to compute and to hold, and the peak of memory.
 
-    MODEL is a file, a model's name, or a network at any width, such as mobilenet_v2_x0_35: no weights are needed, and
-    nothing is downloaded. Memory: "peak" is for a runtime that keeps each tensor until its last reader is done, "arena"
-    for LiteRT with its own kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices
-    of their expansion, "held" is the paper's Table 3 (with --bits 16).
+    MODEL is a file, a model's name, or a network at any width, such as mobilenet_v2_x0_35, ssdlite_mobilenet_v2_x1_0
+    (80 classes at 320 pixels) or deeplab_v3_mobilenet_v2_x1_0 (21 classes at 513): no weights are needed, and nothing
+    is downloaded. multiply_adds_tensorflow counts convolutions at a rate as TensorFlow computes them, and as the paper
+    does. Memory: "peak" is for a runtime that keeps each tensor until its last reader is done, "arena" for LiteRT with
+    its own kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices of their
+    expansion, "held" is the paper's Table 3 (with --bits 16).
     """
     from fusiform.analyze import analyze
 
-    print_report(analyze(model, size=size, slices=slices, bits=int(bits)), form)
+    stride = None if output_stride is None else int(output_stride)
+    report = analyze(model, size=size, classes=classes, output_stride=stride, aspp=aspp, slices=slices, bits=int(bits))
+    print_report(report, form)

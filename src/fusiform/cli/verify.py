@@ -30,18 +30,17 @@ from fusiform.report import Format
 )
 @click.option(
     "--max-drop",
-    default=1.0,
-    show_default=True,
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help="How much less often an int8 FILE may be right, in percentage points.",
+    help="What an int8 FILE may lose, in percentage points of top-1, mAP or mIoU.  "
+    "[default: 1; detectors, segmenters: 2]",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="The largest error of a logit, as a share of the picture's largest; of an int8 FILE the error on average.  "
-    "[default: that of the kind of file; what rounding explains]",
+    help="The largest error of a number in the answer, as a share of the picture's largest; of an int8 FILE the error "
+    "on average.  [default: that of the kind of file; what rounding explains]",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores for each runtime.  [default: 1]")
 @options.form
@@ -50,7 +49,7 @@ def command(
     file: Path,
     against: str,
     data: Path | None,
-    max_drop: float,
+    max_drop: float | None,
     tolerance: float | None,
     threads: int | None,
     form: Format,
@@ -60,13 +59,15 @@ def command(
 
     FILE runs in its own runtime, with its own preprocessing, on photographs, made pictures and noise, one at a time
     and three together; the model it is held against runs in PyTorch. Float files have to give the same numbers within
-    a tolerance, int8 files the same classes within what rounding explains, and be right as often. What FILE says of
-    itself, its labels and its preprocessing, has to be the same as well. LiteRT and ONNX files of other tools are held
-    against the weights that fusiform port makes of them.
+    a tolerance, int8 files the same classes within what rounding explains, and be right as often. A detector's boxes
+    have to be the same ones too, a segmenter's masks the same pixels, and an int8 file's mAP or mIoU nearly as high.
+    What FILE says of itself, its labels and its preprocessing, has to be the same as well. LiteRT and ONNX files of
+    other tools (classifiers) are held against the weights that fusiform port makes of them.
 
     Exit codes: 0 if FILE passed, 1 if it failed or cannot be used, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.export.verify import ParityError, verify_file
+    from fusiform.export.parity import ParityError
+    from fusiform.export.verify import verify_file
     from fusiform.progress import track
 
     parity = verify_file(

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusiform.data.dataset import Sample
 from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, UsageError
 from fusiform.export.equalize import equalize
+from fusiform.export.pictures import Picture
 from fusiform.export.quantize import LayerError, QuantizedNetwork
 from fusiform.graph.ir import Graph
 from fusiform.machine import usable_cores
@@ -26,6 +26,8 @@ CALIBRATION_PICTURES = 160
 _CORRECTION_PICTURES = 48
 _SENSITIVITY_PICTURES = 8
 _BATCH = 16
+_FULL_SIZE = 320
+"""The largest input, in pixels a side, at which as many pictures are looked at at once as these numbers say."""
 
 
 class Calibrated(NamedTuple):
@@ -42,7 +44,7 @@ class Calibrated(NamedTuple):
     """The photographs that ranges and biases were made from."""
 
 
-def load_pixels(samples: Sequence[Sample], spec: ModelSpec, count: int) -> tuple[NDArray[np.uint8], list[str]]:
+def load_pixels(samples: Sequence[Picture], spec: ModelSpec, count: int) -> tuple[NDArray[np.uint8], list[str]]:
     """Up to ``count`` of the photographs, evenly spread, as the network sees them: (N, size, size, 3).
 
     The second value is a message about each that could not be read.
@@ -50,7 +52,7 @@ def load_pixels(samples: Sequence[Sample], spec: ModelSpec, count: int) -> tuple
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)]
     errors: list[str] = []
 
-    def load(sample: Sample) -> NDArray[np.uint8] | None:
+    def load(sample: Picture) -> NDArray[np.uint8] | None:
         try:
             return crop_pixels(sample.read(), spec.preprocess)
         except ImageError as error:
@@ -63,6 +65,14 @@ def load_pixels(samples: Sequence[Sample], spec: ModelSpec, count: int) -> tuple
         size = spec.input_size
         return np.empty((0, size, size, 3), np.uint8), errors
     return np.stack(pixels), errors
+
+
+def pictures_at_once(spec: ModelSpec, count: int) -> int:
+    """How many pictures go through a network at once: ``count``, fewer where its inputs are larger than 320 pixels.
+
+    All tensors of all of them are held at once: 16 pictures of 513 pixels would take gigabytes.
+    """
+    return max(1, min(count, count * _FULL_SIZE**2 // spec.input_size**2))
 
 
 def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
@@ -79,10 +89,13 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
     whole = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
     held_out = torch.arange(len(whole)) % 4 == 3
     seen, unseen = whole[~held_out], whole[held_out]
-    batches = _batches(seen)
+    once = pictures_at_once(graph.spec, _BATCH)
+    batches = list(torch.split(seen, once))
+    # Statistics are over pixels, of which fewer large pictures have as many.
+    correction = _evenly(seen, pictures_at_once(graph.spec, _CORRECTION_PICTURES))
     plain = _network(graph)
     with torch.no_grad(), plain.in_float():
-        wanted = _answers(plain, unseen)
+        wanted = _answers(plain, unseen, once)
     ranges = plain.channel_ranges(batches)
 
     errors: dict[str, float] = {}
@@ -90,9 +103,9 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
     for name, network in (("plain", plain), ("equalised", _network(equalize(graph, ranges)))):
         network.calibrate(batches)
         corrected = copy.deepcopy(network)
-        corrected.correct_biases(_evenly(seen, _CORRECTION_PICTURES))
+        corrected.correct_biases(correction)
         for way, candidate in ((name, network), (f"{name}, biases corrected", corrected)):
-            errors[way] = _error(candidate, unseen, wanted)
+            errors[way] = _error(candidate, unseen, wanted, once)
             found[way] = candidate
     best = min(errors, key=errors.__getitem__)
     return Calibrated(found[best], best, errors, seen)
@@ -100,7 +113,7 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
 
 def rank_layers(network: QuantizedNetwork, pixels: Tensor) -> list[LayerError]:
     """The layers by what rounding each alone does to the logits, the worst first, over a few of the photographs."""
-    return network.layer_errors(_evenly(pixels, _SENSITIVITY_PICTURES))
+    return network.layer_errors(_evenly(pixels, pictures_at_once(network.graph.spec, _SENSITIVITY_PICTURES)))
 
 
 def _network(graph: Graph) -> QuantizedNetwork:
@@ -108,15 +121,15 @@ def _network(graph: Graph) -> QuantizedNetwork:
 
 
 @torch.no_grad()
-def _error(network: QuantizedNetwork, pixels: Tensor, wanted: list[Tensor]) -> float:
+def _error(network: QuantizedNetwork, pixels: Tensor, wanted: list[Tensor], once: int) -> float:
     """The mean over the network's answers of the error of each, relative to its size."""
-    found = _answers(network, pixels)
+    found = _answers(network, pixels, once)
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True)]
     return sum(errors) / len(errors)
 
 
-def _answers(network: QuantizedNetwork, pixels: Tensor) -> list[Tensor]:
-    parts = [network.answers(batch) for batch in _batches(pixels)]
+def _answers(network: QuantizedNetwork, pixels: Tensor, once: int) -> list[Tensor]:
+    parts = [network.answers(batch) for batch in torch.split(pixels, once)]
     return [torch.cat(answers) for answers in zip(*parts, strict=True)]
 
 
@@ -124,7 +137,3 @@ def _evenly(pixels: Tensor, count: int) -> Tensor:
     """``count`` of the pictures from all over: they may lie sorted by class."""
     places = np.linspace(0, len(pixels) - 1, min(count, len(pixels))).round().astype(int)
     return pixels[torch.from_numpy(places)].contiguous(memory_format=torch.channels_last)
-
-
-def _batches(pixels: Tensor) -> list[Tensor]:
-    return list(torch.split(pixels, _BATCH))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
-from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
 
@@ -28,7 +28,11 @@ def is_foreign(model: Model) -> bool:
 
 
 def open_foreign(path: Path, spec: ModelSpec) -> Model | None:
-    """A LiteRT or ONNX file without a description as a model with another model's spec; None for any other file."""
+    """A LiteRT or ONNX file without a description as a model with another model's spec; None for any other file.
+
+    Raises UsageError for such a file beside a detector or a segmenter: other tools' answers to these are in forms of
+    their own (decoded boxes, masks), which no description tells.
+    """
     try:
         data = path.read_bytes()
     except OSError:
@@ -38,7 +42,14 @@ def open_foreign(path: Path, spec: ModelSpec) -> Model | None:
     if format_ == "onnx" and not (data[:1] == b"\x08" and data[8:9] != b"{"):
         return None
     model = Model(path, format_, spec, data)
-    return model if is_foreign(model) else None
+    if not is_foreign(model):
+        return None
+    if spec.task != "classification":
+        raise UsageError(
+            f"{path}: has no description of fusiform's, and the answers of another tool's files for {spec.task} cannot "
+            "be compared: export the model with fusiform export, and verify that file"
+        )
+    return model
 
 
 class ForeignEngine:

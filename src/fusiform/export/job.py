@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.image import find_images
 from fusiform.data.labels import bind_classes
 from fusiform.data.layouts import read_dataset
 from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
 from fusiform.export.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
+from fusiform.export.parity import MEASURES, Parity, ParityError
+from fusiform.export.pictures import HELD_OUT, TRAINED_ON, read_pictures
 from fusiform.export.quantize import LayerError
 from fusiform.export.targets import TARGETS, Precision, TargetName, Written
 from fusiform.export.train_quantized import train_quantized
-from fusiform.export.verify import Parity, ParityError, verify
+from fusiform.export.verify import verify
 from fusiform.files import write_file
 from fusiform.graph.build import read_pixels, to_float
 from fusiform.graph.ir import Graph
@@ -53,11 +56,15 @@ class ExportError(FusiformError):
 
 @dataclass(frozen=True)
 class _Pictures:
-    """``calibration`` to quantise with, ``held_out`` to verify with, and whether the latter have known labels."""
+    """``calibration`` to quantise with, ``held_out`` to verify with, and whether the latter have known labels.
 
-    calibration: tuple[Sample, ...] = ()
-    held_out: tuple[Sample, ...] = ()
+    ``mask_labels`` are as in ``pictures.Pictures``.
+    """
+
+    calibration: Sequence[Sample | AnnotatedSample] = ()
+    held_out: Sequence[Sample | AnnotatedSample] = ()
     labelled: bool = False
+    mask_labels: Sequence[int] | None = None
     verified_on: str = "made pictures and noise alone"
 
 
@@ -69,7 +76,7 @@ def export_model(
     precision: Precision = "float32",
     calibrate_on: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
-    max_drop: float = 1.0,
+    max_drop: float | None = None,
     keep_float: int | None = None,
     train_epochs: int = 0,
     pixels: bool = False,
@@ -84,15 +91,18 @@ def export_model(
     ``calibrate_on``, by default a run's training photographs, unless the model is int8 already; ``keep_float`` is the
     number of layers, the worst first, that stay in float32: None tries 0, 1, 2, 4 and 8 until the budget holds.
     ``train_epochs`` trains the quantised network to answer like the float one (``train_quantized``). The files are
-    verified on ``data``, a labelled data set or a folder of photographs, by default a run's validation
-    photographs. ``max_drop`` is the accuracy in percentage points that int8 may lose. ``pixels`` lets float files
-    read uint8 pixels; ``slices`` computes MobileNetV2's expansions in as many pieces, in less memory.
+    verified on ``data``, a labelled data set (for detectors and segmenters in COCO's or Pascal VOC's layout) or a
+    folder of photographs, by default a run's validation photographs. ``max_drop`` is what int8 may lose, in percentage
+    points of top-1, mAP or mIoU, by default the task's own (``MAX_DROP``). ``pixels`` lets float files read uint8
+    pixels; ``slices`` computes MobileNetV2's expansions in as many pieces, in less memory.
 
     The report has a row for each file. Raises UsageError for arguments that do not fit, and ExportError, which has
     the report, if any file could not be made or failed; the others are written all the same.
     """
     _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
     opened = open_model(model)
+    if train_epochs and opened.spec.task != "classification":
+        raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
     pictures = _find_pictures(opened, calibrate_on, data)
     work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, progress)
@@ -135,27 +145,54 @@ def _find_pictures(
     opened: Model, calibrate_on: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None
 ) -> _Pictures:
     """The photographs to calibrate and to verify with, from what was named and from the model's run."""
-    found = _Pictures()
-    run = opened.path.parent
-    if (run / "run.json").is_file() and (run / "data.csv").is_file():
-        dataset = read_list(run)
-        # Not the test pictures if others will do: what is decided here must not show in the accuracy on them.
-        split: Split = "val" if dataset.splits.get("val") else "test"
-        held_out = dataset.splits.get(split, ())
-        if held_out:
-            found = _Pictures((), held_out, True, f"the run's {split} pictures")
-        found = replace(found, calibration=dataset.splits.get("train", ()))
+    found = _of_run(opened)
     if calibrate_on is not None:
-        found = replace(found, calibration=_unlabelled(Path(calibrate_on)))
+        found = replace(found, calibration=_to_calibrate(Path(calibrate_on), opened))
     if data is not None:
-        labelled = _labelled(Path(data), opened.spec)
-        if labelled is None:
-            found = replace(found, held_out=_unlabelled(Path(data)), labelled=False, verified_on=f"{data}, unlabelled")
-        else:
-            found = replace(found, held_out=labelled, labelled=True, verified_on=str(data))
+        found = _to_verify(found, Path(data), opened)
     elif not found.held_out and calibrate_on is not None:
         found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
     return found
+
+
+def _of_run(opened: Model) -> _Pictures:
+    """The photographs that a run trained on and held out; none for a model that is in no run's folder."""
+    run = opened.path.parent
+    classifier = opened.spec.task == "classification"
+    if not ((run / "run.json").is_file() and (run / ("data.csv" if classifier else "data.json")).is_file()):
+        return _Pictures()
+    splits: Mapping[Split, Sequence[Sample | AnnotatedSample]]
+    if classifier:
+        splits = read_list(run).splits
+    else:
+        from fusiform.train.annotated import read_annotated_list
+
+        splits = read_annotated_list(run).splits
+    calibration = splits.get("train", ())
+    # Not the test pictures if others will do: what is decided here must not show in the accuracy on them.
+    split: Split = "val" if splits.get("val") else "test"
+    held_out = splits.get(split, ())
+    if not held_out:
+        return _Pictures(calibration)
+    return _Pictures(calibration, held_out, True, verified_on=f"the run's {split} pictures")
+
+
+def _to_calibrate(source: Path, opened: Model) -> Sequence[Sample | AnnotatedSample]:
+    if opened.spec.task == "classification":
+        return _unlabelled(source)
+    return read_pictures(source, opened, prefer=TRAINED_ON).samples
+
+
+def _to_verify(found: _Pictures, source: Path, opened: Model) -> _Pictures:
+    """``found`` with the pictures of ``source`` to verify with."""
+    if opened.spec.task == "classification":
+        labelled = _labelled(source, opened.spec)
+        samples = _unlabelled(source) if labelled is None else labelled
+        found = replace(found, held_out=samples, labelled=labelled is not None)
+    else:
+        read = read_pictures(source, opened)
+        found = replace(found, held_out=read.samples, labelled=read.labelled, mask_labels=read.mask_labels)
+    return replace(found, verified_on=str(source) if found.labelled else f"{source}, unlabelled")
 
 
 def _unlabelled(folder: Path) -> tuple[Sample, ...]:
@@ -172,8 +209,7 @@ def _labelled(source: Path, spec: ModelSpec) -> tuple[Sample, ...] | None:
         outputs = bind_classes(dataset.classes, spec)
     except UsageError:
         return None
-    splits: tuple[Split, ...] = ("test", "val", "all", "train")
-    split = next(name for name in splits if dataset.splits.get(name))
+    split = next(name for name in HELD_OUT if dataset.splits.get(name))
     return tuple(replace(sample, label=outputs[sample.label]) for sample in dataset.splits[split])
 
 
@@ -186,7 +222,7 @@ class _Work:
         pictures: _Pictures,
         out: Path,
         precision: Precision,
-        max_drop: float,
+        max_drop: float | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
@@ -218,11 +254,12 @@ class _Work:
         if train_epochs:
             # The best epoch is chosen on photographs that neither it learns from nor the file is verified on.
             chosen = samples[:: max(1, -(-len(samples) // TRAINING_PICTURES))]
+            classified = [sample for sample in chosen if isinstance(sample, Sample)]
             network = train_quantized(
                 network,
                 graph,
-                [sample for k, sample in enumerate(chosen) if k % 10],
-                held_out=chosen[::10],
+                [sample for k, sample in enumerate(classified) if k % 10],
+                held_out=classified[::10],
                 recipe=dataclasses.replace(quantize_small, epochs=train_epochs),
                 threads=self.threads,
                 say=self.say,
@@ -300,6 +337,7 @@ class _Work:
             self.opened,
             held_out,
             labelled=self.pictures.labelled,
+            mask_labels=self.pictures.mask_labels,
             tolerance=None if self.precision == "int8" else TARGETS[name].tolerance[self.precision],
             max_drop=self.max_drop,
             pictures=VERIFICATION_PICTURES,
@@ -318,7 +356,9 @@ class _Work:
 
 def _summary(parity: Parity) -> dict[str, Cell]:
     figures = parity.report().figures
-    names = ("pictures", "largest_error", "agreement", "top1", "reference_top1", "drop_points")
+    names = ["pictures", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"]
+    names += [f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")]
+    names += ["drop_points"]
     return {name: figures[name] for name in names if name in figures}
 
 

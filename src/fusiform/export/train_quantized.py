@@ -199,10 +199,12 @@ def train_quantized(
     of cores, all by default. ``say`` gets a line now and then. Nothing is written.
 
     Of the recipe, what concerns labels, heads, teachers' shares and batch normalisation has no meaning here. Raises
-    UsageError for a student without scales, networks that do not fit each other, a precision other than float32, and
-    pictures of which none can be read.
+    UsageError for detectors and segmenters, a student without scales, networks that do not fit each other, a precision
+    other than float32, and pictures of which none can be read.
     """
     spec = student.graph.spec
+    if spec.task != "classification":
+        raise UsageError(f"{spec.name}: is for {spec.task}; training with quantisation is for classifiers")
     if not student.scales:
         raise UsageError("the network has no scales of activations yet: calibrate it before training it")
     if (teacher.spec.labels, teacher.spec.preprocess) != (spec.labels, spec.preprocess):

@@ -12,6 +12,7 @@ from fusiform.errors import FusiformError
 from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.report import Cell, Report
+from fusiform.spec import ModelSpec
 from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
@@ -44,8 +45,10 @@ def describe(model: str | os.PathLike[str]) -> Report:
         "input_channels": spec.input_channels,
         "padding": spec.padding,
         "output": spec.output,
+        **_of_task(spec),
         "resize": preprocess.resize,
         "crop": preprocess.crop,
+        **({} if spec.task == "classification" else {"fit": preprocess.fit}),
         "interpolation": preprocess.interpolation,
         "antialias": preprocess.antialias,
         "mean": ", ".join(f"{value:g}" for value in preprocess.mean),
@@ -66,6 +69,16 @@ def describe(model: str | os.PathLike[str]) -> Report:
         for accuracy in spec.accuracy
     )
     return Report(f"{spec.name}: {opened.path.name}", rows, figures)
+
+
+def _of_task(spec: ModelSpec) -> dict[str, Cell]:
+    """What a detector or a segmenter has to say beside what classifiers do."""
+    if spec.task == "classification":
+        return {}
+    figures: dict[str, Cell] = {name: "x".join(map(str, shape)) for name, shape in spec.answers.items()}
+    if spec.task == "detection":
+        return figures | {"scores": spec.scores}
+    return figures | {"output_stride": spec.output_stride, "aspp": spec.aspp, "align_corners": spec.align_corners}
 
 
 def precision_of(model: Model) -> str | None:

@@ -1,0 +1,58 @@
+"""What a detector's and a segmenter's file says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusiform.graph.build import build_graph
+from fusiform.graph.tflite import to_tflite
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.zoo.checkpoint import state_shapes
+from fusiform.zoo.info import describe
+
+COMMON = {"format": "tflite", "precision": "float32", "classes": 3, "input_size": 97, "resize": 97, "crop": 97}
+
+
+def describe_file(folder: Path, fit: Any, **fields: Any) -> dict[str, Any]:
+    preprocess = Preprocess(resize=97, crop=97, fit=fit)
+    spec = ModelSpec("mobilenet_v2", 0.35, ("a", "b", "c"), input_size=97, preprocess=preprocess, **fields)
+    state = {name: np.ones(shape, np.float32) for name, shape in state_shapes(spec).items()}
+    (folder / "model.tflite").write_bytes(to_tflite(build_graph(spec, state)))
+    return dict(describe(folder / "model.tflite").figures)
+
+
+def test_a_detector(tmp_path: Path) -> None:
+    figures = describe_file(tmp_path, "stretch", task="detection", scores="sigmoid")
+    # Maps of 7, 4, 2, 1, 1 and 1 cells a side at 97 pixels; three priors a cell on the first, six on the others.
+    priors = 3 * 7**2 + 6 * (4**2 + 2**2 + 1 + 1 + 1)
+    wanted = {"network": "ssdlite_mobilenet_v2_x0_35", "task": "detection", "scores": "sigmoid", "fit": "stretch"}
+    wanted |= {"logits": f"{priors}x4", "codes": f"{priors}x4"}
+    assert figures | COMMON | wanted == figures
+    assert "output_stride" not in figures
+
+
+def test_a_segmenter(tmp_path: Path) -> None:
+    figures = describe_file(tmp_path, "pad", task="segmentation", output_stride=16, aspp=True, align_corners=False)
+    wanted = {"network": "deeplab_v3_mobilenet_v2_x0_35", "task": "segmentation", "fit": "pad", "logits": "7x7x3"}
+    wanted |= {"output_stride": 16, "aspp": True, "align_corners": False}
+    assert figures | COMMON | wanted == figures
+    assert "scores" not in figures
+
+
+def test_a_program_is_counted_as_its_network(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from fusiform.export.torchscript import write
+
+    preprocess = Preprocess(resize=65, crop=65, fit="stretch")
+    spec = ModelSpec("shufflenet_v2", 0.5, ("a",), task="detection", input_size=65, preprocess=preprocess)
+    state = {name: np.ones(shape, np.float32) for name, shape in state_shapes(spec).items()}
+    graph = build_graph(spec, state)
+    (tmp_path / "model.tflite").write_bytes(to_tflite(graph))
+    program = write(graph, "float32", tmp_path)[0].path
+    counted, expected = describe(program).figures, describe(tmp_path / "model.tflite").figures
+    for name in ("parameters", "multiply_adds", "logits", "codes"):
+        assert counted[name] == expected[name]
