@@ -13,9 +13,11 @@ pytest.importorskip("torch")
 
 from fusiform.engines import open_engine
 from fusiform.engines.executorch import ExecuTorchEngine
+from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsError
 from fusiform.export.executorch import write
 from fusiform.graph.build import build_graph
+from fusiform.graph.tflite import to_tflite
 from fusiform.zoo.programs import NO_DIGEST, executorch_digest, read_executorch_spec
 
 
@@ -38,6 +40,14 @@ def forged(data, old, new):
     at = data.index(b"fusiform.sha256:")
     data = data.replace(data[at : at + len(NO_DIGEST)], NO_DIGEST.encode()).replace(old, new)
     return data.replace(NO_DIGEST.encode(), executorch_digest(data))
+
+
+def test_it_answers_like_litert(program, small_spec, lived_in_state):
+    spec = small_spec("mobilenet_v2", 0.35)
+    wanted = LiteRTEngine(to_tflite(build_graph(spec, lived_in_state(spec))), spec).run(pictures())["logits"]
+    found = open_engine(program).run(pictures())
+    assert list(found) == ["logits"]
+    np.testing.assert_allclose(found["logits"], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_engines_with_different_threads_take_turns(program):

@@ -202,6 +202,7 @@ def test_a_file_of_a_stranger_is_not_run(kind, small_spec, tmp_path):
         (b"ops.aten.mean", "ops.aten.mean"),
         (b"(torch).mean.from_file", "torch.mean.from_file"),
         (b"mean", "mean"),
+        (b"[torch.mean][0]", "torch.mean"),
     ],
 )
 def test_code_that_calls_anything_else(code, seen, scripted):
@@ -213,7 +214,16 @@ def test_code_that_calls_anything_else(code, seen, scripted):
         TorchScriptEngine(forged, spec)
 
 
-@pytest.mark.parametrize("line", [b"import os", b"while True:\n      pass", b"@staticmethod\n    def f(x): return x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x = CONSTANTS[0]",
+        b"x: Dict[str, Tensor] = 0",
+        b"import os",
+        b"while True:\n      pass",
+        b"@staticmethod\n    def f(x): return x",
+    ],
+)
 def test_code_of_another_kind(line, scripted):
     spec, data = scripted
     forged = rewritten(

@@ -175,6 +175,58 @@ def tensor(spec, reads, side="input"):
     return only
 
 
+def preprocess_of(fit):
+    return Preprocess(224, 224, mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.1), fit=fit)
+
+
+def test_a_detector_has_two_outputs():
+    spec = spec_of(task="detection", preprocess=preprocess_of("stretch"))
+    content = read_metadata_flatbuffer(make_metadata(spec, reads="int8"))
+    assert content["description"] == ("Finds the objects that a photograph shows: boxes of 2 classes. Trained by hand.")
+    (subgraph,) = content["subgraph_metadata"]
+    (given_tensor,) = subgraph["input_tensor_metadata"]
+    assert given_tensor["description"] == (
+        "A photograph, all of it resized to 224 x 224 pixels (bilinear, antialiased), whatever its aspect: red, green, "
+        "blue, less 128"
+    )
+    logits, codes = subgraph["output_tensor_metadata"]
+    assert (logits["name"], logits["dimension_names"]) == ("logits", ["batch", "priors", "classes"])
+    assert (codes["name"], codes["dimension_names"]) == ("codes", ["batch", "priors", "coordinates"])
+    # Their number is one less than the axis's: no reader is to take them for its names.
+    assert logits["associated_files"] == [
+        {
+            "name": "labels.txt",
+            "description": "The names of the classes, in the order of the outputs, which have the background before "
+            "them.",
+            "type": "DESCRIPTIONS",
+        }
+    ]
+    assert "associated_files" not in codes
+    assert "softmax" in logits["description"]
+    assert "sigmoid" in tensor_list(spec.replace(scores="sigmoid"), "output")[0]["description"]
+
+
+def tensor_list(spec, side):
+    (subgraph,) = read_metadata_flatbuffer(make_metadata(spec, reads="int8"))["subgraph_metadata"]
+    return subgraph[f"{side}_tensor_metadata"]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_segmenter_s_output_is_a_map(aligned):
+    spec = spec_of(task="segmentation", output_stride=16, align_corners=aligned, preprocess=preprocess_of("pad"))
+    (given_tensor,) = tensor_list(spec, "input")
+    assert given_tensor["description"] == (
+        "A photograph, its longer side resized to 224 pixels (bilinear, antialiased), at the top left of 224 x 224 of "
+        "the mean colour: red, green, blue, less 128"
+    )
+    (logits,) = tensor_list(spec, "output")
+    assert logits["name"] == "logits"
+    assert logits["dimension_names"] == ["batch", "rows", "columns", "classes"]
+    assert logits["associated_files"][0]["type"] == "TENSOR_AXIS_LABELS"
+    assert "16 x 16 pixels" in logits["description"]
+    assert ("first and last pixels" in logits["description"]) == aligned
+
+
 def test_every_field_of_a_float_model():
     metadata = make_metadata(spec_of(license="Apache-2.0"), reads="normalized")
     assert rounded(read_metadata_flatbuffer(metadata)) == FLOAT

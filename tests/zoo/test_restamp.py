@@ -83,5 +83,14 @@ def test_weights_without_a_description_get_one(tmp_path: Path, small_spec: Any, 
 def test_what_cannot_be_described_is_refused(model: Model) -> None:
     with pytest.raises(UsageError, match="num_classes is 10 and cannot become 2"):
         restamp(model, model.spec.replace(labels=("a", "b")))
+    segmenter = model.spec.replace(task="segmentation", output_stride=16)
+    with pytest.raises(UsageError, match="task is classification and cannot become segmentation"):
+        restamp(model, segmenter)
+    for name, value in {"output_stride": 8, "aspp": True, "align_corners": False}.items():
+        with pytest.raises(UsageError, match=f"{name} is .* and cannot become {value}"):
+            restamp(Model(Path("a.tflite"), "tflite", segmenter, b""), segmenter.replace(**{name: value}))
+    detector = model.spec.replace(task="detection")
+    with pytest.raises(UsageError, match="scores is softmax and cannot become sigmoid"):
+        restamp(Model(Path("a.tflite"), "tflite", detector, b""), detector.replace(scores="sigmoid"))
     with pytest.raises(UsageError, match=r"fusiform port .*--out FILE\.safetensors"):
         restamp(Model(Path("a.pth"), "pth", model.spec, b""), model.spec)

@@ -68,11 +68,12 @@ class ExecuTorchEngine:
         meta = self._method.method_meta()
         shape = (1, self.spec.input_channels, self.spec.input_size, self.spec.input_size)
         given = [(tuple(info.sizes()), info.dtype()) for info in map(meta.input_tensor_meta, range(meta.num_inputs()))]
-        made = [tuple(info.sizes()) for info in map(meta.output_tensor_meta, range(meta.num_outputs()))]
-        if given != [(shape, _FLOAT)] or made != [(1, self.spec.num_classes)]:
+        made = [(tuple(info.sizes()), info.dtype()) for info in map(meta.output_tensor_meta, range(meta.num_outputs()))]
+        wanted = [((1, *answer), _FLOAT) for answer in self.spec.answers.values()]
+        if given != [(shape, _FLOAT)] or made != wanted:
             raise WeightsError(
                 f"the program reads {given} and answers {made}, but its description says {shape} and "
-                f"{self.spec.num_classes} classes: export it again"
+                f"{self.spec.num_classes} classes, {wanted}: export it again"
             )
         if self._labels != self.spec.labels:
             raise WeightsError("the program's labels are not those of its description: export it again")
@@ -86,15 +87,16 @@ class ExecuTorchEngine:
             pictures = np.ascontiguousarray(pixels, np.float32)
         else:
             pictures = as_normalized(batch, self.spec.preprocess)
-        answers = np.empty((len(batch), self.spec.num_classes), np.float32)
+        answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
         with _pool(self._library, self._threads):
             if self._loaded_in != _Pool.generation:
                 with without_lines(_LOG_LINE):
                     self._load()
             for k in range(len(batch)):
-                (answer,) = self._method([self._torch.from_numpy(pictures[k : k + 1])])
-                answers[k] = answer.numpy()[0]
-        return {self.spec.output: answers}
+                found = self._method([self._torch.from_numpy(pictures[k : k + 1])])
+                for values, answer in zip(answers.values(), found, strict=True):
+                    values[k] = answer.numpy()[0]
+        return answers
 
 
 class _Pool:

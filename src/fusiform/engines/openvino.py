@@ -73,11 +73,11 @@ class OpenVinoEngine:
         """Answer a batch; see ``Engine.run``."""
         check_batch(batch, self.spec)
         if len(batch) == 0:  # the runtime makes one answer out of none
-            return {self.spec.output: np.empty((0, self.spec.num_classes), np.float32)}
+            return {name: np.empty((0, *shape), np.float32) for name, shape in self.spec.answers.items()}
         preprocess = self.spec.preprocess
         pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
-        answers = self._compiled(np.ascontiguousarray(pictures))[0]
-        return {self.spec.output: np.array(answers, np.float32)}
+        answers = self._compiled(np.ascontiguousarray(pictures))
+        return {name: np.array(answers[k], np.float32) for k, name in enumerate(self.spec.answers)}
 
 
 def _read_files(file: Path) -> tuple[bytes, bytes]:
@@ -104,9 +104,11 @@ def _reads_pixels(model: Any, spec: ModelSpec) -> bool:
     size, channels = spec.input_size, spec.input_channels
     picture = [size, size, channels] if pixels else [channels, size, size]
     sides = [[str(side) for side in shape][1:] for shape in given + made]
-    if len(given) != 1 or sides != [[str(side) for side in picture], [str(spec.num_classes)]]:
+    wanted = [picture, *map(list, spec.answers.values())]
+    if len(given) != 1 or sides != [[str(side) for side in shape] for shape in wanted]:
+        answers = ", ".join(map(str, spec.answers.values()))
         raise WeightsError(
             f"the file reads {', '.join(map(str, given))} and answers {', '.join(map(str, made))}, but its description "
-            f"says {tuple(picture)} for a picture and {spec.num_classes} classes: export it again"
+            f"says {tuple(picture)} for a picture and {spec.num_classes} classes, {answers}: export it again"
         )
     return pixels

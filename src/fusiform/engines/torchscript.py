@@ -28,8 +28,11 @@ _OPERATORS = {
     "mean",
     "narrow",
     "pad",
+    "permute",
     "relu",
     "relu6",
+    "reshape",
+    "tile",
 }
 _SYNTAX = (
     ast.Module,
@@ -44,6 +47,7 @@ _SYNTAX = (
     ast.Name,
     ast.Constant,
     ast.List,
+    ast.Tuple,
     ast.UnaryOp,
     ast.unaryop,
     ast.expr_context,
@@ -79,15 +83,16 @@ class TorchScriptEngine:
                     io.BytesIO(data), map_location=self._device
                 )
             with torch.inference_mode():
-                answer = self._network(picture)
+                answers = _in_order(self._network(picture))
         except Exception as error:  # what a wrong file raises is not written down
             reason = (str(error) or repr(error)).splitlines()[0]
             raise WeightsError(f"PyTorch cannot run {spec.name}: {reason}; export it again") from None
-        shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-        if shape != (1, spec.num_classes):
+        found = [tuple(a.shape) if isinstance(a, torch.Tensor) else type(a).__name__ for a in answers]
+        wanted = [(1, *shape) for shape in spec.answers.values()]
+        if found != wanted:
             raise WeightsError(
-                f"the file answers a picture with {shape}, but its description names {spec.num_classes} classes: "
-                "export it again"
+                f"the file answers a picture with {', '.join(map(str, found))}, but its description names "
+                f"{spec.num_classes} classes, {', '.join(map(str, wanted))}: export it again"
             )
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
@@ -95,8 +100,16 @@ class TorchScriptEngine:
         check_batch(batch, self.spec)
         pictures = as_normalized(batch, self.spec.preprocess)
         with self._torch.inference_mode():
-            answers = self._network(self._torch.from_numpy(pictures).to(self._device))
-            return {self.spec.output: answers.float().cpu().numpy()}
+            answers = _in_order(self._network(self._torch.from_numpy(pictures).to(self._device)))
+            return {
+                name: answer.float().cpu().contiguous().numpy()
+                for name, answer in zip(self.spec.answers, answers, strict=True)
+            }
+
+
+def _in_order(answers: Any) -> tuple[Any, ...]:
+    """A network's answers, of which one alone is no tuple."""
+    return answers if isinstance(answers, tuple) else (answers,)
 
 
 def _check_program(data: bytes) -> None:
@@ -168,6 +181,8 @@ def _is_of_a_network(node: ast.AST) -> bool:
             return operator in _OPERATORS
         case ast.Call():
             return False
+        case ast.Subscript():  # the type of a detector's answers
+            return ast.unparse(node) == "Tuple[Tensor, Tensor]"
         case ast.FunctionDef(name=name, decorator_list=decorators):
             return name == "forward" and not decorators
     return isinstance(node, _SYNTAX)

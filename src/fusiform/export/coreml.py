@@ -6,7 +6,6 @@ computes what is in the file, operator by operator, with PyTorch.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -27,7 +26,22 @@ from fusiform.errors import MissingExtraError, OutputError, WeightsError
 from fusiform.export.targets import Precision, Written
 from fusiform.files import write_file
 from fusiform.graph.build import read_pixels
-from fusiform.graph.ir import INPUT, Add, Center, Conv, Gather, Graph, Linear, MaxPool, Mean, Node, pads, reads_pixels
+from fusiform.graph.ir import (
+    INPUT,
+    Add,
+    Center,
+    Conv,
+    Gather,
+    Graph,
+    Linear,
+    MaxPool,
+    Mean,
+    Node,
+    Spread,
+    Stack,
+    pads,
+    reads_pixels,
+)
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 from fusiform.zoo.programs import COREML_MODEL, read_coreml_model, read_coreml_spec
 
@@ -42,9 +56,10 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
 
     A network of three colours takes a picture as iOS hands it over, an image of the input size in the spec's colour
     order: the mean is subtracted first, and the first weights divide by the standard deviation. Others take normalised
-    float32 (1, channels, size, size). The answers are ``logits`` (or ``probabilities``, where the spec says so) and,
-    where no two labels are the same, ``classLabel`` and the probability of each label. ``float16`` stores weights and
-    activations in half the space.
+    float32 (1, channels, size, size). The answers are multi-arrays under the spec's names: ``logits`` (or
+    ``probabilities``) of a classifier, and where no two of its labels are the same, ``classLabel`` and the probability
+    of each label; ``logits`` (1, priors, 1 + classes) and ``codes`` (1, priors, 4) of a detector, ``logits`` (1, rows,
+    columns, classes) of a segmenter. ``float16`` stores weights and activations in half the space.
 
     Raises MissingExtraError without coremltools.
     """
@@ -87,8 +102,9 @@ class PackageInterpreter:
     """Computes what a Core ML package holds, read back from the disk, in float32.
 
     Where the package says float16, weights and each operator's result are rounded to that. It answers what ``write``
-    can write: one picture in, logits out. Raises MissingExtraError without coremltools, and WeightsError for a package
-    that is damaged, holds an operator that it does not know, or is not shaped or labelled as its description says.
+    can write: one picture in, the spec's answers out. Raises MissingExtraError without coremltools, and WeightsError
+    for a package that is damaged, holds an operator that it does not know, or is not shaped or labelled as its
+    description says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,11 +134,12 @@ class PackageInterpreter:
                 raise WeightsError(f"{path}: classifies by other labels than its description says; export it again")
         shape = (1, spec.input_channels, spec.input_size, spec.input_size)
         given = {name: tuple(value.shape) for name, value in self._function.inputs.items()}
-        made = {value.name: tuple(value.shape) for value in self._function.outputs if value.name == spec.output}
-        if given != {INPUT: shape} or made != {spec.output: (1, spec.num_classes)}:
+        made = {value.name: tuple(value.shape) for value in self._function.outputs if value.name in spec.answers}
+        wanted = {name: (1, *answer) for name, answer in spec.answers.items()}
+        if given != {INPUT: shape} or made != wanted:
             raise WeightsError(
                 f"{path}: reads {given} and answers {made}, but its description says {shape} and "
-                f"{spec.num_classes} classes; export it again"
+                f"{spec.num_classes} classes, {wanted}; export it again"
             )
         (feature,) = description.input
         self._reads_image = feature.type.WhichOneof("Type") == "imageType"
@@ -144,12 +161,15 @@ class PackageInterpreter:
                 pictures = ((pictures * std + mean) * 255).astype(np.float32)
         if self._swapped:
             pictures = pictures[:, ::-1]
-        answers = np.empty((len(batch), self.spec.num_classes), np.float32)
+        answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
         for k, picture in enumerate(pictures):
-            answers[k] = self._answer(torch.from_numpy(np.ascontiguousarray(picture[None])))
-        return {self.spec.output: answers}
+            found = self._answer(torch.from_numpy(np.ascontiguousarray(picture[None])))
+            for name, values in answers.items():
+                values[k] = found[name].numpy()[0]
+        return answers
 
-    def _answer(self, picture: Tensor) -> NDArray[np.float32]:
+    def _answer(self, picture: Tensor) -> dict[str, Tensor]:
+        """Every tensor that is computed for one picture, by its name in MIL."""
         values: dict[str, Tensor] = {INPUT: picture}
 
         def value(variable: Any) -> Any:
@@ -165,8 +185,7 @@ class PackageInterpreter:
                 made = _OPERATORS[op.op_type]({name: value(given) for name, given in op.inputs.items()})
                 half = "fp16" in str(op.outputs[0].dtype)
                 values[op.outputs[0].name] = made.half().float() if half else made
-        answer: NDArray[np.float32] = values[self.spec.output].numpy()[0]
-        return answer
+        return values
 
 
 def _import_tools() -> Any:
@@ -178,8 +197,8 @@ def _import_tools() -> Any:
 
 
 def _classifies(spec: ModelSpec) -> bool:
-    """Core ML's classifiers name each class once."""
-    return len(set(spec.labels)) == len(spec.labels)
+    """Whether the package is a classifier to Core ML, whose classifiers name each class once."""
+    return spec.task == "classification" and len(set(spec.labels)) == len(spec.labels)
 
 
 def _program(graph: Graph, system: Any) -> Any:
@@ -193,15 +212,20 @@ def _program(graph: Graph, system: Any) -> Any:
         values = {INPUT: image}
         for node in graph.nodes:
             values[node.name] = _operator(Builder, graph, node, values)
-        answer = Builder.identity(x=values[graph.nodes[-1].name], name=spec.output)
+        if spec.task == "segmentation":
+            return [
+                Builder.transpose(x=values[name], perm=[0, 2, 3, 1], name=answer)
+                for answer, name in graph.outputs.items()
+            ]
+        answers = [Builder.identity(x=values[name], name=answer) for answer, name in graph.outputs.items()]
         if not _classifies(spec):
-            return [answer]
-        scores = answer
+            return answers
+        (scores,) = answers
         if spec.temperature != 1:
             scores = Builder.mul(x=scores, y=np.float32(1 / spec.temperature), name="tempered")
         if spec.output == "logits":
             scores = Builder.softmax(x=scores, axis=-1, name=_PROBABILITIES)
-        return [answer, scores]
+        return [*answers, scores]
 
     program = Builder.program(input_specs=[Builder.TensorSpec(shape=shape)], opset_version=system)
     return program(network)
@@ -225,8 +249,9 @@ def _operator(build: Any, graph: Graph, node: Node, values: dict[str, Any]) -> A
                 bias=node.bias,
                 strides=[node.stride] * 2,
                 pad_type="custom",
-                pad=around(node.source, node.kernel, node.stride, node.padding),
+                pad=around(node.source, node.reach, node.stride, node.padding),
                 groups=node.groups,
+                **({"dilations": [node.dilation] * 2} if node.dilation > 1 else {}),
                 name=f"{name}.conv",
             )
             if node.activation is None:
@@ -254,9 +279,18 @@ def _operator(build: Any, graph: Graph, node: Node, values: dict[str, Any]) -> A
                 name=name,
             )
         case Mean():
-            return build.reduce_mean(x=values[node.source], axes=[2, 3], keep_dims=False, name=name)
+            return build.reduce_mean(x=values[node.source], axes=[2, 3], keep_dims=node.as_map, name=name)
         case Linear():
             return build.linear(x=values[node.source], weight=node.weight, bias=node.bias, name=name)
+        case Spread():
+            return build.tile(x=values[node.source], reps=[1, 1, node.height, node.width], name=name)
+        case Stack():
+            pieces = []
+            for k, source in enumerate(node.sources):
+                rows = math.prod(graph.shapes[source]) // node.values
+                last = build.transpose(x=values[source], perm=[0, 2, 3, 1], name=f"{name}.{k}.last")
+                pieces.append(build.reshape(x=last, shape=[1, rows, node.values], name=f"{name}.{k}"))
+            return build.concat(values=pieces, axis=1, name=f"{name}.stack")
 
 
 def _describe(description: Any, spec: ModelSpec) -> None:
@@ -269,7 +303,7 @@ def _describe(description: Any, spec: ModelSpec) -> None:
     for key, value in (
         (METADATA_KEY, spec.to_json()),
         ("labels", json.dumps(spec.labels, ensure_ascii=False)),
-        ("preprocess", json.dumps(dataclasses.asdict(spec.preprocess))),
+        ("preprocess", json.dumps(json.loads(spec.to_json())["preprocess"])),
     ):
         metadata.userDefined[key] = value
     description.mlProgram.attributes.pop("buildInfo", None)
@@ -367,5 +401,8 @@ _OPERATORS: Mapping[str, Callable[[Given], Tensor]] = {
     "max_pool": _max_pool,
     "reduce_mean": lambda given: given["x"].mean([int(n) for n in given["axes"]], bool(given["keep_dims"])),
     "linear": _linear,
+    "tile": lambda given: given["x"].tile([int(n) for n in given["reps"]]),
+    "transpose": lambda given: given["x"].permute([int(n) for n in given["perm"]]),
+    "reshape": lambda given: given["x"].reshape([int(n) for n in given["shape"]]),
     "softmax": lambda given: given["x"].softmax(int(given["axis"])),
 }

@@ -6,6 +6,7 @@ and XNNPACK's partitioner knows: it turns dequantise, convolve, quantise into on
 
 from __future__ import annotations
 
+import math
 import operator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from fusiform.graph.ir import (
     Mean,
     Node,
     Scale,
+    Spread,
+    Stack,
     pads,
     reads_pixels,
 )
@@ -46,10 +49,12 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write ``NAME_PRECISION.pte`` for XNNPACK: float32 graphs for ``float32``, quantised ones for ``int8``.
 
     ``forward`` takes one float32 picture (1, channels, size, size), (pixel / 255 - mean) / std in the file's own
-    ``mean`` and ``std``, and answers with float32 logits (1, classes). Where the network normalises by itself, as
-    every int8 one does, the file's mean is 0 and its std 1 / 255: it takes the pixels as they are. The constant
-    methods ``fusiform_spec`` (JSON), ``labels``, ``input_size``, ``mean``, ``std``, ``color_order`` and
-    ``reads_pixels`` say so to an app in any language.
+    ``mean`` and ``std``, and gives the spec's answers in their order, float32: logits (1, classes) of a classifier,
+    logits (1, priors, 1 + classes) and codes (1, priors, 4) of a detector, logits (1, rows, columns, classes) of a
+    segmenter. Where the network normalises by itself, as every int8 one does, the file's mean is 0 and its std
+    1 / 255: it takes the pixels as they are. The constant methods ``fusiform_spec`` (JSON), ``labels``,
+    ``input_size``, ``mean``, ``std``, ``color_order`` and ``reads_pixels`` say so to an app in any language; a
+    detector's logits have the background before the labels.
 
     The figures count the operators that XNNPACK runs and those that it does not. In an int8 file the classifier has
     int8 weights and quantises the features of each picture by their own range, as LiteRT does.
@@ -132,8 +137,17 @@ class _Writer:
     def finish(self) -> fx.GraphModule:
         for node in self.graph.nodes:
             self.node(node)
-        self.lines.output(self.made[self.graph.nodes[-1].name])
+        answers = [self.answer(name) for name in self.graph.outputs.values()]
+        self.lines.output(answers[0] if len(answers) == 1 else tuple(answers))
         return fx.GraphModule(self.root, self.lines).eval()
+
+    def answer(self, name: str) -> fx.Node:
+        """What the node of this name makes, in float32, channels last where that is a map."""
+        quantization = self.graph.quantization
+        value = self.made[name]
+        if quantization is not None and name in quantization.activations:
+            value = self.real(name, rounded=False)
+        return self.call(torch.permute, value, (0, 2, 3, 1)) if self.graph.spec.task == "segmentation" else value
 
     def call(self, function: Any, *arguments: Any) -> fx.Node:
         return self.lines.call_function(function, arguments)
@@ -226,22 +240,32 @@ class _Writer:
             case Mean():
                 # XNNPACK averages over a picture that it may leave four-dimensional.
                 pooled = self.call(torch.mean, self.real(node.source, rounded=False), (2, 3), True)
-                self.made[node.name] = self.call(torch.flatten, pooled, 1)
+                if node.as_map:
+                    self.store(node.name, pooled)
+                else:
+                    self.made[node.name] = self.call(torch.flatten, pooled, 1)
             case Linear():
                 weight, bias = self.parameters(node)
                 features = self.made[node.source]
                 if not self.is_real(node.name):
                     features = self.dynamic(features)
                 self.made[node.name] = self.call(F.linear, features, weight, bias)
+            case Spread():
+                # Of one cell, interpolation is repetition; XNNPACK has no other.
+                source, size = self.real(node.source, rounded=True), (node.height, node.width)
+                x = self.call(F.interpolate, source, size, None, "bilinear", True)
+                self.made[node.name] = self.moved(x, node.source)
+            case Stack():
+                self.stack(node)
 
     def conv(self, node: Conv) -> fx.Node:
         x = self.real(node.source, rounded=not self.is_real(node.name))
-        left, right, top, bottom = self.pads(node.source, node.kernel, node.stride, node.padding)
+        left, right, top, bottom = self.pads(node.source, node.reach, node.stride, node.padding)
         padding = (top, left)
         if padding != (bottom, right):
             x, padding = self.call(F.pad, x, (left, right, top, bottom)), (0, 0)
-        stride = (node.stride, node.stride)
-        x = self.call(torch.conv2d, x, *self.parameters(node), stride, padding, (1, 1), node.groups)
+        stride, dilation = ((n, n) for n in (node.stride, node.dilation))
+        x = self.call(torch.conv2d, x, *self.parameters(node), stride, padding, dilation, node.groups)
         if node.activation is not None and self.is_real(node.name):
             x = self.call(F.relu if node.activation == "relu" else F.relu6, x)
         return x
@@ -265,6 +289,14 @@ class _Writer:
             return
         if self.graph.quantization is not None:
             pieces = [self.dequantized(piece, self.scale(node.name)) for piece in pieces]
+        self.made[node.name] = self.moved(self.call(torch.cat, pieces, 1), node.name)
+
+    def stack(self, node: Stack) -> None:
+        pieces = []
+        for name in node.sources:
+            rows = math.prod(self.graph.shapes[name]) // node.values
+            last = self.call(torch.permute, self.real(name, rounded=True), (0, 2, 3, 1))
+            pieces.append(self.call(torch.reshape, last, (1, rows, node.values)))
         self.made[node.name] = self.moved(self.call(torch.cat, pieces, 1), node.name)
 
     def dynamic(self, features: fx.Node) -> fx.Node:

@@ -18,9 +18,12 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     PyTorch's exporter and a simplifier after it; the tests hold both against each other.
     """
     spec = graph.spec
-    # What other readers of ONNX files look for: class names by number.
+    # What other readers of ONNX files look for: class names by number. A task tells them how to decode the answers,
+    # and the detectors and segmenters that they know answer otherwise.
     names = {str(k): label for k, label in enumerate(spec.labels)}
-    metadata = {"task": "classify", "imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
+    metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
+    if spec.task == "classification":
+        metadata = {"task": "classify", **metadata}
     path = folder / f"{spec.name}_{precision}.onnx"
     write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
     return [Written(path, (path,))]

@@ -31,25 +31,26 @@ from fusiform.graph.ir import (
     MaxPool,
     Mean,
     Node,
+    Spread,
+    Stack,
     pads,
     reads_pixels,
 )
 from fusiform.report import Cell
 from fusiform.spec import ModelSpec
 
-OUTPUT = "logits"
-
 
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write a graph as ``NAME_PRECISION.xml`` and ``.bin``, for batches of any size.
 
     A float32 graph reads normalised float32 NCHW pictures; an int8 graph, or one that starts with ``Center``, reads
-    uint8 NHWC pixels. All answer with float32 logits (N, classes). ``float16`` stores the weights in half the space;
-    what is computed in is the device's choice. ``int8`` stores int8 weights, and OpenVINO computes in int8 what stands
-    between ``FakeQuantize`` operators: of all convolutions and the classifier (``layers``) the figures count those
-    that it does on this machine (``int8_layers``); the classifier is in float32, with int8 weights. The spec lies in
-    ``rt_info`` under ``fusiform``, and under ``model_info`` what Model API reads. Raises MissingExtraError without
-    OpenVINO.
+    uint8 NHWC pixels. All give the spec's answers under their names, float32: logits (N, classes) of a classifier,
+    logits (N, priors, 1 + classes) and codes (N, priors, 4) of a detector, logits (N, rows, columns, classes) of a
+    segmenter. ``float16`` stores the weights in half the space; what is computed in is the device's choice. ``int8``
+    stores int8 weights, and OpenVINO computes in int8 what stands between ``FakeQuantize`` operators: of all
+    convolutions and the classifier (``layers``) the figures count those that it does on this machine
+    (``int8_layers``); the classifier is in float32, with int8 weights. The spec lies in ``rt_info`` under
+    ``fusiform``, and under ``model_info`` what Model API reads. Raises MissingExtraError without OpenVINO.
     """
     try:
         import openvino
@@ -102,15 +103,17 @@ def _rt_info(graph: Graph) -> dict[tuple[str, str], str]:
 
 
 def _model_info(spec: ModelSpec, reads_pixels: bool) -> dict[str, str]:
-    """What OpenVINO's Model API reads: pictures come in BGR, are cropped to a square, resized, and normalised.
+    """What OpenVINO's Model API reads: pictures come in BGR, are brought into the square, and normalised.
 
-    Its crop takes in the whole shorter side, and has no margin as ``preprocess.resize`` above ``crop`` leaves; its mean
-    and scale apply to values in [0, 255], and only where the network does not normalise itself.
+    Its crop takes in the whole shorter side, and has no margin as ``preprocess.resize`` above ``crop`` leaves; what its
+    ``fit_to_window`` leaves free is black. Its mean and scale apply to values in [0, 255], and only where the network
+    does not normalise itself. Only classifiers are given a type: its detectors answer with boxes, its segmenters with
+    channels first, and it would decode ours to nonsense.
     """
     info = {
-        "model_type": "Classification",
+        **({"model_type": "Classification"} if spec.task == "classification" else {}),
         "labels": " ".join("_".join(label.split()) or "_" for label in spec.labels),  # it splits them at spaces
-        "resize_type": "crop",
+        "resize_type": {"crop": "crop", "stretch": "standard", "pad": "fit_to_window"}[spec.preprocess.fit],
         "reverse_input_channels": str(spec.preprocess.color_order == "rgb"),
     }
     if not reads_pixels and spec.input_channels == len(spec.preprocess.mean):
@@ -122,7 +125,7 @@ def _model_info(spec: ModelSpec, reads_pixels: bool) -> dict[str, str]:
 class _Writer:
     """``made`` is the value of each activation as its node computes it, ``rounded`` the one rounded to int8.
 
-    Gathering and pooling change no scale, so that what they make of rounded values is rounded.
+    What only moves values about, or takes the largest, makes rounded ones of rounded ones.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -221,7 +224,8 @@ class _Writer:
                 self.made[node.name] = self.rounded[node.name] = x.output(0)  # the other one: where the maxima are
             case Mean():
                 axes = self.constant(f"{node.name}/axes", np.array([2, 3], np.int64))
-                self.made[node.name] = self.ops.reduce_mean(self.real(node.source, node.name), axes, name=node.name)
+                source = self.real(node.source, node.name)
+                self.made[node.name] = self.ops.reduce_mean(source, axes, node.as_map, name=node.name)
             case Linear():
                 weight = self.weight(node, node.weight)
                 product = self.ops.matmul(
@@ -229,15 +233,23 @@ class _Writer:
                 )
                 bias = self.constant(f"{node.name}.bias", node.bias.reshape(1, -1))
                 self.made[node.name] = self.ops.add(product, bias, name=node.name)
+            case Spread():
+                shape = self.constant(f"{node.name}/shape", np.array([1, 1, node.height, node.width], np.int64))
+                x = self.ops.broadcast(
+                    self.real(node.source, node.name), shape, broadcast_spec="BIDIRECTIONAL", name=node.name
+                )
+                self.made[node.name] = self.rounded[node.name] = x
+            case Stack():
+                self.made[node.name] = self.rounded[node.name] = self.stack(node)
 
     def conv(self, node: Conv) -> Any:
-        begin, end = self.padding(node.source, node.kernel, node.stride, node.padding)
+        begin, end = self.padding(node.source, node.reach, node.stride, node.padding)
         source, array = self.real(node.source, node.name), node.weight
-        strides = [node.stride] * 2
+        strides, dilations = [node.stride] * 2, [node.dilation] * 2
         if node.depthwise:
             array = array.reshape(node.groups, -1, *array.shape[1:])
         convolution = self.ops.group_convolution if node.depthwise else self.ops.convolution
-        x = convolution(source, self.weight(node, array), strides, begin, end, [1, 1], name=f"{node.name}/conv")
+        x = convolution(source, self.weight(node, array), strides, begin, end, dilations, name=f"{node.name}/conv")
         bias = self.constant(f"{node.name}.bias", np.asarray(self.bias(node), np.float32).reshape(1, -1, 1, 1))
         plain = node.activation is None or not self.in_float(node.name)
         x = self.ops.add(x, bias, name=node.name if plain else f"{node.name}/biased")
@@ -260,10 +272,32 @@ class _Writer:
             pieces.append(piece)
         return self.ops.concat(pieces, 1, name=node.name) if len(pieces) > 1 else pieces[0]
 
+    def stack(self, node: Stack) -> Any:
+        pieces = []
+        order = self.constant(f"{node.name}/order", np.array([0, 2, 3, 1], np.int64))
+        rows = self.constant(f"{node.name}/rows", np.array([0, -1, node.values], np.int64))
+        for k, name in enumerate(node.sources):
+            last = self.ops.transpose(self.real(name, node.name), order, name=f"{node.name}/{k}/last")
+            pieces.append(self.ops.reshape(last, rows, True, name=f"{node.name}/{k}"))
+        return self.ops.concat(pieces, 1, name=node.name)
+
+    def answer(self, name: str) -> Any:
+        """What the node of this name makes, channels last where that is a map; rounded where it is int8 elsewhere."""
+        quantization = self.graph.quantization
+        value = self.made[name]
+        if quantization is not None and name in quantization.activations and name not in quantization.in_float:
+            value = self.real(name, "")
+        if self.graph.spec.task == "segmentation":
+            order = self.constant(f"{name}/order", np.array([0, 2, 3, 1], np.int64))
+            value = self.ops.transpose(value, order, name=f"{name}/last")
+        return value
+
     def finish(self) -> Any:
         from openvino import Model
 
-        output = self.made[self.graph.nodes[-1].name]
-        output.output(0).set_names({OUTPUT})
-        result = self.ops.result(output, name=OUTPUT)
-        return Model([result], [self.input], self.graph.spec.name)
+        results = []
+        for answer, name in self.graph.outputs.items():
+            output = self.answer(name)
+            output.output(0).set_names({answer})
+            results.append(self.ops.result(output, name=answer))
+        return Model(results, [self.input], self.graph.spec.name)

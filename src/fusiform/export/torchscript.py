@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import re
@@ -29,10 +28,13 @@ from fusiform.spec import METADATA_KEY, ModelSpec
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write a float32 graph twice: compiled from its source (``scripted``) and recorded from one run (``traced``).
 
-    Both read normalised float32 NCHW pictures of any batch size, answer with logits (N, classes), and are frozen: their
-    weights are constants. Beside them lie ``fusiform.spec`` (JSON), ``labels.txt`` (one a line, in the order of the
-    logits) and ``preprocessing.json``, which ``torch.jit.load(path, _extra_files={"labels.txt": ""})`` fills in. Raises
-    UsageError for another precision than float32.
+    Both read normalised float32 NCHW pictures of any batch size, and are frozen: their weights are constants. A
+    classifier answers with logits (N, classes), a segmenter with logits (N, rows, columns, classes), a detector with
+    the tuple of logits (N, priors, 1 + classes) and codes (N, priors, 4). Beside them lie ``fusiform.spec`` (JSON),
+    ``labels.txt`` (one a line, in the order of the logits, of which a detector's have the background before them) and
+    ``preprocessing.json``, which ``torch.jit.load(path, _extra_files={"labels.txt": ""})`` fills in; for detectors and
+    segmenters also ``outputs.json``: each answer's name and shape, in their order. Raises UsageError for another
+    precision than float32.
     """
     if precision != "float32":
         raise UsageError(f"TorchScript files are float32, not {precision}: take litert or onnx for smaller ones")
@@ -88,8 +90,12 @@ def _unmangled(text: bytes) -> bytes:
 
 
 def _extra_files(spec: ModelSpec) -> dict[str, str]:
-    return {
+    preprocess = json.loads(spec.to_json())["preprocess"]
+    files = {
         METADATA_KEY: spec.to_json(),
         "labels.txt": "".join(" ".join(label.splitlines()) + "\n" for label in spec.labels),
-        "preprocessing.json": json.dumps(dataclasses.asdict(spec.preprocess), indent=2) + "\n",
+        "preprocessing.json": json.dumps(preprocess, indent=2) + "\n",
     }
+    if spec.task != "classification":
+        files["outputs.json"] = json.dumps(spec.answers, indent=2) + "\n"
+    return files

@@ -37,9 +37,14 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write the folder ``NAME_PRECISION_web``: the ONNX file, ``model.json`` with the spec, and the page.
 
     ``folder`` exists. The runtime is not in it: until it is, the page shows ``FETCH_RUNTIME``. Raises UsageError for a
-    network that does not read photographs, MissingExtraError without onnx, OutputError where nothing can be written.
+    network that is no classifier or does not read photographs, MissingExtraError without onnx, OutputError where
+    nothing can be written.
     """
     spec = graph.spec
+    if spec.task != "classification":
+        raise UsageError(
+            f"the page names what a photograph shows, and {spec.name} is for {spec.task}: export it to onnx or litert"
+        )
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
     site = folder / f"{spec.name}_{precision}_web"

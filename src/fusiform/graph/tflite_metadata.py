@@ -30,17 +30,17 @@ _SCHEMA_VERSION = "1.0.0"
 _FEATURE_PROPERTIES, _IMAGE_PROPERTIES = 1, 2  # union ContentProperties
 _RGB = 1  # enum ColorSpaceType, which has no other order: 0 is "unknown"
 _NORMALIZATION_OPTIONS = 1  # union ProcessUnitOptions
-_TENSOR_AXIS_LABELS = 2  # enum AssociatedFileType
+_DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2  # enum AssociatedFileType
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
 _MAX_LABEL_FILE = 1 << 24  # bytes; a file that unpacks to more is no list of labels
 
 
 def make_metadata(spec: ModelSpec, *, reads: Reads) -> bytes:
-    """The metadata of a model with one input and one output, as the flatbuffer that goes under ``METADATA_NAME``.
+    """The metadata of a model with one input and the spec's answers, as the flatbuffer under ``METADATA_NAME``.
 
     ``reads`` is what the input takes: float32 pictures that the application normalises, with the mean and standard
     deviation of pixel values 0..255 that the metadata then hold; pixels less 128 as int8; or pixels as uint8. The
-    output's metadata name ``LABEL_FILE``, and the range of the scores where they are probabilities.
+    metadata of the logits (or probabilities, with their range) name ``LABEL_FILE``.
     """
     return _Writer(spec, reads).finish()
 
@@ -107,8 +107,13 @@ class _Writer:
 
     def finish(self) -> bytes:
         spec = self.spec
-        description = f"Names what a photograph shows: one of {spec.num_classes} classes. {spec.provenance}"
-        subgraph = self.table({2: self.tables([self.input()]), 3: self.tables([self.output()])})
+        does = {
+            "classification": "Names what a photograph shows: one of",
+            "detection": "Finds the objects that a photograph shows: boxes of",
+            "segmentation": "Names what each pixel of a photograph shows: one of",
+        }[spec.task]
+        description = f"{does} {spec.num_classes} classes. {spec.provenance}"
+        subgraph = self.table({2: self.tables([self.input()]), 3: self.tables(self.outputs())})
         fields = {
             0: self.text(spec.name),
             1: self.text(description.rstrip()),
@@ -150,11 +155,14 @@ class _Writer:
             "uint8": "0 to 255",
         }[self.reads]
         order = "red, green, blue" if preprocess.color_order == "rgb" else "blue, green, red"
-        return (
-            f"A photograph, its shorter side resized to {preprocess.resize} pixels ({preprocess.interpolation}"
-            f"{', antialiased' if preprocess.antialias else ''}), of which the central {preprocess.crop} x "
-            f"{preprocess.crop} are taken: {order}, {form}"
-        )
+        how = f"({preprocess.interpolation}{', antialiased' if preprocess.antialias else ''})"
+        side, square = f"{preprocess.resize} pixels {how}", f"{preprocess.crop} x {preprocess.crop}"
+        fit = {
+            "crop": f"its shorter side resized to {side}, of which the central {square} are taken",
+            "stretch": f"all of it resized to {square} pixels {how}, whatever its aspect",
+            "pad": f"its longer side resized to {side}, at the top left of {square} of the mean colour",
+        }[preprocess.fit]
+        return f"A photograph, {fit}: {order}, {form}"
 
     def image_content(self) -> int:
         self.builder.StartObject(2)
@@ -164,26 +172,56 @@ class _Writer:
         rgb = {0: _RGB} if self.spec.preprocess.color_order == "rgb" else {}
         return self.content(_IMAGE_PROPERTIES, self.table({1: size}, small=rgb))
 
-    def output(self) -> int:
-        file = self.table(
-            {0: self.text(LABEL_FILE), 1: self.text("The names of the classes, in the order of the outputs.")},
-            small={2: _TENSOR_AXIS_LABELS},
-        )
+    def outputs(self) -> list[int]:
+        """The metadata of each answer; the first, of which the last axis are the classes, has the label file."""
+        if self.spec.task == "detection":
+            scores = self.output("logits", ["batch", "priors", "classes"], labels=_DESCRIPTIONS)
+            return [scores, self.output("codes", ["batch", "priors", "coordinates"], labels=None)]
+        axes = ["rows", "columns", "classes"] if self.spec.task == "segmentation" else ["classes"]
+        return [self.output(self.spec.output, ["batch", *axes], labels=_TENSOR_AXIS_LABELS)]
+
+    def output(self, name: str, axes: Sequence[str], *, labels: int | None) -> int:
+        """``labels`` is what the label file is to this output: with a line for each class of the last axis, or not."""
+        files = []
+        if labels is not None:
+            before = "" if labels == _TENSOR_AXIS_LABELS else ", which have the background before them"
+            names = self.text(LABEL_FILE), self.text(f"The names of the classes, in the order of the outputs{before}.")
+            files.append(self.table(dict(enumerate(names)), small={2: labels}))
         fields = {
-            0: self.text(self.spec.output),
-            1: self.text(self.output_description()),
-            2: self.texts(["batch", "classes"]),
+            0: self.text(name),
+            1: self.text(self.output_description(name)),
+            2: self.texts(axes),
             3: self.content(_FEATURE_PROPERTIES, self.table({})),
-            6: self.tables([file]),
         }
-        if self.spec.output == "probabilities":
+        if files:
+            fields[6] = self.tables(files)
+        if name == "probabilities":
             fields[5] = self.stats(0, 1)
         return self.table(fields)
 
-    def output_description(self) -> str:
-        if self.spec.output == "probabilities":
+    def output_description(self, name: str) -> str:
+        spec = self.spec
+        if name == "probabilities":
             return "The probability of each class."
-        divided = "" if self.spec.temperature == 1 else f", divided by {self.spec.temperature}"
+        if name == "codes":
+            return (
+                "Where the box of each prior is: its middle less the prior's, x and y, in tenths of the prior's width "
+                "and height, then five times the logarithms of its width and height as shares of the prior's."
+            )
+        if spec.task == "detection":
+            makes = "softmax" if spec.scores == "softmax" else "sigmoid"
+            return f"The score of background and of each class in each prior; their {makes} gives the probabilities."
+        if spec.task == "segmentation":
+            stand = (
+                "the first and last stand on the input's first and last pixels"
+                if spec.align_corners
+                else "each stands in the middle of its equal part of the input"
+            )
+            return (
+                f"The score of each class for {spec.output_stride} x {spec.output_stride} pixels, to be interpolated "
+                f"(bilinear) between them: {stand}. The class of a pixel is the one with the largest."
+            )
+        divided = "" if spec.temperature == 1 else f", divided by {spec.temperature}"
         return f"The score of each class; the softmax of the scores{divided} are the probabilities."
 
     def content(self, kind: int, properties: int) -> int:

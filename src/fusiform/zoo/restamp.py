@@ -9,6 +9,22 @@ from fusiform.errors import UsageError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import Model
 
+_OF_THE_WEIGHTS = (
+    "architecture",
+    "width",
+    "task",
+    "num_classes",
+    "input_size",
+    "input_channels",
+    "padding",
+    "output",
+    "scores",
+    "output_stride",
+    "aspp",
+    "align_corners",
+)
+"""What weights were trained for, whether or not their shapes show it."""
+
 
 def restamp(model: Model, spec: ModelSpec) -> bytes:
     """The model's file with ``spec`` in place of its own description; the weights' bytes stay what they are.
@@ -17,7 +33,7 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
     provenance. Raises UsageError for another network and for a .pth file, which has no place for a description;
     MissingExtraError for an ONNX file where onnx is not installed.
     """
-    for name in ("architecture", "width", "num_classes", "input_size", "input_channels", "padding", "output"):
+    for name in _OF_THE_WEIGHTS:
         if getattr(spec, name) != getattr(model.spec, name):
             raise UsageError(
                 f"{model.path}: {name} is {getattr(model.spec, name)} and cannot become {getattr(spec, name)} without "
