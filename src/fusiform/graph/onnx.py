@@ -136,6 +136,7 @@ class _Writer:
         self.index = {INPUT: INPUT}
         self.output = next(iter(graph.outputs))
         self.rounded: dict[str, str] = {}
+        self.plain: dict[str, str] = {}
         size, _, channels = graph.shapes[INPUT]
         if not reads_pixels(graph):
             self.input = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, size, size])
@@ -166,6 +167,22 @@ class _Writer:
             return self.index[name]
         scale = [f"{name}/scale", f"{name}/zero_point"]
         return self.add("DequantizeLinear", [self.int8(name), *scale], f"{name}/real/{len(self.nodes)}")
+
+    def computed(self, name: str) -> str:
+        """The float32 form of an activation for a convolution in float, without a DequantizeLinear.
+
+        ONNX Runtime takes a convolution between that and a QuantizeLinear for an int8 one, and rounds its float32
+        weights (WeightBiasQuantization, 1.31).
+        """
+        if self.is_real(name):
+            return self.index[name]
+        if name not in self.plain:
+            real = self.add("Cast", [self.index[name]], f"{name}/plain/cast", to=TensorProto.FLOAT)
+            assert self.graph.quantization is not None
+            zero = np.float32(self.graph.quantization.activations[name].zero_point + 128)
+            real = self.add("Sub", [real, self.constant(f"{name}/plain/zero", zero)], f"{name}/plain/sub")
+            self.plain[name] = self.add("Mul", [real, f"{name}/scale"], f"{name}/plain")
+        return self.plain[name]
 
     def int8(self, name: str) -> str:
         """The form of an activation that is moved about: uint8 in a quantised graph."""
@@ -227,9 +244,11 @@ class _Writer:
                 color = np.array(node.color, np.float32)[None, :, None, None]
                 self.index[node.name] = self.add("Sub", [real, self.constant(f"{node.name}/color", color)], node.name)
             case Conv():
+                kept = self.is_real(node.name)
+                source = self.computed(node.source) if kept else self.real(node.source, rounded=True)
                 output = self.add(
                     "Conv",
-                    [self.real(node.source, rounded=not self.is_real(node.name)), self.weight(node), self.bias(node)],
+                    [source, self.weight(node), self.bias(node)],
                     f"{node.name}/conv",
                     kernel_shape=[node.kernel] * 2,
                     strides=[node.stride] * 2,
