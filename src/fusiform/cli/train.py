@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,12 @@ from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
 from fusiform.report import Format
+
+if TYPE_CHECKING:
+    from fusiform.spec import Task
+
+
+TASKS: dict[str, Task] = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
 
 
 @click.command("train")
@@ -24,7 +31,17 @@ from fusiform.report import Format
     shell_complete=complete_model,
     help="What to start from: a trained model, or a network such as mobilenet_v2_x0_35, cut from a wider one.",
 )
-@click.option("--recipe", metavar="NAME", help="The numbers of the training.  [default: finetune_small]")
+@click.option(
+    "--task",
+    "asked",
+    type=click.Choice(["classify", "detect", "segment"]),
+    help="What to learn.  [default: what DATA is laid out for]",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="The numbers of the training.  [default: finetune_small, ssdlite_small or deeplab_small]",
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number of the recipe.")
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
@@ -49,6 +66,7 @@ def command(
     data: Path | None,
     out: Path,
     model: str,
+    asked: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
     teacher: str | None,
@@ -61,7 +79,10 @@ def command(
     save_minutes: float,
     form: Format,
 ) -> None:
-    """Train a classifier on DATA: a folder with one folder a class (also within train, val and test), a CSV, or shards.
+    """Train a model on DATA.
+
+    A classifier: DATA is a folder with one folder a class (also within train, val and test), a CSV, or shards. A
+    detector (SSDLite): COCO's layout or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with masks.
 
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.
@@ -79,14 +100,15 @@ def command(
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", "fusiform train")
     from fusiform.train.recipe import override
-    from fusiform.train.recipes import RECIPES
+    from fusiform.train.recipes import DEFAULTS, RECIPES
 
-    if resume and (recipe or settings or teacher or scratch or data):
+    if resume and (asked or recipe or settings or teacher or scratch or data):
         given = ctx.get_parameter_source
         named = [
             name
             for name, parameter in (
                 ("DATA", "data"),
+                ("--task", "asked"),
                 ("--recipe", "recipe"),
                 ("--set", "settings"),
                 ("--teacher", "teacher"),
@@ -95,10 +117,11 @@ def command(
             if given(parameter) is click.core.ParameterSource.COMMANDLINE
         ]
         raise UsageError(f"--resume goes on with the run's own settings: leave out {' and '.join(named)}")
-    name = recipe or "finetune_small"
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    chosen = RECIPES[name]
+    if recipe is not None and recipe not in RECIPES:
+        raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    chosen = RECIPES[recipe] if recipe is not None else RECIPES[DEFAULTS[_task(asked, data)]]
+    if asked is not None and chosen.task != TASKS[asked]:
+        raise UsageError(f"--recipe {chosen.name} is for {chosen.task}, not for --task {asked}: leave out one of them")
     if teacher and not (chosen.distill or chosen.distill_features):
         settings = ("distill=0.5", *settings)
     chosen = override(chosen, settings)
@@ -135,3 +158,13 @@ def command(
         )
     if writes:
         print_report(report, form)
+
+
+def _task(asked: str | None, data: Path | None) -> Task:
+    """The task that was asked for, or the one that the data is laid out for."""
+    from fusiform.data.annotated import recognise
+
+    if asked is None:
+        found = None if data is None else recognise(data)
+        asked = "classify" if found is None else found
+    return TASKS[asked]

@@ -11,11 +11,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
@@ -39,7 +40,7 @@ from fusiform.train.classification import (
 )
 from fusiform.train.curves import draw_lr_finder
 from fusiform.train.environment import describe_environment
-from fusiform.train.loop import Outcome, fit
+from fusiform.train.loop import Outcome, Task, fit
 from fusiform.train.lr_finder import suggest, sweep
 from fusiform.train.pictures import ClassExamples, Examples, Loaded, Pictures, load, mix_seed
 from fusiform.train.recipe import Recipe
@@ -58,11 +59,15 @@ _COLUMNS = ("path", "label", "split", "offset", "size", "key")
 
 
 class Start(NamedTuple):
-    """What a training starts from: a spec with the data's classes, weights, and whether the head is fresh."""
+    """What a training starts from: a spec with the data's classes, weights, and whether the head is fresh.
+
+    ``fresh`` names the fresh weights of detectors and segmenters.
+    """
 
     spec: ModelSpec
     state: State
     fresh_head: bool
+    fresh: frozenset[str] = frozenset()
 
 
 def train(
@@ -80,14 +85,15 @@ def train(
     say: Say = lambda _: None,
     progress: Tracker = silent,
 ) -> Report:
-    """Train a classifier of the pictures of ``data`` and keep everything in the folder ``out``; see ``train.run``.
+    """Train a model on ``data``, for the recipe's task, and keep everything in the folder ``out``; see ``train.run``.
 
-    ``data`` is what ``read_dataset`` reads; without a validation split, part of the training pictures is kept for it,
-    near-duplicates always on one side. ``model`` is a name or file with weights to start from, or a network's name
-    (``mobilenet_v2_x0_35``), which starts from the most important channels of a wider one: the teacher, or else the
-    bundled weights; ``scratch`` starts from random weights. ``teacher`` is a model to learn from as well
-    (``recipe.distill``). ``resume`` goes on with the run in ``out``, with its own data, model and recipe. ``threads``
-    is the number of cores, all by default. ``say`` gets a line now and then.
+    ``data`` is what ``read_dataset`` reads, or ``read_annotated`` for detectors and segmenters; without a validation
+    split, part of the training pictures is kept for it, near-duplicates always on one side. ``model`` is a name or file
+    with weights to start from, or a network's name (``mobilenet_v2_x0_35``), which starts from the most important
+    channels of a wider one: the teacher, or else the bundled weights; ``scratch`` starts from random weights.
+    ``teacher`` is a model to learn from as well (``recipe.distill``). ``resume`` goes on with the run in ``out``, with
+    its own data, model and recipe. ``threads`` is the number of cores, all by default. ``say`` gets a line now and
+    then.
 
     The report's figures are those of ``best.safetensors``, on the test pictures if there are any. Raises UsageError
     for data, arguments or a recipe that cannot be used, and OutputError for a folder that cannot be written.
@@ -117,7 +123,7 @@ def train(
                 raise UsageError("a teacher needs a share of the loss: add --set distill=0.5, or leave out --teacher")
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(True)
-            return _Job(world, run, recipe, threads, save_minutes, progress).go(
+            return _job(world, run, recipe, threads, save_minutes, progress).go(
                 Path(data) if data is not None else None, os.fspath(model), teacher, scratch, resume
             )
         finally:
@@ -153,9 +159,9 @@ def find_rate(
             raise UsageError("--find-lr runs in a single process: start it without torchrun")
         taught_by = open_model(teacher) if teacher is not None else None
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
-        job = _Job(world, None, recipe, threads, 0, progress)
-        dataset = job._prepare(Path(data))
-        task = job._make_task(adapt(base, dataset, recipe, os.fspath(model)), dataset, taught_by, None)
+        job = _job(world, None, recipe, threads, 0, progress)
+        dataset = job.prepare(Path(data))
+        task = job.make_task(job.adapt(base, dataset, os.fspath(model)), dataset, taught_by, None)
         rates, losses = sweep(task, recipe, world)
     suggested = suggest(rates, losses)
     picture = Path(out) / "lr_finder.png"
@@ -165,38 +171,106 @@ def find_rate(
     return Report("learning rate", (), figures)
 
 
-class _Job:
+def _job(
+    world: World, run: Run | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
+) -> Job[Any]:
+    if recipe.task == "classification":
+        return ClassificationJob(world, run, recipe, threads, save_minutes, progress)
+    from fusiform.train.annotated import AnnotatedJob
+
+    return AnnotatedJob(world, run, recipe, threads, save_minutes, progress)
+
+
+class Pictured(Protocol):
+    """What a job asks of a data set, of either kind."""
+
+    @property
+    def source(self) -> Path: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def splits(self) -> Mapping[Split, Sequence[Any]]: ...
+    def fingerprint(self) -> str:
+        """The hash of what is in it."""
+        ...
+
+
+class PicturesTask(Task, Protocol):
+    """A task that learns from pictures, which it normalises itself."""
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) as the network takes them."""
+        ...
+
+
+D = TypeVar("D", bound=Pictured)
+
+
+class Job(Generic[D]):
+    """A training from its data to its report; what depends on the task is left to the two that there are."""
+
+    list_name: str
+    """The file of a run's folder that ``list_text`` goes into."""
+
     def __init__(
         self, world: World, run: Run | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
     ) -> None:
         self.world, self.run, self.recipe, self.threads = world, run, recipe, threads
         self.save_minutes, self.progress = save_minutes, progress
 
+    def prepare(self, source: Path) -> D:
+        """The data with a training and, if the recipe asks for it, a validation split."""
+        raise NotImplementedError
+
+    def list_text(self, dataset: D) -> str:
+        """The list of the pictures for the run's folder."""
+        raise NotImplementedError
+
+    def read_list(self, run: Path) -> D:
+        """The data of a run's folder; UsageError where the list is not the one it began with."""
+        raise NotImplementedError
+
+    def adapt(self, base: Model | tuple[Architecture, float, Model | None], dataset: D, model: str) -> Start:
+        """Spec and weights for the data's classes."""
+        raise NotImplementedError
+
+    def make_task(
+        self, start: Start, dataset: D, taught_by: Model | None, state: Mapping[str, Any] | None
+    ) -> PicturesTask:
+        """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
+        raise NotImplementedError
+
+    def figures(self, best: Path, dataset: D) -> dict[str, Cell]:
+        """What the best weights reach on pictures that had no part in choosing them, if there are any."""
+        raise NotImplementedError
+
     def say(self, text: str) -> None:
+        """A line for the run's log and the console."""
         if self.run:
             self.run.say(text)
 
     def go(
         self, data: Path | None, model: str, teacher: str | os.PathLike[str] | None, scratch: bool, resume: bool
     ) -> Report:
+        """Train, in this process's part of the world."""
         began = time.monotonic()
         recipe, world = self.recipe, self.world
         taught_by = open_model(teacher) if teacher is not None else None
         # Whatever can be refused is refused before anything is written, and before the pictures are looked at.
         base = open_base(model, taught_by, scratch=scratch)
-        found: DataSet | None = None
+        found: D | None = None
         if self.run and resume:
-            found = read_list(self.run.folder)
+            found = self.read_list(self.run.folder)
         elif self.run:
             self.run.check()
-            found = self._prepare(cast("Path", data))
+            found = self.prepare(cast("Path", data))
             self._write_down(found, model, teacher, scratch)
-        dataset = cast("DataSet", world.share(found))
-        start = adapt(base, dataset, recipe, model)
+        dataset = cast("D", world.share(found))
+        start = self.adapt(base, dataset, model)
         saved = self.run.load_state() if self.run and resume else None
         state = cast("Mapping[str, Any] | None", world.share(saved))
 
-        task = self._make_task(start, dataset, taught_by, state)
+        task = self.make_task(start, dataset, taught_by, state)
         outcome = fit(
             task,
             recipe,
@@ -209,69 +283,14 @@ class _Job:
         world.wait()
         return self._report(dataset, outcome, time.monotonic() - began)
 
-    def _make_task(
-        self, start: Start, dataset: DataSet, taught_by: Model | None, state: Mapping[str, Any] | None
-    ) -> ClassificationTask:
-        """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
-        recipe, world = self.recipe, self.world
-        examples = ClassExamples(recipe, shorter_side=_kept_side(recipe))
-        loaded = self._load(dataset.splits["train"], examples)
-        labels = [sample.label for sample in loaded.samples]
-        pictures = Pictures(loaded, examples, recipe, world, labels=labels)
-        weights = start.state
-        if state is None and start.fresh_head and recipe.head_epochs:
-            weights = self._train_head(start, loaded.samples)
-        task = ClassificationTask(
-            start.spec,
-            weights,
-            pictures,
-            dataset.splits.get("val", ()),
-            recipe,
-            world,
-            teacher=Teacher(taught_by, start.spec.labels, world, threads=self.threads) if taught_by else None,
-            threads=self.threads,
-        )
-        if state is None:
-            if recipe.epochs:
-                self._unfold(task, pictures)
-        else:
-            self.say(f"going on from epoch {state['epoch']}, step {state['step']}")
-        return task
-
-    def _prepare(self, source: Path) -> DataSet:
-        """The data with a training and, if the recipe asks for it, a validation split."""
-        recipe = self.recipe
-        dataset = read_dataset(source)
-        for note in dataset.notes:
-            self.say(note)
-        if len(dataset.classes) < 2:
-            raise UsageError(
-                f"{source}: has one class, {dataset.classes[0]}, and a classifier needs two or more: add a folder of "
-                "pictures that show something else"
-            )
-        if "val" not in dataset.splits:
-            split: Split = "train" if "train" in dataset.splits else "all"
-            samples = dataset.splits.get(split, ())
-            groups: list[list[Sample]] = []
-            if recipe.val_fraction:
-                prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
-                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
-            told = len(dataset.notes)
-            dataset = split_dataset(dataset, fraction=recipe.val_fraction, seed=recipe.seed, groups=groups)
-            for note in dataset.notes[told:]:
-                self.say(note)
-        if not dataset.splits.get("train"):
-            raise UsageError(f"{source}: has no training pictures: add a folder train with one folder a class")
-        return dataset
-
-    def _write_down(self, dataset: DataSet, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:
+    def _write_down(self, dataset: D, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:
         run = self.run
         assert run is not None
         make_folder(run.folder)
         run.write_text("recipe.json", self.recipe.to_json(indent=2) + "\n")
         run.write_json("environment.json", describe_environment())
-        run.write_text("data.csv", _list_csv(dataset))
-        run.write_text("data.sha256", f"{dataset.fingerprint()}  data.csv as classes, names and splits\n")
+        run.write_text(self.list_name, self.list_text(dataset))
+        run.write_text("data.sha256", f"{dataset.fingerprint()}  {self.list_name} as classes, names and splits\n")
         # Last: a folder with this file holds a run, and has all that it can go on from.
         run.create(
             {
@@ -284,7 +303,8 @@ class _Job:
             }
         )
 
-    def _load(self, samples: Sequence[Any], examples: Examples) -> Loaded:
+    def load(self, samples: Sequence[Any], examples: Examples) -> Loaded:
+        """The pictures of a split, decoded as far as there is room."""
         recipe = self.recipe
         if not recipe.epochs:
             return Loaded(list(samples), [None] * len(samples), [], 0)
@@ -312,6 +332,120 @@ class _Job:
             )
         return loaded
 
+    def unfold(self, task: PicturesTask, pictures: Pictures) -> None:
+        """Give weights without batch statistics some, where batch statistics are going to be used."""
+        network = self.folded(task)
+        if self.recipe.batch_norm != "train" or not batch_norm.is_folded(network):
+            return
+        size = crop_size(self.recipe, 0)
+        chosen = pictures.order(0)[:UNFOLD_PICTURES].tolist()
+        parts = [chosen[i : i + 32] for i in range(0, len(chosen), 32)]
+        batches = (
+            task.normalize(
+                torch.stack([pictures.look(i, size, mix_seed(self.recipe.seed, i)) for i in part]).to(self.world.device)
+            )
+            for part in parts
+        )
+        batch_norm.unfold(network, batches)
+        self.say(f"batch normalisation: statistics estimated from {len(chosen)} training pictures")
+
+    def folded(self, task: PicturesTask) -> nn.Module:
+        """The part of the network that came with weights."""
+        return task.network
+
+    def _report(self, dataset: D, outcome: Outcome, seconds: float) -> Report:
+        """What came of it, with the best weights' figures on pictures that had no part in choosing them."""
+        figures: dict[str, Cell] = {}
+        if self.run:
+            best = self.run.folder / "best.safetensors"
+            measured = self.figures(best, dataset)
+            spec = open_model(best).spec
+            figures = {
+                "run": str(self.run.folder),
+                "model": str(best),
+                "network": spec.name,
+                "classes": spec.num_classes,
+                "training pictures": len(dataset.splits["train"]),
+                "best epoch": outcome.best_epoch,
+                "epochs": outcome.epochs,
+                **measured,
+                "seconds": round(seconds, 1),
+            }
+        return Report("training", (), figures)
+
+
+class ClassificationJob(Job[DataSet]):
+    """A training of a classifier."""
+
+    list_name = "data.csv"
+
+    def list_text(self, dataset: DataSet) -> str:
+        """A row for each picture."""
+        return _list_csv(dataset)
+
+    def read_list(self, run: Path) -> DataSet:
+        """See the function of that name."""
+        return read_list(run)
+
+    def adapt(self, base: Model | tuple[Architecture, float, Model | None], dataset: DataSet, model: str) -> Start:
+        """See the function of that name."""
+        return adapt(base, dataset, self.recipe, model)
+
+    def make_task(
+        self, start: Start, dataset: DataSet, taught_by: Model | None, state: Mapping[str, Any] | None
+    ) -> ClassificationTask:
+        """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
+        recipe, world = self.recipe, self.world
+        examples = ClassExamples(recipe, shorter_side=_kept_side(recipe))
+        loaded = self.load(dataset.splits["train"], examples)
+        labels = [sample.label for sample in loaded.samples]
+        pictures = Pictures(loaded, examples, recipe, world, labels=labels)
+        weights = start.state
+        if state is None and start.fresh_head and recipe.head_epochs:
+            weights = self._train_head(start, loaded.samples)
+        task = ClassificationTask(
+            start.spec,
+            weights,
+            pictures,
+            dataset.splits.get("val", ()),
+            recipe,
+            world,
+            teacher=Teacher(taught_by, start.spec.labels, world, threads=self.threads) if taught_by else None,
+            threads=self.threads,
+        )
+        if state is None:
+            if recipe.epochs:
+                self.unfold(task, pictures)
+        else:
+            self.say(f"going on from epoch {state['epoch']}, step {state['step']}")
+        return task
+
+    def prepare(self, source: Path) -> DataSet:
+        """The data with a training and, if the recipe asks for it, a validation split."""
+        recipe = self.recipe
+        dataset = read_dataset(source)
+        for note in dataset.notes:
+            self.say(note)
+        if len(dataset.classes) < 2:
+            raise UsageError(
+                f"{source}: has one class, {dataset.classes[0]}, and a classifier needs two or more: add a folder of "
+                "pictures that show something else"
+            )
+        if "val" not in dataset.splits:
+            split: Split = "train" if "train" in dataset.splits else "all"
+            samples = dataset.splits.get(split, ())
+            groups: list[list[Sample]] = []
+            if recipe.val_fraction:
+                prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
+                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
+            told = len(dataset.notes)
+            dataset = split_dataset(dataset, fraction=recipe.val_fraction, seed=recipe.seed, groups=groups)
+            for note in dataset.notes[told:]:
+                self.say(note)
+        if not dataset.splits.get("train"):
+            raise UsageError(f"{source}: has no training pictures: add a folder train with one folder a class")
+        return dataset
+
     def _train_head(self, start: Start, samples: Sequence[Sample]) -> State:
         """The weights with a head trained on the frozen backbone's features."""
         began = time.monotonic()
@@ -328,57 +462,29 @@ class _Job:
         )
         return state
 
-    def _unfold(self, task: ClassificationTask, pictures: Pictures) -> None:
-        """Give weights without batch statistics some, where batch statistics are going to be used."""
-        if self.recipe.batch_norm != "train" or not batch_norm.is_folded(task.network):
-            return
-        size = crop_size(self.recipe, 0)
-        chosen = pictures.order(0)[:UNFOLD_PICTURES].tolist()
-        parts = [chosen[i : i + 32] for i in range(0, len(chosen), 32)]
-        batches = (
-            task.normalize(
-                torch.stack([pictures.look(i, size, mix_seed(self.recipe.seed, i)) for i in part]).to(self.world.device)
-            )
-            for part in parts
+    def figures(self, best: Path, dataset: DataSet) -> dict[str, Cell]:
+        """Measured on the test or else the validation pictures, and written into the model's description."""
+        spec, state = read_safetensors(best)
+        assert spec is not None
+        split: Split = "test" if dataset.splits.get("test") else "val"
+        samples = dataset.splits.get(split, ())
+        if not samples:
+            return {}
+        values = answers(best, samples, threads=self.threads, progress=self.progress).values
+        read = ~np.isnan(values).any(axis=1)
+        truth = np.array([sample.label for sample in samples])[read]
+        if not len(truth):
+            return {}
+        figures = _figures(values[read], truth, split)
+        accuracy = Accuracy(
+            f"{dataset.source.name} {split}",
+            100 * cast("float", figures["top1"]),
+            100 * cast("float", figures["top5"]),
+            len(truth),
+            "fusiform train",
         )
-        batch_norm.unfold(task.network, batches)
-        self.say(f"batch normalisation: statistics estimated from {len(chosen)} training pictures")
-
-    def _report(self, dataset: DataSet, outcome: Outcome, seconds: float) -> Report:
-        """Measure the best weights on pictures that had no part in choosing them, and write that into their file."""
-        figures: dict[str, Cell] = {}
-        if self.run:
-            best = self.run.folder / "best.safetensors"
-            spec, state = read_safetensors(best)
-            assert spec is not None
-            split: Split = "test" if dataset.splits.get("test") else "val"
-            samples = dataset.splits.get(split, ())
-            if samples:
-                values = answers(best, samples, threads=self.threads, progress=self.progress).values
-                read = ~np.isnan(values).any(axis=1)
-                truth = np.array([sample.label for sample in samples])[read]
-                if len(truth):
-                    figures = _figures(values[read], truth, split)
-                    accuracy = Accuracy(
-                        f"{dataset.source.name} {split}",
-                        100 * cast("float", figures["top1"]),
-                        100 * cast("float", figures["top5"]),
-                        len(truth),
-                        "fusiform train",
-                    )
-                    write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
-            figures = {
-                "run": str(self.run.folder),
-                "model": str(best),
-                "network": spec.name,
-                "classes": spec.num_classes,
-                "training pictures": len(dataset.splits["train"]),
-                "best epoch": outcome.best_epoch,
-                "epochs": outcome.epochs,
-                **figures,
-                "seconds": round(seconds, 1),
-            }
-        return Report("training", (), figures)
+        write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
+        return figures
 
 
 def read_list(run: Path) -> DataSet:

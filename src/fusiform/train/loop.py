@@ -339,8 +339,10 @@ def set_modes(task: Task, recipe: Recipe, frozen: int) -> None:
         for parameter in stage.parameters():
             parameter.requires_grad_(False)
     if recipe.batch_norm == "frozen":
+        fresh = {id(parameter) for parameter in task.head}
         for module in task.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            # A fresh one has no statistics to keep.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and id(module.weight) not in fresh:
                 module.eval()
 
 

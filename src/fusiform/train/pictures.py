@@ -119,7 +119,7 @@ def load(samples: Sequence[Any], examples: Examples, *, cache: Cache, threads: i
                 if isinstance(found, str):
                     errors.append(found)
                 else:
-                    held += found.pixels.nbytes
+                    held += found.pixels.nbytes + getattr(found.target, "nbytes", 0)
                     read.append(sample)
                     decoded.append(found)
             bar.advance(len(samples[at : at + 64]))

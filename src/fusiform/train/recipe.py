@@ -93,7 +93,8 @@ class Recipe:
     unfreeze_epochs: float = 0.0
     """Epochs until one more of the backbone's stages learns, from the topmost down; 0 for all at once."""
     batch_norm: BatchNorm = "train"
-    """``train`` normalises with the batch's statistics, ``frozen`` with those the weights came with."""
+    """``train`` normalises with the batch's statistics, ``frozen`` with those the weights came with, but for fresh
+    layers."""
     sync_batch_norm: bool = False
     """Whether the batch's statistics are those of all processes' pictures together; for ``batch_norm`` train."""
     dropout: float | None = None
@@ -117,7 +118,8 @@ class Recipe:
     random_erasing: float = 0.0
     """Probability that a rectangle of the picture is greyed out (arXiv 1708.04896); 0 to 1."""
     class_weights: Balance = "none"
-    """``balanced`` weighs each class in the loss by the inverse of its number of pictures."""
+    """``balanced`` weighs each class in the loss by the inverse of its number of pictures; a segmenter's by the median
+    of the classes' shares of pixels over its own (arXiv 1411.4734, Section 6.1)."""
     sampler: Sampler = "shuffle"
     """``shuffle`` shows every picture once an epoch, ``balanced`` every class equally often."""
     ema: float = 0.0
