@@ -253,3 +253,14 @@ def test_what_is_not_its_business_stays_plain() -> None:
     averaged = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8, momentum=None))
     reflected = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect", bias=False), nn.BatchNorm2d(8))
     assert used(quicken(nn.Sequential(biased, averaged, reflected))) == 0
+
+
+@pytest.mark.parametrize("network", [MobileNetV2, ShuffleNetV2])
+def test_no_convolution_of_the_networks_is_left_out(network: type[MobileNetV2] | type[ShuffleNetV2]) -> None:
+    quick = quicken(network())
+    parents = {module: parent for parent in quick.modules() for module in parent.children()}
+    convolutions = [module for module in quick.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) >= 50
+    assert all(isinstance(parents[module], speed._QuickSequential) for module in convolutions)
+    kinds = [type(module) for module in network().modules()]
+    assert [type(module) for module in slow_down(quick).modules()] == kinds

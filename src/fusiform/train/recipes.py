@@ -321,7 +321,7 @@ Not measured here.
 deeplab_small = Recipe(
     name="deeplab_small",
     task="segmentation",
-    epochs=14,
+    epochs=12,
     batch=16,
     size=225,
     eval_size=321,

@@ -147,9 +147,13 @@ def mask_loss(logits: Tensor, masks: Tensor, *, weights: Tensor | None = None) -
 
 
 def right_share(logits: Tensor, masks: Tensor) -> Tensor:
-    """For each picture the share (N,) of its pixels that count whose largest logit is right; 0 where none counts."""
+    """For each picture the share (N,) of its pixels that count whose true class has the largest logit; 0 where none
+    counts.
+    """
     counted = masks != IGNORE
-    right = (logits.argmax(1) == masks) & counted
+    # The largest and the true class's: an argmax over the channels of maps takes a sixth of a whole training step.
+    true = logits.gather(1, masks.long().clamp(max=logits.shape[1] - 1)[:, None])[:, 0]
+    right = (true >= logits.amax(1)) & counted
     return right.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
 
 

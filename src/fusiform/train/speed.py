@@ -48,36 +48,38 @@ def quicken(network: nn.Module) -> nn.Module:
     derivative is not available, and in bfloat16 ReLU6 answers a number for NaN (batch statistics carry the NaN on into
     the running ones, frozen ones do not, and the loss may hide it).
     """
-    for name, child in list(network.named_children()):
-        quicken(child)
-        if type(child) is nn.Sequential and _has_pair(child):
-            setattr(network, name, _QuickSequential(child))
+    for module in network.modules():
+        # Also where a subclass adds something to a Sequential, as long as it computes as one.
+        plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+        if plain and _has_pair(cast(nn.Sequential, module)):
+            module.__class__ = _quick_class(type(module))
     return network
 
 
 def slow_down(network: nn.Module) -> nn.Module:
     """Undo ``quicken``, in place; answers the network."""
-    for name, child in list(network.named_children()):
-        slow_down(child)
-        if isinstance(child, _QuickSequential):
-            plain = nn.Sequential()
-            plain._modules.update(child._modules)
-            plain.training = child.training
-            setattr(network, name, plain)
+    for module in network.modules():
+        if isinstance(module, _QuickSequential):
+            module.__class__ = type(module).__bases__[1]
     return network
 
 
-class _QuickSequential(nn.Sequential):
-    """A Sequential of the same children that computes convolution, normalisation and activation together."""
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {}
 
-    def __init__(self, plain: nn.Sequential) -> None:
-        super().__init__()
-        self._modules.update(plain._modules)
-        self.training = plain.training
+
+def _quick_class(plain: type[nn.Module]) -> type[nn.Module]:
+    """The class of a Sequential of this class that computes quickly, and is otherwise the same."""
+    if plain not in _QUICK:
+        _QUICK[plain] = type(f"Quick{plain.__name__}", (_QuickSequential, plain), {})
+    return _QUICK[plain]
+
+
+class _QuickSequential(nn.Sequential):
+    """A Sequential that computes convolution, normalisation and activation together."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _applies(self, x):
-            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+            return cast(Tensor, nn.Sequential.forward(self, x))  # type: ignore[no-untyped-call]
         layers = list(self)
         i = 0
         while i < len(layers):
