@@ -22,6 +22,7 @@ import numpy as np
 
 from fusiform import evaluate
 from fusiform.benchmark import measure_latency
+from fusiform.data.annotated import recognise
 from fusiform.data.dataset import Split
 from fusiform.data.layouts import read_dataset
 from fusiform.engines import open_engine
@@ -252,6 +253,10 @@ def choose(
         raise UsageError("--size must be 32 pixels or more")
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
+    if recipe.task != "classification" or recognise(data) is not None:
+        raise UsageError(
+            f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
+        )
     dataset = read_dataset(data)
     if len(dataset.classes) < 2:
         raise UsageError(f"{data}: has one class, and a classifier needs two or more")

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import fusiform.cli
+from fusiform.choose import Budget, choose
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.errors import UsageError
 from fusiform.progress import silent
@@ -179,6 +180,10 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="no folder JPEGImages"):
         train(bare / "JPEGImages", tmp_path / "run", model=NETWORK, recipe=segment, threads=1)
+    with pytest.raises(UsageError, match="has boxes or masks, and recipe finetune_small is for classifiers"):
+        train(data, tmp_path / "run", model=NETWORK, recipe=RECIPES["finetune_small"], threads=1)
+    with pytest.raises(UsageError, match="choose is for classifiers"):
+        choose(data, tmp_path / "run", budget=Budget(max_ms=5))
     for changes, message in (
         ({"metric": "top1"}, "metric must be map50 or map or loss for detection"),
         ({"mixup": 0.2}, "mixup is for classification: leave it at 0.0"),

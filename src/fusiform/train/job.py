@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fusiform.data.annotated import recognise
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.layouts import read_dataset
@@ -423,6 +424,11 @@ class ClassificationJob(Job[DataSet]):
     def prepare(self, source: Path) -> DataSet:
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
+        if recognise(source) is not None:
+            raise UsageError(
+                f"{source}: has boxes or masks, and recipe {recipe.name} is for classifiers: leave out --recipe and "
+                "--task classify, or give a folder with one folder a class"
+            )
         dataset = read_dataset(source)
         for note in dataset.notes:
             self.say(note)
