@@ -190,6 +190,10 @@ class ModelSpec:
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The JSON text that ``from_json`` reads back to an equal spec."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``to_json`` writes."""
         fields = dataclasses.asdict(self)
         # What says nothing is left out, which keeps the bytes of files from before there was such a field.
         for name in ("temperature", "scores", "output_stride", "aspp", "align_corners"):
@@ -197,7 +201,7 @@ class ModelSpec:
                 del fields[name]
         if self.preprocess.fit == "crop":
             del fields["preprocess"]["fit"]
-        return json.dumps(fields, indent=indent, ensure_ascii=False)
+        return fields
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = "spec") -> ModelSpec:

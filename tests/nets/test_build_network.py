@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusiform.errors import UsageError
-from fusiform.nets import ARCHITECTURES, MobileNetV2, ShuffleNetV2, build_network
+from fusiform.nets import ARCHITECTURES, MobileNetV2, ShuffleNetV2, build_backbone, build_network
 from fusiform.nets.layers import SameConv2d
 from fusiform.spec import ModelSpec
 
@@ -37,7 +37,7 @@ def test_the_spec_decides(architecture, network, dropout):
     pictures = torch.randn(2, 4, 64, 64)
     assert built.eval()(pictures).shape == (2, 3)
 
-    other = build_network(spec.replace(padding="symmetric"), dropout=0.5, output_stride=8)
+    other = build_backbone(spec.replace(padding="symmetric"), 3, dropout=0.5, output_stride=8)
     assert not any(isinstance(module, SameConv2d) for module in other.modules())
     assert dropout_of(other) == 0.5
     assert other.eval().forward_features(pictures)["last"].shape[2:] == (8, 8)
@@ -97,6 +97,6 @@ def test_wrong_arguments(network, wrong, message):
 def test_build_network_passes_wrong_arguments_on():
     spec = ModelSpec("mobilenet_v2", 1.0, labels=("cat",))
     with pytest.raises(UsageError, match="output_stride must be 8, 16 or 32, got 64"):
-        build_network(spec, output_stride=64)
+        build_backbone(spec, output_stride=64)
     with pytest.raises(UsageError, match="dropout is a probability"):
         build_network(spec, dropout=2.0)

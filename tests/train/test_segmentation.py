@@ -282,8 +282,9 @@ def test_the_loss_by_hand() -> None:
     assert float(weighted) == pytest.approx((np.log(4 / 3) + 3 * np.log(2)) / 4)
     assert right_share(logits, masks).tolist() == [1.0]
     wrong = torch.tensor([[[1, 1, 0]], [[0, 0, IGNORE]], [[IGNORE] * 3]], dtype=torch.uint8)
-    # Of equal logits the first class is taken.
-    assert right_share(logits.expand(3, -1, -1, -1), wrong).tolist() == pytest.approx([2 / 3, 0.5, 0.0])
+    # Of equal logits none is larger than the true one's.
+    assert right_share(logits.expand(3, -1, -1, -1), wrong).tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert right_share(-logits, masks).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -303,7 +303,7 @@ def _describe(description: Any, spec: ModelSpec) -> None:
     for key, value in (
         (METADATA_KEY, spec.to_json()),
         ("labels", json.dumps(spec.labels, ensure_ascii=False)),
-        ("preprocess", json.dumps(json.loads(spec.to_json())["preprocess"])),
+        ("preprocess", json.dumps(spec.to_dict()["preprocess"])),
     ):
         metadata.userDefined[key] = value
     description.mlProgram.attributes.pop("buildInfo", None)

@@ -90,7 +90,7 @@ def _unmangled(text: bytes) -> bytes:
 
 
 def _extra_files(spec: ModelSpec) -> dict[str, str]:
-    preprocess = json.loads(spec.to_json())["preprocess"]
+    preprocess = spec.to_dict()["preprocess"]
     files = {
         METADATA_KEY: spec.to_json(),
         "labels.txt": "".join(" ".join(label.splitlines()) + "\n" for label in spec.labels),

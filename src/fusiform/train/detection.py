@@ -253,11 +253,11 @@ def start_detector(
 
 
 class _WideConv2d(nn.Conv2d):
-    """A convolution in float32, whatever autocast says; parameters and their names are nn.Conv2d's."""
+    """A convolution in the type of its weights, whatever autocast says; parameters and their names are nn.Conv2d's."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            answer: Tensor = self._conv_forward(x.float(), self.weight, self.bias)
+            answer: Tensor = self._conv_forward(x.to(self.weight.dtype), self.weight, self.bias)
         return answer
 
 
