@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 from fusiform.spec import Architecture, ModelSpec, Padding, Preprocess
 from fusiform.zoo.checkpoint import expected_shapes
+
+# A job in the background inherits an ignored Ctrl-C, and would hand it on to the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(os.environ.get("FUSIFORM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
