@@ -470,7 +470,7 @@ def test_the_loss_reaches_every_parameter_and_is_the_same_when_quickened(tmp_pat
         task = make_task(samples, recipe)
         # In float64: in float32 a small batch's statistics by way of covariances are a hundredth off.
         task.network.double().train()
-        task.mean, task.std = task.mean.double(), task.std.double()
+        task.normalize.mean, task.normalize.std = task.normalize.mean.double(), task.normalize.std.double()
         if quick:
             quicken(task.network)
         loss, right = task.loss(task.network, next(task.batches(0, 0)), 0)

@@ -24,7 +24,7 @@ from fusiform.spec import ModelSpec
 from fusiform.tasks import metrics
 from fusiform.train.augment import mix_batch
 from fusiform.train.losses import balanced_class_weights, classification_loss, distillation_loss
-from fusiform.train.pictures import Batch, Pictures
+from fusiform.train.pictures import Batch, Normalization, Pictures
 from fusiform.train.recipe import Recipe
 from fusiform.train.world import World
 from fusiform.zoo.load import load_state
@@ -153,8 +153,7 @@ class ClassificationTask:
             dropout = next(module for module in self.network.modules() if isinstance(module, nn.Dropout))
             dropout.register_forward_pre_hook(self._keep)
         self._features = torch.empty(0)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (spec.preprocess.mean, spec.preprocess.std))
-        self.mean, self.std = mean.to(world.device), std.to(world.device)
+        self.normalize = Normalization(spec.preprocess, recipe, world)
         self.weights: Tensor | None = None
         if recipe.class_weights == "balanced":
             counts = torch.bincount(pictures.labels, minlength=spec.num_classes)
@@ -167,13 +166,6 @@ class ClassificationTask:
     def _keep(self, _: nn.Module, arguments: tuple[Tensor]) -> None:
         (self._features,) = arguments
 
-    def normalize(self, pictures: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) as the network takes them."""
-        if self.spec.preprocess.color_order == "bgr":
-            pictures = pictures.flip(1)
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        return ((pictures.float() - self.mean) / self.std).contiguous(memory_format=layout)
-
     def loss(self, network: nn.Module, batch: Batch, seed: int) -> tuple[Tensor, float]:
         """Cross-entropy, the teacher's part in it, and how many of the batch were right."""
         recipe = self.recipe
@@ -184,7 +176,7 @@ class ClassificationTask:
         logits = network(pictures).float()
         loss = classification_loss(logits, targets, smoothing=recipe.label_smoothing, weights=self.weights)
         if self.teacher:
-            wanted, seen = self.teacher(pictures * self.std + self.mean)
+            wanted, seen = self.teacher(pictures * self.normalize.std + self.normalize.mean)
             if recipe.distill:
                 mine = self.extra["answers"](self._features).float() if "answers" in self.extra else logits
                 taught = distillation_loss(mine, wanted, recipe.temperature)

@@ -26,7 +26,7 @@ from fusiform.tasks.detection import Detections
 from fusiform.tasks.detection_metrics import match_boxes, mean_average_precisions
 from fusiform.train.augment import apply_seeded
 from fusiform.train.classification import GPU_BATCH, State, backbone_stages, in_memory
-from fusiform.train.pictures import Batch, Example, Pictures, shrink
+from fusiform.train.pictures import Batch, Example, Normalization, Pictures, shrink
 from fusiform.train.recipe import Recipe
 from fusiform.train.world import World
 from fusiform.zoo.load import load_state
@@ -309,19 +309,11 @@ class DetectionTask:
         self.steps, self.batch = pictures.steps, pictures.batch
         self.threads = threads
         self.extra = nn.ModuleDict()
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (spec.preprocess.mean, spec.preprocess.std))
-        self.mean, self.std = mean.to(world.device), std.to(world.device)
+        self.normalize = Normalization(spec.preprocess, recipe, world)
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """See ``Pictures.batches``."""
         return self.pictures.batches(epoch, step)
-
-    def normalize(self, pictures: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) as the network takes them."""
-        if self.spec.preprocess.color_order == "bgr":
-            pictures = pictures.flip(1)
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        return ((pictures.float() - self.mean) / self.std).contiguous(memory_format=layout)
 
     def loss(self, network: nn.Module, batch: Batch, seed: int) -> tuple[Tensor, float]:  # noqa: ARG002  # no chance
         """The recipe's loss of classes and places, and what ``count_right`` says."""

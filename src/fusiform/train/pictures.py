@@ -25,6 +25,7 @@ from fusiform.data.dataset import Sample
 from fusiform.errors import ImageError, UsageError
 from fusiform.machine import free_memory, usable_cores
 from fusiform.progress import Tracker
+from fusiform.spec import Preprocess
 from fusiform.train.augment import apply_seeded, make_transform
 from fusiform.train.recipe import Cache, Recipe
 from fusiform.train.schedule import crop_size
@@ -92,6 +93,21 @@ class ClassExamples:
         """See ``Examples``."""
         picture = torch.from_numpy(example.pixels).permute(2, 0, 1)
         return apply_seeded(self.transforms[size], picture, seed), torch.tensor(example.target)
+
+
+class Normalization:
+    """From pixels (N, 3, H, W) of training pictures, in RGB, to what the network takes, as evaluation gives it."""
+
+    def __init__(self, preprocess: Preprocess, recipe: Recipe, world: World) -> None:
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (preprocess.mean, preprocess.std))
+        self.mean, self.std = mean.to(world.device), std.to(world.device)
+        self.swaps = preprocess.color_order == "bgr"
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        if self.swaps:
+            pictures = pictures.flip(1)
+        return ((pictures.float() - self.mean) / self.std).contiguous(memory_format=self.layout)
 
 
 def shrink(image: Image.Image, shorter_side: int) -> Image.Image:

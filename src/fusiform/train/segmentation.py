@@ -27,7 +27,7 @@ from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.train.augment import apply_seeded
 from fusiform.train.classification import State, backbone_stages, in_memory
-from fusiform.train.pictures import Batch, Example, Pictures
+from fusiform.train.pictures import Batch, Example, Normalization, Pictures
 from fusiform.train.recipe import Recipe
 from fusiform.train.world import World
 from fusiform.zoo.checkpoint import state_shapes
@@ -206,8 +206,7 @@ class SegmentationTask:
         self.stages = [stage for stage in backbone_stages(network.backbone) if any(True for _ in stage.parameters())]
         self.steps, self.batch = pictures.steps, pictures.batch
         self.threads = threads
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (spec.preprocess.mean, spec.preprocess.std))
-        self.mean, self.std = mean.to(world.device), std.to(world.device)
+        self.normalize = Normalization(spec.preprocess, recipe, world)
         self.weights: Tensor | None = None
         if recipe.class_weights == "balanced":
             self.weights = self._balanced(world).to(world.device)
@@ -231,13 +230,6 @@ class SegmentationTask:
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """See ``Pictures.batches``."""
         return self.pictures.batches(epoch, step)
-
-    def normalize(self, pictures: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) as the network takes them."""
-        if self.spec.preprocess.color_order == "bgr":
-            pictures = pictures.flip(1)
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        return ((pictures.float() - self.mean) / self.std).contiguous(memory_format=layout)
 
     def loss(self, network: nn.Module, batch: Batch, seed: int) -> tuple[Tensor, float]:  # noqa: ARG002
         """Cross-entropy at the pictures' own size, and the sum over them of the share of pixels that were right."""
