@@ -182,6 +182,11 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
         train(bare / "JPEGImages", tmp_path / "run", model=NETWORK, recipe=segment, threads=1)
     with pytest.raises(UsageError, match="has boxes or masks, and recipe finetune_small is for classifiers"):
         train(data, tmp_path / "run", model=NETWORK, recipe=RECIPES["finetune_small"], threads=1)
+    segmenter = dataclasses.replace(segment, epochs=0)
+    train(data, tmp_path / "segmenter", model=NETWORK, recipe=segmenter, threads=1)
+    with pytest.raises(UsageError, match="a segmenter has no layer that ends the backbone"):
+        train(data, tmp_path / "run", model=tmp_path / "segmenter", recipe=detect, threads=1)
+    assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="choose is for classifiers"):
         choose(data, tmp_path / "run", budget=Budget(max_ms=5))
     for changes, message in (

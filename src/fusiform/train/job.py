@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
@@ -207,7 +208,7 @@ class PicturesTask(Task, Protocol):
 D = TypeVar("D", bound=Pictured)
 
 
-class Job(Generic[D]):
+class Job(ABC, Generic[D]):
     """A training from its data to its report; what depends on the task is left to the two that there are."""
 
     list_name: str
@@ -219,31 +220,31 @@ class Job(Generic[D]):
         self.world, self.run, self.recipe, self.threads = world, run, recipe, threads
         self.save_minutes, self.progress = save_minutes, progress
 
+    @abstractmethod
     def prepare(self, source: Path) -> D:
         """The data with a training and, if the recipe asks for it, a validation split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def list_text(self, dataset: D) -> str:
         """The list of the pictures for the run's folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_list(self, run: Path) -> D:
         """The data of a run's folder; UsageError where the list is not the one it began with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adapt(self, base: Model | tuple[Architecture, float, Model | None], dataset: D, model: str) -> Start:
         """Spec and weights for the data's classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_task(
         self, start: Start, dataset: D, taught_by: Model | None, state: Mapping[str, Any] | None
     ) -> PicturesTask:
         """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, best: Path, dataset: D) -> dict[str, Cell]:
         """What the best weights reach on pictures that had no part in choosing them, if there are any."""
-        raise NotImplementedError
 
     def say(self, text: str) -> None:
         """A line for the run's log and the console."""
@@ -265,9 +266,10 @@ class Job(Generic[D]):
         elif self.run:
             self.run.check()
             found = self.prepare(cast("Path", data))
-            self._write_down(found, model, teacher, scratch)
         dataset = cast("D", world.share(found))
         start = self.adapt(base, dataset, model)
+        if self.run and not resume:
+            self._write_down(dataset, model, teacher, scratch)
         saved = self.run.load_state() if self.run and resume else None
         state = cast("Mapping[str, Any] | None", world.share(saved))
 
