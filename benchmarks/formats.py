@@ -76,7 +76,7 @@ def measure(
 ) -> list[dict[str, Cell]]:
     """A row for each file of one network; the first is PyTorch with the weights as they were."""
     from fusiform.benchmark import benchmark
-    from fusiform.evaluate import evaluate, report
+    from fusiform.evaluate.classification import evaluate, report
     from fusiform.export.job import ExportError, export_model
     from fusiform.export.targets import TARGETS
     from fusiform.zoo.model import open_model

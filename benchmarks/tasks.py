@@ -104,14 +104,14 @@ def measure(run: Path, out: Path, data: Path, *, seconds: float) -> list[dict[st
 
 def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
     """mAP@0.5 and mAP, or mIoU, with its interval."""
-    from fusiform import evaluate_boxes, evaluate_masks
+    from fusiform.evaluate import boxes, masks
     from fusiform.zoo.model import open_model
 
     if open_model(file).spec.task == "detection":
-        figures = evaluate_boxes.report(evaluate_boxes.evaluate(file, data, split="val", engine=engine)).figures
+        figures = boxes.report(boxes.evaluate(file, data, split="val", engine=engine)).figures
         names = ("map50", "map50_low", "map50_high", "map")
     else:
-        figures = evaluate_masks.report(evaluate_masks.evaluate(file, data, split="val", engine=engine)).figures
+        figures = masks.report(masks.evaluate(file, data, split="val", engine=engine)).figures
         names = ("miou", "miou_low", "miou_high", "pixel_accuracy")
     return {name: figures[name] for name in ("pictures", *names)}
 

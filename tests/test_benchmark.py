@@ -359,7 +359,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_accuracy_on_data(folder: Path, pictures: Path) -> None:
-    from fusiform.evaluate import evaluate
+    from fusiform.evaluate.classification import evaluate
 
     model = folder / "lite.tflite"
     report = benchmark([model], threads=(1, 2), seconds=0.02, data=pictures)
@@ -451,7 +451,8 @@ def test_decoding_is_timed_apart(folder: Path, tasks: dict[str, Path]) -> None:
 
 
 def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -> None:
-    from fusiform import evaluate_boxes, evaluate_masks
+    from fusiform.evaluate import boxes as evaluate_boxes
+    from fusiform.evaluate import masks as evaluate_masks
 
     pytest.importorskip("faster_coco_eval")
     report = benchmark(list(tasks.values()), seconds=0.02, data=voc)

@@ -40,11 +40,12 @@ from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import ENGINES, Engine, EngineName, open_engine, own_engine
 from fusiform.engines.batch import Batch
 from fusiform.errors import FusiformError, ImageError, UsageError
-from fusiform.evaluate import Evaluation, choose_split, evaluate
-from fusiform.evaluate_boxes import BoxEvaluation, read_boxes
-from fusiform.evaluate_boxes import evaluate as evaluate_boxes
-from fusiform.evaluate_masks import MaskEvaluation, read_masks
-from fusiform.evaluate_masks import evaluate as evaluate_masks
+from fusiform.evaluate.boxes import BoxEvaluation, read_boxes
+from fusiform.evaluate.boxes import evaluate as evaluate_boxes
+from fusiform.evaluate.classification import Evaluation, evaluate
+from fusiform.evaluate.crew import choose_split
+from fusiform.evaluate.masks import MaskEvaluation, read_masks
+from fusiform.evaluate.masks import evaluate as evaluate_masks
 from fusiform.machine import usable_cores
 from fusiform.pareto import Point, draw_pareto
 from fusiform.progress import Tracker, silent

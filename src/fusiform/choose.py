@@ -20,13 +20,13 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
-from fusiform import evaluate
 from fusiform.benchmark import measure_latency
 from fusiform.data.annotated import recognise
 from fusiform.data.dataset import Split
 from fusiform.data.layouts import read_dataset
 from fusiform.engines import open_engine
 from fusiform.errors import FusiformError, MissingExtraError, UsageError
+from fusiform.evaluate.classification import evaluate, report
 from fusiform.export.job import export_model
 from fusiform.export.targets import Precision, TargetName
 from fusiform.files import write_file
@@ -678,14 +678,14 @@ class _Work:
         file = Path(str(report.rows[0]["file"]))
         opened = open_engine(file, engine=self.engine, threads=self.threads)
         checks = tuple(measure_latency(opened, seconds=CHECK_SECONDS).median_ms for _ in range(CHECKS))
-        answered = evaluate.evaluate(file, read_list(training.run), split="val", progress=self.progress)
+        answered = evaluate(file, read_list(training.run), split="val", progress=self.progress)
         return Shipped(training, precision, file, checks, file.stat().st_size / 1e6, float(answered.right.mean()))
 
     def judge(self, file: Shipped) -> Mapping[str, Cell]:
         """``split``, ``pictures``, ``top1`` and its 95 % interval; on pictures without a part in the choice if any."""
         pictures = read_list(file.training.run)
         split: Split = "test" if pictures.splits.get("test") else "val"
-        figures = evaluate.report(evaluate.evaluate(file.file, pictures, split=split, progress=self.progress)).figures
+        figures = report(evaluate(file.file, pictures, split=split, progress=self.progress)).figures
         return {name: figures[name] for name in ("split", "pictures", "top1", "top1_low", "top1_high")}
 
 

@@ -24,7 +24,7 @@ from torchvision.ops import sigmoid_focal_loss
 from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, UsageError, WeightsError
-from fusiform.evaluate_tasks import box_figures
+from fusiform.evaluate.boxes import box_figures
 from fusiform.nets import build_network
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess

@@ -10,9 +10,12 @@ from safetensors.numpy import load, save
 
 from fusiform.engines import open_engine
 from fusiform.errors import UsageError
+from fusiform.export.litert import write as write_litert
+from fusiform.export.targets import Precision
 from fusiform.graph.build import build_graph
 from fusiform.graph.onnx import to_onnx
-from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite import stores_halves, to_tflite
+from fusiform.graph.tflite_metadata import read_label_file
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.model import Model, open_model
 from fusiform.zoo.restamp import restamp
@@ -50,6 +53,29 @@ def test_the_description_changes_and_the_weights_do_not(model: Model, tmp_path: 
 
 def test_the_same_description_gives_the_same_file(model: Model) -> None:
     assert restamp(model, model.spec) == model.data
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_what_export_wrote_for_other_programs_stays(
+    precision: Precision, tmp_path: Path, small_spec: Callable[..., Any], lived_in_state: Callable[..., Any]
+) -> None:
+    """A calibrated copy of an exported file is as small, and its label file has the new names."""
+    if precision == "int8":
+        graph = open_model("shufflenet_v2_x1_0").graph()
+    else:
+        spec = small_spec("mobilenet_v2", 0.35)
+        graph = build_graph(spec, lived_in_state(spec))
+    (written,) = write_litert(graph, precision, tmp_path)
+    model = open_model(written.path)
+    assert restamp(model, model.spec) == model.data
+    names = tuple(f"class {k}" for k in range(graph.spec.num_classes))
+    copy = tmp_path / "copy.tflite"
+    copy.write_bytes(restamp(model, model.spec.replace(labels=names, label_ids=())))
+    assert open_model(copy).spec.labels == names  # which refuses a label file with others
+    assert read_label_file(copy.read_bytes()) == names
+    quantization = open_model(copy).graph().quantization
+    assert (quantization and quantization.activations) == (graph.quantization and graph.quantization.activations)
+    assert stores_halves(copy.read_bytes()) == (precision == "float16")
 
 
 def test_the_int8_weights_of_a_bundled_model_stay(tmp_path: Path) -> None:

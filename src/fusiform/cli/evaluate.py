@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from fusiform.data.dataset import DataSet, Sample, Split
     from fusiform.engines import EngineName
-    from fusiform.evaluate import Calibration, Comparison, Evaluation
-    from fusiform.evaluate_boxes import BoxEvaluation
-    from fusiform.evaluate_masks import MaskEvaluation
+    from fusiform.evaluate.boxes import BoxEvaluation
+    from fusiform.evaluate.classification import Calibration, Comparison, Evaluation
+    from fusiform.evaluate.masks import MaskEvaluation
     from fusiform.spec import ModelSpec, Task
     from fusiform.tasks import bootstrap
 
@@ -136,12 +136,12 @@ def command(
 
     models = [model] if other is None else [model, other]
     if spec.task == "detection":
-        from fusiform import evaluate_boxes
+        from fusiform.evaluate import boxes
         from fusiform.tasks.detection import SCORE_THRESHOLD
 
         threshold = SCORE_THRESHOLD if score is None else score
         found = [
-            evaluate_boxes.evaluate(
+            boxes.evaluate(
                 name,
                 data,
                 split=split,
@@ -158,10 +158,10 @@ def command(
         _tell_skipped(ctx, found[0], strict=strict)
         return
     if spec.task == "segmentation":
-        from fusiform import evaluate_masks
+        from fusiform.evaluate import masks
 
         outlined = [
-            evaluate_masks.evaluate(
+            masks.evaluate(
                 name,
                 data,
                 split=split,
@@ -178,14 +178,14 @@ def command(
         _tell_skipped(ctx, outlined[0], strict=strict)
         return
 
-    from fusiform import evaluate
+    from fusiform.evaluate import classification
 
     # What cannot work at the end is told before the work.
     if calibrated is not None:
-        evaluate.check_calibration(model, calibrated)
+        classification.check_calibration(model, calibrated)
     network = None
     if explained:
-        from fusiform.evaluate_page import open_network
+        from fusiform.evaluate.page import open_network
 
         network = open_network(model)
         for name in explained:
@@ -194,25 +194,25 @@ def command(
 
     pictures = _read_classes(data, spec, model)
     result, *others = (
-        evaluate.evaluate(
+        classification.evaluate(
             name, pictures, split=split, engine=engine, device=device, threads=threads, batch=batch, progress=track
         )
         for name in models
     )
-    comparison = evaluate.compare(result, others[0]) if others else None
-    calibration = None if calibrated is None else evaluate.calibrate(result, calibrated)
+    comparison = classification.compare(result, others[0]) if others else None
+    calibration = None if calibrated is None else classification.calibrate(result, calibrated)
     with open_output(out) as stream:
         if form == "table":
             stream.write(_table(result, comparison, calibration))
         elif form == "json":
-            stream.write(evaluate.to_json(result, comparison=comparison, calibration=calibration))
+            stream.write(classification.to_json(result, comparison=comparison, calibration=calibration))
         else:
-            stream.write(evaluate.report(result).render(form))
+            stream.write(classification.report(result).render(form))
     if page is not None:
-        from fusiform import evaluate_page
+        from fusiform.evaluate import page as drawing
 
-        shown = [] if network is None else evaluate_page.explain(result, network, _samples(result, explained))
-        evaluate_page.write_page(result, page, comparison=comparison, calibration=calibration, explained=shown)
+        shown = [] if network is None else drawing.explain(result, network, _samples(result, explained))
+        drawing.write_page(result, page, comparison=comparison, calibration=calibration, explained=shown)
     _tell_skipped(ctx, result, strict=strict)
 
 
@@ -256,35 +256,35 @@ def _write(
     threads: int | None,
 ) -> None:
     """A detector's or a segmenter's evaluation in every form asked for, compared with the second if there is one."""
-    from fusiform.evaluate_compare import compare
+    from fusiform.evaluate.compare import compare
 
     result = results[0]
     comparison = compare(result, results[1]) if len(results) > 1 else None
     with open_output(out) as stream:
         stream.write(_task_text(result, comparison, form))
     if page is not None:
-        from fusiform import evaluate_tasks_page
+        from fusiform.evaluate.tasks_page import write_page
 
-        evaluate_tasks_page.write_page(result, page, comparison=comparison, threads=threads)
+        write_page(result, page, comparison=comparison, threads=threads)
 
 
 def _task_text(result: BoxEvaluation | MaskEvaluation, comparison: bootstrap.Comparison | None, form: Format) -> str:
     """The evaluation in one of the forms; for people with the worst pictures."""
-    from fusiform import evaluate_boxes, evaluate_masks
-    from fusiform.evaluate import shortened
-    from fusiform.evaluate_boxes import BoxEvaluation
-    from fusiform.evaluate_compare import comparison_figures
+    from fusiform.evaluate import boxes, masks
+    from fusiform.evaluate.boxes import BoxEvaluation
+    from fusiform.evaluate.compare import comparison_figures
+    from fusiform.evaluate.figures import shortened
 
     if isinstance(result, BoxEvaluation):
         if form == "json":
-            return evaluate_boxes.to_json(result, comparison=comparison)
-        made, worst = evaluate_boxes.report(result), evaluate_boxes.pictures(result)
-        lines = evaluate_boxes.headlines(made)
+            return boxes.to_json(result, comparison=comparison)
+        made, worst = boxes.report(result), boxes.pictures(result)
+        lines = boxes.headlines(made)
     else:
         if form == "json":
-            return evaluate_masks.to_json(result, comparison=comparison)
-        made, worst = evaluate_masks.report(result), evaluate_masks.pictures(result)
-        lines = evaluate_masks.headlines(made)
+            return masks.to_json(result, comparison=comparison)
+        made, worst = masks.report(result), masks.pictures(result)
+        lines = masks.headlines(made)
     if form != "table":
         return made.render(form)
     parts = [printable(made.title), align(list(lines.items()), "<<")]
@@ -303,7 +303,7 @@ def _task_text(result: BoxEvaluation | MaskEvaluation, comparison: bootstrap.Com
 def _samples(result: Evaluation, explained: tuple[str, ...]) -> list[Sample]:
     """The pictures that --explain asks for, by number or by name."""
     from fusiform.data.dataset import Sample
-    from fusiform.evaluate_page import examples
+    from fusiform.evaluate.page import examples
 
     samples: list[Sample] = []
     for name in explained:
@@ -313,23 +313,24 @@ def _samples(result: Evaluation, explained: tuple[str, ...]) -> list[Sample]:
 
 def _table(result: Evaluation, comparison: Comparison | None, calibration: Calibration | None) -> str:
     """For people: what the report says, with the most confused pairs and the surest mistakes."""
-    from fusiform import evaluate
+    from fusiform.evaluate import classification
+    from fusiform.evaluate.figures import shortened
 
-    made = evaluate.report(result)
+    made = classification.report(result)
     parts = [
         printable(made.title),
-        align(list(evaluate.headlines(made).items()), "<<"),
-        rows_table(evaluate.shortened(made.rows)),
+        align(list(classification.headlines(made).items()), "<<"),
+        rows_table(shortened(made.rows)),
     ]
-    if pairs := evaluate.most_confused(result)[:SHOWN]:
-        parts.append("Most confused\n\n" + rows_table(evaluate.shortened(pairs)))
-    if wrong := evaluate.mistakes(result)[:SHOWN]:
-        parts.append("Surest mistakes\n\n" + rows_table(evaluate.shortened(wrong)))
+    if pairs := classification.most_confused(result)[:SHOWN]:
+        parts.append("Most confused\n\n" + rows_table(shortened(pairs)))
+    if wrong := classification.mistakes(result)[:SHOWN]:
+        parts.append("Surest mistakes\n\n" + rows_table(shortened(wrong)))
     if comparison is not None:
         parts.append(printable(comparison.sentence))
-        figures = evaluate.comparison_figures(comparison)
+        figures = classification.comparison_figures(comparison)
         parts.append(align([[name, cell_text(value)] for name, value in figures.items() if name != "sentence"], "<<"))
     if calibration is not None:
-        parts.append(evaluate.calibration_text(calibration))
+        parts.append(classification.calibration_text(calibration))
     parts += [printable(note) for note in result.notes]
     return "\n\n".join(parts) + "\n"

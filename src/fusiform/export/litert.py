@@ -6,9 +6,8 @@ from pathlib import Path
 
 from fusiform.export.targets import Precision, Written
 from fusiform.files import write_file
-from fusiform.graph.ir import Center, Graph
-from fusiform.graph.tflite import to_tflite
-from fusiform.graph.tflite_metadata import LABEL_FILE, METADATA_NAME, attach_files, make_label_file, make_metadata
+from fusiform.graph.ir import Graph
+from fusiform.graph.tflite_metadata import to_described_tflite
 
 
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
@@ -17,12 +16,6 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     The flatbuffer is written by ``graph.tflite`` and not by a converter: no operator is added, nothing has to be
     installed, and ShuffleNetV2 comes out without its shuffle.
     """
-    spec = graph.spec
-    if graph.quantization is not None:
-        metadata = make_metadata(spec, reads="int8")
-    else:
-        metadata = make_metadata(spec, reads="uint8" if isinstance(graph.nodes[0], Center) else "normalized")
-    data = to_tflite(graph, half=precision == "float16", metadata={METADATA_NAME: metadata})
-    path = folder / f"{spec.name}_{precision}.tflite"
-    write_file(path, attach_files(data, {LABEL_FILE: make_label_file(spec)}))
+    path = folder / f"{graph.spec.name}_{precision}.tflite"
+    write_file(path, to_described_tflite(graph, half=precision == "float16"))
     return [Written(path, (path,))]

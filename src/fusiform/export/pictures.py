@@ -13,8 +13,8 @@ from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Split
 from fusiform.data.image import find_images
 from fusiform.errors import UsageError
-from fusiform.evaluate_boxes import read_boxes
-from fusiform.evaluate_masks import bind_masks, read_masks
+from fusiform.evaluate.boxes import read_boxes
+from fusiform.evaluate.masks import bind_masks, read_masks
 from fusiform.zoo.model import Model
 
 HELD_OUT: tuple[Split, ...] = ("test", "val", "all", "train")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fusiform.data.dataset import Sample
 from fusiform.errors import UsageError
-from fusiform.evaluate import answers
+from fusiform.evaluate.classification import answers
 from fusiform.export.quantize import QuantizedNetwork
 from fusiform.graph.ir import Graph
 from fusiform.graph.tflite import to_tflite

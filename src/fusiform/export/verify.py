@@ -25,7 +25,7 @@ from fusiform.data.layouts import read_dataset
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, open_engine, own_engine
 from fusiform.errors import FusiformError, ImageError, SpecError, UsageError, WeightsError
-from fusiform.evaluate_masks import read_truth
+from fusiform.evaluate.masks import read_truth
 from fusiform.export.decoded import Boxes, Masks, Truth
 from fusiform.export.foreign import ForeignEngine, is_foreign, open_foreign
 from fusiform.export.parity import (

@@ -71,6 +71,12 @@ def to_tflite(graph: Graph, *, half: bool = False, metadata: Mapping[str, bytes]
     return writer.finish({METADATA_KEY: graph.spec.to_json().encode(), **(metadata or {})})
 
 
+def stores_halves(data: bytes) -> bool:
+    """Whether a file that ``to_tflite`` wrote holds weights as float16."""
+    graphs = tfl.ModelT.InitFromPackedBuf(data).subgraphs
+    return any(tensor.type == tfl.TensorType.FLOAT16 for tensor in graphs[0].tensors)
+
+
 def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
     """Read back what ``to_tflite`` wrote; ``source`` names the file in errors.
 

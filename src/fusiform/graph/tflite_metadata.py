@@ -17,6 +17,8 @@ import flatbuffers
 import numpy as np
 
 from fusiform.errors import SpecError, WeightsError
+from fusiform.graph.ir import Center, Graph
+from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec
 
 METADATA_NAME = "TFLITE_METADATA"
@@ -33,6 +35,20 @@ _NORMALIZATION_OPTIONS = 1  # union ProcessUnitOptions
 _DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2  # enum AssociatedFileType
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
 _MAX_LABEL_FILE = 1 << 24  # bytes; a file that unpacks to more is no list of labels
+
+
+def to_described_tflite(graph: Graph, *, half: bool = False) -> bytes:
+    """The graph as ``to_tflite`` writes it, with TensorFlow Lite's own metadata and label file beside the spec.
+
+    Raises SpecError for labels that no label file can hold.
+    """
+    reads: Reads = "normalized"
+    if graph.quantization is not None:
+        reads = "int8"
+    elif isinstance(graph.nodes[0], Center):
+        reads = "uint8"
+    data = to_tflite(graph, half=half, metadata={METADATA_NAME: make_metadata(graph.spec, reads=reads)})
+    return attach_files(data, {LABEL_FILE: make_label_file(graph.spec)})
 
 
 def make_metadata(spec: ModelSpec, *, reads: Reads) -> bytes:

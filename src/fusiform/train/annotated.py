@@ -19,7 +19,8 @@ from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.split import split_dataset
 from fusiform.data.voc import read_voc
 from fusiform.errors import UsageError
-from fusiform.evaluate_tasks import box_figures, mask_figures
+from fusiform.evaluate.boxes import box_figures
+from fusiform.evaluate.masks import mask_figures
 from fusiform.report import Cell
 from fusiform.spec import Architecture, ModelSpec, Preprocess, Task
 from fusiform.train.detection import BoxExamples, DetectionTask, start_detector

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fusiform.data.dataset import Sample
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.evaluate import answers
+from fusiform.evaluate.classification import answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.nets import MobileNetV2, build_network

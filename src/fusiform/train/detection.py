@@ -18,7 +18,7 @@ from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.preprocess import mean_color
 from fusiform.engines import Engine
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
-from fusiform.evaluate import Crew, not_finite, read_pixels
+from fusiform.evaluate.crew import Crew, not_finite, read_pixels
 from fusiform.nets import SSDLite, build_network
 from fusiform.spec import ModelSpec, Preprocess, Scores
 from fusiform.tasks import detection

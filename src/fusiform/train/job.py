@@ -25,7 +25,7 @@ from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.layouts import read_dataset
 from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError, WeightsError
-from fusiform.evaluate import answers
+from fusiform.evaluate.classification import answers
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report

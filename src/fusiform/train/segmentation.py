@@ -20,8 +20,8 @@ from fusiform.data.preprocess import crop_pixels, mean_color, placement
 from fusiform.data.voc import IGNORE, read_mask
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import ImageError, MissingExtraError, WeightsError
-from fusiform.evaluate import Crew
-from fusiform.evaluate_tasks import mask_figures
+from fusiform.evaluate.crew import Crew
+from fusiform.evaluate.masks import mask_figures
 from fusiform.nets import DeepLabV3, build_network
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess

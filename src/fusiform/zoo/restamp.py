@@ -40,9 +40,7 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
                 "other weights"
             )
     if model.format == "tflite":
-        from fusiform.graph.tflite import to_tflite
-
-        return to_tflite(dataclasses.replace(model.graph(), spec=spec))
+        return _tflite(model, spec)
     if model.format == "safetensors":
         return _safetensors(model.data, spec)
     if model.format == "onnx":
@@ -51,6 +49,16 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
         f"{model.path}: a .pth file has no place for a description; "
         f"make a file that has: fusiform port {model.path} --out FILE.safetensors"
     )
+
+
+def _tflite(model: Model, spec: ModelSpec) -> bytes:
+    """Written again from its graph: as float16 where it was, with a label file for other programs where it had one."""
+    from fusiform.graph.tflite import stores_halves, to_tflite
+    from fusiform.graph.tflite_metadata import read_label_file, to_described_tflite
+
+    described = read_label_file(model.data, source=str(model.path)) is not None
+    write = to_described_tflite if described else to_tflite
+    return write(dataclasses.replace(model.graph(), spec=spec), half=stores_halves(model.data))
 
 
 def _safetensors(data: bytes, spec: ModelSpec) -> bytes:

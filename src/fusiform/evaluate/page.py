@@ -15,7 +15,7 @@ from fusiform import charts
 from fusiform.data.dataset import Sample
 from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.errors import ImageError, MissingExtraError, UsageError
-from fusiform.evaluate import (
+from fusiform.evaluate.classification import (
     OTHER,
     Calibration,
     Comparison,
@@ -26,9 +26,9 @@ from fusiform.evaluate import (
     headlines,
     most_confused,
     report,
-    shortened,
     worst,
 )
+from fusiform.evaluate.figures import shortened
 from fusiform.page import THUMBNAIL, Page
 from fusiform.tasks import metrics
 

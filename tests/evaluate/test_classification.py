@@ -12,7 +12,7 @@ from PIL import Image
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample
 from fusiform.errors import UsageError, WeightsError
-from fusiform.evaluate import (
+from fusiform.evaluate.classification import (
     Evaluation,
     answers,
     calibrate,
@@ -24,7 +24,7 @@ from fusiform.evaluate import (
     report,
     to_json,
 )
-from fusiform.evaluate_page import examples, explain, open_network, overlay, write_page
+from fusiform.evaluate.page import examples, explain, open_network, overlay, write_page
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess

@@ -15,15 +15,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform import engines, evaluate_boxes, evaluate_masks
+from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.preprocess import placement
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
-from fusiform.evaluate_boxes import BoxEvaluation, read_boxes
-from fusiform.evaluate_compare import compare, comparison_figures
-from fusiform.evaluate_masks import MaskEvaluation, outline, outline_again, read_masks
-from fusiform.evaluate_tasks import box_figures, mask_figures
-from fusiform.evaluate_tasks_page import percentages, precision_recall_diagram, write_page
+from fusiform.evaluate import boxes as evaluate_boxes
+from fusiform.evaluate import masks as evaluate_masks
+from fusiform.evaluate.boxes import BoxEvaluation, box_figures, read_boxes
+from fusiform.evaluate.compare import compare, comparison_figures
+from fusiform.evaluate.masks import MaskEvaluation, mask_figures, outline, outline_again, read_masks
+from fusiform.evaluate.tasks_page import percentages, precision_recall_diagram, write_page
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,12 @@ from fusiform.data.dataset import Split
 from fusiform.data.preprocess import Placement, crop_pixels, placement
 from fusiform.data.voc import CLASS_NAMES_FILE, IGNORE, read_mask, read_voc
 from fusiform.engines import Engine, EngineName
-from fusiform.engines.batch import Batch, as_normalized
-from fusiform.errors import ImageError, MissingExtraError, UsageError
-from fusiform.evaluate import OTHER, Crew, choose_split, not_finite, read_pixels, rounded
-from fusiform.evaluate_compare import comparison_figures, percent
+from fusiform.errors import ImageError, UsageError
+from fusiform.evaluate.classification import OTHER
+from fusiform.evaluate.compare import comparison_figures
+from fusiform.evaluate.crew import Crew, choose_split, not_finite, read_pixels, readable
+from fusiform.evaluate.figures import percent, rounded
+from fusiform.evaluate.multi_scale import MultiScaleEngine
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
@@ -40,10 +42,10 @@ from fusiform.tasks.segmentation_metrics import (
     pixel_accuracy,
     pixel_confusion,
 )
-from fusiform.zoo.model import PROGRAMS, Model, open_model
+from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
-    from fusiform.nets import DeepLabV3
+    pass
 
 _NO_CLASS = -1
 """Stands for ``IGNORE`` in a true mask of the model's labels, of which there may be more than 255."""
@@ -185,10 +187,7 @@ def evaluate(
         progress=progress,
     )
     seconds = time.perf_counter() - started
-    read = [i for i in range(len(samples)) if i not in outlines.errors]
-    if not read:
-        first = next(iter(outlines.errors.values()))
-        raise UsageError(f"{data.source}: none of the {len(samples)} pictures of {chosen} could be read: {first}")
+    read = readable(data.source, chosen, len(samples), outlines.errors)
     return MaskEvaluation(
         model=name,
         spec=spec,
@@ -263,6 +262,30 @@ def outline(
 
     crew.work(answer, progress)
     return Outlines(counts, confusion, dict(sorted(errors.items())))
+
+
+def mask_figures(
+    model: Model,
+    samples: Sequence[AnnotatedSample],
+    *,
+    engine: EngineName | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Tracker = silent,
+) -> dict[str, float]:
+    """What training tells of its validation pictures: ``val_miou``, ``val_pixel_accuracy`` in [0, 1], ``pictures``.
+
+    The masks' values are the model's labels. Pictures and masks that cannot be read are left out; where no pixel
+    counts, both are 0. The arguments are those of ``outline``.
+    """
+    found = outline(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
+    total = found.counts.sum(0)
+    return {
+        "val_miou": float(np.nan_to_num(mean_iou(total, range(model.spec.num_classes)))),
+        "val_pixel_accuracy": float(np.nan_to_num(pixel_accuracy(total))),
+        "pictures": len(samples) - len(found.errors),
+    }
 
 
 def read_truth(sample: AnnotatedSample, size: tuple[int, int], labels: Sequence[int]) -> NDArray[np.int32]:
@@ -415,47 +438,6 @@ def headlines(made: Report) -> dict[str, str]:
         "intervals": f"over {cell_text(figures['resamples'])} resamples of the pictures",
         "engine": f"{figures['engine']}{scales}, {cell_text(figures['seconds'])} s",
     }
-
-
-class MultiScaleEngine:
-    """PyTorch at six scales and mirrored: answers with probabilities of every pixel of the input, as ``logits``.
-
-    Who is likeliest there is what the mean over scales says. Pictures may have any sides. Raises UsageError for a file
-    whose weights cannot be read back, and for a device that is not there; MissingExtraError without PyTorch.
-    """
-
-    def __init__(self, model: Model, *, threads: int = 1, device: str = "cpu") -> None:
-        if model.format in PROGRAMS:
-            raise UsageError(
-                f"{model.path}: is a program for one runtime ({model.format}), at one scale; give the model that it "
-                "was exported from"
-            )
-        try:
-            import torch
-        except ImportError:
-            raise MissingExtraError("PyTorch", "torch", "multi-scale evaluation") from None
-        from fusiform.nets import build_network
-        from fusiform.zoo.load import load_state
-
-        self.spec = model.spec
-        self._torch = torch
-        torch.set_num_threads(threads)
-        network = build_network(model.spec)
-        load_state(network, model.state(), source=str(model.path))
-        try:
-            self._device = torch.device(device)
-            network.eval().to(self._device)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
-        self._network = cast("DeepLabV3", network)
-
-    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Answer uint8 pixels (N, height, width, 3) with (N, height, width, classes); see ``Engine.run``."""
-        from fusiform.nets.deeplab_v3 import multi_scale_probabilities
-
-        pictures = self._torch.from_numpy(as_normalized(batch, self.spec.preprocess)).to(self._device)
-        found = multi_scale_probabilities(self._network, pictures)
-        return {"logits": found.permute(0, 2, 3, 1).float().cpu().numpy()}
 
 
 def _starter(model: Model, *, multi_scale: bool, engine: EngineName | None, device: str) -> Callable[[int], Engine]:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform import charts, evaluate_boxes, evaluate_masks
+from fusiform import charts
 from fusiform.data.annotated import BoxLabel
 from fusiform.draw import draw_boxes, draw_mask
 from fusiform.errors import ImageError
-from fusiform.evaluate import shortened
-from fusiform.evaluate_boxes import CURVES, BoxEvaluation
-from fusiform.evaluate_compare import comparison_figures
-from fusiform.evaluate_masks import MaskEvaluation
+from fusiform.evaluate import boxes, masks
+from fusiform.evaluate.boxes import CURVES, BoxEvaluation
+from fusiform.evaluate.compare import comparison_figures
+from fusiform.evaluate.figures import shortened
+from fusiform.evaluate.masks import MaskEvaluation
 from fusiform.page import THUMBNAIL, Page
 from fusiform.report import Cell, Report
 from fusiform.tasks.bootstrap import Comparison
@@ -49,11 +50,11 @@ def write_page(
     """
     page = Page(evaluation.title)
     if isinstance(evaluation, BoxEvaluation):
-        made = evaluate_boxes.report(evaluation)
-        _begin(page, evaluate_boxes.headlines(made), evaluation.notes, comparison)
+        made = boxes.report(evaluation)
+        _begin(page, boxes.headlines(made), evaluation.notes, comparison)
         _add_curves(page, evaluation)
         _add_classes(page, made)
-        if worst := evaluate_boxes.worst(evaluation)[:SHOWN_PICTURES]:
+        if worst := boxes.worst(evaluation)[:SHOWN_PICTURES]:
             page.add_heading("Worst pictures")
             page.add_text(
                 f"Each with what was found, scored above {evaluation.score:g}, and then with what is there. "
@@ -61,11 +62,11 @@ def write_page(
             )
             page.add_pictures(part for i in worst for part in _with_boxes(evaluation, i))
     else:
-        made = evaluate_masks.report(evaluation)
-        _begin(page, evaluate_masks.headlines(made), evaluation.notes, comparison)
+        made = masks.report(evaluation)
+        _begin(page, masks.headlines(made), evaluation.notes, comparison)
         _add_confusion(page, evaluation)
         _add_classes(page, made)
-        if chosen := evaluate_masks.worst(evaluation)[:SHOWN_PICTURES]:
+        if chosen := masks.worst(evaluation)[:SHOWN_PICTURES]:
             page.add_heading("Worst pictures")
             page.add_text("Each with what was found, and then with what is there; a colour is always the same class.")
             page.add_pictures(_with_masks(evaluation, chosen, threads))
@@ -140,7 +141,7 @@ def _add_curves(page: Page, evaluation: BoxEvaluation) -> None:
     curves = {
         f"mean of the classes, IoU {name}": curve
         for name, k in CURVES.items()
-        if (curve := evaluate_boxes.mean_curve(evaluation, k)) is not None
+        if (curve := boxes.mean_curve(evaluation, k)) is not None
     }
     if not curves:
         return
@@ -159,7 +160,7 @@ def _add_curves(page: Page, evaluation: BoxEvaluation) -> None:
 
 
 def _add_confusion(page: Page, evaluation: MaskEvaluation) -> None:
-    columns, counts = evaluate_masks.confusion(evaluation)
+    columns, counts = masks.confusion(evaluation)
     rows = [int(k) for k in np.flatnonzero(counts.sum(1))]
     # The diagonal is green where rows and columns are in one order: classes that are only found come last.
     seen = [*rows, *(int(k) for k in np.flatnonzero(counts.sum(0)) if k not in rows)]
@@ -198,8 +199,8 @@ def _known(box: BoxLabel, labels: Sequence[str]) -> Box:
 def _with_masks(
     evaluation: MaskEvaluation, chosen: Sequence[int], threads: int | None
 ) -> Iterator[tuple[Image.Image | None, str]]:
-    ious = {str(row["path"]): row["miou"] for row in evaluate_masks.pictures(evaluation)}
-    for i, shown in zip(chosen, evaluate_masks.outline_again(evaluation, chosen, threads=threads), strict=True):
+    ious = {str(row["path"]): row["miou"] for row in masks.pictures(evaluation)}
+    for i, shown in zip(chosen, masks.outline_again(evaluation, chosen, threads=threads), strict=True):
         name = evaluation.samples[i].name
         caption = f"{Path(name).name}\nmean IoU {float(ious[name] or 0):.1%}"
         if shown is None:

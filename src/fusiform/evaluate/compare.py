@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.errors import UsageError
-from fusiform.evaluate import rounded
+from fusiform.evaluate.figures import share
 from fusiform.report import Cell
 from fusiform.tasks import bootstrap
 from fusiform.tasks.bootstrap import RESAMPLES, Comparison
@@ -72,18 +71,3 @@ def comparison_figures(comparison: Comparison) -> dict[str, Cell]:
             f"{name}_excludes_zero": difference.excludes_zero,
         }
     return {**figures, "sentence": comparison.sentence}
-
-
-def percent(figures: Mapping[str, Cell], name: str) -> str:
-    """A share as people read it, with its interval if there is one."""
-    values = [figures.get(key) for key in (name, f"{name}_low", f"{name}_high")]
-    share, low, high = (100 * value if isinstance(value, (int, float)) else None for value in values)
-    if share is None:
-        return "none"
-    interval = "" if low is None or high is None else f" (95 % interval {low:.1f} to {high:.1f})"
-    return f"{share:.1f} %{interval}"
-
-
-def share(value: float | None) -> float | None:
-    """A share, rounded, or None where there is none."""
-    return None if value is None else rounded(value)

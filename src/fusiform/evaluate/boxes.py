@@ -21,8 +21,9 @@ from fusiform.data.dataset import Split
 from fusiform.data.voc import read_voc
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import UsageError
-from fusiform.evaluate import Crew, choose_split, not_finite, read_pixels, rounded
-from fusiform.evaluate_compare import comparison_figures, percent, share
+from fusiform.evaluate.compare import comparison_figures
+from fusiform.evaluate.crew import Crew, choose_split, not_finite, read_pixels, readable
+from fusiform.evaluate.figures import percent, rounded, share
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.spec import ModelSpec
@@ -179,10 +180,7 @@ def evaluate(
     started = time.perf_counter()
     answers = find_boxes(opened, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
     seconds = time.perf_counter() - started
-    read = [i for i in range(len(samples)) if i not in answers.errors]
-    if not read:
-        first = next(iter(answers.errors.values()))
-        raise UsageError(f"{data.source}: none of the {len(samples)} pictures of {chosen} could be read: {first}")
+    read = readable(data.source, chosen, len(samples), answers.errors)
     return BoxEvaluation(
         model=name,
         spec=spec,
@@ -244,6 +242,28 @@ def find_boxes(
 
     crew.work(answer, progress)
     return FoundBoxes(tuple(truth), tuple(found), dict(sorted(errors.items())))
+
+
+def box_figures(
+    model: Model,
+    samples: Sequence[AnnotatedSample],
+    *,
+    engine: EngineName | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Tracker = silent,
+) -> dict[str, float]:
+    """What training tells of its validation pictures: ``val_map`` and ``val_map50`` in [0, 1], and ``pictures``.
+
+    Labels are the model's. Pictures that cannot be read are left out; where there is no object, both are 0. The
+    arguments are those of ``find_boxes``.
+    """
+    answers = find_boxes(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
+    truth = [boxes for boxes, each in zip(answers.truth, answers.found, strict=True) if each is not None]
+    found = [each for each in answers.found if each is not None]
+    values = np.nan_to_num(mean_average_precisions(match_boxes(truth, found, model.spec.num_classes))[0])
+    return {"val_map": float(values.mean()), "val_map50": float(values[0]), "pictures": len(found)}
 
 
 def report(evaluation: BoxEvaluation) -> Report:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.labels import bind_classes
 from fusiform.data.layouts import read_dataset
-from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, EngineName
-from fusiform.errors import ImageError, UsageError, WeightsError
+from fusiform.errors import UsageError
+from fusiform.evaluate.crew import Crew, choose_split, not_finite, read_pixels, readable
+from fusiform.evaluate.figures import rounded
 from fusiform.files import write_file
-from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text, printable
 from fusiform.spec import ModelSpec
@@ -35,16 +32,10 @@ from fusiform.tasks.metrics import Difference
 from fusiform.zoo.model import Model, open_model
 from fusiform.zoo.restamp import restamp
 
-GROUP = 8
-"""Pictures that a worker takes through one stage after the other, as ``predict`` does."""
 OTHER = "other"
 """The column of the confusion matrix for classes of the model that the data does not have."""
 SIGNIFICANCE = 0.05
 """The p-value below which a difference is called real."""
-
-_PREFERRED: tuple[Split, ...] = ("test", "val", "all", "train")
-
-AnySample = TypeVar("AnySample")
 
 
 class Answers(NamedTuple):
@@ -198,10 +189,7 @@ def evaluate(
         model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
     )
     seconds = time.perf_counter() - started
-    read = [i for i in range(len(samples)) if i not in errors]
-    if not read:
-        first = next(iter(errors.values()))
-        raise UsageError(f"{data.source}: none of the {len(samples)} pictures of {chosen} could be read: {first}")
+    read = readable(data.source, chosen, len(samples), errors)
     logits = values if not errors else values[read]
     if spec.output == "probabilities":
         logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
@@ -258,110 +246,6 @@ def answers(
     if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():
         raise not_finite(model)
     return Answers(values, dict(sorted(errors.items())))
-
-
-class Crew:
-    """Threads that show pictures to a model, each with an engine of its own.
-
-    ``start`` opens an engine with the number of cores it may use; ``count`` is the number of pictures, ``threads``
-    that of cores, all by default, and ``batch`` the number of pictures that go through a network together. Raises
-    UsageError for numbers below 1, and what ``start`` raises: a wrong model is told before any picture is read.
-    """
-
-    def __init__(self, start: Callable[[int], Engine], count: int, *, threads: int | None, batch: int) -> None:
-        for name, value in (("batch", batch), ("threads", 1 if threads is None else threads)):
-            if value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
-        cores = threads or usable_cores()
-        size = max(batch, min(GROUP, -(-count // cores)))
-        self._groups = [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
-        self._workers = max(1, min(cores, len(self._groups)))
-        self._start = start
-        self._cores = max(1, cores // self._workers)
-        self._count = count
-        self._first = start(self._cores)
-        self.spec = self._first.spec
-
-    def work(self, answer: Callable[[Engine, range], None], progress: Tracker = silent) -> None:
-        """Call ``answer`` with an engine and the numbers of some pictures, until all were shown, each once.
-
-        It is called in several threads at the same time. What it raises ends the work and is raised here.
-        """
-        groups = iter(self._groups)
-        taking, stopped = threading.Lock(), threading.Event()
-        done: SimpleQueue[int | BaseException] = SimpleQueue()
-
-        def work(mine: Engine | None) -> None:
-            try:
-                mine = mine or self._start(self._cores)
-                while not stopped.is_set():
-                    with taking:
-                        group = next(groups, None)
-                    if group is None:
-                        return
-                    answer(mine, group)
-                    done.put(len(group))
-            except BaseException as error:  # whatever it is, it belongs to the caller's thread
-                done.put(error)
-
-        # Pillow and the runtimes release the interpreter's lock. Daemons: an interrupted program ends at once.
-        first = (self._first, *[None] * (self._workers - 1))
-        crew = [threading.Thread(target=work, args=(engine,), daemon=True) for engine in first]
-        for thread in crew:
-            thread.start()
-        try:
-            with progress(total=self._count, label="evaluate") as bar:
-                for _ in self._groups:
-                    finished = done.get()
-                    if isinstance(finished, BaseException):
-                        raise finished
-                    bar.advance(finished)
-        finally:
-            stopped.set()
-            for thread in crew:
-                thread.join(timeout=0.5)
-
-
-class Readable(Protocol):
-    """A picture of a data set, for any task."""
-
-    def read(self) -> Image.Image:
-        """The picture, upright and RGB; ImageError, which names it."""
-        ...
-
-
-def read_pixels(
-    samples: Sequence[Readable], spec: ModelSpec, errors: dict[int, str], *, first: int = 0
-) -> tuple[list[tuple[int, tuple[int, int]]], list[NDArray[np.uint8]]]:
-    """The numbers, counted from ``first``, and sizes of the pictures that can be read, and what the network sees.
-
-    ``errors`` gets, by number, the messages about the others.
-    """
-    read: list[tuple[int, tuple[int, int]]] = []
-    pixels: list[NDArray[np.uint8]] = []
-    for i, sample in enumerate(samples, first):
-        seen = _see(sample, spec)
-        if isinstance(seen, str):
-            errors[i] = seen
-        else:
-            read.append((i, seen[0]))
-            pixels.append(seen[1])
-    return read, pixels
-
-
-def _see(sample: Readable, spec: ModelSpec) -> tuple[tuple[int, int], NDArray[np.uint8]] | str:
-    """The picture's size and pixels, ready for the engine, or the message that says why there are none."""
-    try:
-        image = sample.read()
-        return image.size, crop_pixels(image, spec.preprocess)
-    except ImageError as error:
-        return str(error)
-
-
-def not_finite(model: str | os.PathLike[str] | Model) -> WeightsError:
-    """What to raise where a model answers with NaN or infinity."""
-    name = str(model.path if isinstance(model, Model) else model)
-    return WeightsError(f"{name}: answers with values that are not finite: export or train it again")
 
 
 def report(evaluation: Evaluation) -> Report:
@@ -585,11 +469,6 @@ def has_others(evaluation: Evaluation) -> bool:
     return len(evaluation.outputs) < evaluation.spec.num_classes
 
 
-def shortened(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell]]:
-    """Rows for people: no more than three decimals of a number."""
-    return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-
-
 def calibration_text(calibration: Calibration) -> str:
     """What calibration did, in a sentence or two."""
     return (
@@ -597,25 +476,6 @@ def calibration_text(calibration: Calibration) -> str:
         f"{calibration.ece_after:.1%} on the pictures it was fitted on, and to {calibration.ece_held_out:.1%} where "
         "each half has the temperature of the other half."
     )
-
-
-def choose_split(
-    source: Path, splits: Mapping[Split, tuple[AnySample, ...]], split: Split | None
-) -> tuple[Split, tuple[AnySample, ...]]:
-    """The pictures of a split: None is test if there is one, else val, else all, else train; ``all`` every picture.
-
-    Raises UsageError, which names the data's ``source``, for a split that is not there.
-    """
-    filled = [name for name in _PREFERRED if splits.get(name)]
-    if not filled:
-        raise UsageError(f"{source}: there are no pictures in it: check the path")
-    if split is None:
-        return filled[0], splits[filled[0]]
-    if split == "all":
-        return split, tuple(sample for samples in splits.values() for sample in samples)
-    if split not in filled:
-        raise UsageError(f"{source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
-    return split, splits[split]
 
 
 def _mistake(evaluation: Evaluation, i: int) -> dict[str, Cell]:
@@ -626,8 +486,3 @@ def _mistake(evaluation: Evaluation, i: int) -> dict[str, Cell]:
         "probability": rounded(evaluation.probability[i]),
         "path": evaluation.samples[i].name,
     }
-
-
-def rounded(value: float) -> float:
-    """Six significant digits: more than float32 networks agree on between two machines."""
-    return float(f"{value:.6g}")
