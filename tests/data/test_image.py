@@ -643,3 +643,29 @@ def test_find_images_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
     unlisted: list[str] = []
     assert find_images(tmp_path, unlisted=unlisted) == []
     assert "cannot be listed" in unlisted[0]
+
+
+def test_a_link_that_was_copied_as_text_is_followed(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "linked").mkdir()
+    Image.new("RGB", (3, 2), (200, 10, 30)).save(tmp_path / "photographs" / "a.png")
+    link = tmp_path / "linked" / "b.jpg"
+    for text in ("../photographs/a.png", "../photographs/a.png\n"):
+        link.write_text(text)
+        assert read_image(link).getpixel((0, 0)) == (200, 10, 30)
+    (tmp_path / "photographs" / "notes.txt").write_text("private")
+    elsewhere = str(tmp_path / "photographs" / "a.png")
+    for text in (
+        "../photographs/none.png",
+        "../photographs/notes.txt",
+        elsewhere,
+        "../photographs",
+        "b\nc.png",
+        "\0.png",
+    ):
+        link.write_text(text)
+        with pytest.raises(ImageError, match=r"linked.b\.jpg: is not a picture"):
+            read_image(link)
+    link.write_text("b.jpg")  # itself: one step is taken and no more
+    with pytest.raises(ImageError, match=r"b\.jpg: is not a picture"):
+        read_image(link)

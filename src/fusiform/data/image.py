@@ -49,6 +49,7 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_LONGEST_LINK = 1024
 
 
 def read_image(
@@ -61,6 +62,8 @@ def read_image(
     orientation is applied, transparency is laid over white, and the colours of a wider RGB space whose ICC profile
     the file carries become sRGB; ``to_rgb`` says what becomes of the other modes. The pixels of a plain RGB JPEG are
     those of ``Image.open(path).convert("RGB")``. The picture carries no metadata. May be called from several threads.
+
+    A file that holds nothing but the relative path of a picture, as a link that was copied as text does, stands for it.
 
     ``shorter_side`` (pixels) is the fast mode: libjpeg decodes a JPEG at 1/2, 1/4 or 1/8 of its scale, the smallest
     that leaves the shorter side no shorter than this. Other formats ignore it.
@@ -166,10 +169,13 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
         if not isinstance(source, (str, os.PathLike)):
             return io.BytesIO(source.read())
         file = Path(source).open("rb")  # noqa: SIM115  # the caller closes it
-        if file.seekable():
+        if not file.seekable():
+            with file:
+                return io.BytesIO(file.read())
+        if (target := _link(file.peek(), Path(source))) is None:
             return file
-        with file:
-            return io.BytesIO(file.read())
+        file.close()
+        return target.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path") from error
     except (OSError, ValueError) as error:
@@ -178,6 +184,17 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
         if isinstance(error, PermissionError):
             raise ImageError(f"{name}: may not be read (permission denied): change its permissions") from error
         raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from error
+
+
+def _link(head: bytes, path: Path) -> Path | None:
+    """The picture that a file names, where its only content is a path from its own folder to one.
+
+    Git leaves links as such text on systems without them, and archives of data sets are packed there.
+    """
+    if len(head) > _LONGEST_LINK or not head.isascii() or not (text := head.decode().strip()).isprintable():
+        return None
+    target = path.parent / text
+    return target if EXTENSIONS.fullmatch(target.suffix) and not Path(text).is_absolute() and target.is_file() else None
 
 
 def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Image:
