@@ -1,4 +1,4 @@
-"""``fusiform choose`` as a user types it; the search itself is tested in tests/test_choose.py."""
+"""``fusiform choose`` as a user types it; the search itself is tested in tests/choose."""
 
 from __future__ import annotations
 

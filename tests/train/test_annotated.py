@@ -14,13 +14,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 import fusiform.cli
-from fusiform.choose import Budget, choose
+from fusiform.choose.budget import Budget
+from fusiform.choose.job import choose
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.errors import UsageError
 from fusiform.progress import silent
 from fusiform.train.annotated import AnnotatedJob, read_annotated, read_annotated_list
+from fusiform.train.base import open_base
 from fusiform.train.batch_norm import is_folded
-from fusiform.train.job import open_base, train
+from fusiform.train.job import train
 from fusiform.train.recipe import Recipe
 from fusiform.train.recipes import DEFAULTS, RECIPES
 from fusiform.train.world import World

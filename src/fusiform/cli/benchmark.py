@@ -104,7 +104,8 @@ def command(
 
     Exit codes: 0 if anything was measured, 1 if nothing could be, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.benchmark import benchmark, draw_benchmark
+    from fusiform.benchmark.draw import draw_benchmark
+    from fusiform.benchmark.job import benchmark
     from fusiform.engines import ENGINES
     from fusiform.progress import track
 

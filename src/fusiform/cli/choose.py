@@ -12,7 +12,7 @@ from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.choose import ChooseEngine
+    from fusiform.choose.latency import ChooseEngine
 
 
 @click.command("choose")
@@ -106,7 +106,9 @@ def command(
     for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", "fusiform choose")
-    from fusiform.choose import SIZES, Budget, choose
+    from fusiform.choose.budget import Budget
+    from fusiform.choose.job import choose
+    from fusiform.choose.latency import SIZES
     from fusiform.train.recipe import override
     from fusiform.train.recipes import RECIPES
 

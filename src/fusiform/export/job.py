@@ -31,7 +31,7 @@ from fusiform.graph.split import split_expansion
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
 from fusiform.spec import ModelSpec
-from fusiform.train.job import read_list
+from fusiform.train.labelled import read_list
 from fusiform.train.recipes import quantize_small
 from fusiform.train.run import make_folder
 from fusiform.zoo.model import Model, open_model

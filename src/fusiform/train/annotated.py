@@ -23,8 +23,8 @@ from fusiform.evaluate.boxes import box_figures
 from fusiform.evaluate.masks import mask_figures
 from fusiform.report import Cell
 from fusiform.spec import Architecture, ModelSpec, Preprocess, Task
+from fusiform.train.base import Job, PicturesTask, Start
 from fusiform.train.detection import BoxExamples, DetectionTask, start_detector
-from fusiform.train.job import Job, PicturesTask, Start
 from fusiform.train.pictures import Pictures
 from fusiform.train.segmentation import MaskExamples, SegmentationTask, start_segmenter
 from fusiform.train.slicing import slice_state
