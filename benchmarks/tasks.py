@@ -16,6 +16,7 @@ docs/tasks.md from the JSON file and measures nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -23,12 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import common
+import exported
 
 from fusiform.report import Cell
 
 DOCS = common.ROOT / "docs" / "tasks.md"
 RESULT = common.ROOT / "benchmarks" / "results" / "tasks.json"
-MARK = "<!-- table -->"
+FIGURES = {"detection": ("map50", "map"), "segmentation": ("miou", "pixel_accuracy")}
+"""Of each task: the figure with an interval, and another."""
+NAMES = {"map50": "mAP@0.5", "map": "mAP", "miou": "mIoU", "pixel_accuracy": "pixels right"}
 
 
 def main() -> None:
@@ -47,8 +51,7 @@ def main() -> None:
     from fusiform.train.allocator import keep_freed_memory
 
     keep_freed_memory()
-    packages = ("fusiform", "torch", "ai-edge-litert", "onnxruntime", "openvino", "executorch", "coremltools")
-    about = common.machine(*packages)
+    about = common.machine(*exported.PACKAGES)
     rows: list[dict[str, Cell]] = []
     with tempfile.TemporaryDirectory() as scratch:
         keep: Path = arguments.keep or Path(scratch)
@@ -59,46 +62,25 @@ def main() -> None:
 
 def measure(run: Path, out: Path, data: Path, *, seconds: float) -> list[dict[str, Cell]]:
     """A row for each file of one network; the first is PyTorch with the weights as they were."""
-    from fusiform.benchmark import benchmark
-    from fusiform.export.job import ExportError, export_model
-    from fusiform.export.targets import TARGETS
     from fusiform.zoo.model import open_model
 
-    exported: list[dict[str, Any]] = []
-    for precision in ("float32", "float16", "int8"):
-        targets = [name for name, target in TARGETS.items() if precision in target.precisions and name != "web"]
-        print(f"{run.name}: {precision}", file=sys.stderr, flush=True)
-        try:
-            made = export_model(run, out, targets=targets, precision=precision)  # type: ignore[arg-type]
-        except ExportError as error:
-            print(f"{run.name}: {error}", file=sys.stderr, flush=True)
-            made = error.report
-        exported += made.rows
-
+    files = exported.export_all(run, out)
     opened = open_model(run)
     about: dict[str, Cell] = {"network": opened.spec.name, "task": opened.spec.task, "side": opened.spec.input_size}
     rows: list[dict[str, Cell]] = [
         {**about, "target": "PyTorch eager", "precision": "float32", "bytes": opened.path.stat().st_size}
         | score(opened.path, data, engine="torch")
     ]
-    for found in exported:
-        row: dict[str, Cell] = {**about, "target": label(found), "precision": found["precision"]}
+    for found in files:
+        row: dict[str, Cell] = {**about, "target": exported.label(found), "precision": found["precision"]}
         row |= {"passed": found["passed"]}
         if found["passed"]:
             row |= {"bytes": found["bytes"]}
-            if open_model(found["file"]).format != "coreml":
-                row |= score(Path(found["file"]), data)
             row |= {key: found[key] for key in ("delegated", "not_delegated", "layers_in_float") if key in found}
+        if exported.runs_here(found):
+            row |= score(Path(found["file"]), data)
         rows.append(row)
-    files = [Path(found["file"]) for found in exported if found["passed"]]
-    times = benchmark([file for file in files if open_model(file).format != "coreml"], data=data, seconds=seconds)
-    by_file = {row["model"]: row for row in times.rows}
-    eager = benchmark([run], engines=["torch"], data=data, seconds=seconds)
-    rows[0] |= {"latency_ms": eager.rows[0]["median_ms"], "decode_ms": eager.rows[0]["decode_ms"]}
-    for found, row in zip(exported, rows[1:], strict=True):
-        timed = by_file.get(found.get("file"))
-        if timed is not None:
-            row |= {"latency_ms": timed["median_ms"], "decode_ms": timed["decode_ms"], "load_ms": timed["load_ms"]}
+    exported.measure_times(run, files, rows, data=some(opened, data), seconds=seconds)
     return rows
 
 
@@ -107,61 +89,42 @@ def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
     from fusiform.evaluate import boxes, masks
     from fusiform.zoo.model import open_model
 
-    if open_model(file).spec.task == "detection":
+    task = open_model(file).spec.task
+    if task == "detection":
         figures = boxes.report(boxes.evaluate(file, data, split="val", engine=engine)).figures
-        names = ("map50", "map50_low", "map50_high", "map")
     else:
         figures = masks.report(masks.evaluate(file, data, split="val", engine=engine)).figures
-        names = ("miou", "miou_low", "miou_high", "pixel_accuracy")
-    return {name: figures[name] for name in ("pictures", *names)}
+    main, other = FIGURES[task]
+    return {name: figures[name] for name in ("pictures", main, f"{main}_low", f"{main}_high", other)}
 
 
-def label(row: dict[str, Any]) -> str:
-    form = row.get("form")
-    return f"{row['target']}, {form}" if form else str(row["target"])
+def some(model: Any, data: Path) -> Any:
+    """Eight of the validation pictures, whose answers are decoded to time that: all were counted before."""
+    from fusiform.evaluate import boxes, masks
+
+    read = boxes.read_boxes if model.spec.task == "detection" else masks.read_masks
+    whole = read(data, model.spec, model=str(model.path))
+    samples = whole.splits["val"]
+    return dataclasses.replace(whole, splits={"val": samples[:: max(1, len(samples) // 8)][:8]})
 
 
 def write_docs(result: dict[str, Any]) -> None:
-    """Put the rows into the document, a table for each network."""
-    parts = []
-    networks: dict[str, list[dict[str, Any]]] = {}
-    for row in result["rows"]:
-        networks.setdefault(f"{row['network']}, {row['side']} x {row['side']} pixels", []).append(row)
-    for name, rows in networks.items():
-        what, other = ("mAP@0.5", "mAP") if rows[0]["task"] == "detection" else ("mIoU", "pixels right")
-        lines = [
-            f"### {name}",
-            "",
-            f"| target | precision | MB | {what} (95 % interval) | {other} | ms, 1 thread | ms, decoding |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [table_row(row) for row in rows]
-        parts.append("\n".join(lines))
-    about = result["about"]
-    machine = f"{about['processor']}, {about['cores']} cores; " + ", ".join(
-        f"{name} {about[name]}" for name in ("torch", "ai-edge-litert", "onnxruntime", "openvino", "executorch")
-    )
-    before, _, rest = DOCS.read_text(encoding="utf-8").partition(MARK)
-    after = rest.partition(MARK)[2]
-    text = f"{before}{MARK}\n\nMeasured on {machine}.\n\n" + "\n\n".join(parts) + f"\n\n{MARK}{after}"
-    DOCS.write_text(text, encoding="utf-8")
+    def columns(row: exported.Row) -> tuple[str, ...]:
+        main, other = (NAMES[name] for name in FIGURES[row["task"]])
+        return f"{main} (95 % interval)", other, "ms, 1 thread", "ms, decoding"
 
+    def cells(row: exported.Row) -> tuple[str, ...]:
+        main, other = FIGURES[row["task"]]
+        times = (exported.number(row, name, 2) for name in ("latency_ms", "decode_ms"))
+        return exported.interval(row, main), exported.number(row, other, 3), *times
 
-def table_row(row: dict[str, Any]) -> str:
-    if row.get("passed") is False:
-        return f"| {row['target']} | {row['precision']} | | did not pass verification | | | |"
-    main, other = ("map50", "map") if row["task"] == "detection" else ("miou", "pixel_accuracy")
-    scored = main in row
-    cells = (
-        row["target"],
-        row["precision"],
-        f"{row['bytes'] / 1e6:.2f}",
-        f"{row[main]:.3f} ({row[f'{main}_low']:.3f} to {row[f'{main}_high']:.3f})" if scored else "",
-        f"{row[other]:.3f}" if scored else "",
-        f"{row['latency_ms']:.2f}" if row.get("latency_ms") is not None else "",
-        f"{row['decode_ms']:.2f}" if row.get("decode_ms") is not None else "",
+    exported.write_tables(
+        DOCS,
+        result,
+        title=lambda row: f"{row['network']}, {row['side']} x {row['side']} pixels",
+        columns=columns,
+        cells=cells,
     )
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
