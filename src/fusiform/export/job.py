@@ -338,7 +338,9 @@ class _Work:
             held_out,
             labelled=self.pictures.labelled,
             mask_labels=self.pictures.mask_labels,
-            tolerance=None if self.precision == "int8" else TARGETS[name].tolerance[self.precision],
+            tolerance=None
+            if self.precision == "int8"
+            else TARGETS[name].allowed(self.precision, self.opened.spec.task),
             max_drop=self.max_drop,
             pictures=VERIFICATION_PICTURES,
             threads=self.threads,
