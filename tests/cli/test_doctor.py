@@ -97,6 +97,76 @@ def test_usage_errors(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "clean.csv").read_bytes() == before
 
 
+@pytest.fixture
+def boxes(tmp_path: Path) -> Path:
+    """Twelve pictures with a box of each of two classes, larger than the input, in COCO's layout."""
+    root = tmp_path / "boxes"
+    (root / "images").mkdir(parents=True)
+    random = np.random.default_rng(4)
+    images, annotations = [], []
+    for n in range(1, 13):
+        noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
+        noise.resize((400, 330), Image.Resampling.BICUBIC).save(root / "images" / f"{n}.jpg")
+        images.append({"id": n, "file_name": f"{n}.jpg", "width": 400, "height": 330})
+        annotations += [{"image_id": n, "category_id": k, "bbox": [9 * k, 9 * n, 90, 70 + n]} for k in (1, 2)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def test_boxes_through_the_same_command(boxes: Path, tmp_path: Path) -> None:
+    result = run(boxes, "--strict")
+    assert result.exit_code == 0
+    assert "12 pictures, 24 objects, 0 errors, 0 warnings, 0 notes" in result.stdout
+    assert "Nothing was found." in result.stdout
+
+    content = json.loads((boxes / "boxes.json").read_text(encoding="utf-8"))
+    content["annotations"][0]["bbox"] = [10, 10, 0, 20]
+    (boxes / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    page, clean = tmp_path / "page.html", tmp_path / "clean"
+    result = run(boxes / "boxes.json", "--strict", "--format", "csv", "--html", page, "--fix", clean, "--threads", 1)
+    assert result.exit_code == 3
+    rows = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
+    assert [(row["severity"], row["kind"], row["class"]) for row in rows] == [("error", "box of no area", "cat")]
+    assert [float(rows[0][edge]) for edge in ("left", "top", "right", "bottom")] == [10, 10, 10, 30]
+    assert "box of no area (1)" in page.read_text(encoding="utf-8")
+    assert "11 " in run(clean, "--strict").stdout  # cats
+    assert run(clean, "--strict").exit_code == 0
+
+
+def test_masks_and_what_is_asked_for(boxes: Path, tmp_path: Path) -> None:
+    (boxes / "images").rename(boxes / "JPEGImages")
+    (boxes / "SegmentationClass").mkdir()
+    labels = np.zeros((330, 400), np.uint8)
+    labels[50:200, 50:300] = 1
+    for n in range(1, 12):
+        Image.fromarray(labels).save(boxes / "SegmentationClass" / f"{n}.png")
+    (boxes / "class_names.txt").write_text("background\ncat\n", encoding="utf-8")
+    # What has both is for boxes unless asked.
+    assert "24 objects" in run(boxes).stdout
+    result = run(boxes, "--task", "segment")
+    assert result.exit_code == 0
+    assert "11 pictures, 0 errors, 0 warnings, 2 notes" in result.stdout
+    assert "1 of 12 pictures are in no list, or have no annotation: 12" in result.stdout
+    assert "label" not in run(boxes, "--task", "classify").stdout
+
+    result = run(boxes, "--task", "segment", "--fix", tmp_path / "clean")
+    assert result.exit_code == 2
+    assert "these are masks" in result.stderr
+    result = run(boxes, "--model", "mobilenet_v2")
+    assert result.exit_code == 2
+    assert "has boxes: leave it out" in result.stderr
+    result = run(boxes, "--fix", tmp_path / "clean.csv")
+    assert result.exit_code == 2
+    assert "name a folder" in result.stderr
+    (boxes / "boxes.json").write_text("[]", encoding="utf-8")
+    result = run(boxes / "boxes.json", "--task", "detect", "--out", tmp_path / "report")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "report").exists()
+
+
 def test_help_names_the_exit_codes() -> None:
     result = run("--help")
     assert result.exit_code == 0

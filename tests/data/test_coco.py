@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxCheck, BoxLabel, recognise
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, BoxCheck, BoxLabel, recognise
 from fusiform.data.coco import read_coco
 from fusiform.errors import ImageError, UsageError
 
@@ -299,6 +299,45 @@ def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
         read_coco(tmp_path / "boxes.json")
 
 
+def test_faults_are_listed_in_place_of_errors_and_notes(tmp_path: Path) -> None:
+    boxes = [
+        box(1, 1, 5, 5, 20, 20, difficult=1),
+        box(1, 1, 90, 70, 30, 5),
+        box(1, 1, 5, 5, 20, -1),
+        box(2, 1, 5, 5, 10, 0.5),
+        box(2, 9, 5, 5, 10, 10),
+        box(1, 1, 5, 5, 20),
+    ]
+    file = write(tmp_path / "boxes.json", document([image(1), image(2), image(3)], boxes, {1: "a", 2: "b"}))
+    for n in (1, 2):
+        (tmp_path / f"{n:04d}.jpg").touch()
+    faults: list[AnnotationFault] = []
+    dataset = read_coco(file, faults=faults)
+    first, second = dataset.splits["all"]
+    assert first.boxes == (BoxLabel(0, 5, 5, 25, 25, difficult=True), BoxLabel(0, 90, 70, 100, 75))
+    assert second.boxes == (BoxLabel(0, 5, 5, 15, 5.5),)
+    assert dataset.notes == ()
+    assert [(f.kind, f.severity, f.file.name, f.edges) for f in faults] == [
+        ("damaged entry", "error", "boxes.json", None),
+        ("box reaching out", "warning", "0001.jpg", (90, 70, 120, 75)),
+        ("box of no area", "error", "0001.jpg", (5, 5, 25, 4)),
+        ("box of a pixel", "warning", "0002.jpg", (5, 5, 15, 5.5)),
+        ("unknown category", "error", "boxes.json", None),
+        ("missing picture", "error", "0003.jpg", None),
+    ]
+    assert faults[0].message.startswith("annotations[5]: bbox must be x, y, width and height in pixels, got [5, 5, 20]")
+    with pytest.raises(UsageError, match=r"boxes\.json, annotations\[5\]: bbox must be"):
+        read_coco(file)
+
+
+def test_without_faults_the_list_changes_nothing(shared_data: Path) -> None:
+    faults: list[AnnotationFault] = []
+    listed, plain = read_coco(shared_data / "coco", faults=faults), read_coco(shared_data / "coco")
+    assert faults == []
+    assert listed.fingerprint() == plain.fingerprint()
+    assert listed.category_ids == plain.category_ids
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
@@ -318,9 +357,9 @@ FIELDS = [
 
 
 @settings(deadline=None, max_examples=60)
-@given(field=st.sampled_from(FIELDS), value=JSON)
+@given(field=st.sampled_from(FIELDS), value=JSON, listing=st.booleans())
 def test_whatever_a_field_holds_ends_in_boxes_or_an_error_for_users(
-    tmp_path_factory: pytest.TempPathFactory, field: tuple[str, str], value: object
+    tmp_path_factory: pytest.TempPathFactory, field: tuple[str, str], value: object, listing: bool
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
     content = copy.deepcopy(PLAIN)
@@ -328,7 +367,7 @@ def test_whatever_a_field_holds_ends_in_boxes_or_an_error_for_users(
     content[field[0]][0][field[1]] = value
     write(folder / "boxes.json", content)
     try:
-        dataset = read_coco(folder / "boxes.json")
+        dataset = read_coco(folder / "boxes.json", faults=[] if listing else None)
     except UsageError:
         return
     for sample in dataset.splits["all"]:
@@ -365,7 +404,7 @@ def test_a_picture_of_another_size_than_its_annotations(tmp_path: Path) -> None:
     assert AnnotatedSample(file, ()).read().size == (20, 30)
     assert AnnotatedSample(file, (), size=(20, 30)).read().getpixel((3, 3)) == (255, 0, 0)
     with pytest.raises(
-        ImageError, match=r"picture.png: is 20 x 30 pixels .* are for 30 x 20: its EXIF orientation turns"
+        ImageError, match=r"picture.png: is 20 x 30 pixels .* are for 30 x 20, as if its EXIF orientation turned"
     ):
         AnnotatedSample(file, (), size=(30, 20)).read()
     with pytest.raises(ImageError, match=r"are for 64 x 48: annotate it again"):

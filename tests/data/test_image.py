@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps
 
 from fusiform.data import image as image_module
+from fusiform.data.dataset import Sample
 from fusiform.data.image import MAX_PIXELS, find_images, read_image, to_rgb
 from fusiform.errors import ImageError, UsageError
 
@@ -653,6 +654,7 @@ def test_a_link_that_was_copied_as_text_is_followed(tmp_path):
     for text in ("../photographs/a.png", "../photographs/a.png\n"):
         link.write_text(text)
         assert read_image(link).getpixel((0, 0)) == (200, 10, 30)
+        assert Sample(link, 0).read_bytes() == (tmp_path / "photographs" / "a.png").read_bytes()
     (tmp_path / "photographs" / "notes.txt").write_text("private")
     elsewhere = str(tmp_path / "photographs" / "a.png")
     for text in (

@@ -15,6 +15,7 @@ from typing import Literal
 
 from PIL import Image
 
+from fusiform.data.checks import Severity
 from fusiform.data.dataset import Split
 from fusiform.data.image import read_image
 from fusiform.errors import ImageError, UsageError
@@ -68,13 +69,19 @@ class AnnotatedSample:
     def read(self) -> Image.Image:
         """The picture, upright and RGB; ImageError, which names it, also where its size is not ``size``."""
         image = read_image(self.file)
-        if self.size is not None and image.size != self.size:
-            turned = ": its EXIF orientation turns it" if image.size == self.size[::-1] else ""
-            raise ImageError(
-                f"{printable(self.name)}: is {image.width} x {image.height} pixels and its annotations are for "
-                f"{self.size[0]} x {self.size[1]}{turned}: annotate it again, or save it as it was annotated"
-            )
+        if (fault := self.size_fault(image.size)) is not None:
+            raise ImageError(f"{printable(self.name)}: {fault}")
         return image
+
+    def size_fault(self, size: tuple[int, int]) -> str | None:
+        """What is wrong if the picture is of this width and height in pixels, or None where its annotations fit."""
+        if self.size is None or self.size == size:
+            return None
+        turned = ", as if its EXIF orientation turned it" if size == self.size[::-1] else ""
+        return (
+            f"is {size[0]} x {size[1]} pixels and its annotations are for {self.size[0]} x {self.size[1]}{turned}: "
+            "annotate it again, or save it as it was annotated"
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,45 @@ class AnnotatedSet:
             if file.is_relative_to(root):
                 return unicodedata.normalize("NFC", file.relative_to(root).as_posix())
         return unicodedata.normalize("NFC", file.as_posix())
+
+
+@dataclass(frozen=True)
+class AnnotationFault:
+    """One thing that is wrong with annotations: its ``kind`` in a few words, and a ``message`` that says what to do.
+
+    ``file`` is the picture that it is about, or else the annotations' own file. ``edges`` are a box's left, top, right
+    and bottom in pixels as they are written, ``class_name`` what it is said to show.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    file: Path
+    split: Split | None = None
+    class_name: str | None = None
+    edges: tuple[float, float, float, float] | None = None
+
+
+class PassOver:
+    """Entered around the reading of each part of ``file``: a UsageError is added to ``faults``, and reading goes on.
+
+    Where nobody lists faults, it is raised. ``first`` is the first that was passed over.
+    """
+
+    def __init__(self, faults: list[AnnotationFault] | None, kind: str, *, file: Path, split: Split | None) -> None:
+        self._faults, self._kind, self._file, self._split = faults, kind, file, split
+        self.first: UsageError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> bool:
+        if self._faults is None or not isinstance(error, UsageError):
+            return False
+        message = str(error).removeprefix(str(self._file)).lstrip(",: ")
+        self._faults.append(AnnotationFault(self._kind, "error", message, self._file, self._split))
+        self.first = self.first or error
+        return True
 
 
 def recognise(source: str | os.PathLike[str]) -> Task | None:
@@ -177,31 +223,56 @@ def _looks_like_coco(file: Path) -> bool:
 
 
 class BoxCheck:
-    """Clips boxes to their pictures and counts what was wrong with them."""
+    """Clips boxes to their pictures and counts what was wrong with them; or lists it in ``faults``, box by box."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: list[AnnotationFault] | None = None, split: Split | None = None) -> None:
         self._counts: Counter[str] = Counter()
+        self._faults = faults
+        self._split = split
 
     def clip(
-        self, left: float, top: float, right: float, bottom: float, *, size: tuple[int, int] | None
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        *,
+        size: tuple[int, int] | None,
+        file: Path = Path(),
+        name: str = "",
     ) -> tuple[float, float, float, float] | None:
         """The part of a box that lies in a picture of ``size`` (width, height in pixels); None where there is none.
 
-        Without a ``size`` only the left and upper edge are known.
+        Without a ``size`` only the left and upper edge are known. ``file`` and ``name`` are the picture and the class,
+        for the list of faults.
         """
+
+        def tell(fault: str, kind: str, severity: Severity, text: str) -> None:
+            if self._faults is None:
+                self._counts[fault] += 1
+                return
+            where = f"from ({left:g}, {top:g}) to ({right:g}, {bottom:g})"
+            message = f"the box of {name} {where} {text}"
+            edges = (left, top, right, bottom)
+            self._faults.append(AnnotationFault(kind, severity, message, file, self._split, name, edges))
+
         if right <= left or bottom <= top:
-            self._counts["of no area, left out"] += 1
+            text = "has no area, and is left out: draw it again, or remove it"
+            tell("of no area, left out", "box of no area", "error", text)
             return None
         width, height = size or (float("inf"), float("inf"))
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
-            self._counts["wholly outside their pictures, left out"] += 1
+            text = f"is outside the picture of {width:g} x {height:g} pixels, and is left out: draw it again"
+            tell("wholly outside their pictures, left out", "box outside", "error", text)
             return None
         clipped = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
         # Rounding puts many a box a fraction of a pixel outside, and others count pixels from 0 or 1.
         if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
-            self._counts["reaching out of their pictures, clipped"] += 1
+            text = f"reaches out of the picture of {width:g} x {height:g} pixels, and is clipped: look at it"
+            tell("reaching out of their pictures, clipped", "box reaching out", "warning", text)
         if clipped[2] - clipped[0] <= 1 or clipped[3] - clipped[1] <= 1:
-            self._counts["no more than a pixel wide or high, kept"] += 1
+            text = "is no more than a pixel wide or high: remove it if it was drawn by accident"
+            tell("no more than a pixel wide or high, kept", "box of a pixel", "warning", text)
         return clipped
 
     def notes(self, split: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,10 @@ from fusiform.data.annotated import (
     SPLIT_ORDER,
     AnnotatedSample,
     AnnotatedSet,
+    AnnotationFault,
     BoxCheck,
     BoxLabel,
+    PassOver,
     bind_classes,
     coco_files,
     listed,
@@ -33,7 +35,12 @@ LAYOUT = (
 )
 
 
-def read_coco(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> AnnotatedSet:
+def read_coco(
+    source: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    faults: list[AnnotationFault] | None = None,
+) -> AnnotatedSet:
     """Read a data set's pictures and boxes from COCO's JSON; no picture is opened.
 
     ``source`` is a JSON file or a folder with some; see ``coco_files``. A file's split is in its name, or in its
@@ -43,15 +50,18 @@ def read_coco(source: str | os.PathLike[str], *, classes: Sequence[str] | None =
     The classes are the categories in the order of their ids, whatever holes those have, bound by their names in
     Unicode's form NFC from file to file. ``classes``, the labels that a model has already, gives names and order
     instead. Boxes are clipped to their pictures; empty ones are left out. Pictures without boxes stay. What was
-    passed over is told in the notes: boxes of unknown pictures or categories, pictures that are not there.
+    passed over is told in the notes: boxes of unknown pictures or categories, pictures that are not there. A box's
+    ``difficult`` that is 1 or true, which is not COCO's, is VOC's flag.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    With a list of ``faults`` damaged entries are passed over and added to it instead, and so is, one by one, what the
+    notes count otherwise; UsageError is then for what leaves nothing to read.
     """
     path = Path(source)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     files, notes = _split_files(path, [path] if path.is_file() else coco_files(path))
-    documents = {split: _read_document(file) for split, file in files.items()}
+    documents = {split: _read_document(file, split, faults) for split, file in files.items()}
 
     ids: dict[str, int] = {}
     for split, document in documents.items():
@@ -69,9 +79,10 @@ def read_coco(source: str | os.PathLike[str], *, classes: Sequence[str] | None =
 
     splits = {}
     for split, document in documents.items():
-        splits[split], more = _bind(split, document, labels)
+        splits[split], more = _bind(split, document, labels, faults=faults)
         notes += more
-    notes += missing_objects(names, splits)
+    if faults is None:
+        notes += missing_objects(names, splits)
     numbers = tuple(ids.get(nfc(name), -1) for name in names)
     return AnnotatedSet(path, "detect", names, splits, tuple(notes), numbers)
 
@@ -86,6 +97,7 @@ class _Box(NamedTuple):
     category: int
     edges: tuple[float, float, float, float]
     crowd: bool
+    difficult: bool
     area: float | None
 
 
@@ -130,7 +142,7 @@ def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _read_document(file: Path) -> _Document:
+def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | None) -> _Document:
     try:
         content = json.loads(file.read_bytes(), object_hook=_without_outline)
     except OSError as error:
@@ -141,19 +153,28 @@ def _read_document(file: Path) -> _Document:
         raise UsageError(f"{file}: holds no object, so it is not COCO's JSON: give {LAYOUT}")
     images, annotations, categories = (_list_of(content, key, file) for key in ("images", "annotations", "categories"))
 
+    def read_all(key: str, entries: Sequence[Any], read: Callable[[Mapping[str, Any], str], None]) -> UsageError | None:
+        """Read the entries of a list; the first error among those that were passed over."""
+        damage = PassOver(faults, "damaged entry", file=file, split=split)
+        for i, entry in enumerate(entries):
+            where = f"{file}, {key}[{i}]"
+            with damage:
+                if not isinstance(entry, dict):
+                    raise UsageError(f"{where}: must be an object, got {show(entry)}: mend it")
+                read(entry, where)
+        return damage.first
+
     names: dict[int, str] = {}
-    for i, entry in enumerate(categories):
-        where = f"{file}, categories[{i}]"
+    pictures: dict[int, _Picture] = {}
+    boxes: list[_Box] = []
+
+    def read_category(entry: Mapping[str, Any], where: str) -> None:
         number, name = _whole(entry, "id", where), nfc(_text(entry, "name", where))
         if number in names or name in names.values():
             raise UsageError(f"{where}: the id {number} or the name {printable(name)} is there twice: remove one")
         names[number] = name
-    if not names:
-        raise UsageError(f"{file}: lists no categories: write the names of the classes there")
 
-    pictures: dict[int, _Picture] = {}
-    for i, entry in enumerate(images):
-        where = f"{file}, images[{i}]"
+    def read_picture(entry: Mapping[str, Any], where: str) -> None:
         number = _whole(entry, "id", where)
         if number in pictures:
             raise UsageError(f"{where}: the id {number} is there twice: give every picture its own")
@@ -161,10 +182,14 @@ def _read_document(file: Path) -> _Document:
         if width < 1 or height < 1:
             raise UsageError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
         pictures[number] = _Picture(_text(entry, "file_name", where).replace("\\", "/"), (width, height))
-    if not pictures:
-        raise UsageError(f"{file}: lists no images: write the pictures there")
 
-    boxes = [_read_box(entry, f"{file}, annotations[{i}]") for i, entry in enumerate(annotations)]
+    damage = read_all("categories", categories, read_category)
+    if not names:
+        raise damage or UsageError(f"{file}: lists no categories: write the names of the classes there")
+    damage = read_all("images", images, read_picture)
+    if not pictures:
+        raise damage or UsageError(f"{file}: lists no images: write the pictures there")
+    read_all("annotations", annotations, lambda entry, where: boxes.append(_read_box(entry, where)))
     return _Document(file, pictures, {number: names[number] for number in sorted(names)}, boxes)
 
 
@@ -180,13 +205,15 @@ def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
     if area is not None and not (_is_number(area) and area >= 0):
         raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: mend it")
     edges = left, top, left + width, top + height
-    return _Box(picture, category, edges, bool(crowd), None if area is None else float(area))
+    difficult = entry.get("difficult") == 1
+    return _Box(picture, category, edges, bool(crowd), difficult, None if area is None else float(area))
 
 
 def _bind(
-    split: Split, document: _Document, labels: Mapping[str, int]
+    split: Split, document: _Document, labels: Mapping[str, int], *, faults: list[AnnotationFault] | None
 ) -> tuple[tuple[AnnotatedSample, ...], list[str]]:
-    check = BoxCheck()
+    folder = picture_folder(document.file, [picture.name for picture in document.pictures.values()])
+    check = BoxCheck(faults, split)
     boxes: dict[int, list[BoxLabel]] = {number: [] for number in document.pictures}
     no_picture: dict[int, int] = {}
     no_category: dict[int, int] = {}
@@ -195,18 +222,30 @@ def _bind(
             no_picture[box.picture] = no_picture.get(box.picture, 0) + 1
         elif box.category not in document.categories:
             no_category[box.category] = no_category.get(box.category, 0) + 1
-        elif edges := check.clip(*box.edges, size=document.pictures[box.picture].size):
-            label = labels[document.categories[box.category]]
-            boxes[box.picture].append(BoxLabel(label, *edges, crowd=box.crowd, area=box.area))
-    notes = [
-        f"{split}: {sum(unknown.values())} annotations of {what} that the file does not list, passed over: "
-        f"{listed([str(number) for number in unknown])}"
-        for what, unknown in (("pictures", no_picture), ("categories", no_category))
-        if unknown
-    ]
+        else:
+            picture, name = document.pictures[box.picture], document.categories[box.category]
+            if edges := check.clip(*box.edges, size=picture.size, file=folder / picture.name, name=name):
+                label = BoxLabel(labels[name], *edges, crowd=box.crowd, difficult=box.difficult, area=box.area)
+                boxes[box.picture].append(label)
+    notes = []
+    for what, kind, unknown in (
+        ("pictures", "unknown picture", no_picture),
+        ("categories", "unknown category", no_category),
+    ):
+        numbers = listed([str(number) for number in unknown])
+        if unknown and faults is None:
+            notes.append(
+                f"{split}: {sum(unknown.values())} annotations of {what} that the file does not list, passed over: "
+                f"{numbers}"
+            )
+        elif unknown and faults is not None:
+            message = (
+                f"does not list the {what} {numbers}, of which {sum(unknown.values())} of its {len(document.boxes)} "
+                "annotations are: list them, or remove the annotations"
+            )
+            faults.append(AnnotationFault(kind, "error", message, document.file, split))
     notes += check.notes(split)
 
-    folder = _picture_folder(document)
     samples = []
     missing = []
     for number, picture in document.pictures.items():
@@ -215,35 +254,37 @@ def _bind(
             samples.append(AnnotatedSample(file, tuple(boxes[number]), size=picture.size, image_id=number))
         else:
             missing.append(picture.name)
-    if missing:
+    if missing and faults is None:
         notes.append(f"{split}: {len(missing)} of {len(document.pictures)} pictures are not there: {listed(missing)}")
+    elif faults is not None:
+        text = f"is not there: put it there, or take it out of {printable(document.file.name)}"
+        faults += [AnnotationFault("missing picture", "error", text, folder / name, split) for name in missing]
     return tuple(samples), notes
 
 
-def _picture_folder(document: _Document) -> Path:
-    """The folder from which a file's pictures are named: the first in which there is one of them."""
-    split = document.file.stem.removeprefix("instances_")
+def picture_folder(file: Path, names: Sequence[str]) -> Path:
+    """The folder from which a JSON file names its pictures: the first in which there is one of them.
+
+    ``names`` are the pictures', at least one. Raises UsageError where none of them is there.
+    """
+    split = file.stem.removeprefix("instances_")
     inner = (split, f"images/{split}", "images", "JPEGImages", ".")
-    folders = [base / name for base in (document.file.parent, document.file.parent.parent) for name in inner]
+    folders = [base / name for base in (file.parent, file.parent.parent) for name in inner]
     for folder in folders:
-        if folder.is_dir() and any((folder / picture.name).is_file() for picture in document.pictures.values()):
+        if folder.is_dir() and any((folder / name).is_file() for name in names):
             return folder
-    first = next(iter(document.pictures.values()))
     raise UsageError(
-        f"{document.file}: none of its {len(document.pictures)} pictures is there, such as {printable(first.name)}: "
+        f"{file}: none of its {len(names)} pictures is there, such as {printable(names[0])}: "
         f"put them into {folders[-len(inner)]} or {folders[len(inner) - 1]}"
     )
 
 
-def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Mapping[str, Any]]:
+def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:
     if key not in content:
         raise UsageError(f"{file}: has no {key}, so it is not COCO's JSON for boxes: give {LAYOUT}")
     entries = content[key]
     if not isinstance(entries, list):
         raise UsageError(f"{file}: {key} must be a list, got {show(entries)}: mend it")
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UsageError(f"{file}, {key}[{i}]: must be an object, got {show(entry)}: mend it")
     return entries
 
 

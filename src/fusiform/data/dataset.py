@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from fusiform.data.image import read_image
+from fusiform.data.image import open_file, read_image
 from fusiform.errors import ImageError
 
 Split = Literal["train", "val", "test", "all"]
@@ -50,7 +50,7 @@ class Sample:
     def read_bytes(self) -> bytes:
         """The picture's encoded bytes; ImageError, which names it, where they cannot be had."""
         try:
-            with self.file.open("rb") as stream:
+            with self.file.open("rb") if self.key else open_file(self.file) as stream:
                 stream.seek(self.offset)
                 return stream.read(-1 if self.size is None else self.size)
         except FileNotFoundError:

@@ -168,14 +168,11 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
     try:
         if not isinstance(source, (str, os.PathLike)):
             return io.BytesIO(source.read())
-        file = Path(source).open("rb")  # noqa: SIM115  # the caller closes it
-        if not file.seekable():
-            with file:
-                return io.BytesIO(file.read())
-        if (target := _link(file.peek(), Path(source))) is None:
+        file = open_file(Path(source))
+        if file.seekable():
             return file
-        file.close()
-        return target.open("rb")
+        with file:
+            return io.BytesIO(file.read())
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path") from error
     except (OSError, ValueError) as error:
@@ -186,15 +183,21 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
         raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from error
 
 
-def _link(head: bytes, path: Path) -> Path | None:
-    """The picture that a file names, where its only content is a path from its own folder to one.
+def open_file(path: Path) -> BinaryIO:
+    """A picture's file, or where its only content is the path from its own folder to a picture, that one.
 
-    Git leaves links as such text on systems without them, and archives of data sets are packed there.
+    Git leaves links as such text on systems without them, and archives of data sets are packed there. Raises what
+    ``Path.open`` raises.
     """
+    file = path.open("rb")
+    head = file.peek()
     if len(head) > _LONGEST_LINK or not head.isascii() or not (text := head.decode().strip()).isprintable():
-        return None
+        return file
     target = path.parent / text
-    return target if EXTENSIONS.fullmatch(target.suffix) and not Path(text).is_absolute() and target.is_file() else None
+    if not EXTENSIONS.fullmatch(target.suffix) or Path(text).is_absolute() or not target.is_file():
+        return file
+    file.close()
+    return target.open("rb")
 
 
 def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Image:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -20,8 +20,10 @@ from fusiform.data.annotated import (
     SPLIT_ORDER,
     AnnotatedSample,
     AnnotatedSet,
+    AnnotationFault,
     BoxCheck,
     BoxLabel,
+    PassOver,
     Task,
     bind_classes,
     listed,
@@ -66,7 +68,11 @@ PALETTE = _voc_palette()
 
 
 def read_voc(
-    source: str | os.PathLike[str], task: Task | None = None, *, classes: Sequence[str] | None = None
+    source: str | os.PathLike[str],
+    task: Task | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
     """Read the list of a data set's pictures with their boxes (``detect``) or masks (``segment``) in VOC's layout.
 
@@ -82,6 +88,8 @@ def read_voc(
     without an object stay; those without an XML file or a mask, of which nothing is known, are told in the notes.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    With a list of ``faults`` damaged annotations are passed over and added to it instead, and so is, one by one, what
+    the notes count otherwise, and which files belong to nothing; UsageError is then for what leaves nothing to read.
     """
     root = Path(source)
     if not (root / "JPEGImages").is_dir():
@@ -109,16 +117,49 @@ def read_voc(
             ("pictures", "JPEGImages", [name for name, (picture, _) in found.items() if picture is None]),
             ("annotations", folder, [name for name, (picture, file) in found.items() if picture and file is None]),
         ):
-            if missing:
+            if missing and faults is None:
                 notes.append(f"{split}: {len(missing)} of {len(found)} {what} are not in {where}: {listed(missing)}")
+        if faults is not None:
+            faults += _without_partner(root, split, found, extension)
         if pairs:
             chosen[split] = pairs
+    if faults is not None:
+        faults += _unlisted(
+            root, {_listed_name(n, pictures) for names in lists.values() for n in names}, pictures, known
+        )
     if not chosen:
         raise UsageError(f"{root}: no picture of JPEGImages has its annotation in {folder}: give {LAYOUT}")
     given = _class_names(root)
     if task == "segment":
         return _masks(root, chosen, notes, given=given, classes=classes)
-    return _boxes(root, chosen, notes, given=given, classes=classes)
+    return _boxes(root, chosen, notes, given=given, classes=classes, faults=faults)
+
+
+def _without_partner(
+    root: Path, split: Split, found: Mapping[str, tuple[Path | None, Path | None]], extension: str
+) -> Iterator[AnnotationFault]:
+    """The pictures and annotations of a split that are not there, by the pictures' names."""
+    what = "annotation" if extension == ".xml" else "mask"
+    for name, (picture, file) in found.items():
+        if picture is None:
+            text = "no picture of this name is there: put it there, or take it out of the list"
+            yield AnnotationFault("missing picture", "error", text, root / "JPEGImages" / name, split)
+        elif file is None:
+            text = f"has no {what} {printable(name)}{extension}, and is left out: draw it"
+            yield AnnotationFault(f"missing {what}", "error", text, picture, split)
+
+
+def _unlisted(
+    root: Path, used: Set[str], pictures: Mapping[str, Path], known: Mapping[str, Path]
+) -> Iterator[AnnotationFault]:
+    """What lies in the folders of pictures and annotations and belongs to no split."""
+    if unused := [name for name in pictures if name not in used]:
+        text = f"{len(unused)} of {len(pictures)} pictures are in no list, or have no annotation: {listed(unused)}"
+        yield AnnotationFault("pictures not used", "note", text, root / "JPEGImages")
+    for name, file in known.items():
+        if name not in pictures and name not in used:
+            text = "there is no picture of its name in JPEGImages: put it there, or remove this"
+            yield AnnotationFault("missing picture", "warning", text, file)
 
 
 def _stem(file: Path, folder: Path) -> str:
@@ -212,23 +253,36 @@ def _boxes(
     *,
     given: tuple[str, ...] | None,
     classes: Sequence[str] | None,
+    faults: list[AnnotationFault] | None,
 ) -> AnnotatedSet:
-    read = {split: [(picture, _read_xml(file)) for picture, file in pairs] for split, pairs in chosen.items()}
-    found = [thing.name for pairs in read.values() for _, annotation in pairs for thing in annotation.objects]
-    used = set(found)
+    read: dict[Split, list[tuple[Path, _Annotation]]] = {split: [] for split in chosen}
+    for split, found in chosen.items():
+        for picture, file in found:
+            with PassOver(faults, "damaged annotation", file=file, split=split):
+                read[split].append((picture, _read_xml(file, split, faults)))
+    counts = Counter(thing.name for pairs in read.values() for _, annotation in pairs for thing in annotation.objects)
+    used = set(counts)
     present = list(given or sorted(used, key=natural_key))
     if given and given[0].strip("_") == "background":
         del present[0]
     if not present:
+        if faults and (damaged := [fault for fault in faults if fault.kind == "damaged annotation"]):
+            raise UsageError(f"{damaged[0].file}: {damaged[0].message}")
         raise UsageError(f"{root}: none of its {sum(map(len, read.values()))} annotations has an object: draw boxes")
-    if given and (unknown := sorted(used - set(present), key=natural_key)):
+    unknown = sorted(used - set(present), key=natural_key)
+    if unknown and faults is None:
         raise UsageError(
             f"{root}: has boxes of {listed(unknown)}, which {CLASS_NAMES_FILE} does not name: add them there"
         )
+    if faults is not None:
+        for name in unknown:
+            text = f"does not name {printable(name)}, of which there are {counts[name]} boxes: add it, or rename them"
+            faults.append(AnnotationFault("unknown class", "error", text, root / CLASS_NAMES_FILE))
+    used -= set(unknown)
     names, labels = bind_classes(root, present, used, classes=classes)
     splits = {}
     for split, pairs in read.items():
-        check = BoxCheck()
+        check = BoxCheck(faults, split)
         unsized = 0
         samples = []
         for picture, annotation in pairs:
@@ -236,34 +290,39 @@ def _boxes(
             boxes = [
                 BoxLabel(labels[thing.name], *edges, difficult=thing.difficult)
                 for thing in annotation.objects
-                if (edges := check.clip(*thing.edges, size=annotation.size))
+                if thing.name in labels
+                and (edges := check.clip(*thing.edges, size=annotation.size, file=picture, name=thing.name))
             ]
             samples.append(AnnotatedSample(picture, tuple(boxes), size=annotation.size))
         splits[split] = tuple(samples)
-        if unsized:
+        if unsized and faults is None:
             notes.append(f"{split}: annotations without their picture's size, boxes not checked against it: {unsized}")
         notes += check.notes(split)
-    return AnnotatedSet(root, "detect", names, splits, (*notes, *missing_objects(names, splits)))
+    if faults is None:
+        notes += missing_objects(names, splits)
+    return AnnotatedSet(root, "detect", names, splits, tuple(notes))
 
 
-def _read_xml(file: Path) -> _Annotation:
+def _read_xml(file: Path, split: Split, faults: list[AnnotationFault] | None) -> _Annotation:
     root = _parse(file)
     if root.tag != "annotation":
         raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
     size = int(_number(root, "size/width", file, default=0)), int(_number(root, "size/height", file, default=0))
     objects = []
     for i, element in enumerate(root.findall("object")):
-        where = f"{file}, object {i + 1}"
-        name = nfc((element.findtext("name") or "").strip())
-        if not name:
-            raise UsageError(f"{where}: has no name: write the name of its class there")
-        left, top, right, bottom = (
-            _number(element, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax")
-        )
-        difficult = _number(element, "difficult", where, default=0) != 0
-        objects.append(_Object(name, (left - 1, top - 1, right, bottom), difficult))
+        with PassOver(faults, "damaged annotation", file=file, split=split):
+            objects.append(_read_object(element, f"{file}, object {i + 1}"))
     # labelImg writes a size of 0 x 0 where it has not looked.
     return _Annotation(size if min(size) > 0 else None, objects)
+
+
+def _read_object(element: Element, where: str) -> _Object:
+    name = nfc((element.findtext("name") or "").strip())
+    if not name:
+        raise UsageError(f"{where}: has no name: write the name of its class there")
+    left, top, right, bottom = (_number(element, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = _number(element, "difficult", where, default=0) != 0
+    return _Object(name, (left - 1, top - 1, right, bottom), difficult)
 
 
 def _number(element: Element, path: str, where: object, *, default: float | None = None) -> float:

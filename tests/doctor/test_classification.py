@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-import fusiform.doctor
+import fusiform.doctor.judge
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.layouts import read_dataset
-from fusiform.doctor import Diagnosis, examine, write_clean_list
+from fusiform.doctor.classification import examine
+from fusiform.doctor.clean import write_clean_list
+from fusiform.doctor.findings import Diagnosis
 from fusiform.engines.batch import Batch
 from fusiform.errors import ImageError, OutputError, UsageError
 from fusiform.spec import ModelSpec
@@ -73,7 +75,7 @@ class ColourEngine:
 
 @pytest.fixture
 def colour_model(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(fusiform.doctor, "open_engine", lambda model: ColourEngine())
+    monkeypatch.setattr(fusiform.doctor.judge, "open_engine", lambda model: ColourEngine())
     return "colours"
 
 
@@ -280,7 +282,7 @@ def test_classes(tmp_path: Path) -> None:
         ("class missing", odd, "val"),
     }
     assert "class names" in {kind for kind, _, _ in warnings}
-    rows = {str(row["class"]).strip(): row for row in diagnosis.class_rows()}
+    rows = {str(row["class"]).strip(): row for row in diagnosis.rows}
     assert rows["cat"] == {"class": "cat", "train": 45, "val": 3}
 
 
@@ -422,7 +424,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logits: dict[str, S
         def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
             return {"logits": np.array([next(asked)], np.float32)}
 
-    monkeypatch.setattr(fusiform.doctor, "open_engine", lambda model: Engine())
+    monkeypatch.setattr(fusiform.doctor.judge, "open_engine", lambda model: Engine())
     samples = []
     for number, name in enumerate(logits):
         path = tmp_path / f"{name}.png"

@@ -1,0 +1,229 @@
+"""What is wrong with a labelled data set: its files, its labels, its splits, and pictures that it holds twice."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS, Severity
+from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.duplicates import find_groups
+from fusiform.data.image import natural_key
+from fusiform.data.layouts import read_dataset
+from fusiform.doctor.classes import IMBALANCE, alike_names
+from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
+from fusiform.doctor.judge import Answer, Judge
+from fusiform.doctor.pictures import KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
+from fusiform.errors import UsageError
+from fusiform.machine import usable_cores
+from fusiform.progress import Tracker, silent
+from fusiform.report import Cell
+
+FEW = 5
+"""Pictures; a class with fewer to train on is hardly learned."""
+INPUT_SIDE = 224
+"""Pixels; the usual input, for a data set that is examined without a model."""
+
+
+def examine(
+    source: str | os.PathLike[str] | DataSet,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Tracker = silent,
+) -> Diagnosis[DataSet]:
+    """Examine a labelled data set: every file, the labels, the splits, and which pictures it holds more than once.
+
+    ``source`` is what ``read_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
+    to the data set's, labels are suspicious where the model is sure of another one. That is confident learning
+    (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
+    is another class of the data set, with a probability among the data set's classes of 0.9 or more and at least the
+    mean that pictures of that class get for it, while the given class has less than 0.05. Classes whose own pictures
+    get less than 0.5 on average are not judged. A model that was trained on the pictures has learned their wrong
+    labels, too, and finds few of them.
+
+    The files are read once, in ``threads`` threads, all cores by default. Raises what ``read_dataset``,
+    ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the data set
+    without pictures that cannot be read, with one copy of each picture, and without pictures that have two labels.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    dataset = source if isinstance(source, DataSet) else read_dataset(source)
+    judge = None if model is None else Judge(model, dataset.classes)
+    entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
+
+    findings: list[Finding] = []
+    looks: list[Look] = []
+    side = INPUT_SIDE if judge is None else judge.spec.input_size
+    with progress(total=len(entries), label="doctor") as bar:
+        seen = in_order(lambda entry: _look(entry[1], judge), entries, threads or usable_cores())
+        for number, ((split, sample), (look, answer)) in enumerate(zip(entries, seen, strict=True)):
+            findings += [
+                Finding(f.kind, f.severity, f.message, sample.name, sample, split, dataset.classes[sample.label])
+                for f in look.faults
+            ]
+            looks.append(look)
+            if judge is not None and answer is not None:
+                judge.note(number, sample.label, answer)
+            bar.advance()
+
+    findings += about_pictures(looks, side)
+    groups = find_groups([look.fingerprint for look in looks])
+    for group in groups:
+        findings += _about_group(dataset, group.kind, [entries[i] for i in group.members])
+    findings += _about_classes(dataset)
+    findings += _about_other_files(dataset)
+    findings += [Finding("data set", "note", note) for note in dataset.notes]
+    if judge is not None:
+        findings += judge.findings(dataset, entries)
+
+    clean = _clean(dataset, entries, [look.pixels for look in looks], [group.members for group in groups])
+    return Diagnosis(dataset, in_severity(findings), clean, tuple(_class_rows(dataset)))
+
+
+def _look(sample: Sample, judge: Judge | None) -> tuple[Look, Answer | None]:
+    look, image = look_at(sample)
+    return look, None if judge is None or image is None else judge.answer(image, sample.label)
+
+
+def _class_rows(dataset: DataSet) -> Iterator[dict[str, Cell]]:
+    """A row for each class: its name, and its pictures in each split."""
+    counts = {split: Counter(s.label for s in samples) for split, samples in dataset.splits.items()}
+    for label, name in enumerate(dataset.classes):
+        yield {"class": name, **{("pictures" if s == "all" else s): counts[s][label] for s in counts}}
+
+
+def _about_group(
+    dataset: DataSet, kind: Literal["exact", "near"], members: list[tuple[Split, Sample]]
+) -> Iterator[Finding]:
+    """What it means that these are one picture."""
+    # First the copy that is better left out, which is the one to name.
+    members = sorted(members, key=lambda member: KEPT[member[0]])
+    (split, first), *rest = members
+    others = tuple(sample for _, sample in rest)
+    own_class = dataset.classes[first.label]
+    same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
+
+    def about(name: str, severity: Severity, other: tuple[Split, Sample], what: str) -> Finding:
+        more = f" (one of {len(rest):,} copies)" if len(rest) > 1 else ""
+        message = f"is {same} {relative(dataset, other[1].name)}{more}{what}"
+        return Finding(name, severity, message, first.name, first, split, own_class, others)
+
+    different = next((member for member in rest if member[1].label != first.label), None)
+    elsewhere = next((member for member in rest if member[0] != split), None)
+    if different is not None:
+        what = (
+            f", which is labelled {dataset.classes[different[1].label]} and this {own_class}: keep it once with the "
+            "right label (--fix leaves all of them out)"
+        )
+        yield about("contradictory labels", "error", different, what)
+    if elsewhere is not None:
+        what = (
+            f" in {elsewhere[0]}, so that figures on {elsewhere[0]} are too good: remove it from {split} (--fix does)"
+        )
+        yield about("leak between splits", "error", elsewhere, what)
+    if different is None and elsewhere is None:
+        yield about(f"{kind} duplicates", "note", rest[0], ": one of them is enough (--fix keeps the largest)")
+
+
+def _about_classes(dataset: DataSet) -> Iterator[Finding]:
+    """Classes that are too small, missing somewhere, or named alike."""
+    counts = {split: Counter(sample.label for sample in samples) for split, samples in dataset.splits.items()}
+    labels = range(len(dataset.classes))
+    learned: Split = "train" if "train" in counts else next(iter(counts))
+    present = [label for label in labels if counts[learned][label]]
+    if present:
+        largest = max(present, key=lambda label: counts[learned][label])
+        smallest = min(present, key=lambda label: counts[learned][label])
+        if counts[learned][largest] > IMBALANCE * counts[learned][smallest]:
+            message = (
+                f"{dataset.classes[largest]} has {counted(counts[learned][largest], 'picture')} and "
+                f"{dataset.classes[smallest]} has {counts[learned][smallest]:,}{in_split(learned)}: collect more of "
+                "the small classes, or weigh them up in training"
+            )
+            yield Finding("imbalance", "warning", message, split=learned)
+    for label, name in enumerate(dataset.classes):
+        if not any(count[label] for count in counts.values()):
+            yield Finding(
+                "empty class", "warning", f"{name} has no pictures: collect some, or remove it", class_name=name
+            )
+            continue
+        for split, count in counts.items():
+            if count[label] == 0:
+                message = f"{name} has no pictures in {split}: put some there, or remove the class"
+                yield Finding("class missing", "warning", message, split=split, class_name=name)
+        if 0 < counts[learned][label] < FEW:
+            message = (
+                f"{name} has only {counted(counts[learned][label], 'picture')}{in_split(learned)}: collect more, or "
+                "join it with another class"
+            )
+            yield Finding("small class", "warning", message, split=learned, class_name=name)
+    yield from alike_names(dataset.classes)
+
+
+def _about_other_files(dataset: DataSet) -> Iterator[Finding]:
+    """The files in class folders that are not read, by folder and ending."""
+    source = dataset.source
+    in_folders = {(s.file.parent, s.label) for group in dataset.splits.values() for s in group if s.size is None}
+    if not in_folders or not source.is_dir():
+        return
+    # Beside the class folders lie lists and read-me files, which nobody takes for pictures.
+    above = {source, *(p.parent for folder, label in in_folders for p in _class_folders(dataset, folder, label))}
+    visited: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(source, followlinks=True):
+        folder = Path(parent)
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted((n for n in folders if not (n.startswith(".") or n == "__MACOSX")), key=natural_key)
+        if folder in above:
+            continue
+        endings = Counter(Path(name).suffix.lower() for name in files if not name.startswith("."))
+        for ending, count in sorted(endings.items()):
+            if ending in PICTURE_ENDINGS:
+                continue
+            called = (
+                f"{counted(count, 'file')} ending in {ending}" if ending else f"{counted(count, 'file')} without ending"
+            )
+            if ending in UNREAD_PICTURE_ENDINGS:
+                message = f"{called}: pictures of this kind are not read; save them as JPEG or PNG"
+                yield Finding("pictures not read", "warning", message, str(folder))
+            else:
+                message = f"{called}: not read as pictures; nothing to do if they are none"
+                yield Finding("other files", "note", message, str(folder))
+
+
+def _class_folders(dataset: DataSet, folder: Path, label: int) -> Iterator[Path]:
+    """The folder of a class, which ``folder`` is or lies in."""
+    for path in (folder, *folder.parents):
+        if path == dataset.source:
+            return
+        if unicodedata.normalize("NFC", path.name) == dataset.classes[label]:
+            yield path
+
+
+def _clean(
+    dataset: DataSet,
+    entries: Sequence[tuple[Split, Sample]],
+    pixels: Sequence[int],
+    groups: Iterable[Sequence[int]],
+) -> DataSet:
+    """The data set without unreadable pictures, with one copy of each, none of those with two labels."""
+    left_out = {i for i, size in enumerate(pixels) if size == 0}
+    for members in joined(groups):
+        if len({entries[i][1].label for i in members}) > 1:
+            left_out |= members
+        else:
+            left_out |= copies_to_leave(members, [split for split, _ in entries], pixels)
+    kept: dict[Split, list[Sample]] = {split: [] for split in dataset.splits}
+    for i, (split, sample) in enumerate(entries):
+        if i not in left_out:
+            kept[split].append(sample)
+    return replace(dataset, splits={split: tuple(samples) for split, samples in kept.items()})

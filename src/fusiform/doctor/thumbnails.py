@@ -1,0 +1,83 @@
+"""Small pictures with the boxes in question, or with their masks over them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fusiform.data.annotated import AnnotatedSample
+from fusiform.data.image import MAX_PIXELS, identify, read_image, without_warnings
+from fusiform.draw import ALPHA, color_of, draw_boxes, draw_mask
+from fusiform.page import THUMBNAIL
+from fusiform.tasks.detection import Box, Detections
+from fusiform.tasks.segmentation import SegmentationMap
+
+NAMED = 2
+"""Boxes that are drawn with their names; the names of more would hide them."""
+SEEN = 6
+"""Pixels of the thumbnail, the least that a box is wide and high there."""
+
+
+class Mark(NamedTuple):
+    """A box in question: its class, its left, top, right and bottom in pixels, which may lie anywhere."""
+
+    label: int
+    name: str
+    edges: tuple[float, float, float, float]
+
+
+def annotated_thumbnail(sample: AnnotatedSample, marks: Sequence[Mark]) -> Image.Image:
+    """A picture of at most ``THUMBNAIL`` pixels, RGB, with the marks drawn on it, or its mask, if it has one.
+
+    Marks are drawn large enough to be seen, within the picture, and with their names where there are few. A mask that
+    cannot be read is left out; ImageError where the picture itself cannot be read.
+    """
+    image = read_image(sample.file, shorter_side=THUMBNAIL)
+    # Drawn on when it is small, so that names can be read.
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    if marks:
+        width, height = image.size if sample.size is None else sample.size
+        boxes = tuple(_visible(mark, width, height, image.size) for mark in marks)
+        if len(boxes) <= NAMED:
+            return draw_boxes(image, Detections(boxes, *image.size), scores=False)
+        draw = ImageDraw.Draw(image)
+        for box in boxes:
+            edges = (box.left, box.top, box.right - 1, box.bottom - 1)
+            draw.rectangle(edges, outline=color_of(box.index), width=2)
+        return image
+    return image if sample.mask_file is None else _with_mask(image, sample.mask_file)
+
+
+def _visible(mark: Mark, width: int, height: int, size: tuple[int, int]) -> Box:
+    """The mark in a picture of ``width`` x ``height`` pixels as a box in its thumbnail of ``size``."""
+    left, right = _within([edge * size[0] / width for edge in mark.edges[::2]], size[0])
+    top, bottom = _within([edge * size[1] / height for edge in mark.edges[1::2]], size[1])
+    return Box(mark.label, mark.name, 1.0, left, top, right, bottom)
+
+
+def _within(edges: Sequence[float], length: int) -> tuple[float, float]:
+    """Two edges in their order, within the picture and far enough apart to be seen."""
+    least = min(SEEN, length)
+    first = min(max(min(edges), 0), length - least)
+    return first, min(max(*edges, first + least), length)
+
+
+def _with_mask(image: Image.Image, file: Path) -> Image.Image:
+    """The picture under its mask in the classes' colours, whatever the mask's size and values."""
+    try:
+        data = file.read_bytes()
+        with without_warnings(), identify(io.BytesIO(data), data[:32], file.name) as mask:
+            if mask.width * mask.height > MAX_PIXELS:
+                return image
+            mask.load()
+            if mask.format == "PNG" and mask.mode in ("P", "L", "1"):
+                values = np.asarray(mask).astype(np.uint8)
+                return draw_mask(image, SegmentationMap(values, tuple(map(str, range(256)))))
+            return Image.blend(image, mask.convert("RGB").resize(image.size), ALPHA)
+    except Exception:  # what is wrong with it is told beside the picture
+        return image

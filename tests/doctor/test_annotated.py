@@ -1,0 +1,613 @@
+"""Boxes and masks with planted faults: all of them are found, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
+from fusiform.data.coco import read_coco
+from fusiform.data.dataset import Split
+from fusiform.data.voc import PALETTE
+from fusiform.doctor.annotated import examine_annotated
+from fusiform.doctor.clean import write_clean_boxes
+from fusiform.doctor.findings import Diagnosis
+from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
+from fusiform.draw import color_of
+from fusiform.errors import OutputError, UsageError
+
+WIDTH, HEIGHT = 200, 150
+
+
+def photograph(seed: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    """Smooth noise with a grain of its own, which no other seed gives."""
+    random = np.random.default_rng(seed)
+    smooth = Image.fromarray(random.integers(0, 200, (7, 7, 3), np.uint8)).resize((width, height), 3)
+    grain = random.normal(0, 12, (height // 5, width // 5, 1)).repeat(5, 0).repeat(5, 1)
+    pixels = np.asarray(smooth).astype(float)
+    pixels[: grain.shape[0], : grain.shape[1]] += grain
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def save(file: Path, seed: int, **size: int) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    photograph(seed, **size).save(file, quality=90)
+    return file
+
+
+def found(diagnosis: Diagnosis[AnnotatedSet]) -> set[tuple[str, str, str]]:
+    """Severity, kind and file of every finding, the file from the data set's folder on; without those about classes."""
+    source = diagnosis.dataset.source
+    return {
+        (f.severity, f.kind, Path(f.path).relative_to(source).as_posix() if f.path else f.class_name or f.split or "")
+        for f in diagnosis.findings
+        if f.kind not in ("small class", "small", "imbalance")
+    }
+
+
+def message(diagnosis: Diagnosis[AnnotatedSet], kind: str) -> str:
+    (one,) = (f.message for f in diagnosis.findings if f.kind == kind)
+    return one
+
+
+# COCO's boxes
+
+BOXES: dict[int, list[tuple[str, list[float]]]] = {
+    1: [("cat", [10, 10, 60, 50]), ("dog", [80, 60, 100, 80])],
+    2: [("cat", [20, 20, 0, 40])],
+    3: [("dog", [300, 10, 50, 50])],
+    4: [("cat", [150, 100, 100, 80])],
+    # Twice the same, and once a pixel larger: 50 * 50 of 51 * 51 pixels are 96 %.
+    5: [("cat", [10, 10, 50, 50]), ("cat", [10, 10, 50, 50]), ("dog", [100, 50, 50, 50]), ("dog", [100, 50, 51, 51])],
+    6: [("cat", [10, 10, 50, 50]), ("dog", [10, 10, 50, 50])],
+    # 3 of 200 pixels are 4.8 of 320, and 2 of them 3.2.
+    7: [("dog", [30, 30, 3, 40]), ("dog", [60, 30, 2, 40])],
+    8: [],
+    9: [("cat", [10, 10, 60, 50])],
+    10: [("cat", [10, 10, 90, 90])],
+    11: [("cat", [10, 10, 90, 90])],
+    12: [("cat", [10, 10, 90, 90])],
+    20: [("cat", [10, 10, 60, 50]), ("dog", [80, 60, 100, 80])],
+    21: [("bird", [10, 10, 60, 50]), ("dog", [80, 60, 100, 80]), ("cat", [80, 60, 100, 40])],
+}
+NAMES = {"cat": 3, "dog": 7, "bird": 9, "fish": 12}
+
+
+def coco_json(numbers: range) -> dict[str, list[Any]]:
+    listed = [n for n in numbers if n in BOXES]
+    return {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in listed],
+        "annotations": [
+            {"image_id": n, "category_id": NAMES[name], "bbox": bbox, "iscrowd": 0, "area": 0.5 * bbox[2] * bbox[3]}
+            for n in listed
+            for name, bbox in BOXES[n]
+        ],
+        "categories": [{"id": number, "name": name} for name, number in NAMES.items()],
+    }
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> Path:
+    """Boxes with a fault of every kind."""
+    root = tmp_path / "boxes"
+    for n in BOXES:
+        save(root / ("train" if n < 20 else "val") / f"{n}.jpg", n)
+    train = root / "train"
+    shutil.copy(train / "1.jpg", root / "val/20.jpg")
+    whole = (train / "10.jpg").read_bytes()
+    (train / "10.jpg").write_bytes(whole[: len(whole) // 2])
+    (train / "11.jpg").unlink()
+    save(train / "12.jpg", 12, width=HEIGHT, height=WIDTH)
+    content = coco_json(range(20))
+    content["annotations"] += [
+        {"image_id": 1, "category_id": 77, "bbox": [1, 2, 30, 40]},
+        {"image_id": 999, "category_id": 3, "bbox": [1, 2, 30, 40]},
+        {"image_id": 1, "category_id": 3},
+    ]
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+    (root / "annotations/instances_val.json").write_text(json.dumps(coco_json(range(20, 30))))
+    return root
+
+
+def test_every_fault_of_boxes_is_found_and_nothing_else(spoiled: Path) -> None:
+    diagnosis = examine_annotated(spoiled, "detect")
+    listing = "annotations/instances_train.json"
+    assert found(diagnosis) == {
+        ("error", "damaged entry", listing),
+        ("error", "unknown category", listing),
+        ("error", "unknown picture", listing),
+        ("error", "box of no area", "train/2.jpg"),
+        ("error", "box outside", "train/3.jpg"),
+        ("warning", "box reaching out", "train/4.jpg"),
+        ("warning", "box twice", "train/5.jpg"),
+        ("warning", "box of two classes", "train/6.jpg"),
+        ("note", "small boxes", "train/7.jpg"),
+        ("error", "truncated", "train/10.jpg"),
+        ("error", "missing picture", "train/11.jpg"),
+        ("error", "picture of another size", "train/12.jpg"),
+        ("error", "leak between splits", "train/1.jpg"),
+        ("warning", "class not learned", "bird"),
+        ("warning", "empty class", "fish"),
+        ("note", "nothing annotated", "train"),
+    }
+    assert [f.severity for f in diagnosis.findings] == sorted(
+        (f.severity for f in diagnosis.findings), key=["error", "warning", "note"].index
+    )
+    assert message(diagnosis, "damaged entry") == "annotations[19]: has no bbox: write it there"
+    assert message(diagnosis, "unknown category").startswith("does not list the categories 77, of which 1 of its 19")
+    assert "box of cat from (150, 100) to (250, 180) reaches out of the picture of 200 x 150" in message(
+        diagnosis, "box reaching out"
+    )
+    assert message(diagnosis, "small boxes").startswith("1 of its boxes is less than 4 pixels wide or high")
+    assert "dog of 2 x 40" in message(diagnosis, "small boxes")
+    twice = sorted(f.message for f in diagnosis.findings if f.kind == "box twice")
+    assert twice == [
+        "two boxes of cat at (10, 10) are the same: remove one (--fix does)",
+        "two boxes of dog at (100, 50) cover each other by 96%: remove one",
+    ]
+    (leak,) = (f for f in diagnosis.findings if f.kind == "leak between splits")
+    assert leak.message.startswith("is byte for byte the same as val/20.jpg in val, so that figures on val")
+    (empty,) = (f for f in diagnosis.findings if f.kind == "nothing annotated")
+    # Those whose only boxes could not be used show nothing now, too.
+    assert [other.file.name for other in empty.others] == ["2.jpg", "3.jpg", "8.jpg"]
+    assert empty.message.startswith("3 of 11 pictures in train show nothing")
+
+
+def test_counts_and_report(spoiled: Path) -> None:
+    diagnosis = examine_annotated(spoiled, "detect")
+    assert diagnosis.rows == (
+        {"class": "cat", "train": 8, "val": 2, "small": 0},
+        {"class": "dog", "train": 6, "val": 2, "small": 1},
+        {"class": "bird", "train": 0, "val": 1, "small": 0},
+        {"class": "fish", "train": 0, "val": 0, "small": 0},
+    )
+    content = json.loads(diagnosis.report().to_json())
+    assert content["figures"]["pictures"] == 13
+    assert content["figures"]["objects"] == 19
+    row = next(row for row in content["rows"] if row["kind"] == "box outside")
+    assert (row["class"], row["split"]) == ("dog", "train")
+    assert [row[edge] for edge in ("left", "top", "right", "bottom")] == [300, 10, 350, 60]
+    assert row["path"] == str(spoiled / "train/3.jpg")
+    table = diagnosis.to_table()
+    assert table.startswith(f"{spoiled}: 13 pictures, 19 objects, ")
+    assert re.search(r"^dog +6 +2 +1$", table, re.MULTILINE)
+    assert "  train/2.jpg: the box of cat from (20, 20) to (20, 60) has no area" in table
+
+
+def test_the_clean_boxes_are_what_the_faults_leave(spoiled: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()}
+    write_clean_boxes(examine_annotated(spoiled, "detect"), tmp_path / "deeper/clean")
+    clean = read_coco(tmp_path / "deeper/clean")
+    assert clean.classes == ("cat", "dog", "bird", "fish")
+    assert clean.category_ids == (3, 7, 9, 12)
+    by_name = {(split, sample.file.resolve()): sample for split, samples in clean.splits.items() for sample in samples}
+    assert {(split, file.relative_to(spoiled.resolve()).as_posix()) for split, file in by_name} == {
+        # 1 is in val, 10 and 12 cannot be used.
+        *(("train", f"train/{n}.jpg") for n in (2, 3, 4, 5, 6, 7, 8, 9)),
+        *(("val", f"val/{n}.jpg") for n in (20, 21)),
+    }
+
+    def boxes(split: Split, name: str) -> tuple[BoxLabel, ...] | None:
+        return by_name[split, (spoiled / split / name).resolve()].boxes
+
+    assert boxes("train", "2.jpg") == boxes("train", "3.jpg") == ()
+    assert boxes("train", "4.jpg") == (BoxLabel(0, 150, 100, 200, 150, area=4000),)
+    assert boxes("train", "5.jpg") == (
+        BoxLabel(0, 10, 10, 60, 60, area=1250),
+        BoxLabel(1, 100, 50, 150, 100, area=1250),
+        BoxLabel(1, 100, 50, 151, 101, area=1300.5),
+    )
+    again = examine_annotated(tmp_path / "deeper/clean", "detect")
+    assert again.count("error") == 0
+    assert {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()} == before
+
+
+def test_the_page_shows_the_faulty_boxes(spoiled: Path) -> None:
+    page = examine_annotated(spoiled, "detect").page().render()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    section = page[page.index("box outside (1)") :].split("<h2>")[0]
+    assert "train/3.jpg" in section
+    (data,) = re.findall(r'base64,([^"]+)"', section)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    assert shown.shape == (120, 160, 3)
+    # The box is right of the picture, at a height of 10 to 60 of 150 pixels: it is drawn at the edge.
+    dogs = np.abs(shown - color_of(1)).sum(2) < 90
+    assert dogs[10:46, -1].mean() > 0.8
+    assert not dogs[70:].any()
+
+
+def test_what_is_healthy_has_no_findings(tmp_path: Path) -> None:
+    labels = []
+    for n in range(1, 13):
+        save(tmp_path / "images" / f"{n}.jpg", 100 + n, width=400, height=330)
+        labels += [{"image_id": n, "category_id": k, "bbox": [10 * k, 9 * n, 90, 70 + n]} for k in (1, 2)]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 400, "height": 330} for n in range(1, 13)],
+        "annotations": labels,
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    diagnosis = examine_annotated(tmp_path / "boxes.json", "detect")
+    assert diagnosis.findings == ()
+    assert "Nothing was found." in diagnosis.to_table()
+    assert [dict(row) for row in diagnosis.rows] == [
+        {"class": "a", "objects": 12, "small": 0},
+        {"class": "b", "objects": 12, "small": 0},
+    ]
+    assert diagnosis == examine_annotated(tmp_path / "boxes.json", "detect", threads=1)
+    with pytest.raises(UsageError, match="threads"):
+        examine_annotated(tmp_path / "boxes.json", "detect", threads=0)
+
+
+def test_copies_of_pictures_with_the_same_and_with_other_boxes(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for n in (1, 4, 5, 7):
+        save(root / f"{n}.jpg", 40 + n)
+    shutil.copy(root / "1.jpg", root / "2.jpg")
+    photograph(44).resize((150, 112)).save(root / "3.jpg", quality=70)
+    photograph(47).resize((150, 112)).save(root / "8.jpg", quality=70)
+    files = {1: "1", 2: "2", 3: "3", 4: "4", 5: "5", 6: "5", 7: "7", 8: "8"}
+    sizes = {n: (150, 112) if n in (3, 8) else (WIDTH, HEIGHT) for n in files}
+    labels = {
+        1: [(1, [10, 10, 80, 80]), (2, [90, 10, 80, 80])],
+        2: [(1, [10, 10, 80, 80])],  # byte for byte the same picture
+        3: [(2, [15, 15, 75, 75])],
+        4: [(2, [20, 20, 100, 100])],  # the same object four thirds as large
+        5: [(1, [10, 10, 80, 80])],
+        6: [(1, [10, 10, 80, 80])],  # the very same file
+        7: [(1, [10, 10, 80, 80])],
+        8: [(2, [10, 10, 80, 80])],  # nearly the same picture with another object
+    }
+    content = {
+        "images": [{"id": n, "file_name": f"{files[n]}.jpg", "width": w, "height": h} for n, (w, h) in sizes.items()],
+        "annotations": [{"image_id": n, "category_id": k, "bbox": bbox} for n in labels for k, bbox in labels[n]],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+    (root / "a.json").write_text(json.dumps(content))
+    diagnosis = examine_annotated(root / "a.json", "detect")
+    told = {f.message.partition(":")[0]: (f.severity, f.kind) for f in diagnosis.findings if f.others and f.sample}
+    assert told == {
+        "is byte for byte the same as 2.jpg, and is annotated otherwise": ("warning", "contradictory annotations"),
+        "is nearly the same picture as 4.jpg": ("note", "near duplicates"),
+        "is there again": ("note", "exact duplicates"),
+        "is nearly the same picture as 8.jpg, with other objects": ("note", "near duplicates"),
+    }
+    # Of 1 and 2 the one with more boxes, of 3 and 4 the larger, of 5 and 6 the first, and both 7 and 8.
+    assert [sample.image_id for sample in diagnosis.clean.splits["all"]] == [1, 4, 5, 7, 8]
+
+
+def test_turned_and_long_pictures(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, which leaves the size as it is
+    photograph(1).save(tmp_path / "1.jpg", exif=exif, quality=90)
+    exif[0x0112] = 6
+    photograph(2).save(tmp_path / "2.jpg", exif=exif, quality=90)
+    save(tmp_path / "3.jpg", 3, width=1200, height=200)
+    sizes = {1: (WIDTH, HEIGHT), 2: (WIDTH, HEIGHT), 3: (1200, 200)}
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": w, "height": h} for n, (w, h) in sizes.items()],
+        "annotations": [{"image_id": n, "category_id": 1, "bbox": [10, 10, 90, 90]} for n in sizes],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    told = {(f.kind, Path(f.path).name): f for f in examine_annotated(tmp_path / "a.json", "detect").findings}
+    assert told["orientation", "1.jpg"].severity == "warning"
+    assert [m.edges for m in told["orientation", "1.jpg"].marks] == [(10, 10, 100, 100)]
+    assert "is 150 x 200 pixels and its annotations are for 200 x 150, as if its EXIF orientation turned it" in (
+        told["picture of another size", "2.jpg"].message
+    )
+    assert told["long and narrow", "3.jpg"].message.startswith("is 1200 x 200 pixels, and squeezed into a square")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"categories": [{"id": "x", "name": "a"}]}, r"categories\[0\]: id must be a whole number"),
+        ({"images": [{"id": 1, "file_name": "1.jpg", "width": 0, "height": 0}]}, r"images\[0\]: is 0 x 0 pixels"),
+        ({"images": []}, "lists no images"),
+    ],
+)
+def test_what_leaves_nothing_to_examine(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    save(tmp_path / "1.jpg", 1)
+    (tmp_path / "a.json").write_text(json.dumps(content | change))
+    with pytest.raises(UsageError, match=text):
+        examine_annotated(tmp_path / "a.json", "detect")
+
+
+def test_damaged_pictures_and_categories_are_listed_and_the_rest_is_examined(tmp_path: Path) -> None:
+    for n in (1, 2):
+        save(tmp_path / f"{n}.jpg", n)
+    good = {"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT}
+    content = {
+        "images": [good, good | {"file_name": "2.jpg"}, good | {"id": 3, "width": -1}, 5],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50]}, {"image_id": 1}, None],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2}, {"id": 3, "name": "a"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    diagnosis = examine_annotated(tmp_path / "a.json", "detect")
+    assert [f.message.split(":")[0] for f in diagnosis.findings if f.severity == "error"] == [
+        "categories[1]",
+        "categories[2]",
+        "images[1]",
+        "images[2]",
+        "images[3]",
+        "annotations[1]",
+        "annotations[2]",
+    ]
+    assert [sample.file.name for sample in diagnosis.dataset.splits["all"]] == ["1.jpg"]
+
+
+# VOC's boxes
+
+
+def xml(objects: str = "", size: str = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>") -> str:
+    return f"<annotation>{size}{objects}</annotation>"
+
+
+def thing(name: str, *edges: int, more: str = "") -> str:
+    tags = "".join(f"<{tag}>{edge}</{tag}>" for tag, edge in zip(("xmin", "ymin", "xmax", "ymax"), edges, strict=True))
+    return f"<object><name>{name}</name>{more}<bndbox>{tags}</bndbox></object>"
+
+
+def voc(root: Path, annotations: Mapping[str, str]) -> Path:
+    (root / "Annotations").mkdir(parents=True)
+    for seed, (name, text) in enumerate(annotations.items()):
+        save(root / "JPEGImages" / f"{name}.jpg", 60 + seed)
+        (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+    return root
+
+
+def test_every_fault_of_voc_s_boxes_is_found_and_nothing_else(tmp_path: Path) -> None:
+    root = voc(
+        tmp_path / "voc",
+        {
+            "good": xml(thing("cat", 11, 11, 60, 60, more="<difficult>1</difficult>") + thing("dog", 70, 11, 120, 60)),
+            "cut": "<annotation><object>",
+            "nameless": xml(thing(" ", 11, 11, 60, 60) + thing("cat", 21, 21, 90, 90)),
+            "unknown": xml(thing("cow", 11, 11, 60, 60) + thing("cow", 1, 1, 90, 90) + thing("cat", 9, 9, 30, 30)),
+            "empty": xml(thing("dog", 60, 60, 50, 70) + thing("dog", 11, 11, 60, 60)),
+            "unsized": xml(thing("dog", 101, 51, 250, 100) + thing("dog", 1, 1, 50, 50), size=""),
+            "bare": "",
+            "orphan": xml(),
+            "spare": xml(),
+        },
+    )
+    (root / "Annotations/bare.xml").unlink()
+    (root / "JPEGImages/orphan.jpg").unlink()
+    (root / "class_names.txt").write_text("background\ncat\ndog\n")
+    (root / "ImageSets/Main").mkdir(parents=True)
+    lists = {"train": "good\ncut\nnameless\nunknown\nempty\nunsized\nbare\ngone\n", "val": "good\nempty\n"}
+    for name, lines in lists.items():
+        (root / "ImageSets/Main" / f"{name}.txt").write_text(lines)
+    diagnosis = examine_annotated(root, "detect")
+    assert found(diagnosis) == {
+        ("error", "damaged annotation", "Annotations/cut.xml"),
+        ("error", "damaged annotation", "Annotations/nameless.xml"),
+        ("error", "unknown class", "class_names.txt"),
+        ("error", "box of no area", "JPEGImages/empty.jpg"),
+        ("warning", "box reaching out", "JPEGImages/unsized.jpg"),
+        ("error", "missing annotation", "JPEGImages/bare.jpg"),
+        ("error", "missing picture", "JPEGImages/gone"),
+        ("warning", "missing picture", "Annotations/orphan.xml"),
+        ("note", "pictures not used", "JPEGImages"),
+        ("error", "leak between splits", "JPEGImages/good.jpg"),
+        ("error", "leak between splits", "JPEGImages/empty.jpg"),
+    }
+    assert message(diagnosis, "unknown class").startswith("does not name cow, of which there are 2 boxes")
+    assert message(diagnosis, "pictures not used").endswith(
+        "1 of 8 pictures are in no list, or have no annotation: spare"
+    )
+    assert "is there again in val" in next(f.message for f in diagnosis.findings if f.kind == "leak between splits")
+
+    write_clean_boxes(diagnosis, tmp_path / "clean")
+    clean = read_coco(tmp_path / "clean")
+    assert (clean.classes, clean.category_ids) == (("cat", "dog"), (1, 2))
+    boxes = {(split, s.file.stem): s.boxes for split, samples in clean.splits.items() for s in samples}
+    # In COCO's way of counting, from 0 and without the last. Areas are the boxes'.
+    assert boxes == {
+        ("train", "nameless"): (BoxLabel(0, 20, 20, 90, 90, area=4900),),
+        ("train", "unknown"): (BoxLabel(0, 8, 8, 30, 30, area=484),),
+        ("train", "unsized"): (BoxLabel(1, 100, 50, 200, 100, area=5000), BoxLabel(1, 0, 0, 50, 50, area=2500)),
+        ("val", "good"): (
+            BoxLabel(0, 10, 10, 60, 60, difficult=True, area=2500),
+            BoxLabel(1, 69, 10, 120, 60, area=2550),
+        ),
+        ("val", "empty"): (BoxLabel(1, 10, 10, 60, 60, area=2500),),
+    }
+
+
+def test_only_damaged_annotations(tmp_path: Path) -> None:
+    root = voc(tmp_path, {"cut": "<annotation><object>"})
+    with pytest.raises(UsageError, match=r"cut\.xml: is no XML"):
+        examine_annotated(root, "detect")
+    # Then a mask without its list of classes, which is another layout.
+    with pytest.raises(UsageError, match="has no folder SegmentationClass"):
+        examine_annotated(root, "segment")
+
+
+def test_the_clean_folder(tmp_path: Path) -> None:
+    root = voc(tmp_path / "voc", {"one": xml(thing("cat", 11, 11, 60, 60))})
+    diagnosis = examine_annotated(root, "detect")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    for name, text in (("full", "is there already"), ("a.csv", "name a folder"), ("a.json", "name a folder")):
+        with pytest.raises(UsageError, match=text):
+            write_clean_boxes(diagnosis, tmp_path / name)
+    with pytest.raises(OutputError, match="cannot make"):
+        write_clean_boxes(diagnosis, tmp_path / "full/file/new")
+    shutil.copytree(root, tmp_path / "clean/voc")
+    (tmp_path / "clean/voc/JPEGImages/one.jpg").write_bytes(b"")
+    with pytest.raises(OutputError, match="no picture is left"):
+        write_clean_boxes(examine_annotated(tmp_path / "clean/voc", "detect"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    # Read from here, voc/JPEGImages/one.jpg would be found within images first.
+    (tmp_path / "images").mkdir()
+    shutil.copytree(root, tmp_path / "images/voc")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(OutputError, match="lies among other pictures of the same names"):
+        write_clean_boxes(_renamed(diagnosis, tmp_path / "target/voc/JPEGImages/one.jpg"), tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def _renamed(diagnosis: Diagnosis[AnnotatedSet], file: Path) -> Diagnosis[AnnotatedSet]:
+    (sample,) = diagnosis.clean.splits["all"]
+    moved = AnnotatedSample(file, sample.boxes, size=sample.size)
+    clean = AnnotatedSet(diagnosis.clean.source, "detect", diagnosis.clean.classes, {"all": (moved,)})
+    return Diagnosis(diagnosis.dataset, (), clean)
+
+
+# Masks
+
+
+def mask(file: Path, labels: NDArray[np.uint8], mode: str = "P") -> None:
+    image = Image.fromarray(labels)
+    if mode != "L":
+        image.putpalette(PALETTE.tobytes())
+    if mode == "RGB":
+        image = image.convert("RGB")
+    file.parent.mkdir(exist_ok=True)
+    image.save(file, "PNG")
+
+
+def outlined(label: int = 1, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    labels = np.zeros((height, width), np.uint8)
+    labels[20:70, 30:130] = label
+    labels[20:22] = 255
+    return labels
+
+
+@pytest.fixture
+def spoiled_masks(tmp_path: Path) -> Path:
+    root = tmp_path / "masks"
+    names = ("good", "two", "other_size", "rgb", "colours", "beyond", "ignored", "jpeg", "cut", "empty", "missing")
+    for seed, name in enumerate((*names, "good_again")):
+        save(root / "JPEGImages" / f"{name}.jpg", 80 + seed)
+        mask(root / "SegmentationClass" / f"{name}.png", outlined())
+    shutil.copy(root / "JPEGImages/good.jpg", root / "JPEGImages/good_again.jpg")
+    folder = root / "SegmentationClass"
+    mask(folder / "two.png", outlined(2))
+    mask(folder / "other_size.png", outlined(width=100, height=75))
+    mask(folder / "rgb.png", outlined(), "RGB")
+    wrong = np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)
+    Image.fromarray(wrong).save(folder / "colours.png")
+    mask(folder / "beyond.png", outlined(3), "L")
+    mask(folder / "ignored.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
+    Image.fromarray(outlined()).save(folder / "jpeg.png", "JPEG")
+    whole = (folder / "cut.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) - 60])
+    mask(folder / "empty.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    (folder / "missing.png").unlink()
+    (root / "class_names.txt").write_text("background\ncat\ndog\n")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(name for name in names if name != "two"))
+    (root / "ImageSets/Segmentation/val.txt").write_text("two\ngood_again\n")
+    return root
+
+
+def test_every_fault_of_masks_is_found_and_nothing_else(spoiled_masks: Path) -> None:
+    diagnosis = examine_annotated(spoiled_masks, "segment")
+    assert found(diagnosis) == {
+        ("error", "missing mask", "JPEGImages/missing.jpg"),
+        ("error", "mask of another size", "JPEGImages/other_size.jpg"),
+        ("error", "mask of unknown colours", "JPEGImages/colours.jpg"),
+        ("error", "label of no class", "JPEGImages/beyond.jpg"),
+        ("error", "mask is no PNG", "JPEGImages/jpeg.jpg"),
+        ("error", "damaged mask", "JPEGImages/cut.jpg"),
+        ("warning", "mask of nothing", "JPEGImages/ignored.jpg"),
+        ("note", "RGB mask", "JPEGImages/rgb.jpg"),
+        ("error", "leak between splits", "JPEGImages/good.jpg"),
+        ("note", "nothing annotated", "train"),
+        ("warning", "class not learned", "dog"),
+    }
+    (empty,) = (f for f in diagnosis.findings if f.kind == "nothing annotated")
+    assert [other.file.name for other in empty.others] == ["empty.jpg"]
+    assert message(diagnosis, "label of no class").startswith(
+        "beyond.png: 4800 pixels have labels beyond the 3 classes"
+    )
+    assert [{k: row[k] for k in ("class", "train", "val")} for row in diagnosis.rows] == [
+        {"class": "background", "train": 3, "val": 2},
+        {"class": "cat", "train": 2, "val": 1},
+        {"class": "dog", "train": 0, "val": 1},
+    ]
+    # Usable are good, rgb, empty, two and good_again: 4 of them have 48 x 100 pixels of a class, and two rows ignored.
+    labelled = 5 * WIDTH * HEIGHT - 4 * 2 * WIDTH
+    assert [row["% of pixels"] for row in diagnosis.rows[1:]] == [
+        round(100 * count * 4800 / labelled, 2) for count in (3, 1)
+    ]
+    assert {s.file.name for s in diagnosis.clean.splits["train"]} == {"rgb.jpg", "ignored.jpg", "empty.jpg"}
+    assert {s.file.name for s in diagnosis.clean.splits["val"]} == {"two.jpg", "good_again.jpg"}
+    with pytest.raises(UsageError, match="these are masks"):
+        write_clean_boxes(diagnosis, spoiled_masks / "clean")
+
+
+def test_no_mask_can_be_used(tmp_path: Path) -> None:
+    save(tmp_path / "JPEGImages/1.jpg", 1)
+    mask(tmp_path / "SegmentationClass/1.png", outlined(40))
+    kinds = {f.kind for f in examine_annotated(tmp_path, "segment").findings}
+    assert kinds == {"label of no class", "data set", "small"}  # nothing of classes without pictures
+
+
+# What the page shows
+
+
+def test_thumbnails_of_masks(spoiled_masks: Path) -> None:
+    def shown(name: str) -> NDArray[np.int64]:
+        sample = AnnotatedSample(
+            spoiled_masks / f"JPEGImages/{name}.jpg", mask_file=spoiled_masks / f"SegmentationClass/{name}.png"
+        )
+        return np.asarray(annotated_thumbnail(sample, ())).astype(int)
+
+    def plain(name: str) -> NDArray[np.int64]:
+        return np.asarray(annotated_thumbnail(AnnotatedSample(spoiled_masks / f"JPEGImages/{name}.jpg"), ())).astype(
+            int
+        )
+
+    # 160 of 200 pixels: the object is at 24..104, 18..56.
+    changed = (shown("beyond") != plain("beyond")).any(2)
+    assert changed[20:54, 28:100].all()
+    assert not changed[60:].any()
+    inner = 0.5 * plain("beyond")[30:40, 40:90] + 0.5 * np.array(color_of(3))
+    assert np.abs(shown("beyond")[30:40, 40:90] - inner).max() <= 1
+    # A mask of half the size is spread over the picture: 20..70 of 75 rows are 32..112 of 120.
+    assert (shown("other_size") != plain("other_size")).any(2)[40:100, 60:150].all()
+    # RGB is blended in, and what cannot be read is left out.
+    blended = 0.5 * plain("colours") + 0.5 * np.array((1, 2, 3))
+    assert np.abs(shown("colours") - blended).max() <= 1
+    assert np.array_equal(shown("cut"), plain("cut"))
+    assert np.array_equal(shown("missing"), plain("missing"))
+
+
+edge = st.floats(-1e6, 1e6) | st.integers(-3, 12).map(float)
+
+
+@settings(deadline=None, max_examples=50)
+@given(edges=st.tuples(edge, edge, edge, edge), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_a_mark_can_be_seen_wherever_it_lies(
+    tmp_path_factory: pytest.TempPathFactory,
+    edges: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "black.png"
+    Image.new("RGB", (48, 48)).save(file)
+    image = annotated_thumbnail(AnnotatedSample(file, (), size=size), [Mark(2, "i", edges)])
+    colours = {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
+    assert color_of(2) in colours
