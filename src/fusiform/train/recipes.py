@@ -258,7 +258,8 @@ The heads are fresh and need batch statistics, and a high rate for their few ste
 it. Nothing is placed on larger canvases (``expand``), which takes more epochs than these to repay. With a few hundred
 photographs these are few steps: ``--set epochs=60``.
 
-1,600 made pictures (``scripts/make_shapes.py``), two cores and no GPU: 17 minutes, mAP@0.5 0.960, mAP 0.710 on 400 others.
+1,600 made pictures (``scripts/make_shapes.py``), two cores and no GPU: 17 minutes, mAP@0.5 0.960 and mAP 0.710 on 400
+others.
 """
 
 coco_ssdlite_paper = Recipe(
