@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -13,7 +16,8 @@ pytest.importorskip("onnx")
 from fusiform.cli import commands
 from fusiform.graph.build import build_graph
 from fusiform.graph.onnx import to_onnx
-from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.zoo.checkpoint import state_shapes, write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,58 @@ def test_wrong_usage(folder: Path, arguments: list[str], code: int, message: str
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):  # type: ignore[no-untyped-def]
+    """A segmenter, a harmed file of it, and photographs with masks of which the model finds a part by chance."""
+    made = tmp_path_factory.mktemp("segmenter")
+    preprocess = Preprocess(resize=33, crop=33, fit="pad")
+    fields = {"task": "segmentation", "input_size": 33, "output_stride": 16, "preprocess": preprocess}
+    spec = ModelSpec("mobilenet_v2", 0.35, ("background", "fox", "owl"), **fields)
+    random = np.random.default_rng(2)
+    state = {}
+    for name, shape in state_shapes(spec).items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = np.array(5)
+        elif len(shape) == 1:
+            low, high = (-0.3, 0.3) if name.endswith(("mean", "bias")) else (0.7, 1.3)
+            state[name] = random.uniform(low, high, shape).astype(np.float32)
+        else:
+            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
+    write_safetensors(made / "model.safetensors", state, spec)
+    harmed = {**state, "classifier.weight": -state["classifier.weight"]}
+    (made / "harmed.onnx").write_bytes(to_onnx(build_graph(spec, harmed)))
+    for name in ("JPEGImages", "SegmentationClass"):
+        (made / "voc" / name).mkdir(parents=True)
+    (made / "voc" / "class_names.txt").write_text("background\nfox\nowl\n", encoding="utf-8")
+    for k in range(5):
+        coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3)).astype(np.uint8))
+        coarse.resize((40, 30), Image.Resampling.BICUBIC).save(made / "voc" / "JPEGImages" / f"{k}.png")
+        mask = random.integers(0, 3, (3, 4)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+        Image.fromarray(mask).save(made / "voc" / "SegmentationClass" / f"{k}.png")
+    return made
+
+
+def test_the_drop_of_a_segmenter_has_its_interval_in_every_format(segmenter: Path) -> None:
+    def told(form: str) -> str:
+        result = run(segmenter, segmenter / "harmed.onnx", "--data", segmenter / "voc", "--format", form)
+        assert result.exit_code == 1
+        return result.stdout
+
+    figures = json.loads(told("json"))["figures"]
+    drop, low, high = (figures[f"drop{end}_points"] for end in ("", "_low", "_high"))
+    assert low < drop < high
+    assert drop == pytest.approx(100 * (figures["reference_miou"] - figures["miou"]), abs=1e-3)
+    *_, row = csv.DictReader(io.StringIO(told("csv")))
+    assert row["compared"] == "miou"
+    assert [float(row[f"drop{end}_points"]) for end in ("", "_low", "_high")] == [drop, low, high]
+    lines = told("table").splitlines()
+    for name in ("drop", "drop_low", "drop_high"):
+        (line,) = [line for line in lines if line.startswith(f"{name}_points ")]
+        assert float(line.split()[1]) == pytest.approx(figures[f"{name}_points"], rel=1e-5)
+    (heading,) = [line for line in lines if line.startswith("kind")]
+    assert "drop" not in heading
 
 
 def test_against_is_needed(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel  # n
 from fusiform.data.preprocess import crop_pixels, placement  # noqa: E402
 from fusiform.engines import open_engine  # noqa: E402
 from fusiform.errors import SpecError, UsageError  # noqa: E402
+from fusiform.evaluate import boxes as evaluate_boxes  # noqa: E402
+from fusiform.evaluate import masks as evaluate_masks  # noqa: E402
+from fusiform.evaluate.compare import compare  # noqa: E402
 from fusiform.export.decoded import Boxes, Masks, Truth  # noqa: E402
 from fusiform.export.job import ExportError, export_model  # noqa: E402
 from fusiform.export.parity import Comparison, Decoded, Measured, Parity, find_failures  # noqa: E402
@@ -31,8 +35,9 @@ from fusiform.graph.ir import Graph  # noqa: E402
 from fusiform.graph.onnx import to_onnx  # noqa: E402
 from fusiform.graph.tflite import to_tflite  # noqa: E402
 from fusiform.spec import ModelSpec, Preprocess  # noqa: E402
-from fusiform.tasks import detection, segmentation  # noqa: E402
+from fusiform.tasks import bootstrap, detection, segmentation  # noqa: E402
 from fusiform.tasks.detection import encode_boxes, prior_boxes  # noqa: E402
+from fusiform.tasks.metrics import Difference  # noqa: E402
 from fusiform.zoo.checkpoint import state_shapes, write_safetensors  # noqa: E402
 from fusiform.zoo.model import Model, open_model  # noqa: E402
 
@@ -375,6 +380,8 @@ def test_average_precision_of_both_sides() -> None:
     assert measured is not None
     assert measured.value == pytest.approx(51 / 101)
     assert measured.reference == pytest.approx(1.0)
+    # Every resample of one picture is that picture.
+    assert measured.drop == pytest.approx((50 / 101,) * 3)
     empty = Boxes(SPEC, SPEC, tolerance=None)
     empty.add("x.png", (100, 100), one, both, Truth())
     assert empty.measured() is None
@@ -398,7 +405,59 @@ def test_masks_by_hand() -> None:
     assert (found.what, found.number, found.worst) == ("masks", 33 * 16, "x.png")
     assert found.same == pytest.approx(columns / 33)
     # Class 3 was found and is nowhere: 0; the mean is over it and class 2.
-    assert masks.measured() == Measured(pytest.approx(columns / 33 / 2), 1.0)
+    assert masks.measured() == Measured(pytest.approx(columns / 33 / 2), 1.0, pytest.approx((1 - columns / 66,) * 3))
+
+
+def interval_of_two(drops: tuple[float, float, float]) -> Difference:
+    """The interval of two pictures, from the drops on the first alone, on both, and on the second alone.
+
+    A quarter of the resamples has either alone, so that the middle 95 % reach from the least drop to the largest.
+    """
+    weights = np.concatenate(list(bootstrap.resamples(2)))
+    mean = np.mean([drops[second] for second in weights[:, 1]])
+    low, high = (end + drops[1] - mean for end in (min(drops), max(drops)))
+    return Difference(drops[1], low, min(high, 1.0))
+
+
+def test_the_interval_of_two_pictures_of_which_the_file_misses_one() -> None:
+    """Of one object in each it finds the first; of both, it is half of the recalls: 51 of 101."""
+    boxes = Boxes(SPEC, SPEC, tolerance=None)
+    truth = Truth((BoxLabel(1, 20, 20, 80, 80),))
+    one, nothing = answer({9: (LARGE, 1, 3.0)}), answer({})
+    boxes.add("seen.png", (100, 100), one, one, truth)
+    boxes.add("missed.png", (100, 100), nothing, one, truth)
+    measured = boxes.measured()
+    assert measured is not None
+    assert measured.drop == pytest.approx(interval_of_two((0.0, 50 / 101, 1.0)))
+    assert measured.drop.low < 0.05 < 0.95 < measured.drop.high
+    assert boxes.measured() == measured  # chance is that of one seed
+    # Where both sides see the same, no resample tells them apart.
+    same = Boxes(SPEC, SPEC, tolerance=None)
+    for name, seen in (("seen.png", one), ("missed.png", nothing)):
+        same.add(name, (100, 100), seen, seen, truth)
+    assert same.measured() == Measured(pytest.approx(51 / 101), pytest.approx(51 / 101), Difference(0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("classes", [None, (0, 2), (1, 3)])
+def test_the_interval_of_masks_and_the_classes_it_is_about(classes: tuple[int, ...] | None) -> None:
+    """Two photographs of class 2 alone; the file takes a part of the second for class 3."""
+    spec = make_spec("segmentation", input_size=33, preprocess=Preprocess(resize=33, crop=33, fit="pad"))
+    right, wrong = (np.zeros((3, 3, 4), np.float32) for _ in range(2))
+    right[..., 2] = wrong[..., 2] = 1
+    wrong[:, 1:, 3] = 3
+    share = sum(3 * min(1.0, x / 16) <= 1 for x in range(33)) / 33
+    masks = Masks(spec, spec, classes=classes)
+    for name, mine in (("a.png", right), ("b.png", wrong)):
+        masks.add(name, (33, 33), {"logits": mine}, {"logits": right}, Truth(mask=np.full((33, 33), 2, np.int32)))
+    measured = masks.measured()
+    if classes == (1, 3):  # which the reference finds nowhere, and the file in vain
+        assert measured is None
+        return
+    assert measured is not None
+    # The mean is over class 3 too where it was found, but not where the data does not know it.
+    count = 1 if classes else 2
+    drops = (0.0, 1 - (1 + share) / 2 / count, 1 - share / count)
+    assert measured == Measured(pytest.approx(1 - drops[1]), 1.0, pytest.approx(interval_of_two(drops)))
 
 
 def parity_of(task: Any, decoded: Decoded, *, measured: Measured | None = None, **changes: Any) -> Parity:
@@ -410,6 +469,11 @@ def parity_of(task: Any, decoded: Decoded, *, measured: Measured | None = None, 
         measured=measured,
         **changes,
     )
+
+
+# Intervals say how sure a drop is, and decide nothing.
+LOST_TWO = Measured(0.43, 0.45, Difference(0.45 - 0.43, 0.019, 0.31))
+LOST_THREE = Measured(0.42, 0.45, Difference(0.45 - 0.42, -0.01, 0.065))
 
 
 @pytest.mark.parametrize(
@@ -429,22 +493,21 @@ def parity_of(task: Any, decoded: Decoded, *, measured: Measured | None = None, 
         ),
         # Labelled: what counts is the drop, of exactly two points and of more.
         (
-            parity_of(
-                "detection", Decoded("photographs", "boxes", 60, 200, 0.2, 0.5, "x"), measured=Measured(0.43, 0.45)
-            ),
+            parity_of("detection", Decoded("photographs", "boxes", 60, 200, 0.2, 0.5, "x"), measured=LOST_TWO),
             [],
         ),
         (
-            parity_of(
-                "segmentation", Decoded("photographs", "masks", 60, 9, 0.9, 0.9, "x"), measured=Measured(0.42, 0.45)
-            ),
-            ["its miou is 0.4200, 3.0 points below the reference's 0.4500, more than the 2 allowed"],
+            parity_of("segmentation", Decoded("photographs", "masks", 60, 9, 0.9, 0.9, "x"), measured=LOST_THREE),
+            [
+                "its miou is 0.4200, 3.0 points below the reference's 0.4500 (95 % interval -1.0 to 6.5), more than "
+                "the 2 allowed"
+            ],
         ),
         (
             parity_of(
                 "segmentation",
                 Decoded("photographs", "masks", 60, 9, 0.9, 0.9, "x"),
-                measured=Measured(0.42, 0.45),
+                measured=LOST_THREE,
                 max_drop=3.0,
             ),
             [],
@@ -528,11 +591,58 @@ def test_labels_are_bound_by_name(detector: Healthy, segmenter: Healthy, coco: P
     assert boxes.measured.reference > 0.9
     figures = boxes.report().figures
     assert figures["map"] == figures["reference_map"] == pytest.approx(boxes.measured.value, rel=1e-5)
-    assert figures["drop_points"] == 0
+    assert figures["drop_points"] == figures["drop_low_points"] == figures["drop_high_points"] == 0
     masks = verify_file(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=voc)
     assert masks.passed
-    assert masks.measured == Measured(1.0, 1.0)
+    assert masks.measured == Measured(1.0, 1.0, Difference(0.0, 0.0, 0.0))
     assert masks.report().figures["reference_miou"] == 1
+
+
+@pytest.fixture(scope="module")
+def voc_of_three(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> Path:
+    """The same pictures in a data set that does not know one of the segmenter's classes."""
+    root = tmp_path_factory.mktemp("three")
+    shutil.copytree(voc, root, dirs_exist_ok=True)
+    names = (voc / "class_names.txt").read_text().split()
+    (root / "class_names.txt").write_text("\n".join(names[:3]))
+    for file in (root / "SegmentationClass").iterdir():
+        values = np.array(Image.open(file))
+        Image.fromarray(np.where(values == 3, 255, values).astype(np.uint8)).save(file)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("which", "source", "evaluation"),
+    [
+        ("detector", "coco", evaluate_boxes),
+        ("segmenter", "voc", evaluate_masks),
+        ("segmenter", "voc_of_three", evaluate_masks),
+    ],
+)
+def test_the_drop_is_what_evaluate_compares(
+    which: str, source: str, evaluation: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    healthy: Healthy = request.getfixturevalue(which)
+    data: Path = request.getfixturevalue(source)
+    candidate = write(tmp_path, quantised(healthy.graph))
+    parity = verify_file(candidate.path, against=healthy.model.path, data=data)
+    reference = evaluation.evaluate(healthy.model.path, data, engine="torch", threads=1)
+    file = evaluation.evaluate(candidate.path, data, threads=1)
+    (name, value, other, difference), *_ = compare(reference, file).compared
+    measured = parity.measured
+    assert measured is not None
+    assert (measured.reference, measured.value) == pytest.approx((value, other), abs=1e-9)
+    assert measured.drop == pytest.approx(difference, abs=1e-9)
+    assert measured.drop.low < measured.drop.value < measured.drop.high
+    report = parity.report()
+    points = {f"drop{end}_points": 100 * x for end, x in zip(("", "_low", "_high"), measured.drop, strict=True)}
+    assert {key: report.figures[key] for key in points} == pytest.approx(points, rel=1e-5)
+    assert report.figures["resamples"] == 1000
+    assert {key: report.rows[-1][key] for key in points} == pytest.approx(points, rel=1e-5)
+    assert (report.rows[-1]["compared"], report.rows[-1][f"reference_{name}"]) == (
+        name,
+        report.figures[f"reference_{name}"],
+    )
 
 
 def test_data_of_other_classes_and_folders_serve_unlabelled(

@@ -238,7 +238,7 @@ def find_boxes(
                 score_threshold=EVALUATED_SCORE,
             )
             for (i, size), each in zip(some, boxes, strict=True):
-                truth[i], found[i] = _clip(samples[i], size), each
+                truth[i], found[i] = boxes_within(samples[i], size), each
 
     crew.work(answer, progress)
     return FoundBoxes(tuple(truth), tuple(found), dict(sorted(errors.items())))
@@ -264,6 +264,17 @@ def box_figures(
     found = [each for each in answers.found if each is not None]
     values = np.nan_to_num(mean_average_precisions(match_boxes(truth, found, model.spec.num_classes))[0])
     return {"val_map": float(values.mean()), "val_map50": float(values[0]), "pictures": len(found)}
+
+
+def boxes_within(sample: AnnotatedSample, size: tuple[int, int]) -> tuple[BoxLabel, ...]:
+    """The true boxes within a picture of ``size``: where annotations do not say it, some may reach out of it."""
+    if sample.boxes is None:
+        raise ValueError(f"{sample.name}: its boxes were not read")
+    if sample.size is not None:
+        return sample.boxes
+    width, height = size
+    clipped = (replace(box, right=min(box.right, width), bottom=min(box.bottom, height)) for box in sample.boxes)
+    return tuple(box for box in clipped if box.left < box.right and box.top < box.bottom)
 
 
 def report(evaluation: BoxEvaluation) -> Report:
@@ -395,14 +406,3 @@ def _counted(counts: Counts) -> dict[str, Cell]:
         "precision": rounded(found / (found + wrong)) if found + wrong else None,
         "recall": rounded(found / objects) if objects else None,
     }
-
-
-def _clip(sample: AnnotatedSample, size: tuple[int, int]) -> tuple[BoxLabel, ...]:
-    """The true boxes within the picture: where annotations do not say its size, some may reach out of it."""
-    if sample.boxes is None:
-        raise ValueError(f"{sample.name}: its boxes were not read")
-    if sample.size is not None:
-        return sample.boxes
-    width, height = size
-    clipped = (replace(box, right=min(box.right, width), bottom=min(box.bottom, height)) for box in sample.boxes)
-    return tuple(box for box in clipped if box.left < box.right and box.top < box.bottom)

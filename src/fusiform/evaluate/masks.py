@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,6 @@ from fusiform.tasks.segmentation_metrics import (
     pixel_confusion,
 )
 from fusiform.zoo.model import Model, open_model
-
-if TYPE_CHECKING:
-    pass
 
 _NO_CLASS = -1
 """Stands for ``IGNORE`` in a true mask of the model's labels, of which there may be more than 255."""

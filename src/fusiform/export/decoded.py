@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +12,12 @@ from fusiform.data.annotated import BoxLabel
 from fusiform.data.preprocess import placement
 from fusiform.export.parity import NEAR_BOX, SAME_BOX, Decoded, Measured
 from fusiform.spec import ModelSpec
-from fusiform.tasks import detection, segmentation
+from fusiform.tasks import bootstrap, detection, segmentation
+from fusiform.tasks.bootstrap import Figure
 from fusiform.tasks.detection import EVALUATED_SCORE, SCORE_THRESHOLD, Detections, iou_matrix
 from fusiform.tasks.detection_metrics import match_boxes, mean_average_precisions
-from fusiform.tasks.segmentation_metrics import pixel_confusion, segmentation_scores
+from fusiform.tasks.metrics import Difference
+from fusiform.tasks.segmentation_metrics import class_counts, mean_iou, pixel_confusion
 
 Answer = Mapping[str, NDArray[Any]]
 """An engine's answer to one picture, as the spec's ``answers`` say."""
@@ -80,22 +81,26 @@ class Boxes:
 
     def measured(self) -> Measured | None:
         """COCO's average precision of both sides; None where no photograph has a labelled object."""
-        value, reference = (
-            float(mean_average_precisions(match_boxes(self.truths, found, self.reference.num_classes)).mean())
-            for found in (self.found, self.expected)
-        )
-        return None if math.isnan(reference) else Measured(value, reference)
+        return _measured(self._figure(self.found), self._figure(self.expected), len(self.truths))
+
+    def _figure(self, found: Sequence[Detections]) -> Figure:
+        matches = match_boxes(self.truths, found, self.reference.num_classes)
+        return lambda weights: mean_average_precisions(matches, weights).mean(1, keepdims=True)
 
 
 class Masks:
-    """Counts the pixels that the file and the reference give the same class, at the photographs' own size."""
+    """Counts the pixels that the file and the reference give the same class, at the photographs' own size.
 
-    def __init__(self, spec: ModelSpec, reference: ModelSpec) -> None:
+    ``classes`` are those that the true masks know, by default all.
+    """
+
+    def __init__(self, spec: ModelSpec, reference: ModelSpec, *, classes: Sequence[int] | None = None) -> None:
         self.spec, self.reference = spec, reference
+        self.classes = range(reference.num_classes) if classes is None else classes
         self.count = self.same = self.pictures = 0
         self.worst, self.most = "", -1.0
-        classes = reference.num_classes
-        self.found, self.expected = (np.zeros((classes, classes), np.int64) for _ in range(2))
+        self.found: list[NDArray[np.int64]] = []
+        self.expected: list[NDArray[np.int64]] = []
 
     def add(self, name: str, size: tuple[int, int], answer: Answer, expected: Answer, truth: Truth | None) -> None:
         """Compare both sides' answers to a photograph of ``size`` (width, height)."""
@@ -112,8 +117,8 @@ class Masks:
         self.same += same
         if truth is not None and truth.mask is not None:
             classes = self.reference.num_classes
-            self.found += pixel_confusion(truth.mask, mine, classes, ignore=-1)
-            self.expected += pixel_confusion(truth.mask, theirs, classes, ignore=-1)
+            for side, counts in ((mine, self.found), (theirs, self.expected)):
+                counts.append(class_counts(pixel_confusion(truth.mask, side, classes, ignore=-1)))
 
     def decoded(self, kind: str) -> Decoded:
         """The share over the pixels of all pictures."""
@@ -122,8 +127,28 @@ class Masks:
 
     def measured(self) -> Measured | None:
         """The mean intersection over union of both sides; None where no mask has a pixel that counts."""
-        value, reference = (segmentation_scores(matrix).mean_iou for matrix in (self.found, self.expected))
-        return None if value is None or reference is None else Measured(value, reference)
+        return _measured(self._figure(self.found), self._figure(self.expected), len(self.found))
+
+    def _figure(self, found: Sequence[NDArray[np.int64]]) -> Figure:
+        counts = np.array(found, np.float64).reshape(len(found), -1)
+
+        def figure(weights: NDArray[np.int32]) -> NDArray[np.float64]:
+            total = (weights @ counts).reshape(len(weights), 3, self.reference.num_classes)
+            return mean_iou(total, self.classes)[:, None]
+
+        return figure
+
+
+def _measured(file: Figure, reference: Figure, pictures: int) -> Measured | None:
+    """Both sides' figure over the same labelled pictures, as ``fusiform evaluate --compare`` holds them together."""
+    if not pictures:
+        return None
+    pairs = [(k, k) for k in range(pictures)]
+    (found,) = bootstrap.compare(("",), reference, file, pairs=pairs, pictures=(pictures, pictures))
+    drop, low, high = found.difference
+    if found.value is None or found.other is None or drop is None or low is None or high is None:
+        return None
+    return Measured(found.other, found.value, Difference(drop, low, high))
 
 
 def _decode(

@@ -360,7 +360,7 @@ def _summary(parity: Parity) -> dict[str, Cell]:
     figures = parity.report().figures
     names = ["pictures", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"]
     names += [f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")]
-    names += ["drop_points"]
+    names += ["drop_points", "drop_low_points", "drop_high_points"]
     return {name: figures[name] for name in names if name in figures}
 
 

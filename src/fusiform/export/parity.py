@@ -10,6 +10,7 @@ from fusiform.errors import FusiformError
 from fusiform.report import Cell, Report, printable
 from fusiform.spec import Task
 from fusiform.tasks import metrics
+from fusiform.tasks.bootstrap import RESAMPLES
 from fusiform.tasks.detection import SCORE_THRESHOLD
 
 TOGETHER = 3
@@ -74,10 +75,15 @@ class Decoded(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """How good the file and the reference are on labelled photographs: mAP (0.50:0.95) or mIoU in [0, 1]."""
+    """How good the file and the reference are on labelled photographs: mAP (0.50:0.95) or mIoU in [0, 1].
+
+    ``drop`` is how much higher the reference's is, with the 95 % interval over the photographs: both sides are measured
+    on the same resamples (``bootstrap.compare``).
+    """
 
     value: float
     reference: float
+    drop: metrics.Difference
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,10 @@ class Parity:
         return metrics.paired_difference(both, only_reference, only_file, neither)
 
     def report(self) -> Report:
-        """The figures of the whole, and a row for each kind of picture, batch and answer; shares are in [0, 1]."""
+        """The figures of the whole, and a row for each kind of picture, batch and answer; shares are in [0, 1].
+
+        A detector's or segmenter's mAP or mIoU has a row too, the last, for files that have rows alone.
+        """
         figures: dict[str, Cell] = {
             "file": self.file,
             "reference": self.reference,
@@ -174,8 +183,7 @@ class Parity:
                 low, high = metrics.wilson_interval(right, self.pictures)
                 figures |= {name: _rounded(right / self.pictures)}
                 figures |= {f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
-            points = {"drop": self.drop.value, "drop_low": self.drop.low, "drop_high": self.drop.high}
-            figures |= {f"{name}_points": _rounded(100 * value) for name, value in points.items()}
+            figures |= _points(self.drop)
             figures |= {"p": _rounded(metrics.mcnemar(only_file, only_reference))}
             figures |= {"max_drop_points": self.max_drop} if self.int8 else {}
         return figures
@@ -196,7 +204,7 @@ class Parity:
             return figures | ({"min_agreement": self.min_agreement} if self.int8 else {})
         name = MEASURES[self.task]
         figures |= {name: _rounded(self.measured.value), f"reference_{name}": _rounded(self.measured.reference)}
-        figures |= {"drop_points": _rounded(100 * (self.measured.reference - self.measured.value))}
+        figures |= {**_points(self.measured.drop), "resamples": RESAMPLES}
         return figures | ({"max_drop_points": self.max_drop} if self.int8 else {})
 
     def _named_rows(self) -> list[Mapping[str, Cell]]:
@@ -229,6 +237,11 @@ class Parity:
             row: dict[str, Cell] = {"kind": d.kind, "compared": d.what, "batch": 1, "pictures": d.pictures}
             row |= {"count": d.number, "same": _rounded(d.same)}
             rows.append(row | ({"near": _rounded(d.near)} if d.what == "boxes" else {}))
+        if self.measured is not None:
+            name = MEASURES[self.task]
+            row = {"kind": "photographs", "compared": name, "batch": 1, "pictures": self.pictures}
+            row |= {name: _rounded(self.measured.value), f"reference_{name}": _rounded(self.measured.reference)}
+            rows.append(row | _points(self.measured.drop))
         return rows
 
 
@@ -313,11 +326,12 @@ def _failures_of_int8(found: Parity) -> list[str]:
             f"than the {found.max_drop:g} allowed"
         )
     if found.measured is not None:
-        value, reference = found.measured
+        value, reference, drop = found.measured
         if 100 * (reference - value) > found.max_drop + 1e-9:
             failures.append(
                 f"its {MEASURES[found.task]} is {value:.4f}, {100 * (reference - value):.1f} points below the "
-                f"reference's {reference:.4f}, more than the {found.max_drop:g} allowed"
+                f"reference's {reference:.4f} (95 % interval {100 * drop.low:.1f} to {100 * drop.high:.1f}), more than "
+                f"the {found.max_drop:g} allowed"
             )
     return failures
 
@@ -325,6 +339,12 @@ def _failures_of_int8(found: Parity) -> list[str]:
 def _at_most(share: float, count: int) -> float:
     """The upper end of the 95 % interval of a share."""
     return metrics.wilson_interval(round(share * count), count)[1] if count else 1.0
+
+
+def _points(drop: metrics.Difference) -> dict[str, Cell]:
+    """A drop and its interval in percentage points."""
+    points = {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
+    return {f"{name}_points": _rounded(100 * value) for name, value in points.items()}
 
 
 def _rounded(value: float | None) -> float | None:

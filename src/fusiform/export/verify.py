@@ -25,6 +25,7 @@ from fusiform.data.layouts import read_dataset
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, open_engine, own_engine
 from fusiform.errors import FusiformError, ImageError, SpecError, UsageError, WeightsError
+from fusiform.evaluate.boxes import boxes_within
 from fusiform.evaluate.masks import read_truth
 from fusiform.export.decoded import Boxes, Masks, Truth
 from fusiform.export.foreign import ForeignEngine, is_foreign, open_foreign
@@ -99,8 +100,8 @@ def verify_file(
         samples, labelled, notes, mask_labels = read_pictures(data, reference)
     precision = stored_precision(candidate)
     if precision != "int8" and tolerance is None:
-        tolerances = TARGETS[_TARGETS.get(candidate.format, "onnx")].tolerance
-        tolerance = tolerances.get(precision, tolerances["float32"])
+        target = TARGETS[_TARGETS.get(candidate.format, "onnx")]
+        tolerance = target.allowed(precision, reference.spec.task)
     parity = verify(
         candidate,
         reference,
@@ -150,7 +151,8 @@ def verify(
     if another tool made the file); if ``min_agreement`` (0.85) of what users see is the same: of the pictures'
     classes, of the boxes with an intersection over union of 0.5, of the pixels; and if, labelled, its top-1, mAP or
     mIoU is at most ``max_drop`` percentage points lower, by default 1, for detectors and segmenters 2. Of these two
-    only the drop counts for detectors and segmenters where it is known. Answers that are not finite fail.
+    only the drop counts for detectors and segmenters where it is known. The drop itself decides, and its interval over
+    the pictures says how far it might be off. Answers that are not finite fail.
 
     ``threads`` is that of each runtime, one by default: their pools wait for each other when they take turns.
 
@@ -199,16 +201,17 @@ def verify(
     reference_engine = open_engine(reference, engine="torch" if torch else own_engine(reference), threads=threads)
     sides = _Sides(engine, reference_engine, source=found.file, against=found.reference)
 
+    classes = mask_labels or range(reference.spec.num_classes)
+
     def tally(kind: str, *, asked: int) -> _Tally:
-        return _Tally(kind, sides, tolerance, asked=asked if int8 and torch else 0)
+        return _Tally(kind, sides, tolerance, asked=asked if int8 and torch else 0, classes=classes)
 
     kinds = []
     read = 0
     if samples:
         chosen = _evenly(samples, pictures)
         photographs = tally("photographs", asked=len(chosen))
-        labels = (mask_labels or range(reference.spec.num_classes)) if labelled else None
-        skipped = photographs.add_photographs(chosen, labels=labels, progress=progress)
+        skipped = photographs.add_photographs(chosen, labels=classes if labelled else None, progress=progress)
         read = len(photographs.names)
         if not read:
             raise UsageError(f"none of the {len(samples)} pictures could be read: {skipped[0]}")
@@ -364,17 +367,19 @@ class _Tally:
     """What is kept of both sides' answers to pictures of a kind: a detector's own would fill gigabytes.
 
     The answers to up to ``MEASURED`` of the ``asked`` pictures, evenly spread, stay with their pixels, to see what
-    rounding explains; none where ``asked`` is 0.
+    rounding explains; none where ``asked`` is 0. ``classes`` are the outputs that masks' values stand for.
     """
 
-    def __init__(self, kind: str, sides: _Sides, tolerance: float | None, *, asked: int) -> None:
+    def __init__(
+        self, kind: str, sides: _Sides, tolerance: float | None, *, asked: int, classes: Sequence[int]
+    ) -> None:
         self.kind, self.sides, self.tolerance = kind, sides, tolerance
         self.names: list[str] = []
         self.labels: list[int] = []
         self.wrong = 0
         """Answers that are not finite."""
         self.batch_error = 0.0
-        self.seen = _seen(sides.candidate.spec, sides.reference.spec, tolerance)
+        self.seen = _seen(sides.candidate.spec, sides.reference.spec, tolerance, classes)
         self.kept: list[Answers] = []
         self.kept_pixels: list[NDArray[np.uint8]] = []
         self._wanted = {*np.linspace(0, asked - 1, min(MEASURED, asked)).round().astype(int).tolist()}
@@ -461,10 +466,12 @@ class _Tally:
         return both, only_file, only_reference, len(self.labels) - both - only_file - only_reference
 
 
-def _seen(spec: ModelSpec, reference: ModelSpec, tolerance: float | None) -> Boxes | Masks | None:
+def _seen(
+    spec: ModelSpec, reference: ModelSpec, tolerance: float | None, classes: Sequence[int]
+) -> Boxes | Masks | None:
     if reference.task == "detection":
         return Boxes(spec, reference, tolerance=tolerance)
-    return Masks(spec, reference) if reference.task == "segmentation" else None
+    return Masks(spec, reference, classes=classes) if reference.task == "segmentation" else None
 
 
 def _truth(sample: Sample | AnnotatedSample, size: tuple[int, int], labels: Sequence[int]) -> Truth | None:
@@ -472,7 +479,7 @@ def _truth(sample: Sample | AnnotatedSample, size: tuple[int, int], labels: Sequ
     if isinstance(sample, Sample):
         return None
     mask = None if sample.mask_file is None else read_truth(sample, size, labels)
-    return Truth(sample.boxes or (), mask)
+    return Truth(() if sample.boxes is None else boxes_within(sample, size), mask)
 
 
 def _not_finite(answers: Answers) -> int:

@@ -142,7 +142,9 @@ def multibox_loss(logits: Tensor, codes: Tensor, targets: Tensor, *, negatives: 
     background, and the codes. Beside the priors that stand for objects count the background priors that are most
     wrong: ``negatives`` of them for each object prior of the same picture (arXiv 1512.02325, Section 2.2), and at
     least ``FEWEST_NEGATIVES``, so that pictures without objects teach that there is nothing. Both parts are divided by
-    the number of object priors in the batch, if there is one. Computed in float32.
+    the number of object priors in the batch, if there is one. A batch in several parts, on several processes or in
+    micro-steps, has the loss of the whole: the loop weighs the parts by ``DetectionTask.amount``, and which background
+    priors count is a matter of each picture. Computed in float32.
     """
     classes = targets[..., 0].long()
     objects = classes > 0
@@ -320,6 +322,10 @@ class DetectionTask:
         logits, codes = network(self.normalize(batch.pictures))
         right = count_right(logits.detach(), batch.labels, self.spec.scores)
         return box_loss(logits, codes, batch.labels, self.recipe), right
+
+    def amount(self, labels: Tensor) -> float:
+        """The number of object priors, which both losses are divided by; see ``loop.CountingTask``."""
+        return float((labels[..., 0] > 0).sum())
 
     def measure(self, world: World) -> dict[str, float]:
         """Loss and average precision on the validation pictures; on a CPU in LiteRT, as users will run the model.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,15 @@ class Task(Protocol):
 
     def measure(self, world: World) -> dict[str, float]:
         """Figures on the validation pictures with the network's weights, each picture counted once; {} without any."""
+        ...
+
+
+@runtime_checkable
+class CountingTask(Protocol):
+    """A task whose loss is no mean over pictures, but over something that one picture has more of than another."""
+
+    def amount(self, labels: Tensor) -> float:
+        """How much of it is in the labels of a batch: objects, pixels; where it is 0, ``loss`` is not divided."""
         ...
 
 
@@ -193,11 +202,13 @@ class _Fit:
         self.waited += time.monotonic() - waiting
         parts = recipe.accumulate if len(batch.labels) % recipe.accumulate == 0 else 1
         size = len(batch.labels) // parts
-        for part in range(parts):
-            chosen = slice(part * size, (part + 1) * size)
+        slices = [slice(part * size, (part + 1) * size) for part in range(parts)]
+        weights = self._weights([batch.labels[chosen] for chosen in slices])
+        for part, chosen in enumerate(slices):
             pictures = batch.pictures[chosen].to(self.world.device, non_blocking=True)
             labels = batch.labels[chosen].to(self.world.device, non_blocking=True)
-            self._backward(Batch(pictures, labels), mix_seed(recipe.seed, number, self.world.rank, part), parts, part)
+            seed = mix_seed(recipe.seed, number, self.world.rank, part)
+            self._backward(Batch(pictures, labels), seed, parts, part, weights[part])
         if recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
@@ -207,12 +218,26 @@ class _Fit:
         if self.average:
             self.average.update(self.task.network)
 
-    def _backward(self, batch: Batch, seed: int, parts: int, part: int) -> None:
+    def _weights(self, parts: Sequence[Tensor]) -> list[float]:
+        """What each micro-step's loss counts in the mean over all of them and over all processes, from their labels.
+
+        Each loss is a mean itself, and a mean of means is the loss of the whole batch only where all are over as much:
+        not where one part has more objects than another, or more pixels that belong to a class.
+        """
+        count = len(parts) * self.world.size
+        if count == 1 or not isinstance(self.task, CountingTask):
+            return [1.0] * len(parts)
+        amounts = [self.task.amount(labels) for labels in parts]
+        (total,) = self.world.sum([sum(amounts)])
+        return [count * (amount or 1.0) / (total or 1.0) for amount in amounts]
+
+    def _backward(self, batch: Batch, seed: int, parts: int, part: int, weight: float) -> None:
         # Processes exchange gradients once a step, with the last part.
         ahead = part < parts - 1
         with self.module.no_sync() if ahead and isinstance(self.module, DistributedDataParallel) else nullcontext():
             with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32):
                 loss, right = self.module(batch, seed)
+            loss = loss * weight
             self.scaler.scale(loss / parts).backward()
         value = loss.item()
         if not math.isfinite(value) and not self.scaler.is_enabled():

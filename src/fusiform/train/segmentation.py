@@ -21,10 +21,11 @@ from fusiform.data.voc import IGNORE, read_mask
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import ImageError, MissingExtraError, WeightsError
 from fusiform.evaluate.crew import Crew
-from fusiform.evaluate.masks import mask_figures
+from fusiform.evaluate.masks import outline
 from fusiform.nets import DeepLabV3, build_network
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
+from fusiform.tasks.segmentation_metrics import mean_iou, pixel_accuracy
 from fusiform.train.augment import apply_seeded
 from fusiform.train.classification import State, backbone_stages, in_memory
 from fusiform.train.pictures import Batch, Example, Normalization, Pictures
@@ -137,7 +138,9 @@ def mask_loss(logits: Tensor, masks: Tensor, *, weights: Tensor | None = None) -
     """Cross-entropy, the mean over the pixels of masks (N, H, W) that are not ``IGNORE``, as a scalar.
 
     ``logits`` are (N, K, H, W), masks whole numbers of any type. ``weights`` (K,) makes it a weighted mean, with the
-    weights of the pixels' classes. Where no pixel counts, the loss is 0, and so are its gradients.
+    weights of the pixels' classes. Where no pixel counts, the loss is 0, and so are its gradients. A batch in several
+    parts, on several processes or in micro-steps, has the loss of the whole: the loop weighs the parts by
+    ``SegmentationTask.amount``.
     """
     targets = masks.long()
     total = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE, reduction="sum")
@@ -240,47 +243,60 @@ class SegmentationTask:
         loss = mask_loss(logits, masks, weights=self.weights)
         return loss, float(right_share(logits.detach(), masks).sum())
 
+    def amount(self, labels: Tensor) -> float:
+        """The pixels that count, each with its class's weight, as ``mask_loss`` has them; see ``loop.CountingTask``."""
+        pixels = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: self.spec.num_classes].double()
+        return float(pixels.sum() if self.weights is None else pixels @ self.weights.to(pixels))
+
     def measure(self, world: World) -> dict[str, float]:
         """Loss, mIoU and pixel accuracy on the validation pictures; on a CPU in LiteRT, as users will run the model."""
-        figures: dict[str, float] = {}
-        # One process measures, because means over classes do not add up.
-        if world.writes and self.validation:
-            state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
-            figures = measure(in_memory(state, self.spec), self.validation, world, threads=self.threads)
-        return cast("dict[str, float]", world.share(figures))
+        if not self.validation:
+            return {}
+        state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
+        return measure(in_memory(state, self.spec), self.validation, world, threads=self.threads)
 
 
 def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, threads: int) -> dict[str, float]:
-    """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_pictures`` of one process.
+    """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_pictures`` over all processes.
 
     The loss is the mean over all pixels that count, at the size that the network sees; the others are at the
-    photographs' own. Pictures that cannot be read are not counted; {} where there are none.
+    photographs' own. Each picture is looked at by one process; those that cannot be read are not counted; {} where
+    there are none.
     """
     on_cpu = world.device.type == "cpu"
     engine: EngineName | None = None if on_cpu else "torch"
     device, batch = ("cpu", 1) if on_cpu else (str(world.device), GPU_BATCH)
-    found = mask_figures(model, samples, engine=engine, device=device, threads=threads, batch=batch)
-    if not found["pictures"]:
+    mine = samples[world.rank :: world.size]
+    found = outline(model, mine, engine=engine, device=device, threads=threads, batch=batch)
+    # Means over classes do not add up, but the pixels that they come from do.
+    counts = found.counts.sum(0)
+    pictures, *pixels = world.sum([float(len(mine) - len(found.errors)), *counts.ravel().tolist()])
+    if not pictures:
         return {}
-    loss = validation_loss(model, samples, engine=engine, device=device, threads=threads, batch=batch)
+    total = np.array(pixels).reshape(counts.shape)
+    loss = validation_loss(model, mine, world, engine=engine, device=device, threads=threads, batch=batch)
     return {
         "val_loss": loss,
-        "val_miou": found["val_miou"],
-        "val_pixel_accuracy": found["val_pixel_accuracy"],
-        "val_pictures": found["pictures"],
+        "val_miou": float(np.nan_to_num(mean_iou(total, range(model.spec.num_classes)))),
+        "val_pixel_accuracy": float(np.nan_to_num(pixel_accuracy(total))),
+        "val_pictures": pictures,
     }
 
 
 def validation_loss(
     model: Model,
     samples: Sequence[AnnotatedSample],
+    world: World | None = None,
     *,
     engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
 ) -> float:
-    """Cross-entropy, the mean over all pixels that count of the network's inputs; 0 where there are none."""
+    """Cross-entropy, the mean over all pixels that count of the network's inputs; 0 where there are none.
+
+    With a ``world`` the mean is over all of its processes, each of which gives ``samples`` of its own.
+    """
     spec = model.spec
 
     def start(cores: int) -> Engine:
@@ -309,7 +325,8 @@ def validation_loss(
                 sums[:] += float(mask_loss(logits, targets)) * count, count
 
     crew.work(answer)
-    return float(sums[0] / max(sums[1], 1))
+    loss, pixels = world.sum(sums.tolist()) if world else sums.tolist()
+    return float(loss / max(pixels, 1))
 
 
 def place_mask(mask: Mask, preprocess: Preprocess) -> Mask:

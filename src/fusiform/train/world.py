@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from fusiform.errors import UsageError
@@ -100,21 +100,41 @@ def _find(device: str) -> torch.device:
     return place
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; each one's loss depends on every process's, and so do the gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:  # noqa: ARG004
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the batches of all processes, on any device.
 
-    ``torch.nn.SyncBatchNorm`` is for GPUs only. Mean and mean square are averaged over the processes, which is exact
-    where all have batches of one size, as here.
+    ``torch.nn.SyncBatchNorm`` is for GPUs only. Each process tells its mean and variance, and all of them together give
+    those of the whole, exactly where all have batches of one size, as here; a mean of squares less the square of the
+    mean would be lost in rounding, or below 0, where values are large and alike.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        world = dist.get_world_size()
+        world, rank = dist.get_world_size(), dist.get_rank()
         values = x.float()
-        moments = torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
-        mean, square = cast("Tensor", all_reduce(moments)) / world  # type: ignore[no-untyped-call]
-        variance = square - mean.square()
+        mine = torch.stack(torch.var_mean(values, (0, 2, 3), correction=0))
+        # Each in a place of its own, so that the sum is a list of them all.
+        each = torch.stack([mine if k == rank else torch.zeros_like(mine) for k in range(world)])
+        variances, means = cast("Tensor", _Sum.apply(each)).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         with torch.no_grad():
             count = world * values.numel() // values.shape[1]
             momentum = self.momentum if self.momentum is not None else 0.1
@@ -126,20 +146,25 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return cast("Tensor", (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype))
+        return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
 def sync_batch_norm(network: nn.Module, world: World) -> None:
-    """Let batch normalisation see the whole batch: all processes' pictures; the state dict stays as it is."""
+    """Let batch normalisation see the whole batch: all processes' pictures.
+
+    The parameters stay the very same, for whoever knows them already, and so does the state dict. ``LoneBatchNorm2d``
+    is one like any other here: two processes have two values a channel at least.
+    """
     if world.size == 1:
         return
     for module in network.modules():
         for name, child in list(module.named_children()):
-            if type(child) is nn.BatchNorm2d:
+            if isinstance(child, nn.BatchNorm2d):
                 synced: nn.Module
                 if world.device.type == "cuda":
                     synced = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
                 else:
                     synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum)
                     synced.load_state_dict(child.state_dict())
+                    synced.weight, synced.bias = child.weight, child.bias
                 setattr(module, name, synced.to(world.device))
