@@ -81,6 +81,13 @@ class QuantizedNetwork(nn.Module):
                 key = _key(node.name)
                 self.weights[key] = nn.Parameter(torch.from_numpy(node.weight.copy()))
                 self.biases[key] = nn.Parameter(torch.from_numpy(node.bias.copy()))
+        last = {name: node.name for node in self.graph.nodes for name in sources(node)}
+        kept = self.graph.outputs.values()
+        self.read_last = {
+            node.name: [name for name in {*sources(node)} if last[name] == node.name and name not in kept]
+            for node in self.graph.nodes
+        }
+        """The tensors that no later node reads, by node: photographs of 500 pixels have gigabytes of them."""
         self.zero_pixel = pixel_zero_point(graph.spec.preprocess)
         self.groups = _shared_scales(self.graph)
         self.scales: dict[str, Scale] = {}
@@ -160,6 +167,8 @@ class QuantizedNetwork(nn.Module):
         values = {INPUT: pixels - self.zero_pixel}
         for node in self.graph.nodes:
             values[node.name] = self.compute(node, values)
+            for name in self.read_last[node.name]:
+                del values[name]
         return tuple(values[name] for name in self.graph.outputs.values())
 
     def compute(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
@@ -226,7 +235,6 @@ class QuantizedNetwork(nn.Module):
         """
         real = {INPUT: pixels - self.zero_pixel}
         rounded = dict(real)
-        last = {name: node.name for node in self.graph.nodes for name in sources(node)}
         for node in self.graph.nodes:
             with self.in_float():
                 real[node.name] = self.compute(node, real)
@@ -241,9 +249,8 @@ class QuantizedNetwork(nn.Module):
             elif isinstance(node, Linear):
                 self.biases[_key(node.name)] += (real[node.name] - self.compute(node, rounded)).mean(0)
             rounded[node.name] = self.compute(node, rounded)
-            for name in {*sources(node)}:
-                if last[name] == node.name:
-                    del real[name], rounded[name]
+            for name in self.read_last[node.name]:
+                del real[name], rounded[name]
 
     @torch.no_grad()
     def layer_errors(self, pixels: Tensor) -> list[LayerError]:
