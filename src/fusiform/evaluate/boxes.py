@@ -21,14 +21,14 @@ from fusiform.data.dataset import Split
 from fusiform.data.voc import read_voc
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import UsageError
-from fusiform.evaluate.compare import comparison_figures
+from fusiform.evaluate.compare import TaskEvaluation, comparison_figures
 from fusiform.evaluate.crew import Crew, choose_split, not_finite, read_pixels, readable
 from fusiform.evaluate.figures import percent, rounded, share
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.spec import ModelSpec
-from fusiform.tasks import bootstrap, detection
-from fusiform.tasks.bootstrap import RESAMPLES, Comparison, Interval
+from fusiform.tasks import detection
+from fusiform.tasks.bootstrap import RESAMPLES, Comparison
 from fusiform.tasks.detection import EVALUATED_SCORE, SCORE_THRESHOLD, Detections
 from fusiform.tasks.detection_metrics import (
     ClassMatches,
@@ -57,36 +57,20 @@ class FoundBoxes(NamedTuple):
     errors: Mapping[int, str]
 
 
-@dataclass(frozen=True)
-class BoxEvaluation:
+@dataclass(frozen=True, kw_only=True)
+class BoxEvaluation(TaskEvaluation):
     """A detector's boxes in the pictures of a data set, and what follows from them.
 
-    ``samples`` are the pictures that could be read, ``truth`` and ``found`` their true boxes and all found ones scored
-    above ``EVALUATED_SCORE``; labels are the model's. ``score`` is the threshold for boxes that are shown to people.
-    ``skipped`` are the messages about the other pictures.
+    ``truth`` are the true boxes of ``samples``, ``found`` all found ones scored above ``EVALUATED_SCORE``; labels are
+    the model's. ``score`` is the threshold for boxes that are shown to people.
     """
 
-    model: str
-    spec: ModelSpec
-    engine: EngineName
-    source: str
-    split: Split
+    names = ("map", "map50")
+    what = "mAP 0.50:0.95"
+
     score: float
-    samples: tuple[AnnotatedSample, ...]
     truth: tuple[tuple[BoxLabel, ...], ...] = field(repr=False)
     found: tuple[Detections, ...] = field(repr=False)
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} on {self.source} ({self.split})"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What has an interval, and is compared; the first decides."""
-        return ("map", "map50")
 
     @cached_property
     def scores(self) -> DetectionScores:
@@ -108,19 +92,7 @@ class BoxEvaluation:
         """The same of all classes together."""
         return Counts(*(np.sum(values, axis=0) for values in zip(*self.class_counts, strict=True)))
 
-    @property
-    def what(self) -> str:
-        """What people call the first of ``names``."""
-        return "mAP 0.50:0.95"
-
-    @cached_property
-    def intervals(self) -> dict[str, Interval]:
-        """Each of ``names`` with its interval over the pictures."""
-        found = bootstrap.intervals(self.figure, len(self.samples))
-        return dict(zip(self.names, found, strict=True))
-
     def figure(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
-        """What ``names`` name, for resamples of the pictures: from (resamples, pictures) to (resamples, figures)."""
         values = mean_average_precisions(self.matches, weights)
         return np.stack([values.mean(1), values[:, 0]], axis=1)
 

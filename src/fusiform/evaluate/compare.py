@@ -1,45 +1,62 @@
-"""What the evaluations of detectors and of segmenters have in common: figures over pictures, and their comparison."""
+"""What the evaluations of detectors and of segmenters share: figures over pictures, intervals, and a comparison."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.data.annotated import AnnotatedSample
+from fusiform.data.dataset import Split
+from fusiform.engines import EngineName
 from fusiform.errors import UsageError
 from fusiform.evaluate.figures import share
 from fusiform.report import Cell
+from fusiform.spec import ModelSpec
 from fusiform.tasks import bootstrap
-from fusiform.tasks.bootstrap import RESAMPLES, Comparison
+from fusiform.tasks.bootstrap import RESAMPLES, Comparison, Interval
 
 
-class TaskEvaluation(Protocol):
-    """An evaluation whose figures can be computed for any selection of its pictures."""
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluation(ABC):
+    """A detector's or a segmenter's answers to the pictures of a data set.
+
+    ``samples`` are the pictures that could be read, ``skipped`` the messages about the others. Whatever ``names`` name
+    can be computed for any selection of the pictures: an interval comes from that, and a comparison.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    """What has an interval, and is compared; the first decides."""
+    what: ClassVar[str]
+    """What people call the first of ``names``."""
+
+    model: str
+    spec: ModelSpec
+    engine: EngineName
+    source: str
+    split: Split
+    samples: tuple[AnnotatedSample, ...]
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @property
-    def model(self) -> str: ...
+    def title(self) -> str:
+        return f"{self.model} on {self.source} ({self.split})"
 
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def samples(self) -> tuple[AnnotatedSample, ...]: ...
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the figures are called, the one that decides first."""
-        ...
-
-    @property
-    def what(self) -> str:
-        """What people call the first."""
-        ...
-
+    @abstractmethod
     def figure(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
-        """The figures for resamples of the pictures: from (resamples, pictures) to (resamples, figures)."""
-        ...
+        """What ``names`` name, for resamples of the pictures: from (resamples, pictures) to (resamples, figures)."""
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Each of ``names`` with its interval over the pictures."""
+        found = bootstrap.intervals(self.figure, len(self.samples))
+        return dict(zip(self.names, found, strict=True))
 
 
 def compare(first: TaskEvaluation, second: TaskEvaluation) -> Comparison:

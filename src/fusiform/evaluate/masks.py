@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from fusiform.data.voc import CLASS_NAMES_FILE, IGNORE, read_mask, read_voc
 from fusiform.engines import Engine, EngineName
 from fusiform.errors import ImageError, UsageError
 from fusiform.evaluate.classification import OTHER
-from fusiform.evaluate.compare import comparison_figures
+from fusiform.evaluate.compare import TaskEvaluation, comparison_figures
 from fusiform.evaluate.crew import Crew, choose_split, not_finite, read_pixels, readable
 from fusiform.evaluate.figures import percent, rounded
 from fusiform.evaluate.multi_scale import MultiScaleEngine
@@ -32,8 +31,8 @@ from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.spec import ModelSpec
-from fusiform.tasks import bootstrap, segmentation
-from fusiform.tasks.bootstrap import RESAMPLES, Comparison, Interval
+from fusiform.tasks import segmentation
+from fusiform.tasks.bootstrap import RESAMPLES, Comparison
 from fusiform.tasks.segmentation import SegmentationMap
 from fusiform.tasks.segmentation_metrics import (
     class_counts,
@@ -60,53 +59,25 @@ class Outlines(NamedTuple):
     errors: Mapping[int, str]
 
 
-@dataclass(frozen=True)
-class MaskEvaluation:
+@dataclass(frozen=True, kw_only=True)
+class MaskEvaluation(TaskEvaluation):
     """A segmenter's masks of the pictures of a data set against the true ones, and what follows from them.
 
     ``outputs`` are the model's classes that the data knows, in the order of the data's, whose labels the masks' values
-    are. ``samples`` are the pictures that could be read, ``counts`` (pictures, 3, model's classes) their pixels as
-    ``class_counts`` counts them, ``confusion`` (model's classes, the same) those of all pictures. ``skipped`` are the
-    messages about the others.
+    are. ``counts`` (pictures, 3, model's classes) are the pixels of ``samples`` as ``class_counts`` counts them,
+    ``confusion`` (model's classes, the same) those of all pictures.
     """
 
-    model: str
-    spec: ModelSpec
-    engine: EngineName
+    names = ("miou", "pixel_accuracy")
+    what = "mean IoU"
+
     device: str
     multi_scale: bool
-    source: str
-    split: Split
     outputs: tuple[int, ...]
-    samples: tuple[AnnotatedSample, ...]
     counts: NDArray[np.int64] = field(repr=False)
     confusion: NDArray[np.int64] = field(repr=False)
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} on {self.source} ({self.split})"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What has an interval, and is compared; the first decides."""
-        return ("miou", "pixel_accuracy")
-
-    @property
-    def what(self) -> str:
-        """What people call the first of ``names``."""
-        return "mean IoU"
-
-    @cached_property
-    def intervals(self) -> dict[str, Interval]:
-        """Each of ``names`` with its interval over the pictures."""
-        found = bootstrap.intervals(self.figure, len(self.samples))
-        return dict(zip(self.names, found, strict=True))
 
     def figure(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
-        """What ``names`` name, for resamples of the pictures: from (resamples, pictures) to (resamples, figures)."""
         counts = self.counts.reshape(len(self.samples), -1).astype(np.float64)
         total = (weights @ counts).reshape(len(weights), *self.counts.shape[1:])
         return np.stack([mean_iou(total, self.outputs), pixel_accuracy(total)], axis=1)
