@@ -21,10 +21,11 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
     ``calibrate_on`` and ``data`` None are what a training run was trained and validated on.
     """
     from fusiform.export.job import ExportError, export_model
-    from fusiform.export.targets import TARGETS
+    from fusiform.export.targets import TARGETS, Precision
 
     exported: list[Row] = []
-    for precision in ("float32", "float16", "int8"):
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    for precision in precisions:
         targets = [name for name, target in TARGETS.items() if precision in target.precisions and name != "web"]
         print(f"{model.name}: {precision}", file=sys.stderr, flush=True)
         try:
@@ -32,7 +33,7 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
                 model,
                 out,
                 targets=targets,
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
                 calibrate_on=calibrate_on,
                 data=data,
             )

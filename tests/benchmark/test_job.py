@@ -160,7 +160,7 @@ def test_the_first_models_error_where_none_can_be_opened(tmp_path: Path) -> None
 def test_processes_end_with_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
 
-    class Watched(subprocess.Popen):  # type: ignore[type-arg]
+    class Watched(subprocess.Popen[str]):
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             started.append(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from fusiform.choose.budget import Candidate, Plan
 from fusiform.choose.latency import SIZES, ChooseEngine, measure, noise, plans, stand_in
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.export.quantize import QuantizedNetwork
+from fusiform.export.targets import Precision
+from fusiform.graph.ir import Graph
 from fusiform.graph.tflite import to_tflite
 
 LABELS = ("one", "two", "three")
@@ -43,19 +46,20 @@ def test_noise_is_how_much_more_a_latency_may_be_when_measured_again() -> None:
 @pytest.mark.parametrize("plan", [Plan("mobilenet_v2", 0.35, 64), Plan("shufflenet_v2", 0.5, 64)], ids=str)
 def test_the_stand_in_has_the_size_and_operators_of_a_real_network(
     plan: Plan,
-    small_spec: Callable[..., object],
-    lived_in_state: Callable[..., object],
+    small_spec: Callable[..., Any],
+    lived_in_state: Callable[..., Any],
 ) -> None:
     import torch
 
     from fusiform.graph.build import build_graph
 
     spec = small_spec(plan.architecture, plan.width, size=64, classes=3)
-    real = build_graph(spec, lived_in_state(spec))  # type: ignore[arg-type]
+    real = build_graph(spec, lived_in_state(spec))
     quantised = QuantizedNetwork(real)
     quantised.calibrate([torch.randint(0, 256, (2, 3, 64, 64)).float()])
-    for precision, graph in (("float32", real), ("int8", quantised.freeze())):
-        made = stand_in(plan, spec.labels, precision)  # type: ignore[attr-defined, arg-type]
+    graphs: dict[Precision, Graph] = {"float32": real, "int8": quantised.freeze()}
+    for precision, graph in graphs.items():
+        made = stand_in(plan, spec.labels, precision)
         assert [type(node) for node in made.nodes] == [type(node) for node in graph.nodes]
         assert made.shapes == graph.shapes
         file, expected = to_tflite(made), to_tflite(graph)

@@ -23,7 +23,9 @@ from fusiform.errors import UsageError, WeightsError  # noqa: E402
 from fusiform.export.foreign import ForeignEngine, open_foreign  # noqa: E402
 from fusiform.export.parity import Comparison, Parity, ParityError, find_failures  # noqa: E402
 from fusiform.export.quantize import QuantizedNetwork  # noqa: E402
+from fusiform.export.sides import find_errors, relative_error  # noqa: E402
 from fusiform.export.stored import stored_precision  # noqa: E402
+from fusiform.export.tally import compare  # noqa: E402
 from fusiform.export.verify import verify, verify_file  # noqa: E402
 from fusiform.graph.build import build_graph  # noqa: E402
 from fusiform.graph.onnx import to_onnx  # noqa: E402
@@ -222,17 +224,17 @@ def test_what_int8_may_lose(parity, told):
 def test_figures_by_hand():
     reference = np.array([[4.0, 0.0, -2.0], [1.0, 0.999, 0.0], [0.0, 3.0, 1.0]])
     mine = np.array([[4.0, 0.0, -1.0], [0.999, 1.0, 0.0], [3.0, 2.0, 1.0]])
-    errors = verification._errors(mine, reference, centred=True)
-    found = verification._compare("photographs", 1, ["a", "b", "c"], errors, tolerance=0.01)
+    errors = find_errors(mine, reference, centred=True)
+    found = compare("photographs", 1, ["a", "b", "c"], errors, tolerance=0.01)
     assert found.largest_error == 1.0  # 3 of 3, on the last
     assert found.worst == "c"
     assert found.agreement == pytest.approx(1 / 3)
     assert found.others == 1  # the second is a tie within the tolerance
     # Less their means: (1, -1) and (1.5, -1.5).
-    errors = verification._errors(np.array([[2.0, -1.0]]), np.array([[1.0, -1.0]]), centred=True)
-    assert verification._error(errors) == pytest.approx(0.5)
-    errors = verification._errors(reference + np.array([[5.0], [-1.0], [2.0]]), reference, centred=True)
-    assert verification._error(errors) == pytest.approx(0, abs=1e-12)
+    errors = find_errors(np.array([[2.0, -1.0]]), np.array([[1.0, -1.0]]), centred=True)
+    assert relative_error(errors) == pytest.approx(0.5)
+    errors = find_errors(reference + np.array([[5.0], [-1.0], [2.0]]), reference, centred=True)
+    assert relative_error(errors) == pytest.approx(0, abs=1e-12)
 
 
 class Altered:

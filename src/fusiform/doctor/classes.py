@@ -26,6 +26,25 @@ def alike_names(classes: Sequence[str]) -> Iterator[Finding]:
             yield Finding("class names", "warning", message, class_name=names[0])
 
 
+def about_imbalance(
+    classes: Mapping[int, str], counts: Mapping[int, int] | Sequence[int], split: Split, noun: str, advice: str
+) -> Iterator[Finding]:
+    """That a split has far more of one class than of another; ``classes`` are names by label, ``counts`` by label too.
+
+    ``noun`` is what is counted, ``advice`` what to do about it.
+    """
+    there = [label for label in classes if counts[label]]
+    if not there:
+        return
+    largest, smallest = (find(there, key=lambda label: counts[label]) for find in (max, min))
+    if counts[largest] > IMBALANCE * counts[smallest]:
+        message = (
+            f"{classes[largest]} has {counted(counts[largest], noun)} and {classes[smallest]} has "
+            f"{counts[smallest]:,}{in_split(split)}: {advice}"
+        )
+        yield Finding("imbalance", "warning", message, split=split)
+
+
 def about_counts(classes: Mapping[int, str], counts: Mapping[Split, Sequence[int]], noun: str) -> Iterator[Finding]:
     """Classes of annotated pictures that are too small, or missing somewhere.
 
@@ -33,16 +52,7 @@ def about_counts(classes: Mapping[int, str], counts: Mapping[Split, Sequence[int
     and ``noun`` what things.
     """
     learned: Split = "train" if "train" in counts else next(iter(counts))
-    there = [label for label in classes if counts[learned][label]]
-    if there:
-        largest = max(there, key=lambda label: counts[learned][label])
-        smallest = min(there, key=lambda label: counts[learned][label])
-        if counts[learned][largest] > IMBALANCE * counts[learned][smallest]:
-            message = (
-                f"{classes[largest]} has {counted(counts[learned][largest], noun)} and {classes[smallest]} has "
-                f"{counts[learned][smallest]:,}{in_split(learned)}: collect more of the small classes"
-            )
-            yield Finding("imbalance", "warning", message, split=learned)
+    yield from about_imbalance(classes, counts[learned], learned, noun, "collect more of the small classes")
     for label, name in classes.items():
         if not any(count[label] for count in counts.values()):
             message = f"{name} has no {noun}s: annotate some, or remove the class"

@@ -15,7 +15,7 @@ from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
 from fusiform.data.image import natural_key
 from fusiform.data.layouts import read_dataset
-from fusiform.doctor.classes import IMBALANCE, alike_names
+from fusiform.doctor.classes import about_imbalance, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
 from fusiform.doctor.pictures import KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
@@ -134,19 +134,9 @@ def _about_group(
 def _about_classes(dataset: DataSet) -> Iterator[Finding]:
     """Classes that are too small, missing somewhere, or named alike."""
     counts = {split: Counter(sample.label for sample in samples) for split, samples in dataset.splits.items()}
-    labels = range(len(dataset.classes))
     learned: Split = "train" if "train" in counts else next(iter(counts))
-    present = [label for label in labels if counts[learned][label]]
-    if present:
-        largest = max(present, key=lambda label: counts[learned][label])
-        smallest = min(present, key=lambda label: counts[learned][label])
-        if counts[learned][largest] > IMBALANCE * counts[learned][smallest]:
-            message = (
-                f"{dataset.classes[largest]} has {counted(counts[learned][largest], 'picture')} and "
-                f"{dataset.classes[smallest]} has {counts[learned][smallest]:,}{in_split(learned)}: collect more of "
-                "the small classes, or weigh them up in training"
-            )
-            yield Finding("imbalance", "warning", message, split=learned)
+    advice = "collect more of the small classes, or weigh them up in training"
+    yield from about_imbalance(dict(enumerate(dataset.classes)), counts[learned], learned, "picture", advice)
     for label, name in enumerate(dataset.classes):
         if not any(count[label] for count in counts.values()):
             yield Finding(

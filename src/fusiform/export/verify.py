@@ -9,12 +9,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample
@@ -22,49 +20,31 @@ from fusiform.data.dataset import Sample
 from fusiform.data.image import find_images
 from fusiform.data.labels import bind_classes
 from fusiform.data.layouts import read_dataset
-from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, open_engine, own_engine
-from fusiform.errors import FusiformError, ImageError, SpecError, UsageError, WeightsError
-from fusiform.evaluate.boxes import boxes_within
-from fusiform.evaluate.masks import read_truth
-from fusiform.export.decoded import Boxes, Masks, Truth
+from fusiform.errors import SpecError, UsageError
 from fusiform.export.foreign import ForeignEngine, is_foreign, open_foreign
 from fusiform.export.parity import (
     ANSWERS,
     MAX_DROP,
     MIN_AGREEMENT,
-    TOGETHER,
-    Comparison,
     Parity,
     find_failures,
 )
 from fusiform.export.pictures import HELD_OUT, read_pictures
+from fusiform.export.sides import Sides
 from fusiform.export.stored import stored_precision
+from fusiform.export.tally import MADE, Tally
 from fusiform.export.targets import TARGETS, TargetName
-from fusiform.graph.build import build_graph
 from fusiform.progress import Tracker, silent
 from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
-MADE = 12
-"""Smooth made pictures, and pictures of noise, beside the photographs."""
 EXPLAINED = 1.5
 """How many times the error of a plain quantisation of the reference an int8 file may have."""
 EXPLAINED_ELSEWHERE = 2.0
 """The same for a file that another tool quantised: with a scale a tensor, or ranges from extremes."""
-MEASURED = 64
-"""Pictures on which the reference is quantised to see what rounding explains."""
-
-SHOWN_TOGETHER = 24
-"""Photographs that are shown in such batches too."""
-
-_GROUP = 4 * TOGETHER
-_SMALLEST_PROBABILITY = 1e-6
 _HALF_A_GREY = 0.5 / 255
-
-Answers = Mapping[str, NDArray[np.float64]]
-"""Answers (pictures, ...) by their names, in a form in which both sides' can be compared."""
 
 
 def verify_file(
@@ -199,12 +179,12 @@ def verify(
             seen = {"classification": "classes", "detection": "boxes", "segmentation": "masks"}[task]
             notes.append(f"without PyTorch there is no saying what rounding explains: only the {seen} were compared")
     reference_engine = open_engine(reference, engine="torch" if torch else own_engine(reference), threads=threads)
-    sides = _Sides(engine, reference_engine, source=found.file, against=found.reference)
+    sides = Sides(engine, reference_engine, source=found.file, against=found.reference)
 
     classes = mask_labels or range(reference.spec.num_classes)
 
-    def tally(kind: str, *, asked: int) -> _Tally:
-        return _Tally(kind, sides, tolerance, asked=asked if int8 and torch else 0, classes=classes)
+    def tally(kind: str, *, asked: int) -> Tally:
+        return Tally(kind, sides, tolerance, asked=asked if int8 and torch else 0, classes=classes)
 
     kinds = []
     read = 0
@@ -236,7 +216,7 @@ def verify(
         notes.append("the labels have no object: the pictures served unlabelled")
     explained: dict[str, float] = {}
     if int8 and torch:
-        explained = sides.explained_error(reference, judged)
+        explained = sides.explained_error(reference, judged.kept_pixels, judged.kept)
         factor = EXPLAINED_ELSEWHERE if is_foreign(candidate) else EXPLAINED
         limits = limits or {answer: factor * error for answer, error in explained.items()}
     found = dataclasses.replace(
@@ -252,294 +232,6 @@ def verify(
         notes=tuple(notes),
     )
     return dataclasses.replace(found, failures=(*failures, *find_failures(found)))
-
-
-class _Shown(NamedTuple):
-    """Both sides' answers to the same pictures, the candidate's by batch size; ``pixels`` are the reference's."""
-
-    pixels: NDArray[np.uint8]
-    candidate: dict[int, Answers]
-    reference: Answers
-
-
-class _Errors(NamedTuple):
-    """What is kept of an answer to some pictures, a number for each.
-
-    ``largest`` is the largest difference as a share of the largest number; ``squares`` and ``own`` are the sums of
-    squares of the differences and of the reference's numbers. For a classifier ``first`` is the reference's likeliest
-    class, ``other`` the file's, ``margin`` how much larger the reference has the one than the other.
-    """
-
-    largest: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    own: NDArray[np.float64]
-    first: NDArray[np.intp]
-    other: NDArray[np.intp]
-    margin: NDArray[np.float64]
-
-
-class _Sides:
-    """The two engines, each fed through its own description."""
-
-    def __init__(self, candidate: Engine, reference: Engine, *, source: str, against: str) -> None:
-        self.candidate, self.reference, self.source, self.against = candidate, reference, source, against
-        self.step = candidate.step if isinstance(candidate, ForeignEngine) else 0.0
-        self.probabilities = False
-
-    def answers(self, images: Sequence[Image.Image], *, together: bool) -> _Shown:
-        mine, theirs = (
-            np.stack([crop_pixels(image, side.spec.preprocess) for image in images])
-            for side in (self.candidate, self.reference)
-        )
-        expected = self.reference.run(theirs)
-        if not all(np.isfinite(values).all() for values in expected.values()):
-            raise WeightsError(f"{self.against}: answers with values that are not finite: hold the file against others")
-        given = {batch: self.run(mine, batch) for batch in (1, TOGETHER) if batch == 1 or together}
-        self.probabilities = "probabilities" in (*expected, *given[1])
-        candidate = {batch: self.comparable(answers) for batch, answers in given.items()}
-        return _Shown(theirs, candidate, self.comparable(expected))
-
-    def comparable(self, answers: Mapping[str, NDArray[np.float32]]) -> Answers:
-        """In float64: numbers as they are, the logarithms of probabilities if one of both sides gives probabilities."""
-        values = {name: given.astype(np.float64) for name, given in answers.items()}
-        if not self.probabilities:
-            return values
-        ((name, shares),) = values.items()
-        if name == "logits":
-            with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are told by the caller
-                shares /= self.reference.spec.temperature
-                shares = np.exp(shares - shares.max(1, keepdims=True))
-                shares /= shares.sum(1, keepdims=True)
-        # In 8 bits most probabilities are zeros; what is less than half a step is nothing.
-        return {"logits": np.log(np.maximum(shares, max(_SMALLEST_PROBABILITY, self.step / 2)))}
-
-    def centred(self, name: str) -> bool:
-        """Whether the mean of each of an answer's rows says nothing: of logits, unless each makes a score by itself."""
-        return name == "logits" and self.reference.spec.scores == "softmax"
-
-    def explained_error(self, reference: Model, shown: _Tally) -> dict[str, float]:
-        """The error of each answer of a plain quantisation of the reference, calibrated on the very pictures."""
-        import torch
-
-        from fusiform.export.calibrate import pictures_at_once
-        from fusiform.export.quantize import QuantizedNetwork
-
-        network = QuantizedNetwork(build_graph(reference.spec, reference.state()))
-        pixels = torch.from_numpy(np.stack(shown.kept_pixels).transpose(0, 3, 1, 2).astype(np.float32))
-        batches = torch.split(pixels, pictures_at_once(reference.spec, _GROUP))
-        network.calibrate(batches)
-        with torch.no_grad():
-            parts = [network.answers(batch) for batch in batches]
-        errors = {}
-        for name, of_batches in zip(shown.kept[0], zip(*parts, strict=True), strict=True):
-            rounded = np.concatenate([part.numpy() for part in of_batches])
-            if rounded.ndim == 4:  # a map, channels second
-                rounded = rounded.transpose(0, 2, 3, 1)
-            rounded = self.comparable({name: rounded})[name]
-            if self.step:  # as coarse as the file's own answers
-                values = np.exp(rounded) if self.probabilities else rounded
-                values = np.rint(values / self.step) * self.step
-                rounded = (
-                    self.comparable({"probabilities": values.astype(np.float32)})[name]
-                    if self.probabilities
-                    else values
-                )
-            expected = np.stack([answers[name] for answers in shown.kept])
-            errors[name] = _error(_errors(rounded, expected, centred=self.centred(name)))
-        return errors
-
-    def run(self, pixels: NDArray[np.uint8], batch: int) -> dict[str, NDArray[np.float32]]:
-        """The candidate's answers; the last pictures make up their batch with the first ones."""
-        order = np.arange(-(-len(pixels) // batch) * batch) % len(pixels)
-        try:
-            parts = [self.candidate.run(pixels[order[k : k + batch]]) for k in range(0, len(order), batch)]
-        except FusiformError:
-            raise
-        except Exception as error:  # the runtimes raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(
-                f"{self.source}: its runtime broke off at {batch} pictures ({reason}): export it again"
-            ) from None
-        return {name: np.concatenate([part[name] for part in parts])[: len(pixels)] for name in parts[0]}
-
-
-class _Tally:
-    """What is kept of both sides' answers to pictures of a kind: a detector's own would fill gigabytes.
-
-    The answers to up to ``MEASURED`` of the ``asked`` pictures, evenly spread, stay with their pixels, to see what
-    rounding explains; none where ``asked`` is 0. ``classes`` are the outputs that masks' values stand for.
-    """
-
-    def __init__(
-        self, kind: str, sides: _Sides, tolerance: float | None, *, asked: int, classes: Sequence[int]
-    ) -> None:
-        self.kind, self.sides, self.tolerance = kind, sides, tolerance
-        self.names: list[str] = []
-        self.labels: list[int] = []
-        self.wrong = 0
-        """Answers that are not finite."""
-        self.batch_error = 0.0
-        self.seen = _seen(sides.candidate.spec, sides.reference.spec, tolerance, classes)
-        self.kept: list[Answers] = []
-        self.kept_pixels: list[NDArray[np.uint8]] = []
-        self._wanted = {*np.linspace(0, asked - 1, min(MEASURED, asked)).round().astype(int).tolist()}
-        self._errors: dict[tuple[int, str], list[_Errors]] = {}
-
-    def add_photographs(
-        self, samples: Sequence[Sample | AnnotatedSample], *, labels: Sequence[int] | None, progress: Tracker
-    ) -> list[str]:
-        """Show photographs to both sides; the messages about those that could not be read.
-
-        ``labels`` are the outputs that masks' values stand for; None is for samples without labels.
-        """
-        skipped: list[str] = []
-        groups = 0
-        with progress(total=len(samples), label="verify") as bar:
-            for k in range(0, len(samples), _GROUP):
-                images, truths, places = [], [], []
-                for place, sample in enumerate(samples[k : k + _GROUP], k):
-                    try:
-                        image = sample.read()
-                        truth = None if labels is None else _truth(sample, image.size, labels)
-                    except ImageError as error:
-                        skipped.append(str(error))
-                        continue
-                    images.append(image)
-                    truths.append(truth)
-                    places.append(place)
-                    self.names.append(sample.name)
-                    self.labels.append(sample.label if isinstance(sample, Sample) else 0)
-                if images:
-                    self._add(images, truths, places, together=groups * _GROUP < SHOWN_TOGETHER)
-                    groups += 1
-                bar.advance(len(samples[k : k + _GROUP]))
-        return skipped
-
-    def add_made(self, make: Callable[[np.random.Generator, tuple[int, int]], Image.Image]) -> None:
-        """Show made pictures to both sides, oblong ones where the network sees whole photographs."""
-        preprocess = self.sides.reference.spec.preprocess
-        side = preprocess.resize
-        size = (side, side) if preprocess.fit == "crop" else (side, max(1, 3 * side // 4))
-        random = np.random.default_rng(0)
-        images = [make(random, size) for _ in range(MADE)]
-        self.names += [f"number {k}" for k in range(1, MADE + 1)]
-        self._add(images, [None] * MADE, range(MADE), together=True)
-
-    def _add(
-        self, images: Sequence[Image.Image], truths: Sequence[Truth | None], places: Sequence[int], *, together: bool
-    ) -> None:
-        shown = self.sides.answers(images, together=together)
-        wrong = {batch: _not_finite(answers) for batch, answers in shown.candidate.items()}
-        self.wrong += sum(wrong.values())
-        if self.wrong:
-            return
-        alone = shown.candidate[1]
-        for batch, answers in shown.candidate.items():
-            for name, mine in answers.items():
-                found = _errors(mine, shown.reference[name], centred=self.sides.centred(name))
-                self._errors.setdefault((batch, name), []).append(found)
-                if batch != 1:
-                    apart = _errors(mine, alone[name], centred=False).largest
-                    self.batch_error = max(self.batch_error, float(apart.max()))
-        for k, place in enumerate(places):
-            if place in self._wanted or (self._wanted and not self.kept):
-                self.kept.append({name: values[k] for name, values in shown.reference.items()})
-                self.kept_pixels.append(shown.pixels[k])
-        if self.seen is not None:
-            for k, (image, truth) in enumerate(zip(images, truths, strict=True)):
-                answer, expected = ({n: v[k] for n, v in side.items()} for side in (alone, shown.reference))
-                self.seen.add(self.names[k - len(images)], image.size, answer, expected, truth)
-
-    def comparisons(self) -> list[Comparison]:
-        """A comparison for each batch and answer."""
-        named = self.sides.reference.spec.task == "classification"
-        return [
-            _compare(self.kind, batch, self.names, _joined(errors), tolerance=self.tolerance, answer=name, named=named)
-            for (batch, name), errors in self._errors.items()
-        ]
-
-    def outcomes(self) -> tuple[int, int, int, int]:
-        """See ``Parity.outcomes``."""
-        errors = _joined(self._errors[1, "logits"])
-        mine, theirs = (values == np.array(self.labels) for values in (errors.other, errors.first))
-        both, only_file, only_reference = (int(x.sum()) for x in (mine & theirs, mine & ~theirs, ~mine & theirs))
-        return both, only_file, only_reference, len(self.labels) - both - only_file - only_reference
-
-
-def _seen(
-    spec: ModelSpec, reference: ModelSpec, tolerance: float | None, classes: Sequence[int]
-) -> Boxes | Masks | None:
-    if reference.task == "detection":
-        return Boxes(spec, reference, tolerance=tolerance)
-    return Masks(spec, reference, classes=classes) if reference.task == "segmentation" else None
-
-
-def _truth(sample: Sample | AnnotatedSample, size: tuple[int, int], labels: Sequence[int]) -> Truth | None:
-    """What a labelled picture of ``size`` shows; ImageError for a mask that cannot be read."""
-    if isinstance(sample, Sample):
-        return None
-    mask = None if sample.mask_file is None else read_truth(sample, size, labels)
-    return Truth(() if sample.boxes is None else boxes_within(sample, size), mask)
-
-
-def _not_finite(answers: Answers) -> int:
-    """The number of pictures with an answer that is not finite."""
-    finite = [np.isfinite(values).reshape(len(values), -1).all(1) for values in answers.values()]
-    return int((~np.all(finite, axis=0)).sum())
-
-
-def _errors(mine: NDArray[np.float64], theirs: NDArray[np.float64], *, centred: bool) -> _Errors:
-    """Of an answer (pictures, ..., numbers), without the mean of each row of numbers if it is ``centred``."""
-    axes = tuple(range(1, theirs.ndim))
-    own, difference = theirs, mine - theirs
-    largest = np.abs(difference).max(axes) / _size(theirs)
-    first, other = (values.reshape(len(theirs), -1).argmax(1) for values in (theirs, mine))
-    rows, flat = np.arange(len(theirs)), theirs.reshape(len(theirs), -1)
-    margin = (flat[rows, first] - flat[rows, other]) / _size(theirs)
-    if centred:
-        own = theirs - theirs.mean(-1, keepdims=True)
-        difference = mine - mine.mean(-1, keepdims=True) - own
-    return _Errors(largest, (difference**2).sum(axes), (own**2).sum(axes), first, other, margin)
-
-
-def _joined(parts: Sequence[_Errors]) -> _Errors:
-    return _Errors(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def _compare(
-    kind: str,
-    batch: int,
-    names: Sequence[str],
-    errors: _Errors,
-    *,
-    tolerance: float | None,
-    answer: str = "logits",
-    named: bool = True,
-) -> Comparison:
-    """The comparison of an answer; ``named`` if it says which class the picture shows."""
-    return Comparison(
-        kind=kind,
-        batch=batch,
-        pictures=len(errors.largest),
-        largest_error=float(errors.largest.max()),
-        worst=names[int(errors.largest.argmax())],
-        error=_error(errors),
-        agreement=float((errors.first == errors.other).mean()) if named else None,
-        others=int((errors.margin > (tolerance or 0.0)).sum()) if named else 0,
-        answer=answer,
-    )
-
-
-def _size(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest absolute value of each picture."""
-    axes = tuple(range(1, values.ndim))
-    sizes: NDArray[np.float64] = np.maximum(np.abs(values).max(axes), np.finfo(np.float32).tiny)
-    return sizes
-
-
-def _error(errors: _Errors) -> float:
-    """The root mean square of the differences as a share of the values' own."""
-    return float(np.sqrt(errors.squares.sum() / max(errors.own.sum(), np.finfo(np.float32).tiny)))
 
 
 def _open_candidate(model: Model, threads: int) -> tuple[Engine, str]:

@@ -104,13 +104,13 @@ class _Sum(torch.autograd.Function):
     """The sum of a tensor over all processes; each one's loss depends on every process's, and so do the gradients."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(_: FunctionCtx, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(_: FunctionCtx, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
