@@ -31,7 +31,7 @@ from PIL import Image
 from fusiform.data.image import find_images, read_image
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import ENGINES, Engine, open_engine
-from fusiform.predict import FAST_MARGIN
+from fusiform.prediction.predictor import FAST_MARGIN
 from fusiform.report import Cell
 from fusiform.spec import ModelSpec
 from fusiform.zoo.catalog import imagenet_labels

@@ -20,8 +20,9 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
 
     ``calibrate_on`` and ``data`` None are what a training run was trained and validated on.
     """
-    from fusiform.export.job import ExportError, export_model
-    from fusiform.export.targets import TARGETS, Precision
+    from fusiform.exporting.job import ExportError, export_model
+    from fusiform.exporting.targets.base import Precision
+    from fusiform.exporting.targets.targets import TARGETS
 
     exported: list[Row] = []
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
@@ -56,7 +57,7 @@ def measure_times(
     model: Path, exported: Sequence[Row], rows: Sequence[dict[str, Cell]], *, data: Any, seconds: float
 ) -> None:
     """Give ``rows``, PyTorch's and those of ``exported``, what ``fusiform benchmark`` measures; files in turns."""
-    from fusiform.benchmark.job import benchmark
+    from fusiform.benchmarking.job import benchmark
 
     kept = {"latency_ms": "median_ms", "decode_ms": "decode_ms", "load_ms": "load_ms", "memory_mb": "memory_mb"}
     times = benchmark([row["file"] for row in exported if runs_here(row)], data=data, seconds=seconds)

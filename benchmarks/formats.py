@@ -45,7 +45,7 @@ def main() -> None:
         return
     if not common.SHARED_DATA.is_dir():
         sys.exit(f"formats: needs the shared weights and photographs ({common.SHARED_DATA} is not there)")
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()
     about = common.machine(*exported.PACKAGES)
@@ -73,7 +73,7 @@ def measure(
     model: Path, out: Path, *, calibrate: Path | None, photographs: Path, seconds: float
 ) -> list[dict[str, Cell]]:
     """A row for each file of one network; the first is PyTorch with the weights as they were."""
-    from fusiform.evaluate.classification import evaluate, report
+    from fusiform.evaluation.classification import evaluate, report
     from fusiform.zoo.model import open_model
 
     files = exported.export_all(model, out, calibrate_on=calibrate, data=photographs)

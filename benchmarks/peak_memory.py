@@ -85,7 +85,7 @@ def measure(width: float, size: int, slices: int) -> list[dict[str, Cell]]:
     import torch
     import torch.nn.functional as F
 
-    from fusiform.export.module import to_module
+    from fusiform.exporting.targets.module import to_module
     from fusiform.graph.memory import arena_memory, formula_memory, held_by_resolution, peak_memory
     from fusiform.graph.onnx import to_onnx
     from fusiform.graph.split import split_expansion
@@ -154,7 +154,7 @@ def measure(width: float, size: int, slices: int) -> list[dict[str, Cell]]:
 
 def graph_of(width: float, size: int, *, padding: Padding = "symmetric") -> Graph:
     """MobileNetV2 with 1000 classes; its weights are zeros, which take the memory that all others take."""
-    from fusiform.analyze import graph_of_zeros
+    from fusiform.analysis import graph_of_zeros
     from fusiform.spec import ModelSpec, Preprocess
 
     labels = tuple(f"class {k}" for k in range(1000))

@@ -38,7 +38,7 @@ NAMES = {"map50": "mAP@0.5", "map": "mAP", "miou": "mIoU", "pixel_accuracy": "pi
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="the folder of a training run")
-    parser.add_argument("--data", type=Path, metavar="SHAPES", help="the data set that they were trained on")
+    parser.add_argument("--data", type=Path, metavar="SHAPES", help="the dataset that they were trained on")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files there")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each file's latency (default: %(default)s)")
     parser.add_argument("--docs", action="store_true", help="only write the table of the JSON file into the docs")
@@ -48,7 +48,7 @@ def main() -> None:
         return
     if not arguments.runs or arguments.data is None:
         sys.exit("tasks: name the folders of training runs, and their data with --data")
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()
     about = common.machine(*exported.PACKAGES)
@@ -86,23 +86,23 @@ def measure(run: Path, out: Path, data: Path, *, seconds: float) -> list[dict[st
 
 def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
     """mAP@0.5 and mAP, or mIoU, with its interval."""
-    from fusiform.evaluate import boxes, masks
+    from fusiform.evaluation import detection, segmentation
     from fusiform.zoo.model import open_model
 
     task = open_model(file).spec.task
     if task == "detection":
-        figures = boxes.report(boxes.evaluate(file, data, split="val", engine=engine)).figures
+        figures = detection.report(detection.evaluate(file, data, split="val", engine=engine)).figures
     else:
-        figures = masks.report(masks.evaluate(file, data, split="val", engine=engine)).figures
+        figures = segmentation.report(segmentation.evaluate(file, data, split="val", engine=engine)).figures
     main, other = FIGURES[task]
     return {name: figures[name] for name in ("pictures", main, f"{main}_low", f"{main}_high", other)}
 
 
 def some(model: Any, data: Path) -> Any:
     """Eight of the validation pictures, whose answers are decoded to time that: all were counted before."""
-    from fusiform.evaluate import boxes, masks
+    from fusiform.data.open import read_boxes, read_masks
 
-    read = boxes.read_boxes if model.spec.task == "detection" else masks.read_masks
+    read = read_boxes if model.spec.task == "detection" else read_masks
     whole = read(data, model.spec, model=str(model.path))
     samples = whole.splits["val"]
     return dataclasses.replace(whole, splits={"val": samples[:: max(1, len(samples) // 8)][:8]})

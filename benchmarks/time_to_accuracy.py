@@ -121,7 +121,7 @@ class Test:
     """The test photographs; measures a network's weights on them in LiteRT with the clock standing still."""
 
     def __init__(self, folder: Path, clock: Clock, spec: object) -> None:
-        from fusiform.data.layouts import read_dataset
+        from fusiform.data.folders import read_dataset
 
         paused = time.monotonic()
         self.samples = read_dataset(folder).splits["test"]
@@ -131,8 +131,8 @@ class Test:
     def measure(self, network: object) -> float:
         import torch
 
-        from fusiform.train.classification import measure
-        from fusiform.train.world import World
+        from fusiform.training.classification import measure
+        from fusiform.training.distributed import World
 
         paused = time.monotonic()
         world = World(0, 1, torch.device("cpu"))
@@ -145,16 +145,16 @@ class Test:
 def run_fusiform(data: Path, accuracy: float, limit: float) -> None:
     """What ``fusiform train`` does with the recipe below, measured after the head and at intervals."""
     clock = Clock()
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()
     import tempfile
 
     import torch
 
-    from fusiform.train import job, loop
-    from fusiform.train.recipe import override
-    from fusiform.train.recipes import RECIPES
+    from fusiform.training import job, loop
+    from fusiform.training.recipe import override
+    from fusiform.training.recipes import RECIPES
 
     torch.set_num_threads(2)
     # All 4,200 photographs are for training, as they are for the two scripts; nothing here looks at a validation split.
@@ -243,7 +243,7 @@ def unfold(network: object, training: object, clock: Clock) -> None:
     """Give the starting weights batch statistics; the clock stands still."""
     import torch
 
-    from fusiform.train.batch_norm import unfold
+    from fusiform.training.batch_norm import unfold
 
     paused = time.monotonic()
     chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))[:256].tolist()

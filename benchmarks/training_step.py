@@ -6,15 +6,15 @@
 A step is the forward pass in training mode with the batch's statistics, cross-entropy, the backward pass and SGD with
 momentum, on one batch of 32 random pictures of 224x224. "plain" is eager float32 as PyTorch comes; each further
 contender adds one thing to the one before: ``keep_freed_memory``, channels last, autocast to bfloat16, and
-``fusiform.train.speed.quicken``. "torch.compile" stands in quicken's place, where there is a C++ compiler; its minutes
-of compilation are a row of their own and not in the clock. "frozen" is quicken with the batch normalisations in eval
-mode, as in careful fine-tuning: another computation, so it is not the headline.
+``fusiform.training.fused.fuse``. "torch.compile" stands in fuse's place, where there is a C++ compiler; its
+minutes of compilation are a row of their own and not in the clock. "frozen" is fuse with the batch normalisations in
+eval mode, as in careful fine-tuning: another computation, so it is not the headline.
 
 Every turn is a process of its own, since the allocator's setting is one of the process: it warms up with one step (two
-where it compiles) and answers the best of ``--steps``. All have as many threads as there are cores. Target: quicken at
+where it compiles) and answers the best of ``--steps``. All have as many threads as there are cores. Target: fuse at
 least 4 times plain.
 
-``--curve`` asks whether anything is lost: it trains 200 steps of plain, of "+ bfloat16" and of "+ quicken" from four
+``--curve`` asks whether anything is lost: it trains 200 steps of plain, of "+ bfloat16" and of "+ fuse" from four
 seeds, which decide the weights and the batches. Printed is how far the losses, smoothed over 20 steps, of the same seed
 lie apart, and in the mean above or below plain with the standard error of that; and how far two seeds of plain lie
 apart. Pictures are those of the shared data's ``intel_scenes`` at 64x64, or bright squares of ten places and sizes
@@ -50,7 +50,7 @@ class Contender(NamedTuple):
     allocator: bool = False
     channels_last: bool = False
     bfloat16: bool = False
-    quicken: bool = False
+    fuse: bool = False
     compiled: bool = False
     frozen: bool = False
 
@@ -60,12 +60,12 @@ CONTENDERS = {
     "+ allocator": Contender(allocator=True),
     "+ channels last": Contender(allocator=True, channels_last=True),
     "+ bfloat16": Contender(allocator=True, channels_last=True, bfloat16=True),
-    "+ quicken": Contender(allocator=True, channels_last=True, bfloat16=True, quicken=True),
-    "quicken in float32": Contender(allocator=True, channels_last=True, quicken=True),
+    "+ fuse": Contender(allocator=True, channels_last=True, bfloat16=True, fuse=True),
+    "fuse in float32": Contender(allocator=True, channels_last=True, fuse=True),
     "torch.compile": Contender(allocator=True, channels_last=True, bfloat16=True, compiled=True),
-    "quicken, frozen": Contender(allocator=True, channels_last=True, bfloat16=True, quicken=True, frozen=True),
+    "fuse, frozen": Contender(allocator=True, channels_last=True, bfloat16=True, fuse=True, frozen=True),
 }
-FASTEST = "+ quicken"
+FASTEST = "+ fuse"
 
 
 class Trainer:
@@ -76,7 +76,7 @@ class Trainer:
         import torch
 
         from fusiform.nets import MobileNetV2, ShuffleNetV2
-        from fusiform.train.speed import quicken
+        from fusiform.training.fused import fuse
 
         torch.set_num_threads(common.usable_cores())
         torch.manual_seed(seed)
@@ -84,8 +84,8 @@ class Trainer:
         module = MobileNetV2(1.0, classes, dropout=0.0) if network == "mobilenet_v2" else ShuffleNetV2(1.0, classes)
         if contender.channels_last:
             module = module.to(memory_format=torch.channels_last)
-        if contender.quicken:
-            quicken(module)
+        if contender.fuse:
+            fuse(module)
         if contender.frozen:
             for part in module.modules():
                 if isinstance(part, torch.nn.BatchNorm2d):
@@ -178,7 +178,7 @@ def main() -> None:
     if arguments.inner:
         contender = CONTENDERS[arguments.inner[0]]
         if contender.allocator:
-            from fusiform.train.allocator import keep_freed_memory
+            from fusiform.training.allocator import keep_freed_memory
 
             keep_freed_memory()
         seed = int(arguments.inner[1])

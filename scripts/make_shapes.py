@@ -1,4 +1,4 @@
-"""Make a data set of coloured shapes on photographs, with boxes and masks.
+"""Make a dataset of coloured shapes on photographs, with boxes and masks.
 
     python scripts/make_shapes.py --out shapes --count 2000 --photographs ../shared/data/imagenet_train_samples
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from fusiform.data.image import find_images, read_image
-from fusiform.data.voc import PALETTE
+from fusiform.data.masks import PALETTE
 from fusiform.errors import FusiformError, ImageError
 from fusiform.files import write_file
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_shapes(out: Path, count: int, photographs: Sequence[Path], *, seed: int) -> str:
-    """Write the data set, and say in a line what was written."""
+    """Write the dataset, and say in a line what was written."""
     for folder in ("annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     grounds = {"train": Grounds(photographs), "val": Grounds(photographs)}

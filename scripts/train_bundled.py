@@ -42,8 +42,8 @@ from torchvision import transforms
 from fusiform.data.image import find_images, read_image
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.export.equalize import equalize
-from fusiform.export.quantize import QuantizedNetwork
+from fusiform.exporting.quantization.equalize import equalize
+from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import Accuracy, ModelSpec

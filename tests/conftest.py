@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fusiform.graph.shapes import expected_shapes
 from fusiform.spec import Architecture, ModelSpec, Padding, Preprocess
-from fusiform.zoo.checkpoint import expected_shapes
 
 # A job in the background inherits an ignored Ctrl-C, and would hand it on to the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

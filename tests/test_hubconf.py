@@ -12,11 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fusiform.errors import DownloadError, UsageError  # noqa: E402
-from fusiform.nets import MobileNetV2, ShuffleNetV2  # noqa: E402
-from fusiform.spec import ModelSpec, Preprocess  # noqa: E402
-from fusiform.zoo.checkpoint import write_safetensors  # noqa: E402
-from fusiform.zoo.load import load  # noqa: E402
+from fusiform.errors import DownloadError, UsageError
+from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.load import load
 
 REPOSITORY = Path(__file__).parents[1]
 ENTRIES = {

@@ -15,15 +15,15 @@ PACKAGE = ROOT / "src" / "fusiform"
 
 # Where PyTorch and the ONNX libraries may be imported when the file itself is; all others import them on demand.
 HEAVY = {
-    "torch": ("nets/", "train/", "export/"),
+    "torch": ("nets/", "training/", "exporting/"),
     "torchvision": (),
     "onnx": ("graph/onnx.py",),
     "onnxruntime": (),
-    "openvino": ("export/openvino.py",),
-    "executorch": ("export/executorch.py",),
-    "coremltools": ("export/coreml.py",),
+    "openvino": ("exporting/targets/openvino.py",),
+    "executorch": ("exporting/targets/executorch.py",),
+    "coremltools": ("exporting/targets/coreml.py",),
     "faster_coco_eval": (),
-    "matplotlib": ("train/curves.py", "train/lr_finder.py"),
+    "matplotlib": ("training/curves.py", "training/lr_finder.py"),
 }
 
 BLOCK_HEAVY = f"""
@@ -118,7 +118,7 @@ def test_importing_fusiform_loads_neither_numpy_nor_a_runtime() -> None:
 @pytest.mark.parametrize("model", ["mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_a_photograph_is_named_without_pytorch_and_onnx(model: str) -> None:
     code = BLOCK_HEAVY + (
-        "import fusiform.predict\n"
+        "import fusiform\n"
         "for guess in fusiform.predict('examples/cat.jpg', model=sys.argv[1], threads=1)[0].top: print(guess.name)"
     )
     names = run_python(code, model).splitlines()

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fusiform.data.coco import read_coco
-from fusiform.data.voc import read_mask, read_voc
+from fusiform.data.masks import read_mask
+from fusiform.data.voc import read_voc
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusiform.predict import predict
+    from fusiform.prediction.predict import predict, predict_iter
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
     from fusiform.zoo.model import open_model
 
     __version__: str
 
-__all__ = ["ModelSpec", "Preprocess", "__version__", "list_models", "load", "open_model", "predict"]
+__all__ = ["ModelSpec", "Preprocess", "__version__", "list_models", "load", "open_model", "predict", "predict_iter"]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
@@ -21,6 +21,8 @@ _WHERE = {
     "Preprocess": "fusiform.spec",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
+    "predict": "fusiform.prediction.predict",
+    "predict_iter": "fusiform.prediction.predict",
 }
 
 
@@ -32,9 +34,6 @@ def list_models() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    if name == "predict":
-        # The module itself, which is callable: the import system binds it to this name whatever is returned here.
-        return import_module("fusiform.predict")
     if name == "__version__":
         return _version()
     if name not in _WHERE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class FusiformError(Exception):
-    """Something the user can mend: ``str(error)`` is the whole message, ready to print."""
+    """Something the user can fix: ``str(error)`` is the whole message, ready to print."""
 
     exit_code = 1
 

@@ -80,7 +80,7 @@ class ModelSpec:
     """Everything needed to use a model's weights correctly, and where they came from.
 
     ``labels`` are the class names in the order of the outputs; ``label_ids`` (empty, or one each) are their
-    identifiers in the data set, WordNet ids for ImageNet. ``input_size`` is the square input's side in pixels (32 or
+    identifiers in the dataset, WordNet ids for ImageNet. ``input_size`` is the square input's side in pixels (32 or
     more). ``padding`` is part of the weights: ``same`` is TensorFlow's rule, asymmetric at stride 2. Logits are divided
     by ``temperature`` before they become probabilities (Guo et al., arXiv 1706.04599, Section 4.2).
 

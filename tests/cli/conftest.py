@@ -8,4 +8,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def _malloc_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's setting is one of the whole process, and would hold for every test after."""
-    monkeypatch.setattr("fusiform.train.allocator.keep_freed_memory", lambda: False)
+    monkeypatch.setattr("fusiform.training.allocator.keep_freed_memory", lambda: False)

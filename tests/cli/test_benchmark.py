@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fusiform.cli
-from fusiform.benchmark.rows import COLUMNS
+from fusiform.benchmarking.rows import COLUMNS
 from fusiform.cli.benchmark import _ENGINES, _SHOWN, _table
 from fusiform.engines import EngineName
 from fusiform.graph.build import build_graph

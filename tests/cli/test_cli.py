@@ -320,7 +320,7 @@ def test_port_passes_the_labels_and_says_what_it_wrote(tmp_path: Path, monkeypat
         calls.append((foreign, out, labels))
         return SPEC
 
-    monkeypatch.setitem(sys.modules, "fusiform.zoo.port", types.SimpleNamespace(port=port))
+    monkeypatch.setitem(sys.modules, "fusiform.porting.port", types.SimpleNamespace(port=port))
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
     result = run("port", "foreign.onnx", "--out", "own.safetensors", "--labels", labels)

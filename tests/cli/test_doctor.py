@@ -145,13 +145,13 @@ def test_masks_and_what_is_asked_for(boxes: Path, tmp_path: Path) -> None:
     (boxes / "class_names.txt").write_text("background\ncat\n", encoding="utf-8")
     # What has both is for boxes unless asked.
     assert "24 objects" in run(boxes).stdout
-    result = run(boxes, "--task", "segment")
+    result = run(boxes, "--task", "segmentation")
     assert result.exit_code == 0
     assert "11 pictures, 0 errors, 0 warnings, 2 notes" in result.stdout
     assert "1 of 12 pictures are in no list, or have no annotation: 12" in result.stdout
-    assert "label" not in run(boxes, "--task", "classify").stdout
+    assert "label" not in run(boxes, "--task", "classification").stdout
 
-    result = run(boxes, "--task", "segment", "--fix", tmp_path / "clean")
+    result = run(boxes, "--task", "segmentation", "--fix", tmp_path / "clean")
     assert result.exit_code == 2
     assert "these are masks" in result.stderr
     result = run(boxes, "--model", "mobilenet_v2")
@@ -161,7 +161,7 @@ def test_masks_and_what_is_asked_for(boxes: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "name a folder" in result.stderr
     (boxes / "boxes.json").write_text("[]", encoding="utf-8")
-    result = run(boxes / "boxes.json", "--task", "detect", "--out", tmp_path / "report")
+    result = run(boxes / "boxes.json", "--task", "detection", "--out", tmp_path / "report")
     assert result.exit_code == 2
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "report").exists()

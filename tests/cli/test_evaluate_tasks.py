@@ -1,4 +1,4 @@
-"""``fusiform evaluate`` of detectors and segmenters: networks with random weights, on made pictures."""
+"""``fusiform evaluate`` of detectors and segmenters: networks with random weights, on synthetic images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from PIL import Image
 
 import fusiform.cli
 from fusiform.graph.build import build_graph
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess, Task
-from fusiform.zoo.checkpoint import state_shapes, write_safetensors
+from fusiform.zoo.checkpoint import write_safetensors
 
 NAMES = ("red", "green", "blue")
 PICTURES = 4
@@ -184,11 +185,11 @@ def test_other_engines_answer_alike(made: Path, engine: str) -> None:
         ("segmenter.safetensors", "voc", ("--score", "0.2"), "--score is for a detector; "),
         ("classifier.tflite", "classes", ("--score", "0.2"), "classifier.tflite is a classifier: leave it out"),
         ("detector.tflite", "coco", ("--multi-scale",), "--multi-scale is for a segmenter; "),
-        ("detector.tflite", "classes", (), "is no data set with boxes, and"),
+        ("detector.tflite", "classes", (), "is no dataset with boxes, and"),
         ("detector.tflite", "voc", (), "has masks and no boxes, and"),
-        ("segmenter.safetensors", "coco", (), "is no data set with masks, and"),
-        ("classifier.tflite", "coco", (), "is a data set with boxes, and"),
-        ("classifier.tflite", "voc", (), "is a data set with masks, and"),
+        ("segmenter.safetensors", "coco", (), "is no dataset with masks, and"),
+        ("classifier.tflite", "coco", (), "is a dataset with boxes, and"),
+        ("classifier.tflite", "voc", (), "is a dataset with masks, and"),
         ("detector.tflite", "coco", ("--split", "test"), "no pictures for --split test; there are val"),
         ("detector.tflite", "nowhere", (), "nowhere: no such file or folder"),
     ],

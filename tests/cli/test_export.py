@@ -14,9 +14,10 @@ pytest.importorskip("onnxruntime")
 
 from fusiform.cli import commands
 from fusiform.cli.export import TARGETS
-from fusiform.export import targets
+from fusiform.exporting.targets import targets
+from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import state_shapes, write_safetensors
+from fusiform.zoo.checkpoint import write_safetensors
 
 
 @pytest.fixture

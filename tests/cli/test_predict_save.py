@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fusiform.cli
-from fusiform import engines, grid
-from fusiform.grid import GAP, TILE, Tile, draw_grid
-from fusiform.predict import THUMBNAIL, predict_iter
+from fusiform import engines
+from fusiform.drawing import grid, text
+from fusiform.drawing.grid import GAP, TILE, Tile, draw_grid
+from fusiform.drawing.text import _font_with, _runs
+from fusiform.prediction.answer import THUMBNAIL
+from fusiform.prediction.predict import predict_iter
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo import model as zoo_model
 
@@ -219,8 +222,8 @@ def test_a_wrong_place_is_told_before_anything_is_read(
 
 
 def test_letters_without_a_font_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "SYSTEM_FONTS", ())
-    caches = (grid._runs, grid._font_with)
+    monkeypatch.setattr(text, "SYSTEM_FONTS", ())
+    caches = (_runs, _font_with)
     for function in caches:
         function.cache_clear()
     result = run("predict", picture(tmp_path / "a.png", 3), "--save", tmp_path / "g.jpg")

@@ -16,15 +16,16 @@ from PIL import Image
 
 import fusiform.cli
 from fusiform import engines
+from fusiform.data.masks import PALETTE
 from fusiform.data.preprocess import Placement
-from fusiform.data.voc import PALETTE
+from fusiform.drawing.grid import GAP
 from fusiform.graph.build import build_graph
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
-from fusiform.grid import GAP
-from fusiform.predict import ALONE, DRAWN_THUMBNAIL
+from fusiform.prediction.answer import DRAWN_THUMBNAIL
+from fusiform.prediction.predictor import ALONE
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks import detection, segmentation
-from fusiform.zoo.checkpoint import state_shapes
 
 DETECTOR = ModelSpec(
     "mobilenet_v2",
@@ -437,9 +438,9 @@ def test_a_model_file_of_either_task_is_run(tmp_path: Path, spec: ModelSpec) -> 
 
 @pytest.mark.slow
 def test_real_weights_outline_the_samoyed(tmp_path: Path, shared_data: Path) -> None:
-    from fusiform.data.voc import VOC_CLASSES
+    from fusiform.data.masks import VOC_CLASSES
+    from fusiform.porting.deeplab_v3 import port
     from fusiform.zoo.checkpoint import read_safetensors, write_safetensors
-    from fusiform.zoo.port_deeplab import port
 
     half = (0.5, 0.5, 0.5)
     spec = ModelSpec(

@@ -16,8 +16,9 @@ pytest.importorskip("onnx")
 from fusiform.cli import commands
 from fusiform.graph.build import build_graph
 from fusiform.graph.onnx import to_onnx
+from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import state_shapes, write_safetensors
+from fusiform.zoo.checkpoint import write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_faithful_file(folder: Path) -> None:
     result = run(folder, folder / "same.onnx")
     assert result.exit_code == 0
     assert "the same answers" in result.stdout
-    assert "no photographs were given: made pictures only" in result.stdout
+    assert "no photographs were given: synthetic images only" in result.stdout
 
 
 def test_a_harmed_file_is_one_line_and_a_report(folder: Path) -> None:

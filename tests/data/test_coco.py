@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, BoxCheck, BoxLabel, recognise
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, BoxCheck, BoxLabel
 from fusiform.data.coco import read_coco
+from fusiform.data.open import recognise
 from fusiform.errors import ImageError, UsageError
 
 
@@ -59,7 +60,7 @@ def test_categories_in_the_order_of_their_ids_whatever_holes_those_have(tmp_path
     ]
     coco(tmp_path, document([image(7), image(8)], boxes, names))
     dataset = read_coco(tmp_path)
-    assert (dataset.task, dataset.source) == ("detect", tmp_path)
+    assert (dataset.task, dataset.source) == ("detection", tmp_path)
     assert dataset.classes == ("person", "stop sign", "toothbrush")
     assert dataset.category_ids == (1, 13, 90)
     folder = tmp_path / "train2017"
@@ -195,7 +196,7 @@ def test_layouts(tmp_path: Path, files: dict[str, str], splits: str) -> None:
     for (sample,), pictures in zip(dataset.splits.values(), files.values(), strict=True):
         assert sample.file == tmp_path / "set" / pictures / "0001.jpg"
     assert dataset.notes == ()
-    assert recognise(tmp_path / "set") == "detect"
+    assert recognise(tmp_path / "set") == "detection"
 
 
 def test_a_single_file_of_several(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_single_file_of_several(tmp_path: Path) -> None:
     dataset = read_coco(str(file))
     assert list(dataset.splits) == ["val"]
     assert dataset.locate(dataset.splits["val"][0]) == "val2017/0001.jpg"
-    assert recognise(file) == "detect"
+    assert recognise(file) == "detection"
 
 
 def test_files_of_the_same_split_or_of_none(tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_a_picture_of_another_size_than_its_annotations(tmp_path: Path) -> None:
 
 def test_boxes_of_real_photographs(shared_data: Path) -> None:
     dataset = read_coco(shared_data / "coco")
-    assert recognise(shared_data / "coco") == "detect"
+    assert recognise(shared_data / "coco") == "detection"
     assert {split: len(samples) for split, samples in dataset.splits.items()} == {"train": 128, "val": 48}
     assert len(dataset.classes) == 80
     assert (dataset.classes[0], dataset.classes[-1]) == ("person", "toothbrush")
@@ -435,7 +436,7 @@ def test_boxes_of_real_photographs(shared_data: Path) -> None:
 def test_a_set_of_masks_locates_them_too(tmp_path: Path) -> None:
     sample = AnnotatedSample(tmp_path / "JPEGImages" / "1.jpg", mask_file=tmp_path / "SegmentationClass" / "1.png")
     sets = [
-        AnnotatedSet(tmp_path, "segment", ("background", "a"), {"train": (changed,)})
+        AnnotatedSet(tmp_path, "segmentation", ("background", "a"), {"train": (changed,)})
         for changed in (sample, AnnotatedSample(sample.file, mask_file=tmp_path / "Other" / "1.png"))
     ]
     assert sets[0].locate(sample) == "JPEGImages/1.jpg"

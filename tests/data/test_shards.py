@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusiform.data.layouts import read_dataset
+from fusiform.data.folders import read_dataset
 from fusiform.data.shards import expand_braces
 from fusiform.errors import UsageError
 

@@ -13,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, BoxLabel, recognise
+from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.image import read_image
-from fusiform.data.voc import PALETTE, VOC_CLASSES, read_mask, read_voc
+from fusiform.data.masks import PALETTE, VOC_CLASSES, read_mask
+from fusiform.data.open import recognise
+from fusiform.data.voc import read_voc
 from fusiform.errors import ImageError, UsageError
 
 # As the development kit of VOC2012 has them, shortened.
@@ -69,7 +71,7 @@ def test_pixels_are_counted_from_one_and_parts_are_no_objects(tmp_path: Path) ->
     whole = thing("cat", 1, 1, 486, 500, more="<difficult>1</difficult>")
     voc(tmp_path, {"2007_000027": PERSON + whole, "b": ""}, train="2007_000027\nb\n")
     dataset = read_voc(tmp_path)
-    assert (dataset.task, dataset.classes, recognise(tmp_path)) == ("detect", ("cat", "person"), "detect")
+    assert (dataset.task, dataset.classes, recognise(tmp_path)) == ("detection", ("cat", "person"), "detection")
     pictures = tmp_path / "JPEGImages"
     assert dataset.splits == {
         "train": (
@@ -209,13 +211,13 @@ def test_no_such_layout(tmp_path: Path) -> None:
         read_voc(tmp_path)
     assert recognise(tmp_path) is None
     with pytest.raises(UsageError, match="has no folder SegmentationClass"):
-        read_voc(tmp_path / "VOCdevkit" / "VOC2012", "segment")
+        read_voc(tmp_path / "VOCdevkit" / "VOC2012", "segmentation")
     voc(tmp_path / "none", {"x": ""})
     with pytest.raises(UsageError, match="none of its 1 annotations has an object"):
         read_voc(tmp_path / "none")
     (tmp_path / "none" / "Annotations" / "x.xml").unlink()
     with pytest.raises(UsageError, match="no picture of JPEGImages has its annotation in Annotations"):
-        read_voc(tmp_path / "none", "detect")
+        read_voc(tmp_path / "none", "detection")
 
 
 # Masks
@@ -224,7 +226,7 @@ def test_no_such_layout(tmp_path: Path) -> None:
 def test_masks_are_listed_and_voc_s_classes_assumed(tmp_path: Path) -> None:
     masks(tmp_path, "1", "2", "3", train="1\nnone\n", val="2\n")
     dataset = read_voc(tmp_path)
-    assert (dataset.task, recognise(tmp_path)) == ("segment", "segment")
+    assert (dataset.task, recognise(tmp_path)) == ("segmentation", "segmentation")
     assert dataset.classes == VOC_CLASSES
     assert dataset.splits["train"] == (
         AnnotatedSample(tmp_path / "JPEGImages" / "1.jpg", mask_file=tmp_path / "SegmentationClass" / "1.png"),
@@ -251,8 +253,8 @@ def test_masks_of_other_classes(tmp_path: Path) -> None:
 
 def test_a_set_with_boxes_and_masks_is_for_boxes_unless_asked(tmp_path: Path) -> None:
     masks(voc(tmp_path, {"1": PERSON}), "1")
-    assert recognise(tmp_path) == read_voc(tmp_path).task == "detect"
-    assert read_voc(tmp_path, "segment").splits["all"][0].mask_file == tmp_path / "SegmentationClass" / "1.png"
+    assert recognise(tmp_path) == read_voc(tmp_path).task == "detection"
+    assert read_voc(tmp_path, "segmentation").splits["all"][0].mask_file == tmp_path / "SegmentationClass" / "1.png"
 
 
 def test_the_palette_is_voc_s() -> None:
@@ -357,7 +359,7 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
 
 def test_masks_of_real_photographs(shared_data: Path) -> None:
     dataset = read_voc(shared_data / "voc_from_coco")
-    assert recognise(shared_data / "voc_from_coco") == "segment"
+    assert recognise(shared_data / "voc_from_coco") == "segmentation"
     assert {split: len(samples) for split, samples in dataset.splits.items()} == {"train": 100, "val": 48}
     for sample in dataset.splits["val"][:8]:
         assert sample.mask_file is not None

@@ -21,12 +21,12 @@ from PIL import Image
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.coco import read_coco
 from fusiform.data.dataset import Split
-from fusiform.data.voc import PALETTE
+from fusiform.data.masks import PALETTE
 from fusiform.doctor.annotated import examine_annotated
 from fusiform.doctor.clean import write_clean_boxes
 from fusiform.doctor.findings import Diagnosis
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
-from fusiform.draw import color_of
+from fusiform.drawing.overlay import color_of
 from fusiform.errors import OutputError, UsageError
 
 WIDTH, HEIGHT = 200, 150
@@ -49,7 +49,7 @@ def save(file: Path, seed: int, **size: int) -> Path:
 
 
 def found(diagnosis: Diagnosis[AnnotatedSet]) -> set[tuple[str, str, str]]:
-    """Severity, kind and file of every finding, the file from the data set's folder on; without those about classes."""
+    """Severity, kind and file of every finding, the file from the dataset's folder on; without those about classes."""
     source = diagnosis.dataset.source
     return {
         (f.severity, f.kind, Path(f.path).relative_to(source).as_posix() if f.path else f.class_name or f.split or "")
@@ -124,7 +124,7 @@ def spoiled(tmp_path: Path) -> Path:
 
 
 def test_every_fault_of_boxes_is_found_and_nothing_else(spoiled: Path) -> None:
-    diagnosis = examine_annotated(spoiled, "detect")
+    diagnosis = examine_annotated(spoiled, "detection")
     listing = "annotations/instances_train.json"
     assert found(diagnosis) == {
         ("error", "damaged entry", listing),
@@ -168,7 +168,7 @@ def test_every_fault_of_boxes_is_found_and_nothing_else(spoiled: Path) -> None:
 
 
 def test_counts_and_report(spoiled: Path) -> None:
-    diagnosis = examine_annotated(spoiled, "detect")
+    diagnosis = examine_annotated(spoiled, "detection")
     assert diagnosis.rows == (
         {"class": "cat", "train": 8, "val": 2, "small": 0},
         {"class": "dog", "train": 6, "val": 2, "small": 1},
@@ -190,7 +190,7 @@ def test_counts_and_report(spoiled: Path) -> None:
 
 def test_the_clean_boxes_are_what_the_faults_leave(spoiled: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()}
-    write_clean_boxes(examine_annotated(spoiled, "detect"), tmp_path / "deeper/clean")
+    write_clean_boxes(examine_annotated(spoiled, "detection"), tmp_path / "deeper/clean")
     clean = read_coco(tmp_path / "deeper/clean")
     assert clean.classes == ("cat", "dog", "bird", "fish")
     assert clean.category_ids == (3, 7, 9, 12)
@@ -211,13 +211,13 @@ def test_the_clean_boxes_are_what_the_faults_leave(spoiled: Path, tmp_path: Path
         BoxLabel(1, 100, 50, 150, 100, area=1250),
         BoxLabel(1, 100, 50, 151, 101, area=1300.5),
     )
-    again = examine_annotated(tmp_path / "deeper/clean", "detect")
+    again = examine_annotated(tmp_path / "deeper/clean", "detection")
     assert again.count("error") == 0
     assert {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()} == before
 
 
 def test_the_page_shows_the_faulty_boxes(spoiled: Path) -> None:
-    page = examine_annotated(spoiled, "detect").page().render()
+    page = examine_annotated(spoiled, "detection").page().render()
     assert not re.search(r'(src|href)="(?!data:)', page)
     section = page[page.index("box outside (1)") :].split("<h2>")[0]
     assert "train/3.jpg" in section
@@ -241,16 +241,16 @@ def test_what_is_healthy_has_no_findings(tmp_path: Path) -> None:
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    diagnosis = examine_annotated(tmp_path / "boxes.json", "detect")
+    diagnosis = examine_annotated(tmp_path / "boxes.json", "detection")
     assert diagnosis.findings == ()
     assert "Nothing was found." in diagnosis.to_table()
     assert [dict(row) for row in diagnosis.rows] == [
         {"class": "a", "objects": 12, "small": 0},
         {"class": "b", "objects": 12, "small": 0},
     ]
-    assert diagnosis == examine_annotated(tmp_path / "boxes.json", "detect", threads=1)
+    assert diagnosis == examine_annotated(tmp_path / "boxes.json", "detection", threads=1)
     with pytest.raises(UsageError, match="threads"):
-        examine_annotated(tmp_path / "boxes.json", "detect", threads=0)
+        examine_annotated(tmp_path / "boxes.json", "detection", threads=0)
 
 
 def test_copies_of_pictures_with_the_same_and_with_other_boxes(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_copies_of_pictures_with_the_same_and_with_other_boxes(tmp_path: Path) -
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     }
     (root / "a.json").write_text(json.dumps(content))
-    diagnosis = examine_annotated(root / "a.json", "detect")
+    diagnosis = examine_annotated(root / "a.json", "detection")
     told = {f.message.partition(":")[0]: (f.severity, f.kind) for f in diagnosis.findings if f.others and f.sample}
     assert told == {
         "is byte for byte the same as 2.jpg, and is annotated otherwise": ("warning", "contradictory annotations"),
@@ -304,7 +304,7 @@ def test_turned_and_long_pictures(tmp_path: Path) -> None:
         "categories": [{"id": 1, "name": "a"}],
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
-    told = {(f.kind, Path(f.path).name): f for f in examine_annotated(tmp_path / "a.json", "detect").findings}
+    told = {(f.kind, Path(f.path).name): f for f in examine_annotated(tmp_path / "a.json", "detection").findings}
     assert told["orientation", "1.jpg"].severity == "warning"
     assert [m.edges for m in told["orientation", "1.jpg"].marks] == [(10, 10, 100, 100)]
     assert "is 150 x 200 pixels and its annotations are for 200 x 150, as if its EXIF orientation turned it" in (
@@ -330,7 +330,7 @@ def test_what_leaves_nothing_to_examine(tmp_path: Path, change: dict[str, Any], 
     save(tmp_path / "1.jpg", 1)
     (tmp_path / "a.json").write_text(json.dumps(content | change))
     with pytest.raises(UsageError, match=text):
-        examine_annotated(tmp_path / "a.json", "detect")
+        examine_annotated(tmp_path / "a.json", "detection")
 
 
 def test_damaged_pictures_and_categories_are_listed_and_the_rest_is_examined(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_damaged_pictures_and_categories_are_listed_and_the_rest_is_examined(tmp
         "categories": [{"id": 1, "name": "a"}, {"id": 2}, {"id": 3, "name": "a"}],
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
-    diagnosis = examine_annotated(tmp_path / "a.json", "detect")
+    diagnosis = examine_annotated(tmp_path / "a.json", "detection")
     assert [f.message.split(":")[0] for f in diagnosis.findings if f.severity == "error"] == [
         "categories[1]",
         "categories[2]",
@@ -398,7 +398,7 @@ def test_every_fault_of_voc_s_boxes_is_found_and_nothing_else(tmp_path: Path) ->
     lists = {"train": "good\ncut\nnameless\nunknown\nempty\nunsized\nbare\ngone\n", "val": "good\nempty\n"}
     for name, lines in lists.items():
         (root / "ImageSets/Main" / f"{name}.txt").write_text(lines)
-    diagnosis = examine_annotated(root, "detect")
+    diagnosis = examine_annotated(root, "detection")
     assert found(diagnosis) == {
         ("error", "damaged annotation", "Annotations/cut.xml"),
         ("error", "damaged annotation", "Annotations/nameless.xml"),
@@ -438,15 +438,15 @@ def test_every_fault_of_voc_s_boxes_is_found_and_nothing_else(tmp_path: Path) ->
 def test_only_damaged_annotations(tmp_path: Path) -> None:
     root = voc(tmp_path, {"cut": "<annotation><object>"})
     with pytest.raises(UsageError, match=r"cut\.xml: is no XML"):
-        examine_annotated(root, "detect")
+        examine_annotated(root, "detection")
     # Then a mask without its list of classes, which is another layout.
     with pytest.raises(UsageError, match="has no folder SegmentationClass"):
-        examine_annotated(root, "segment")
+        examine_annotated(root, "segmentation")
 
 
 def test_the_clean_folder(tmp_path: Path) -> None:
     root = voc(tmp_path / "voc", {"one": xml(thing("cat", 11, 11, 60, 60))})
-    diagnosis = examine_annotated(root, "detect")
+    diagnosis = examine_annotated(root, "detection")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     for name, text in (("full", "is there already"), ("a.csv", "name a folder"), ("a.json", "name a folder")):
@@ -457,7 +457,7 @@ def test_the_clean_folder(tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "clean/voc")
     (tmp_path / "clean/voc/JPEGImages/one.jpg").write_bytes(b"")
     with pytest.raises(OutputError, match="no picture is left"):
-        write_clean_boxes(examine_annotated(tmp_path / "clean/voc", "detect"), tmp_path / "new")
+        write_clean_boxes(examine_annotated(tmp_path / "clean/voc", "detection"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
     # Read from here, voc/JPEGImages/one.jpg would be found within images first.
     (tmp_path / "images").mkdir()
@@ -471,7 +471,7 @@ def test_the_clean_folder(tmp_path: Path) -> None:
 def _renamed(diagnosis: Diagnosis[AnnotatedSet], file: Path) -> Diagnosis[AnnotatedSet]:
     (sample,) = diagnosis.clean.splits["all"]
     moved = AnnotatedSample(file, sample.boxes, size=sample.size)
-    clean = AnnotatedSet(diagnosis.clean.source, "detect", diagnosis.clean.classes, {"all": (moved,)})
+    clean = AnnotatedSet(diagnosis.clean.source, "detection", diagnosis.clean.classes, {"all": (moved,)})
     return Diagnosis(diagnosis.dataset, (), clean)
 
 
@@ -524,7 +524,7 @@ def spoiled_masks(tmp_path: Path) -> Path:
 
 
 def test_every_fault_of_masks_is_found_and_nothing_else(spoiled_masks: Path) -> None:
-    diagnosis = examine_annotated(spoiled_masks, "segment")
+    diagnosis = examine_annotated(spoiled_masks, "segmentation")
     assert found(diagnosis) == {
         ("error", "missing mask", "JPEGImages/missing.jpg"),
         ("error", "mask of another size", "JPEGImages/other_size.jpg"),
@@ -562,8 +562,8 @@ def test_every_fault_of_masks_is_found_and_nothing_else(spoiled_masks: Path) -> 
 def test_no_mask_can_be_used(tmp_path: Path) -> None:
     save(tmp_path / "JPEGImages/1.jpg", 1)
     mask(tmp_path / "SegmentationClass/1.png", outlined(40))
-    kinds = {f.kind for f in examine_annotated(tmp_path, "segment").findings}
-    assert kinds == {"label of no class", "data set", "small"}  # nothing of classes without pictures
+    kinds = {f.kind for f in examine_annotated(tmp_path, "segmentation").findings}
+    assert kinds == {"label of no class", "dataset", "small"}  # nothing of classes without pictures
 
 
 # What the page shows

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import fusiform.doctor.judge
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.layouts import read_dataset
+from fusiform.data.folders import read_dataset
 from fusiform.doctor.classification import examine
 from fusiform.doctor.clean import write_clean_list
 from fusiform.doctor.findings import Diagnosis
@@ -60,7 +60,7 @@ def clean_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ColourEngine:
-    """Knows what it sees by the strongest channel; the order of its classes is not the data set's."""
+    """Knows what it sees by the strongest channel; the order of its classes is not the dataset's."""
 
     def __init__(self, sure: float = 40.0) -> None:
         self.spec = ModelSpec("mobilenet_v2", 1.0, ("red", "a fourth class", "green", "blue"))
@@ -80,7 +80,7 @@ def colour_model(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def found(diagnosis: Diagnosis) -> set[tuple[str, str, str]]:
-    """Severity, kind and file of every finding, the file from the data set's folder on."""
+    """Severity, kind and file of every finding, the file from the dataset's folder on."""
     source = diagnosis.dataset.source
     return {
         (f.severity, f.kind, Path(f.path).relative_to(source).as_posix() if f.path else "") for f in diagnosis.findings
@@ -148,7 +148,7 @@ def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_mode
     expected = {(severity, kind, file) for file, (severity, kind) in plant(spoiled).items()}
     before = {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()}
     diagnosis = examine(spoiled, model=colour_model)
-    # Of a group the first picture is named, in the order of the data set.
+    # Of a group the first picture is named, in the order of the dataset.
     by_kind = {(f.kind, f.path): f for f in diagnosis.findings}
     pair = {
         kind: {
@@ -178,7 +178,7 @@ def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_mode
         (f.severity for f in diagnosis.findings), key=["error", "warning", "note"].index
     )
 
-    # The clean list: what the faults above leave, read back as a data set.
+    # The clean list: what the faults above leave, read back as a dataset.
     write_clean_list(diagnosis, tmp_path / "lists.csv")
     cleaned = read_dataset(tmp_path / "lists.csv")
     assert cleaned.classes == CLASSES
@@ -334,7 +334,7 @@ def test_clean_list_refusals(tmp_path: Path) -> None:
     lines = [f"{name}/{number}.jpg,{name}" for name in "ab" for number in range(5)]
     (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
     listed = examine(tmp_path / "list.csv")
-    with pytest.raises(UsageError, match=r"list\.csv: is the data set itself"):
+    with pytest.raises(UsageError, match=r"list\.csv: is the dataset itself"):
         write_clean_list(listed, tmp_path / "a/../list.csv")
     sharded = DataSet(tmp_path, ("a",), {"all": (Sample(tmp_path / "x.tar", 0, 512, 100, "1.jpg"),)})
     with pytest.raises(UsageError, match="unpack"):
@@ -445,7 +445,7 @@ def test_suspicious_labels_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "a wrong": (0.0, 7.0, 0.0),
             # e^2.9 to 1 is 94.8 % for b: sure enough, but less than pictures of b get on average, 99.75 %.
             "a less sure than usual": (0.0, 2.95, 0.0),
-            # Another class that the data set has not comes first: it may well show no a, but neither does it a b.
+            # Another class that the dataset has not comes first: it may well show no a, but neither does it a b.
             "a other": (9.0, 7.0, 0.0),
         },
     )

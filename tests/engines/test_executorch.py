@@ -15,7 +15,7 @@ from fusiform.engines import open_engine
 from fusiform.engines.executorch import ExecuTorchEngine
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsError
-from fusiform.export.executorch import write
+from fusiform.exporting.targets.executorch import write
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.zoo.programs import NO_DIGEST, executorch_digest, read_executorch_spec

@@ -17,8 +17,9 @@ from fusiform.engines import open_engine
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.engines.openvino import OpenVinoEngine
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
-from fusiform.export.openvino import write
-from fusiform.graph.build import build_graph, read_pixels
+from fusiform.exporting.targets.openvino import write
+from fusiform.graph.build import build_graph
+from fusiform.graph.inputs import read_pixels
 from fusiform.graph.onnx import to_onnx
 from fusiform.graph.tflite import to_tflite
 

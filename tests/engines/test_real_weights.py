@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 models = pytest.importorskip("torchvision.models")
 transforms = pytest.importorskip("torchvision.transforms")
 
-from fusiform.zoo.load import load  # noqa: E402
+from fusiform.zoo.load import load
 
 pytestmark = pytest.mark.slow
 

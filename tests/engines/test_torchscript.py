@@ -13,13 +13,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fusiform.data.preprocess import normalize  # noqa: E402
-from fusiform.engines import open_engine  # noqa: E402
-from fusiform.engines.torch import TorchEngine  # noqa: E402
-from fusiform.engines.torchscript import TorchScriptEngine  # noqa: E402
-from fusiform.errors import MissingExtraError, UsageError, WeightsError  # noqa: E402
-from fusiform.export.torchscript import write  # noqa: E402
-from fusiform.graph.build import build_graph  # noqa: E402
+from fusiform.data.preprocess import normalize
+from fusiform.engines import open_engine
+from fusiform.engines.torch import TorchEngine
+from fusiform.engines.torchscript import TorchScriptEngine
+from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.exporting.targets.torchscript import write
+from fusiform.graph.build import build_graph
 
 
 @pytest.fixture(scope="module", params=["mobilenet_v2", "shufflenet_v2"])

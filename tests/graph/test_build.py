@@ -10,20 +10,14 @@ import pytest
 
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import WeightsError
-from fusiform.graph.build import (
-    build_graph,
-    dequantize,
-    fold_batch_norm,
-    fold_normalization,
-    number_weights,
-    pixel_zero_point,
-    to_state,
-    unfold_normalization,
-)
+from fusiform.graph.build import build_graph, number_weights
+from fusiform.graph.builder import fold_batch_norm
+from fusiform.graph.inputs import fold_normalization, pixel_zero_point, unfold_normalization
 from fusiform.graph.ir import INPUT, Conv, Gather, Graph, Linear, MaxPool, Mean, Quantization, Scale
+from fusiform.graph.numbers import dequantize, to_state
+from fusiform.graph.shapes import expected_shapes
 from fusiform.graph.tflite import to_tflite
 from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS
-from fusiform.zoo.checkpoint import expected_shapes
 
 NETWORKS = [("mobilenet_v2", 0.35), ("mobilenet_v2", 1.0), ("shufflenet_v2", 0.5), ("shufflenet_v2", 1.0)]
 each_network = pytest.mark.parametrize(("architecture", "width"), NETWORKS)

@@ -9,8 +9,8 @@ import pytest
 
 from fusiform.graph.build import build_graph
 from fusiform.graph.count import count_multiply_adds, count_parameters
+from fusiform.graph.shapes import expected_shapes
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import expected_shapes
 
 # TensorFlow slim's table: million multiply-adds for each width at 224, 192, 160, 128 and 96 pixels, cut off.
 SIZES = (224, 192, 160, 128, 96)

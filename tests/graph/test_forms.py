@@ -13,8 +13,10 @@ pytest.importorskip("onnxruntime")
 from fusiform.data.preprocess import normalize
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.engines.onnxruntime import OnnxRuntimeEngine
-from fusiform.graph.build import build_graph, read_normalized, read_pixels, to_float, to_state
+from fusiform.graph.build import build_graph
+from fusiform.graph.inputs import read_normalized, read_pixels
 from fusiform.graph.ir import INPUT, Conv, Linear
+from fusiform.graph.numbers import to_float, to_state
 from fusiform.graph.onnx import from_onnx, to_onnx
 from fusiform.graph.tflite import from_tflite, to_tflite
 from fusiform.zoo.model import open_model

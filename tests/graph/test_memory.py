@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusiform.analyze import graph_of_zeros
+from fusiform.analysis import graph_of_zeros
 from fusiform.errors import UsageError
 from fusiform.graph.ir import Conv, Graph
 from fusiform.graph.memory import arena_memory, formula_memory, held_by_resolution, live_memory, peak_memory
@@ -180,7 +180,7 @@ def test_gradients_reach_as_far_as_the_receptive_field(architecture, small_spec)
     torch = pytest.importorskip("torch")
     import torch.nn.functional as F
 
-    from fusiform.export.module import to_module
+    from fusiform.exporting.targets.module import to_module
 
     whole = graph_of_zeros(small_spec(architecture, 0.5, size=160))
     # Halves of averages: nothing grows to 6 at the additions, where ReLU6 would stop the gradient.

@@ -15,8 +15,8 @@ from fusiform.zoo.model import open_model
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from fusiform.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
-from fusiform.graph.onnx import from_onnx, read_spec, to_onnx  # noqa: E402
+from fusiform.engines.onnxruntime import OnnxRuntimeEngine
+from fusiform.graph.onnx import from_onnx, read_spec, to_onnx
 
 
 @pytest.fixture(params=["mobilenet_v2", "shufflenet_v2"])

@@ -11,8 +11,8 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import UsageError
 from fusiform.graph.build import build_graph
 from fusiform.graph.count import count_multiply_adds
-from fusiform.graph.ir import Add, Graph, Quantization
-from fusiform.graph.split import find_expansions, sources, split_expansion
+from fusiform.graph.ir import Add, Graph, Quantization, sources
+from fusiform.graph.split import find_expansions, split_expansion
 from fusiform.graph.tflite import to_tflite
 
 
@@ -67,7 +67,7 @@ def test_onnx_runtime_gives_the_same_answers(padding, graphs):
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 def test_pytorch_gives_the_same_answers(padding, graphs):
     torch = pytest.importorskip("torch")
-    from fusiform.export.module import to_module
+    from fusiform.exporting.targets.module import to_module
 
     graph = graphs("mobilenet_v2", padding)
     x = torch.from_numpy(pictures(graph, 2))

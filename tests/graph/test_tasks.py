@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 from fusiform.errors import WeightsError
-from fusiform.graph.build import build_graph, to_state
+from fusiform.graph.build import build_graph
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.graph.ir import Graph
+from fusiform.graph.numbers import to_state
 from fusiform.graph.onnx import from_onnx, to_onnx
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import from_tflite, to_tflite
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import state_shapes
 
 torch = pytest.importorskip("torch")
-from fusiform.engines.torch import TorchEngine  # noqa: E402
-from fusiform.export.calibrate import calibrate  # noqa: E402
-from fusiform.nets import build_network  # noqa: E402
+from fusiform.engines.torch import TorchEngine
+from fusiform.exporting.quantization.calibrate import calibrate
+from fusiform.nets import build_network
 
 State = dict[str, NDArray[Any]]
 

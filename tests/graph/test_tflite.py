@@ -150,7 +150,7 @@ def test_the_file_describes_itself_to_other_tools(graph):
 def test_a_description_of_any_length_fits():
     names = tuple(f"{k:05} " + "x" * 300 for k in range(3000))
     spec = ModelSpec("shufflenet_v2", 0.5, names, input_size=32, preprocess=Preprocess(resize=32, crop=32))
-    from fusiform.zoo.checkpoint import expected_shapes
+    from fusiform.graph.shapes import expected_shapes
 
     shapes = expected_shapes("shufflenet_v2", 0.5, num_classes=3000)
     state = {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in shapes.items()}

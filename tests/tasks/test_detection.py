@@ -437,7 +437,7 @@ def test_results_are_validated() -> None:
     box = Box(0, "a", 0.5, 0, 0, 10, 10)
     with pytest.raises(ValueError, match="score in"):
         Box(0, "a", math.nan, 0, 0, 10, 10)
-    with pytest.raises(ValueError, match="surest first"):
+    with pytest.raises(ValueError, match="highest-scoring first"):
         Detections((box, Box(0, "a", 0.9, 0, 0, 10, 10)), 20, 20)
     with pytest.raises(ValueError, match="leaves the photograph"):
         Detections((box,), 9, 20)

@@ -312,7 +312,7 @@ def test_what_cannot_be_judged_is_refused(truth: Any, found: Any, message: str) 
 
 def test_without_the_evaluator_the_error_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(MissingExtraError, match=r"faster-coco-eval.*fusiform\[detect\]"):
+    with pytest.raises(MissingExtraError, match=r"faster-coco-eval.*fusiform\[detection\]"):
         coco_scores([], [], 1)
 
 

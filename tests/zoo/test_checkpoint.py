@@ -15,16 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from fusiform.errors import MissingExtraError, OutputError, SpecError, WeightsError
+from fusiform.graph.shapes import expected_shapes
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec
 from fusiform.tables import SHUFFLENET_V2_CHANNELS
-from fusiform.zoo.checkpoint import (
-    Network,
-    expected_shapes,
-    guess_architecture,
-    read_pth,
-    read_safetensors,
-    write_safetensors,
-)
+from fusiform.zoo.checkpoint import Network, guess_architecture, read_pth, read_safetensors, write_safetensors
 
 torch: Any = pytest.importorskip("torch")
 models: Any = pytest.importorskip("torchvision.models")

@@ -20,11 +20,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fusiform.errors import MissingExtraError  # noqa: E402
-from fusiform.export.targets import TARGETS  # noqa: E402
-from fusiform.graph.build import build_graph  # noqa: E402
-from fusiform.spec import METADATA_KEY, ModelSpec  # noqa: E402
-from fusiform.zoo.checkpoint import write_safetensors  # noqa: E402
+from fusiform.errors import MissingExtraError
+from fusiform.exporting.targets.targets import TARGETS
+from fusiform.graph.build import build_graph
+from fusiform.spec import METADATA_KEY, ModelSpec
+from fusiform.zoo.checkpoint import write_safetensors
 
 SIZE = 64
 SLOW = ("torchscript", "executorch", "coreml")
@@ -54,7 +54,7 @@ for line in sys.stdin:
     try:
         model = open_model(line.strip())
         if model.format == "coreml":
-            from fusiform.export.coreml import open_package
+            from fusiform.exporting.targets.coreml import open_package
             engine = open_package(model.path)
         else:
             engine = open_engine(model)

@@ -72,7 +72,7 @@ def test_an_unknown_model():
 
 def test_a_program_is_counted_as_its_network(tmp_path, small_spec, lived_in_state) -> None:
     pytest.importorskip("torch")
-    from fusiform.export.torchscript import write
+    from fusiform.exporting.targets.torchscript import write
     from fusiform.graph.build import build_graph
 
     spec = small_spec("shufflenet_v2")

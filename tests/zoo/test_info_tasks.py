@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fusiform.graph.build import build_graph
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.info import describe
 
 COMMON = {"format": "tflite", "precision": "float32", "classes": 3, "input_size": 97, "resize": 97, "crop": 97}
@@ -45,7 +45,7 @@ def test_a_segmenter(tmp_path: Path) -> None:
 
 def test_a_program_is_counted_as_its_network(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from fusiform.export.torchscript import write
+    from fusiform.exporting.targets.torchscript import write
 
     preprocess = Preprocess(resize=65, crop=65, fit="stretch")
     spec = ModelSpec("shufflenet_v2", 0.5, ("a",), task="detection", input_size=65, preprocess=preprocess)

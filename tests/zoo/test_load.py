@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fusiform  # noqa: E402
-from fusiform.engines import open_engine  # noqa: E402
-from fusiform.errors import DownloadError, MissingExtraError, UsageError, WeightsError  # noqa: E402
-from fusiform.nets import MobileNetV2, ShuffleNetV2  # noqa: E402
-from fusiform.zoo.checkpoint import write_safetensors  # noqa: E402
-from fusiform.zoo.load import load, load_state  # noqa: E402
-from fusiform.zoo.model import open_model  # noqa: E402
+import fusiform
+from fusiform.engines import open_engine
+from fusiform.errors import DownloadError, MissingExtraError, UsageError, WeightsError
+from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.load import load, load_state
+from fusiform.zoo.model import open_model
 
 BUNDLED = [("mobilenet_v2", MobileNetV2, "classifier.1"), ("shufflenet_v2_x1_0", ShuffleNetV2, "fc")]
 each_bundled = pytest.mark.parametrize(("name", "network", "head"), BUNDLED)

@@ -10,8 +10,8 @@ from safetensors.numpy import load, save
 
 from fusiform.engines import open_engine
 from fusiform.errors import UsageError
-from fusiform.export.litert import write as write_litert
-from fusiform.export.targets import Precision
+from fusiform.exporting.targets.base import Precision
+from fusiform.exporting.targets.litert import write as write_litert
 from fusiform.graph.build import build_graph
 from fusiform.graph.onnx import to_onnx
 from fusiform.graph.tflite import stores_halves, to_tflite

@@ -23,14 +23,14 @@ COMMANDS = {
     "analyze": ("fusiform.cli.analyze:command", "Print what each layer of a network costs."),
     "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
     "verify": ("fusiform.cli.verify:command", "Prove that a model file gives the answers of its model."),
-    "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a data set."),
+    "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a dataset."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure how fast models are on this machine."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
 
 
 class _Commands(click.Group):
-    """Runs the table above, and turns what a user can mend into one line and an exit code."""
+    """Runs the table above, and turns what a user can fix into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(COMMANDS)

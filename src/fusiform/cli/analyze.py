@@ -58,7 +58,7 @@ def command(
     its own kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices of their
     expansion, "held" is the paper's Table 3 (with --bits 16).
     """
-    from fusiform.analyze import analyze
+    from fusiform.analysis import analyze
 
     stride = None if output_stride is None else int(output_stride)
     report = analyze(model, size=size, classes=classes, output_stride=stride, aspp=aspp, slices=slices, bits=int(bits))

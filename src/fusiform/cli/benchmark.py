@@ -104,13 +104,13 @@ def command(
 
     Exit codes: 0 if anything was measured, 1 if nothing could be, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.benchmark.draw import draw_benchmark
-    from fusiform.benchmark.job import benchmark
+    from fusiform.benchmarking.draw import draw_benchmark
+    from fusiform.benchmarking.job import benchmark
     from fusiform.engines import ENGINES
     from fusiform.progress import track
 
     if plot is not None:
-        from fusiform.pareto import check_place
+        from fusiform.drawing.pareto import check_place
 
         check_place(plot)
     chosen: tuple[EngineName, ...] = tuple(engine for engine in ENGINES if engine in engines or "all" in engines)

@@ -12,7 +12,7 @@ from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.choose.latency import ChooseEngine
+    from fusiform.selection.latency import ChooseEngine
 
 
 @click.command("choose")
@@ -100,17 +100,17 @@ def command(
     from fusiform.errors import MissingExtraError, UsageError
     from fusiform.progress import silent, track
     from fusiform.report import printable
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()  # before PyTorch takes its first memory
     for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", "fusiform choose")
-    from fusiform.choose.budget import Budget
-    from fusiform.choose.job import choose
-    from fusiform.choose.latency import SIZES
-    from fusiform.train.recipe import override
-    from fusiform.train.recipes import RECIPES
+    from fusiform.selection.budget import Budget
+    from fusiform.selection.job import choose
+    from fusiform.selection.latency import SIZES
+    from fusiform.training.recipe import override
+    from fusiform.training.recipes import RECIPES
 
     if recipe not in RECIPES:
         raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")

@@ -15,12 +15,12 @@ from fusiform.errors import UsageError
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.data.annotated import AnnotatedSet, Task
+    from fusiform.data.annotated import AnnotatedSet, AnnotationTask
     from fusiform.data.dataset import DataSet
     from fusiform.doctor.findings import Diagnosis
     from fusiform.progress import Tracker
 
-_ANNOTATIONS = {"detect": "boxes", "segment": "masks"}
+_ANNOTATIONS = {"detection": "boxes", "segmentation": "masks"}
 
 
 @click.command("doctor")
@@ -28,7 +28,7 @@ _ANNOTATIONS = {"detect": "boxes", "segment": "masks"}
 @click.option(
     "--task",
     "asked",
-    type=click.Choice(["classify", "detect", "segment"]),
+    type=click.Choice(["classification", "detection", "segmentation"]),
     help="What DATA is for: labels, boxes or masks.  [default: what it is laid out for]",
 )
 @click.option(
@@ -58,7 +58,7 @@ _ANNOTATIONS = {"detect": "boxes", "segment": "masks"}
 def command(
     ctx: click.Context,
     data: str,
-    asked: Literal["classify", "detect", "segment"] | None,
+    asked: Literal["classification", "detection", "segmentation"] | None,
     model: str | None,
     form: Format,
     out: Path | None,
@@ -67,7 +67,7 @@ def command(
     threads: int | None,
     strict: bool,
 ) -> None:
-    """Find what is wrong with a data set.
+    """Find what is wrong with a dataset.
 
     DATA is what a model is trained on. For a classifier: a folder with a folder for each class, within folders for
     train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
@@ -85,12 +85,12 @@ def command(
     Exit codes: 0 whatever was found (3 with --strict if that were errors or warnings), 1 if the data cannot be
     examined, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.data.annotated import recognise
+    from fusiform.data.open import recognise
 
-    task = asked or recognise(data) or "classify"
+    task = asked or recognise(data) or "classification"
     diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
     with open_output(out) as stream:
-        if task == "classify":
+        if task == "classification":
             diagnosis = _examine_labels(data, model=model, fix=fix, threads=threads)
         elif model is None:
             diagnosis = _examine_annotations(data, task, fix=fix, threads=threads)
@@ -104,7 +104,7 @@ def command(
 
 
 def _examine_labels(data: str, *, model: str | None, fix: Path | None, threads: int | None) -> Diagnosis[DataSet]:
-    from fusiform.data.layouts import read_dataset
+    from fusiform.data.folders import read_dataset
     from fusiform.doctor.classification import examine
     from fusiform.doctor.clean import check_listable, write_clean_list
 
@@ -117,7 +117,9 @@ def _examine_labels(data: str, *, model: str | None, fix: Path | None, threads: 
     return diagnosis
 
 
-def _examine_annotations(data: str, task: Task, *, fix: Path | None, threads: int | None) -> Diagnosis[AnnotatedSet]:
+def _examine_annotations(
+    data: str, task: AnnotationTask, *, fix: Path | None, threads: int | None
+) -> Diagnosis[AnnotatedSet]:
     from fusiform.doctor.annotated import examine_annotated
     from fusiform.doctor.clean import check_clean_folder, write_clean_boxes
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from fusiform.data.dataset import DataSet, Sample, Split
     from fusiform.engines import EngineName
-    from fusiform.evaluate.boxes import BoxEvaluation
-    from fusiform.evaluate.classification import Calibration, Comparison, Evaluation
-    from fusiform.evaluate.masks import MaskEvaluation
+    from fusiform.evaluation.calibration import Calibration
+    from fusiform.evaluation.classification import Comparison, Evaluation
+    from fusiform.evaluation.detection import BoxEvaluation
+    from fusiform.evaluation.segmentation import MaskEvaluation
     from fusiform.spec import ModelSpec, Task
     from fusiform.tasks import bootstrap
 
@@ -136,12 +137,12 @@ def command(
 
     models = [model] if other is None else [model, other]
     if spec.task == "detection":
-        from fusiform.evaluate import boxes
+        from fusiform.evaluation import detection
         from fusiform.tasks.detection import SCORE_THRESHOLD
 
         threshold = SCORE_THRESHOLD if score is None else score
         found = [
-            boxes.evaluate(
+            detection.evaluate(
                 name,
                 data,
                 split=split,
@@ -158,10 +159,10 @@ def command(
         _tell_skipped(ctx, found[0], strict=strict)
         return
     if spec.task == "segmentation":
-        from fusiform.evaluate import masks
+        from fusiform.evaluation import segmentation
 
         outlined = [
-            masks.evaluate(
+            segmentation.evaluate(
                 name,
                 data,
                 split=split,
@@ -178,14 +179,15 @@ def command(
         _tell_skipped(ctx, outlined[0], strict=strict)
         return
 
-    from fusiform.evaluate import classification
+    from fusiform.evaluation import classification
+    from fusiform.evaluation.calibration import calibrate, check_calibration
 
     # What cannot work at the end is told before the work.
     if calibrated is not None:
-        classification.check_calibration(model, calibrated)
+        check_calibration(model, calibrated)
     network = None
     if explained:
-        from fusiform.evaluate.page import open_network
+        from fusiform.evaluation.classification_page import open_network
 
         network = open_network(model)
         for name in explained:
@@ -200,7 +202,7 @@ def command(
         for name in models
     )
     comparison = classification.compare(result, others[0]) if others else None
-    calibration = None if calibrated is None else classification.calibrate(result, calibrated)
+    calibration = None if calibrated is None else calibrate(result, calibrated)
     with open_output(out) as stream:
         if form == "table":
             stream.write(_table(result, comparison, calibration))
@@ -209,7 +211,7 @@ def command(
         else:
             stream.write(classification.report(result).render(form))
     if page is not None:
-        from fusiform.evaluate import page as drawing
+        from fusiform.evaluation import classification_page as drawing
 
         shown = [] if network is None else drawing.explain(result, network, _samples(result, explained))
         drawing.write_page(result, page, comparison=comparison, calibration=calibration, explained=shown)
@@ -217,10 +219,9 @@ def command(
 
 
 def _read_classes(data: Path, spec: ModelSpec, model: str) -> DataSet:
-    """The data set of a classifier; UsageError, which says so, where it is one with boxes or masks."""
-    from fusiform.data.annotated import recognise
-    from fusiform.data.labels import bind_classes
-    from fusiform.data.layouts import read_dataset
+    """The dataset of a classifier; UsageError, which says so, where it is one with boxes or masks."""
+    from fusiform.data.folders import read_dataset
+    from fusiform.data.open import bind_classes, recognise
 
     try:
         pictures = read_dataset(data)
@@ -229,9 +230,9 @@ def _read_classes(data: Path, spec: ModelSpec, model: str) -> DataSet:
         # Only now: a folder of classes may hold what looks like another layout.
         if (task := recognise(data)) is None:
             raise
-        what = {"detect": "boxes", "segment": "masks"}[task]
+        what = {"detection": "boxes", "segmentation": "masks"}[task]
         raise UsageError(
-            f"{data}: is a data set with {what}, and {model} is a classifier: give a folder with one for each class"
+            f"{data}: is a dataset with {what}, and {model} is a classifier: give a folder with one for each class"
         ) from None
     return pictures
 
@@ -256,35 +257,35 @@ def _write(
     threads: int | None,
 ) -> None:
     """A detector's or a segmenter's evaluation in every form asked for, compared with the second if there is one."""
-    from fusiform.evaluate.compare import compare
+    from fusiform.evaluation.compare import compare
 
     result = results[0]
     comparison = compare(result, results[1]) if len(results) > 1 else None
     with open_output(out) as stream:
         stream.write(_task_text(result, comparison, form))
     if page is not None:
-        from fusiform.evaluate.tasks_page import write_page
+        from fusiform.evaluation.annotation_page import write_page
 
         write_page(result, page, comparison=comparison, threads=threads)
 
 
 def _task_text(result: BoxEvaluation | MaskEvaluation, comparison: bootstrap.Comparison | None, form: Format) -> str:
     """The evaluation in one of the forms; for people with the worst pictures."""
-    from fusiform.evaluate import boxes, masks
-    from fusiform.evaluate.boxes import BoxEvaluation
-    from fusiform.evaluate.compare import comparison_figures
-    from fusiform.evaluate.figures import shortened
+    from fusiform.evaluation import detection, segmentation
+    from fusiform.evaluation.compare import comparison_figures
+    from fusiform.evaluation.detection import BoxEvaluation
+    from fusiform.evaluation.figures import shortened
 
     if isinstance(result, BoxEvaluation):
         if form == "json":
-            return boxes.to_json(result, comparison=comparison)
-        made, worst = boxes.report(result), boxes.pictures(result)
-        lines = boxes.headlines(made)
+            return detection.to_json(result, comparison=comparison)
+        made, worst = detection.report(result), detection.pictures(result)
+        lines = detection.headlines(made)
     else:
         if form == "json":
-            return masks.to_json(result, comparison=comparison)
-        made, worst = masks.report(result), masks.pictures(result)
-        lines = masks.headlines(made)
+            return segmentation.to_json(result, comparison=comparison)
+        made, worst = segmentation.report(result), segmentation.pictures(result)
+        lines = segmentation.headlines(made)
     if form != "table":
         return made.render(form)
     parts = [printable(made.title), align(list(lines.items()), "<<")]
@@ -303,7 +304,7 @@ def _task_text(result: BoxEvaluation | MaskEvaluation, comparison: bootstrap.Com
 def _samples(result: Evaluation, explained: tuple[str, ...]) -> list[Sample]:
     """The pictures that --explain asks for, by number or by name."""
     from fusiform.data.dataset import Sample
-    from fusiform.evaluate.page import examples
+    from fusiform.evaluation.classification_page import examples
 
     samples: list[Sample] = []
     for name in explained:
@@ -312,9 +313,10 @@ def _samples(result: Evaluation, explained: tuple[str, ...]) -> list[Sample]:
 
 
 def _table(result: Evaluation, comparison: Comparison | None, calibration: Calibration | None) -> str:
-    """For people: what the report says, with the most confused pairs and the surest mistakes."""
-    from fusiform.evaluate import classification
-    from fusiform.evaluate.figures import shortened
+    """For people: what the report says, with the most confused pairs and the most confident mistakes."""
+    from fusiform.evaluation import classification
+    from fusiform.evaluation.calibration import calibration_text
+    from fusiform.evaluation.figures import shortened
 
     made = classification.report(result)
     parts = [
@@ -325,12 +327,12 @@ def _table(result: Evaluation, comparison: Comparison | None, calibration: Calib
     if pairs := classification.most_confused(result)[:SHOWN]:
         parts.append("Most confused\n\n" + rows_table(shortened(pairs)))
     if wrong := classification.mistakes(result)[:SHOWN]:
-        parts.append("Surest mistakes\n\n" + rows_table(shortened(wrong)))
+        parts.append("Most confident mistakes\n\n" + rows_table(shortened(wrong)))
     if comparison is not None:
         parts.append(printable(comparison.sentence))
         figures = classification.comparison_figures(comparison)
         parts.append(align([[name, cell_text(value)] for name, value in figures.items() if name != "sentence"], "<<"))
     if calibration is not None:
-        parts.append(classification.calibration_text(calibration))
+        parts.append(calibration_text(calibration))
     parts += [printable(note) for note in result.notes]
     return "\n\n".join(parts) + "\n"

@@ -15,7 +15,7 @@ from fusiform.errors import UsageError
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.export.targets import Precision, TargetName
+    from fusiform.exporting.targets.base import Precision, TargetName
 
 # Named again, because importing the export takes longer than printing the help.
 TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
@@ -103,11 +103,11 @@ def command(
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", "fusiform export")
 
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()  # before PyTorch allocates anything
 
-    from fusiform.export.job import ExportError, export_model
+    from fusiform.exporting.job import ExportError, export_model
     from fusiform.progress import track
 
     try:
@@ -136,7 +136,7 @@ def command(
 
 def _targets(text: str, precision: Precision) -> list[TargetName]:
     """The targets in a list with commas; ``all`` is every one that has the precision."""
-    from fusiform.export.targets import TARGETS as KNOWN
+    from fusiform.exporting.targets.targets import TARGETS as KNOWN
 
     if text == "all":
         return [name for name, target in KNOWN.items() if precision in target.precisions]

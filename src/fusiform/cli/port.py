@@ -22,8 +22,8 @@ def command(foreign: Path, out: Path, labels_file: Path | None) -> None:
 
     FOREIGN is a .tflite, .onnx, .pth or .safetensors file of another framework; FILE ends in .tflite or .safetensors.
     """
+    from fusiform.porting.port import port
     from fusiform.tasks.classification import read_labels
-    from fusiform.zoo.port import port
 
     spec = port(foreign, out, labels=None if labels_file is None else read_labels(labels_file))
     click.echo(f"{out}: {spec.name}, {spec.num_classes} classes, {spec.input_size} pixels, {spec.padding} padding")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusiform.spec import Task
 
 
-TASKS: dict[str, Task] = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
+TASKS: dict[str, Task] = {"classification": "classification", "detection": "detection", "segmentation": "segmentation"}
 
 
 @click.command("train")
@@ -34,13 +34,13 @@ TASKS: dict[str, Task] = {"classify": "classification", "detect": "detection", "
 @click.option(
     "--task",
     "asked",
-    type=click.Choice(["classify", "detect", "segment"]),
+    type=click.Choice(["classification", "detection", "segmentation"]),
     help="What to learn.  [default: what DATA is laid out for]",
 )
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="The numbers of the training.  [default: finetune_small, ssdlite_small or deeplab_small]",
+    help="The preset of hyperparameters.  [default: finetune_small, ssdlite_small or deeplab_small]",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number of the recipe.")
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
@@ -93,14 +93,14 @@ def command(
     from fusiform.errors import MissingExtraError, UsageError
     from fusiform.progress import silent, track
     from fusiform.report import printable
-    from fusiform.train.allocator import keep_freed_memory
+    from fusiform.training.allocator import keep_freed_memory
 
     keep_freed_memory()  # before PyTorch takes its first memory
     for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", "fusiform train")
-    from fusiform.train.recipe import override
-    from fusiform.train.recipes import DEFAULTS, RECIPES
+    from fusiform.training.recipe import override
+    from fusiform.training.recipes import DEFAULTS, RECIPES
 
     if resume and (asked or recipe or settings or teacher or scratch or data):
         given = ctx.get_parameter_source
@@ -136,11 +136,11 @@ def command(
 
     progress = track if writes and sys.stderr.isatty() else silent
     if find_lr:
-        from fusiform.train.job import find_rate
+        from fusiform.training.job import find_rate
 
         report = find_rate(data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, device=device)
     else:
-        from fusiform.train.job import train
+        from fusiform.training.job import train
 
         report = train(
             data,
@@ -162,9 +162,9 @@ def command(
 
 def _task(asked: str | None, data: Path | None) -> Task:
     """The task that was asked for, or the one that the data is laid out for."""
-    from fusiform.data.annotated import recognise
+    from fusiform.data.open import recognise
 
     if asked is None:
         found = None if data is None else recognise(data)
-        asked = "classify" if found is None else found
+        asked = "classification" if found is None else found
     return TASKS[asked]

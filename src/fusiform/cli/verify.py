@@ -26,7 +26,7 @@ from fusiform.report import Format
     "--data",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Photographs: a labelled data set, or any folder.  [default: made pictures only]",
+    help="Photographs: a labelled dataset, or any folder.  [default: synthetic images only]",
 )
 @click.option(
     "--max-drop",
@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Prove that FILE, a model file of any kind and origin, gives the answers of the model it was made from.
 
-    FILE runs in its own runtime, with its own preprocessing, on photographs, made pictures and noise, one at a time
+    FILE runs in its own runtime, with its own preprocessing, on photographs, synthetic images and noise, one at a time
     and three together; the model it is held against runs in PyTorch. Float files have to give the same numbers within
     a tolerance, int8 files the same classes within what rounding explains, and be right as often. A detector's boxes
     have to be the same ones too, a segmenter's masks the same pixels, and an int8 file's mAP or mIoU nearly as high:
@@ -69,8 +69,8 @@ def command(
     """
     import dataclasses
 
-    from fusiform.export.parity import ParityError
-    from fusiform.export.verify import verify_file
+    from fusiform.exporting.verification.parity import ParityError
+    from fusiform.exporting.verification.verify import verify_file
     from fusiform.progress import track
 
     parity = verify_file(

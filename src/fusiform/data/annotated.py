@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -18,13 +17,11 @@ from PIL import Image
 from fusiform.data.checks import Severity
 from fusiform.data.dataset import Split
 from fusiform.data.image import read_image
+from fusiform.data.names import listed, nfc
 from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
-Task = Literal["detect", "segment"]
-
-SPLIT_ORDER: tuple[Split, ...] = ("train", "val", "test", "all")
-_SHOWN = 10
+AnnotationTask = Literal["detection", "segmentation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +85,21 @@ class AnnotatedSample:
 class AnnotatedSet:
     """Pictures for one task: ``classes`` are the names in the order of the labels, ``splits`` the pictures.
 
-    For ``segment`` the first class is the background and labels are the masks' values. ``splits`` has the keys that
-    were found, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are what a user should know of how the
-    source was read. ``category_ids`` are COCO's numbers of the classes, which its results are written under; -1
-    stands for a class that the source does not have, and there are none for a source that numbers nothing.
+    For ``segmentation`` the first class is the background and labels are the masks' values. ``splits`` has the keys
+    that were found, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are what a user should know of how the
+    source was read. ``category_ids`` are COCO's numbers of the classes, which its results are written under; -1 stands
+    for a class that the source does not have, and there are none for a source that numbers nothing.
     """
 
     source: Path
-    task: Task
+    task: AnnotationTask
     classes: tuple[str, ...]
     splits: Mapping[Split, tuple[AnnotatedSample, ...]]
     notes: tuple[str, ...] = field(default=())
     category_ids: tuple[int, ...] = field(default=())
 
     def locate(self, sample: AnnotatedSample) -> str:
-        """The picture's name within the data set, NFC with forward slashes: the same wherever the data lies."""
+        """The picture's name within the dataset, NFC with forward slashes: the same wherever the data lies."""
         return self._locate(sample.file)
 
     def fingerprint(self) -> str:
@@ -170,29 +167,12 @@ class PassOver:
         return True
 
 
-def recognise(source: str | os.PathLike[str]) -> Task | None:
-    """What a file or folder is a data set for, by its layout; None for neither task, such as a folder of classes.
-
-    COCO's layout, or Pascal VOC's with a folder ``Annotations`` of XML files, is for ``detect``; VOC's with
-    ``SegmentationClass`` for ``segment``. A folder that has both, as VOC itself does, is for ``detect``.
-    """
-    path = Path(source)
-    if coco_files(path):
-        return "detect"
-    if (path / "JPEGImages").is_dir():
-        if any((path / "Annotations").rglob("*.xml")):
-            return "detect"
-        if (path / "SegmentationClass").is_dir():
-            return "segment"
-    return None
-
-
 # What else COCO publishes beside its boxes, under the same keys.
 _OTHER_COCO = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_", ".")
 
 
 def coco_files(path: Path) -> list[Path]:
-    """The COCO JSON files of a data set, by their names' and contents' look; none if it is no such data set.
+    """The COCO JSON files of a dataset, by their names' and contents' look; none if it is no such dataset.
 
     A folder has ``instances_*.json`` in ``annotations`` or itself, ``_annotations.coco.json`` in each split's folder,
     or other JSON files in ``annotations`` or itself that look like COCO's.
@@ -315,14 +295,3 @@ def missing_objects(names: Sequence[str], splits: Mapping[Split, Sequence[Annota
         if empty := sum(not sample.boxes for sample in samples):
             notes.append(f"{split}: {empty} of {len(samples)} pictures have no objects, kept as background")
     return notes
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list for a message, made printable, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
-
-
-def nfc(name: str) -> str:
-    """A name in Unicode's form NFC, in which names are compared."""
-    return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""What one file of a data set has that a user should know of, found without any model."""
+"""What one file of a dataset has that a user should know of, found without any model."""
 
 from __future__ import annotations
 

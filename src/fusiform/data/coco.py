@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusiform.data.annotated import (
-    SPLIT_ORDER,
     AnnotatedSample,
     AnnotatedSet,
     AnnotationFault,
@@ -20,11 +19,10 @@ from fusiform.data.annotated import (
     PassOver,
     bind_classes,
     coco_files,
-    listed,
     missing_objects,
-    nfc,
 )
 from fusiform.data.dataset import SPLIT_NAMES, Split
+from fusiform.data.names import SPLIT_ORDER, listed, nfc
 from fusiform.errors import UsageError
 from fusiform.fields import show
 from fusiform.report import printable
@@ -41,7 +39,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read a data set's pictures and boxes from COCO's JSON; no picture is opened.
+    """Read a dataset's pictures and boxes from COCO's JSON; no picture is opened.
 
     ``source`` is a JSON file or a folder with some; see ``coco_files``. A file's split is in its name, or in its
     folder's for ``_annotations.coco.json``; one file that names none is the split ``all``. Its pictures lie in a
@@ -84,7 +82,7 @@ def read_coco(
     if faults is None:
         notes += missing_objects(names, splits)
     numbers = tuple(ids.get(nfc(name), -1) for name in names)
-    return AnnotatedSet(path, "detect", names, splits, tuple(notes), numbers)
+    return AnnotatedSet(path, "detection", names, splits, tuple(notes), numbers)
 
 
 class _Picture(NamedTuple):
@@ -160,7 +158,7 @@ def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | Non
             where = f"{file}, {key}[{i}]"
             with damage:
                 if not isinstance(entry, dict):
-                    raise UsageError(f"{where}: must be an object, got {show(entry)}: mend it")
+                    raise UsageError(f"{where}: must be an object, got {show(entry)}: fix it")
                 read(entry, where)
         return damage.first
 
@@ -197,13 +195,13 @@ def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
     picture, category = _whole(entry, "image_id", where), _whole(entry, "category_id", where)
     box = _field(entry, "bbox", where)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: mend it")
+        raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
     left, top, width, height = map(float, box)
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
     if crowd not in (0, 1):
-        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(crowd)}: mend it")
+        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(crowd)}: fix it")
     if area is not None and not (_is_number(area) and area >= 0):
-        raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: mend it")
+        raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: fix it")
     edges = left, top, left + width, top + height
     difficult = entry.get("difficult") == 1
     return _Box(picture, category, edges, bool(crowd), difficult, None if area is None else float(area))
@@ -284,7 +282,7 @@ def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:
         raise UsageError(f"{file}: has no {key}, so it is not COCO's JSON for boxes: give {LAYOUT}")
     entries = content[key]
     if not isinstance(entries, list):
-        raise UsageError(f"{file}: {key} must be a list, got {show(entries)}: mend it")
+        raise UsageError(f"{file}: {key} must be a list, got {show(entries)}: fix it")
     return entries
 
 
@@ -298,7 +296,7 @@ def _whole(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = _field(entry, key, where)
     # Some tools write 640.0.
     if not _is_number(value) or value != int(value):
-        raise UsageError(f"{where}: {key} must be a whole number, got {show(value)}: mend it")
+        raise UsageError(f"{where}: {key} must be a whole number, got {show(value)}: fix it")
     return int(value)
 
 
@@ -306,7 +304,7 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = _field(entry, key, where)
     # A lone surrogate, which JSON can spell, is no character: no file and no terminal can bear the name.
     if not isinstance(value, str) or not value.strip() or re.search("[\0\ud800-\udfff]", value):
-        raise UsageError(f"{where}: {key} must be a name, got {show(value)}: mend it")
+        raise UsageError(f"{where}: {key} must be a name, got {show(value)}: fix it")
     return value
 
 

@@ -66,7 +66,7 @@ class Sample:
 
 
 class Entry(NamedTuple):
-    """A picture on the way into a data set, under its class's name; the rest is as in ``Sample``."""
+    """A picture on the way into a dataset, under its class's name; the rest is as in ``Sample``."""
 
     split: Split
     class_name: str
@@ -90,7 +90,7 @@ class DataSet:
     notes: tuple[str, ...] = field(default=())
 
     def locate(self, sample: Sample) -> str:
-        """The picture's name within the data set, NFC with forward slashes: the same wherever the data lies."""
+        """The picture's name within the dataset, NFC with forward slashes: the same wherever the data lies."""
         name = Path(sample.name)
         # A list or a shard names the pictures from the folder that it lies in.
         for root in (self.source, self.source.parent):

@@ -1,4 +1,4 @@
-"""Pictures that a data set holds more than once: byte for byte, or saved again at another size or quality.
+"""Pictures that a dataset holds more than once: byte for byte, or saved again at another size or quality.
 
 Near copies are found in two steps. A 64-bit hash of the coarse brightness pattern proposes pairs; skies, horizons and
 fog share that with each other, so the fine pattern of a thumbnail has to agree as well.

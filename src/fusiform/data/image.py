@@ -186,7 +186,7 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
 def open_file(path: Path) -> BinaryIO:
     """A picture's file, or where its only content is the path from its own folder to a picture, that one.
 
-    Git leaves links as such text on systems without them, and archives of data sets are packed there. Raises what
+    Git leaves links as such text on systems without them, and archives of datasets are packed there. Raises what
     ``Path.open`` raises.
     """
     file = path.open("rb")

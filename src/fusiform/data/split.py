@@ -25,15 +25,15 @@ def split_dataset(
     seed: int = 0,
     groups: Sequence[Sequence[Sample]] | None = None,
 ) -> DataSet:
-    """Hold a part of each class's pictures out for validation, where the data set has no ``val`` of its own.
+    """Hold a part of each class's pictures out for validation, where the dataset has no ``val`` of its own.
 
     ``all``, or ``train`` where there is no ``all``, becomes ``train`` and ``val``; ``test`` stays. ``val`` gets
     ``fraction`` (0 to below 1) of each class, rounded, yet at least one picture, and at least one stays in ``train``;
     a class with one picture is not held out. The pictures of one of the ``groups``, near copies of each other, go to
     the same side together, so that ``val`` can hold less, or in a class of large groups more, up to half. A fraction
-    of 0 holds nothing out. A data set that has ``val``, or nothing to take it from, is returned as it is.
+    of 0 holds nothing out. A dataset that has ``val``, or nothing to take it from, is returned as it is.
 
-    Which pictures are held out hangs on ``seed`` and their names within the data set, and on nothing else: neither
+    Which pictures are held out hangs on ``seed`` and their names within the dataset, and on nothing else: neither
     on the machine nor on where the data lies, and pictures added later mostly leave the others where they are.
     """
     if not 0 <= fraction < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
@@ -13,70 +12,41 @@ from typing import NamedTuple, NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fusiform.data.annotated import (
-    SPLIT_ORDER,
     AnnotatedSample,
     AnnotatedSet,
     AnnotationFault,
+    AnnotationTask,
     BoxCheck,
     BoxLabel,
     PassOver,
-    Task,
     bind_classes,
-    listed,
     missing_objects,
-    nfc,
 )
 from fusiform.data.dataset import SPLIT_NAMES, Split
-from fusiform.data.image import MAX_PIXELS, find_images, identify, natural_key, without_warnings
-from fusiform.errors import ImageError, UsageError
+from fusiform.data.image import find_images, natural_key
+from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
+from fusiform.data.names import SPLIT_ORDER, listed, nfc
+from fusiform.errors import UsageError
 from fusiform.fields import show
 from fusiform.report import printable
 
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-"""VOC's names in the order of its masks' values."""
-
-IGNORE = 255
-"""The value of a mask's pixels that belong to no class: the border around objects, and what is hard to tell."""
-
-CLASS_NAMES_FILE = "class_names.txt"
 LAYOUT = (
     "a folder with JPEGImages, lists in ImageSets/Main or ImageSets/Segmentation, and Annotations (XML files with "
     "boxes) or SegmentationClass (PNG masks)"
 )
 
 
-def _voc_palette() -> NDArray[np.uint8]:
-    # VOC's development kit, VOClabelcolormap.m: bits 0, 3, 6 of the value are red's highest, 1, 4, 7 green's,
-    # 2, 5 blue's.
-    values = np.arange(256)
-    colours = np.zeros((256, 3), int)
-    for place in range(3):
-        for channel in range(3):
-            colours[:, channel] |= (values >> (3 * place + channel) & 1) << (7 - place)
-    return colours.astype(np.uint8)
-
-
-PALETTE = _voc_palette()
-"""VOC's colour of each value of a mask, uint8 [256, 3] RGB."""
-
-
 def read_voc(
     source: str | os.PathLike[str],
-    task: Task | None = None,
+    task: AnnotationTask | None = None,
     *,
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read the list of a data set's pictures with their boxes (``detect``) or masks (``segment``) in VOC's layout.
+    """Read the list of a dataset's pictures with their boxes (``detection``) or masks (``segmentation``) in VOC layout.
 
-    No picture or mask is opened. ``task`` is by default ``detect`` where there are XML files. The splits are
+    No picture or mask is opened. ``task`` is by default ``detection`` where there are XML files. The splits are
     ``ImageSets/Main/train.txt``, ``val.txt`` and ``test.txt`` for boxes and those in ``ImageSets/Segmentation`` for
     masks, a picture's name a line; ``trainval.txt`` is the split ``train`` where neither of its parts is there.
     Without lists, every picture that has an annotation is in the split ``all``.
@@ -97,8 +67,8 @@ def read_voc(
         hint = f"give {inside[0].parent}" if inside else f"give {LAYOUT}"
         raise UsageError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
     if task is None:
-        task = "detect" if any((root / "Annotations").rglob("*.xml")) else "segment"
-    folder, extension = ("Annotations", ".xml") if task == "detect" else ("SegmentationClass", ".png")
+        task = "detection" if any((root / "Annotations").rglob("*.xml")) else "segmentation"
+    folder, extension = ("Annotations", ".xml") if task == "detection" else ("SegmentationClass", ".png")
     if not (root / folder).is_dir():
         raise UsageError(f"{root}: has no folder {folder}: give {LAYOUT}")
 
@@ -106,7 +76,7 @@ def read_voc(
     pictures = {_stem(file, root / "JPEGImages"): file for file in find_images(root / "JPEGImages", unlisted=notes)}
     known = {_stem(file, root / folder): file for file in (root / folder).rglob(f"*{extension}")}
     known = {name: file for name, file in known.items() if not file.name.startswith(".")}
-    lists = _lists(root / "ImageSets" / ("Main" if task == "detect" else "Segmentation"))
+    lists = _lists(root / "ImageSets" / ("Main" if task == "detection" else "Segmentation"))
     if not lists:
         lists = {"all": [name for name in pictures if name in known]}
     chosen: dict[Split, list[tuple[Path, Path]]] = {}
@@ -130,7 +100,7 @@ def read_voc(
     if not chosen:
         raise UsageError(f"{root}: no picture of JPEGImages has its annotation in {folder}: give {LAYOUT}")
     given = _class_names(root)
-    if task == "segment":
+    if task == "segmentation":
         return _masks(root, chosen, notes, given=given, classes=classes)
     return _boxes(root, chosen, notes, given=given, classes=classes, faults=faults)
 
@@ -197,7 +167,7 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
     if names and names[0] == "__ignore__":  # labelme's name for value 255
         del names[0]
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"{file}: must name the background and each class once, a line each: mend it")
+        raise UsageError(f"{file}: must name the background and each class once, a line each: fix it")
     return tuple(names)
 
 
@@ -232,7 +202,7 @@ def _masks(
         split: tuple(AnnotatedSample(picture, mask_file=mask) for picture, mask in pairs)
         for split, pairs in chosen.items()
     }
-    return AnnotatedSet(root, "segment", names, splits, tuple(notes))
+    return AnnotatedSet(root, "segmentation", names, splits, tuple(notes))
 
 
 class _Object(NamedTuple):
@@ -300,7 +270,7 @@ def _boxes(
         notes += check.notes(split)
     if faults is None:
         notes += missing_objects(names, splits)
-    return AnnotatedSet(root, "detect", names, splits, tuple(notes))
+    return AnnotatedSet(root, "detection", names, splits, tuple(notes))
 
 
 def _read_xml(file: Path, split: Split, faults: list[AnnotationFault] | None) -> _Annotation:
@@ -334,7 +304,7 @@ def _number(element: Element, path: str, where: object, *, default: float | None
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{where}: {path} must be a number, got {show((text or '').strip())}: mend it")
+        raise UsageError(f"{where}: {path} must be a number, got {show((text or '').strip())}: fix it")
     return value
 
 
@@ -358,74 +328,3 @@ def _parse(file: Path) -> Element:
         raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     except (expat.ExpatError, ParseError, ValueError, LookupError) as error:
         raise UsageError(f"{file}: is no XML ({error}): write it again") from None
-
-
-def read_mask(path: str | os.PathLike[str], size: tuple[int, int], *, classes: int | None = None) -> NDArray[np.uint8]:
-    """Read a mask: uint8 [height, width] with the label of each pixel, 255 where it belongs to none.
-
-    A palette's indices are the labels whatever its colours; so are the levels of a grey PNG. An RGB mask must be in
-    VOC's colours (``PALETTE``; (224, 224, 192) is 255). Transparency is not looked at. ``size`` is the width and
-    height in pixels of the mask's picture; ``classes`` the number of labels, where it is known.
-
-    Raises ImageError, which names the file, for one that is missing, damaged or no PNG, of another size than
-    its picture, with a colour that is none of VOC's, or a label of ``classes`` or more.
-    """
-    name = printable(os.fspath(path))
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such mask: check the path") from None
-    except OSError as error:
-        raise ImageError(f"{name}: the mask cannot be read ({error.strerror}): check its permissions") from None
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ImageError(f"{name}: is no PNG, and other formats blur a mask or change it: save the mask as PNG")
-    try:
-        with without_warnings(), identify(io.BytesIO(data), data[:32], name) as image:
-            if image.size != size:
-                raise ImageError(
-                    f"{name}: the mask is {image.width} x {image.height} pixels and its picture {size[0]} x {size[1]}: "
-                    "draw it again in the picture's size"
-                )
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller")
-            image.load()
-            if image.mode in ("RGB", "RGBA"):
-                return _check_labels(_from_colours(np.asarray(image.convert("RGB")), name), name, classes=classes)
-            values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
-    except ImageError:
-        raise
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(f"{name}: the mask is damaged ({error}): copy or download it again") from error
-    # Pillow spreads grey of 2 and 4 bits over 0..255; the depth is byte 24 of a PNG (ISO/IEC 15948, 11.2.2).
-    if image.mode == "L" and (depth := data[24]) in (2, 4):
-        values = values // (255 // ((1 << depth) - 1))
-    return _check_labels(values, name, classes=classes)
-
-
-def _from_colours(colours: NDArray[np.uint8], name: str) -> NDArray[np.intp]:
-    weights = np.array([1 << 16, 1 << 8, 1])
-    known = PALETTE @ weights
-    order = np.argsort(known)
-    pixels = colours @ weights
-    labels = order[np.searchsorted(known, pixels, sorter=order).clip(max=255)]
-    if (wrong := known[labels] != pixels).any():
-        row, column = np.argwhere(wrong)[0]
-        red, green, blue = colours[row, column]
-        raise ImageError(
-            f"{name}: {np.count_nonzero(wrong)} pixels have colours that are none of VOC's, ({red}, {green}, {blue}) "
-            f"at column {column}, row {row}: save the labels themselves as a grey or palette PNG"
-        )
-    return np.asarray(labels)
-
-
-def _check_labels(values: NDArray[np.generic], name: str, *, classes: int | None) -> NDArray[np.uint8]:
-    labels = values.astype(np.int64)
-    if labels.max() > IGNORE:
-        raise ImageError(f"{name}: has the label {labels.max()}, and no more than {IGNORE} (ignored) is read: mend it")
-    if classes is not None and (wrong := (labels >= classes) & (labels != IGNORE)).any():
-        most = Counter(labels[wrong].tolist()).most_common(1)[0][0]
-        raise ImageError(
-            f"{name}: {np.count_nonzero(wrong)} pixels have labels beyond the {classes} classes, most of them {most}: "
-            f"name the classes in {CLASS_NAMES_FILE}, or draw the mask again"
-        )
-    return labels.astype(np.uint8)

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, before anybody trains on it: pictures, labels, boxes, masks and splits."""
+"""What is wrong with a dataset, before anybody trains on it: pictures, labels, boxes, masks and splits."""

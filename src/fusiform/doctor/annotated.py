@@ -1,4 +1,4 @@
-"""What is wrong with a data set of boxes or masks: its pictures, its annotations, its splits and its classes."""
+"""What is wrong with a dataset of boxes or masks: its pictures, its annotations, its splits and its classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, Task, coco_files
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask, coco_files
 from fusiform.data.checks import Fault, Severity
 from fusiform.data.coco import read_coco
 from fusiform.data.dataset import Sample, Split
@@ -29,19 +29,19 @@ from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell
 
-INPUT_SIDES = {"detect": boxes.INPUT_SIDE, "segment": 513}
+INPUT_SIDES = {"detection": boxes.INPUT_SIDE, "segmentation": 513}
 """Pixels; the papers' inputs."""
 SAME_SHARES = 0.05
 """The most by which the classes' shares of two masks differ in all, if they are of the same objects."""
 
 
 def examine_annotated(
-    source: str | os.PathLike[str], task: Task, *, threads: int | None = None, progress: Tracker = silent
+    source: str | os.PathLike[str], task: AnnotationTask, *, threads: int | None = None, progress: Tracker = silent
 ) -> Diagnosis[AnnotatedSet]:
-    """Examine a data set of boxes (``detect``) or masks (``segment``): files, annotations, classes, and copies.
+    """Examine a dataset of boxes (``detection``) or masks (``segmentation``): files, annotations, classes, and copies.
 
     ``source`` is what ``read_coco`` or ``read_voc`` reads. Damaged annotations, which those refuse, are findings here.
-    ``clean`` is the data set without pictures that cannot be learned from, with one copy of each picture (of those in
+    ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture (of those in
     several splits the one in test, or else in val; a near copy in the same split stays if it shows other objects), and
     with boxes clipped to their pictures and each there once.
 
@@ -73,11 +73,11 @@ def examine_annotated(
     dataset = replace(dataset, splits={split: tuple(samples) for split, samples in splits.items()})
 
     findings = [*_about_faults(faults, dataset), *found]
-    if task == "detect":
+    if task == "detection":
         for split, sample in entries:
             if sample.size is not None:
                 findings += boxes.about_boxes(sample, split, dataset.classes)
-    findings += about_pictures([look.seen for look in looks], INPUT_SIDES[task], padded=task == "segment")
+    findings += about_pictures([look.seen for look in looks], INPUT_SIDES[task], padded=task == "segmentation")
     groups = find_groups([look.seen.fingerprint for look in looks])
     for group in groups:
         # First the copy that is better left out, which is the one to name.
@@ -87,23 +87,23 @@ def examine_annotated(
         findings += _about_group(dataset, group.kind, [entries[i] for i in (first, *rest)], others)
 
     counts = _counts(dataset, looks)
-    first = 1 if task == "segment" else 0  # the background is everywhere
+    first = 1 if task == "segmentation" else 0  # the background is everywhere
     names = dict(list(enumerate(dataset.classes))[first:])
     if any(map(any, counts.values())):  # else no mask can be used, which is told
-        findings += about_counts(names, counts, "object" if task == "detect" else "picture")
+        findings += about_counts(names, counts, "object" if task == "detection" else "picture")
     findings += alike_names(dataset.classes)
     findings += _about_empty(dataset, looks)
-    findings += [Finding("data set", "note", note) for note in dataset.notes]
+    findings += [Finding("dataset", "note", note) for note in dataset.notes]
 
     clean = _clean(dataset, entries, looks, [group.members for group in groups])
-    rows = _box_rows(dataset, counts) if task == "detect" else _mask_rows(dataset, counts, looks)
-    objects = {"objects": sum(map(sum, counts.values()))} if task == "detect" else {}
+    rows = _box_rows(dataset, counts) if task == "detection" else _mask_rows(dataset, counts, looks)
+    objects = {"objects": sum(map(sum, counts.values()))} if task == "detection" else {}
     return Diagnosis(dataset, in_severity(findings), clean, tuple(rows), objects)
 
 
-def _read(source: str | os.PathLike[str], task: Task, faults: list[AnnotationFault]) -> AnnotatedSet:
+def _read(source: str | os.PathLike[str], task: AnnotationTask, faults: list[AnnotationFault]) -> AnnotatedSet:
     path = Path(source)
-    if task == "detect" and coco_files(path):
+    if task == "detection" and coco_files(path):
         return read_coco(path, faults=faults)
     return read_voc(path, task, faults=faults)
 
@@ -139,12 +139,12 @@ def _about_picture(fault: Fault, split: Split, sample: AnnotatedSample, dataset:
     marks: tuple[Mark, ...] = ()
     if fault.kind == "long and narrow":
         size = text.split(" pixels", maxsplit=1)[0]
-        seen = "squeezed into a square" if dataset.task == "detect" else "a strip of the square that is seen"
+        seen = "squeezed into a square" if dataset.task == "detection" else "a strip of the square that is seen"
         text = f"{size} pixels, and {seen}: crop it to what matters, or cut it up"
     elif fault.kind == "orientation":
         severity = "warning"
         marks = tuple(boxes.mark(box, dataset.classes) for box in sample.boxes or ())
-        what = "boxes" if dataset.task == "detect" else "mask"
+        what = "boxes" if dataset.task == "detection" else "mask"
         text = f"is turned when read, as its EXIF orientation asks: look whether its {what} fit the turned picture"
     return Finding(fault.kind, severity, text, sample.name, sample, split, marks=marks)
 
@@ -178,7 +178,7 @@ def _about_group(
 ) -> Iterator[Finding]:
     """What it means that these are one picture; ``others`` are those of them that show other objects than the first."""
     (split, first), *rest = members
-    fixes = dataset.task == "detect"
+    fixes = dataset.task == "detection"
     same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
 
     def about(name: str, severity: Severity, other: tuple[Split, AnnotatedSample], what: str) -> Finding:
@@ -196,7 +196,7 @@ def _about_group(
         what = f", and is annotated otherwise{in_split(others[0][0])}: keep it once, with all of its objects"
         yield about("contradictory annotations", "warning", others[0], what)
     elif others and elsewhere is None:
-        what = ", with other objects: nothing to do if they were there, else mend the annotations"
+        what = ", with other objects: nothing to do if they were there, else fix the annotations"
         yield about("near duplicates", "note", others[0], what)
     elif elsewhere is None:
         what = ": one of them is enough" + (" (--fix keeps the largest)" if fixes else "")
@@ -216,7 +216,7 @@ def _counts(dataset: AnnotatedSet, looks: Sequence[_AnnotatedLook]) -> dict[Spli
     counts: dict[Split, list[int]] = {}
     start = 0
     for split, samples in dataset.splits.items():
-        if dataset.task == "detect":
+        if dataset.task == "detection":
             found = Counter(box.label for sample in samples for box in sample.boxes or ())
             counts[split] = [found[label] for label in range(len(dataset.classes))]
         else:
@@ -261,7 +261,7 @@ def _about_empty(dataset: AnnotatedSet, looks: Sequence[_AnnotatedLook]) -> Iter
         empty = []
         for sample, look in zip(samples, looks[start:], strict=False):
             shown = sample.boxes if look.pixels is None else look.pixels[1:].any() or not look.pixels.any()
-            if not shown and not (look.pixels is None and dataset.task == "segment"):
+            if not shown and not (look.pixels is None and dataset.task == "segmentation"):
                 empty.append(sample)
         start += len(samples)
         if empty:
@@ -278,7 +278,7 @@ def _clean(
     looks: Sequence[_AnnotatedLook],
     groups: Iterable[Sequence[int]],
 ) -> AnnotatedSet:
-    """The data set as ``examine_annotated`` says."""
+    """The dataset as ``examine_annotated`` says."""
 
     def same(i: int, k: int) -> bool:
         one, other = looks[i].seen.fingerprint, looks[k].seen.fingerprint

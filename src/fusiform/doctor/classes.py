@@ -1,4 +1,4 @@
-"""What is wrong with a data set's classes: their names, and how much there is of each."""
+"""What is wrong with a dataset's classes: their names, and how much there is of each."""
 
 from __future__ import annotations
 

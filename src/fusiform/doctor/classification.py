@@ -1,4 +1,4 @@
-"""What is wrong with a labelled data set: its files, its labels, its splits, and pictures that it holds twice."""
+"""What is wrong with a labelled dataset: its files, its labels, its splits, and pictures that it holds twice."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Literal
 from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS, Severity
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
+from fusiform.data.folders import read_dataset
 from fusiform.data.image import natural_key
-from fusiform.data.layouts import read_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
@@ -27,7 +27,7 @@ from fusiform.report import Cell
 FEW = 5
 """Pictures; a class with fewer to train on is hardly learned."""
 INPUT_SIDE = 224
-"""Pixels; the usual input, for a data set that is examined without a model."""
+"""Pixels; the usual input, for a dataset that is examined without a model."""
 
 
 def examine(
@@ -37,18 +37,18 @@ def examine(
     threads: int | None = None,
     progress: Tracker = silent,
 ) -> Diagnosis[DataSet]:
-    """Examine a labelled data set: every file, the labels, the splits, and which pictures it holds more than once.
+    """Examine a labelled dataset: every file, the labels, the splits, and which pictures it holds more than once.
 
     ``source`` is what ``read_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
-    to the data set's, labels are suspicious where the model is sure of another one. That is confident learning
+    to the dataset's, labels are suspicious where the model is sure of another one. That is confident learning
     (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
-    is another class of the data set, with a probability among the data set's classes of 0.9 or more and at least the
+    is another class of the dataset, with a probability among the dataset's classes of 0.9 or more and at least the
     mean that pictures of that class get for it, while the given class has less than 0.05. Classes whose own pictures
     get less than 0.5 on average are not judged. A model that was trained on the pictures has learned their wrong
     labels, too, and finds few of them.
 
     The files are read once, in ``threads`` threads, all cores by default. Raises what ``read_dataset``,
-    ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the data set
+    ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the dataset
     without pictures that cannot be read, with one copy of each picture, and without pictures that have two labels.
     """
     if threads is not None and threads < 1:
@@ -78,7 +78,7 @@ def examine(
         findings += _about_group(dataset, group.kind, [entries[i] for i in group.members])
     findings += _about_classes(dataset)
     findings += _about_other_files(dataset)
-    findings += [Finding("data set", "note", note) for note in dataset.notes]
+    findings += [Finding("dataset", "note", note) for note in dataset.notes]
     if judge is not None:
         findings += judge.findings(dataset, entries)
 
@@ -205,7 +205,7 @@ def _clean(
     pixels: Sequence[int],
     groups: Iterable[Sequence[int]],
 ) -> DataSet:
-    """The data set without unreadable pictures, with one copy of each, none of those with two labels."""
+    """The dataset without unreadable pictures, with one copy of each, none of those with two labels."""
     left_out = {i for i, size in enumerate(pixels) if size == 0}
     for members in joined(groups):
         if len({entries[i][1].label for i in members}) > 1:

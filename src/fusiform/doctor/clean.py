@@ -1,4 +1,4 @@
-"""Writing a cleaned data set for training: a list of pictures, or boxes in COCO's JSON. No picture is touched."""
+"""Writing a cleaned dataset for training: a list of pictures, or boxes in COCO's JSON. No picture is touched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, Task
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.coco import picture_folder
 from fusiform.data.dataset import DataSet
 from fusiform.doctor.findings import Diagnosis
@@ -18,7 +18,7 @@ from fusiform.report import Cell, csv_lines
 
 
 def check_listable(dataset: DataSet, path: str | os.PathLike[str]) -> None:
-    """Raise UsageError if ``write_clean_list`` could not write a list of this data set's pictures to ``path``."""
+    """Raise UsageError if ``write_clean_list`` could not write a list of this dataset's pictures to ``path``."""
     if any(sample.size is not None for samples in dataset.splits.values() for sample in samples):
         raise UsageError(
             f"{dataset.source}: its pictures lie in tar files, which a list cannot name: unpack them and examine the "
@@ -27,7 +27,7 @@ def check_listable(dataset: DataSet, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() != ".csv":
         raise UsageError(f"{path}: a list of pictures has a name that ends in .csv: call it so")
     if Path(path).resolve() == dataset.source.resolve():
-        raise UsageError(f"{path}: is the data set itself, which stays as it is: write the clean list elsewhere")
+        raise UsageError(f"{path}: is the dataset itself, which stays as it is: write the clean list elsewhere")
 
 
 def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]
                 )
             records.append(record[: 2 + len(split_column)])
     if len(records) == 1:
-        raise OutputError(f"{path}: cannot be written, because no picture is left: mend the data set first")
+        raise OutputError(f"{path}: cannot be written, because no picture is left: fix the dataset first")
     write_file(path, csv_lines(records).encode())
 
 
@@ -68,12 +68,12 @@ def _path_from(folder: Path, file: Path) -> str:
         return file.absolute().as_posix()
 
 
-def check_clean_folder(task: Task, folder: str | os.PathLike[str]) -> None:
-    """Raise UsageError if ``write_clean_boxes`` could not write a data set for this task into ``folder``."""
+def check_clean_folder(task: AnnotationTask, folder: str | os.PathLike[str]) -> None:
+    """Raise UsageError if ``write_clean_boxes`` could not write a dataset for this task into ``folder``."""
     path = Path(folder)
-    if task != "detect":
+    if task != "detection":
         raise UsageError(
-            f"--fix {path}: writes lists of labelled pictures and boxes, and these are masks: leave it out, and mend "
+            f"--fix {path}: writes lists of labelled pictures and boxes, and these are masks: leave it out, and fix "
             "the lists in ImageSets"
         )
     if path.suffix.lower() in (".csv", ".json"):
@@ -101,7 +101,7 @@ def write_clean_boxes(diagnosis: Diagnosis[AnnotatedSet], folder: str | os.PathL
         if samples
     }
     if not files:
-        raise OutputError(f"{folder}: cannot be written, because no picture is left: mend the data set first")
+        raise OutputError(f"{folder}: cannot be written, because no picture is left: fix the dataset first")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What was found in a data set, whatever it is labelled with, and how it is told: table, report, page."""
+"""What was found in a dataset, whatever it is labelled with, and how it is told: table, report, page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.checks import Severity
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
+from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
-from fusiform.page import THUMBNAIL, Page
 from fusiform.report import Cell, Report, printable, rows_table
 
 EXAMPLES = 10
@@ -71,7 +71,7 @@ Data = TypeVar("Data", DataSet, AnnotatedSet)
 class Diagnosis(Generic[Data]):
     """What was found in ``dataset``.
 
-    ``findings`` come errors first, then warnings, then notes, those of a kind together. ``clean`` is the data set
+    ``findings`` come errors first, then warnings, then notes, those of a kind together. ``clean`` is the dataset
     without what training should not see; who examines says what that is. ``rows`` say of each class how much there is
     of it, ``counts`` of the whole what ``figures`` has beside pictures and classes.
     """
@@ -196,7 +196,7 @@ def _thumbnail(sample: Picture, marks: Sequence[Mark]) -> Image.Image | None:
 
 
 def relative(dataset: DataSet | AnnotatedSet, name: str) -> str:
-    """A name below the data set's source without it."""
+    """A name below the dataset's source without it."""
     roots = [dataset.source]
     if isinstance(dataset, AnnotatedSet) and dataset.source.is_file():
         # A JSON file names pictures beside it, or beside the folder that it lies in.

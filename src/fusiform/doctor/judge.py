@@ -1,4 +1,4 @@
-"""A model that looks at the labels of a data set, and says which it doubts."""
+"""A model that looks at the labels of a dataset, and says which it doubts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.labels import bind_classes
+from fusiform.data.open import bind_classes
 from fusiform.data.preprocess import crop_pixels
 from fusiform.doctor.findings import Finding
 from fusiform.engines import Engine, open_engine
@@ -27,7 +27,7 @@ KNOWN = 0.5
 
 
 class Answer(NamedTuple):
-    """A model's answer: the given class's probability, and the first answer (-1 for none of the data set's)."""
+    """A model's answer: the given class's probability, and the first answer (-1 for none of the dataset's)."""
 
     given: float
     top: int
@@ -91,7 +91,7 @@ class Judge:
                 yield Finding("class not judged", "note", message, class_name=name)
 
     def _named(self, label: int) -> str:
-        """The data set's name for a class, and the model's where that is another one."""
+        """The dataset's name for a class, and the model's where that is another one."""
         name, other = self.classes[label], self.spec.labels[self.outputs[label]]
         return name if name == other else f"{name} ({other})"
 

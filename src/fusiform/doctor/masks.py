@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.data.checks import Fault
-from fusiform.data.voc import IGNORE, read_mask
+from fusiform.data.masks import IGNORE, read_mask
 from fusiform.errors import ImageError
 from fusiform.report import printable
 

@@ -1,4 +1,4 @@
-"""One look at each picture of a data set, in threads; and which copy of a picture is the one to keep."""
+"""One look at each picture of a dataset, in threads; and which copy of a picture is the one to keep."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.image import MAX_PIXELS, identify, read_image, without_warnings
-from fusiform.draw import ALPHA, color_of, draw_boxes, draw_mask
-from fusiform.page import THUMBNAIL
+from fusiform.drawing.overlay import ALPHA, color_of, draw_boxes, draw_mask
+from fusiform.drawing.page import THUMBNAIL
 from fusiform.tasks.detection import Box, Detections
 from fusiform.tasks.segmentation import SegmentationMap
 

@@ -236,3 +236,18 @@ def infer_shapes(graph: Graph) -> dict[str, Shape]:
                 numbers = sum(math.prod(shapes[name]) for name in node.sources)
                 shapes[node.name] = (1, numbers // node.values, node.values)
     return shapes
+
+
+def sources(node: Node) -> tuple[str, ...]:
+    """The tensors that a node reads."""
+    match node:
+        case Add():
+            return node.left, node.right
+        case Gather():
+            return tuple(dict.fromkeys(name for name, _, _ in node.pieces))
+        case Stack():
+            return node.sources
+        case Center():
+            return (INPUT,)
+        case _:
+            return (node.source,)

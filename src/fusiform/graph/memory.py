@@ -6,8 +6,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from fusiform.errors import UsageError
-from fusiform.graph.ir import INPUT, Add, Conv, Graph, Mean
-from fusiform.graph.split import find_expansions, sources
+from fusiform.graph.ir import INPUT, Add, Conv, Graph, Mean, sources
+from fusiform.graph.split import find_expansions
 
 
 class Peak(NamedTuple):

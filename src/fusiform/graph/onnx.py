@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fusiform.errors import MissingExtraError, SpecError, WeightsError
-from fusiform.graph.build import number_weights, unscale_input
+from fusiform.graph.build import number_weights
+from fusiform.graph.inputs import unscale_input
 from fusiform.graph.ir import (
     INPUT,
     Add,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fusiform.graph.ir import INPUT, Conv, Graph, MaxPool, Mean
-from fusiform.graph.split import sources
+from fusiform.graph.ir import INPUT, Conv, Graph, MaxPool, Mean, sources
 
 
 def receptive_fields(graph: Graph) -> dict[str, int]:

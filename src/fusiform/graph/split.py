@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusiform.errors import UsageError
-from fusiform.graph.ir import INPUT, Add, Center, Conv, Gather, Graph, Node, Stack
+from fusiform.graph.ir import Add, Conv, Graph, Node, sources
 
 
 class Expansion(NamedTuple):
@@ -64,21 +64,6 @@ def split_expansion(graph: Graph, slices: int) -> Graph:
     split = {expansion.project.name: _slices(expansion, slices) for expansion in expansions}
     nodes = (split.get(node.name, (node,)) for node in graph.nodes if node.name not in inner)
     return Graph(graph.spec, tuple(node for group in nodes for node in group))
-
-
-def sources(node: Node) -> tuple[str, ...]:
-    """The tensors that a node reads."""
-    match node:
-        case Add():
-            return node.left, node.right
-        case Gather():
-            return tuple(dict.fromkeys(name for name, _, _ in node.pieces))
-        case Stack():
-            return node.sources
-        case Center():
-            return (INPUT,)
-        case _:
-            return (node.source,)
 
 
 def _slices(expansion: Expansion, slices: int) -> tuple[Node, ...]:

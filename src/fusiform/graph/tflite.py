@@ -17,8 +17,9 @@ from ai_edge_litert import schema_py_generated as tfl
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
-from fusiform.graph.build import number_weights, unscale_input
+from fusiform.graph.build import number_weights
 from fusiform.graph.flatbuffer import read_metadata
+from fusiform.graph.inputs import unscale_input
 from fusiform.graph.ir import (
     INPUT,
     Activation,

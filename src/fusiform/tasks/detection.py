@@ -67,7 +67,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects in a photograph of ``width`` x ``height`` pixels, surest first; none is an answer too.
+    """The objects in a photograph of ``width`` x ``height`` pixels, highest-scoring first; none is an answer too.
 
     ValueError for boxes in another order, or that leave the photograph.
     """
@@ -81,7 +81,7 @@ class Detections:
             raise ValueError(f"a photograph has at least one pixel, got {self.width} x {self.height}")
         scores = [box.score for box in self.boxes]
         if scores != sorted(scores, reverse=True):
-            raise ValueError(f"boxes must come surest first, got scores {scores}")
+            raise ValueError(f"boxes must come highest-scoring first, got scores {scores}")
         for box in self.boxes:
             if min(box.left, box.top) < 0 or box.right > self.width or box.bottom > self.height:
                 raise ValueError(f"the box leaves the photograph of {self.width} x {self.height}: {box}")
@@ -235,11 +235,11 @@ def make_targets(boxes: NDArray[Any], labels: NDArray[Any], priors: NDArray[Any]
 def nms(
     boxes: NDArray[Any], scores: NDArray[Any], classes: NDArray[Any], *, iou_threshold: float, limit: int | None = None
 ) -> NDArray[np.intp]:
-    """The indices of the boxes that remain, surest first, when each suppresses those that it mostly covers.
+    """The indices of the boxes that remain, highest-scoring first, when each suppresses those that it mostly covers.
 
-    ``boxes`` (N, 4), ``scores`` and ``classes`` (N,). A box goes if a surer one of its class, the earlier among equals,
-    remains and shares more than ``iou_threshold`` with it, as in ``torchvision.ops.batched_nms``. At most ``limit``
-    remain; what comes after them is not looked at. ValueError for scores or boxes that are not finite.
+    ``boxes`` (N, 4), ``scores`` and ``classes`` (N,). A box goes if a higher-scoring one of its class, the earlier
+    among equals, remains and shares more than ``iou_threshold`` with it, as in ``torchvision.ops.batched_nms``. At most
+    ``limit`` remain; what comes after them is not looked at. ValueError for scores or boxes that are not finite.
     """
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError("the boxes or their scores hold values that are not finite")
@@ -276,7 +276,7 @@ def decode(
     iou_threshold: float = IOU_THRESHOLD,
     limit: int = MAX_BOXES,
 ) -> list[Detections]:
-    """The objects in each picture, surest first, in pixels of the photographs of ``sizes`` (width, height).
+    """The objects in each picture, highest-scoring first, in pixels of the photographs of ``sizes`` (width, height).
 
     ``logits`` are (N, priors, 1 + classes), the first of background; ``codes`` (N, priors, 4) say where.
     ``spec.scores`` makes scores of logits: softmax, or a sigmoid for each class, which leaves background out

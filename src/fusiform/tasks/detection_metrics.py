@@ -41,7 +41,7 @@ class DetectionScores:
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """The boxes found of one class in all pictures, surest first, and which objects they found, if any.
+    """The boxes found of one class in all pictures, highest-scoring first, and which objects they found, if any.
 
     ``scores`` and ``pictures`` (boxes,) are each one's score and the number of its picture. ``right`` and ``forgiven``
     (thresholds, boxes) say for each of ``IOU_THRESHOLDS`` whether it found an object, or only a crowd or a difficult
@@ -81,7 +81,7 @@ def coco_scores(truth: Sequence[Sequence[BoxLabel]], found: Sequence[Detections]
             COCOeval_faster,
         )
     except ImportError:
-        raise MissingExtraError("faster-coco-eval", "detect", "average precision") from None
+        raise MissingExtraError("faster-coco-eval", "detection", "average precision") from None
     _check(truth, found, classes)
     data = COCO(
         {
@@ -108,9 +108,9 @@ def match_boxes(
 ) -> tuple[ClassMatches, ...]:
     """Which of the ``found`` boxes are right, for each class: what ``coco_scores`` is computed from, kept.
 
-    The arguments, and the ValueErrors for them, are those of ``coco_scores``; so is the matching. The surest box
-    chooses first, the object that it shares most with among those that nobody has taken; crowds and difficult objects
-    come last, and a crowd is there for any number of boxes.
+    The arguments, and the ValueErrors for them, are those of ``coco_scores``; so is the matching. The highest-scoring
+    box chooses first, the object that it shares most with among those that nobody has taken; crowds and difficult
+    objects come last, and a crowd is there for any number of boxes.
     """
     _check(truth, found, classes)
     answers: list[list[_Match]] = [[] for _ in range(classes)]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import Placement
-from fusiform.data.voc import IGNORE
 from fusiform.spec import ModelSpec
 
 _ROWS = 64

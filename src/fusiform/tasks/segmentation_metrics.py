@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.voc import IGNORE
-from fusiform.tasks.metrics import confusion_matrix
+from fusiform.data.masks import IGNORE
+from fusiform.tasks.classification_metrics import confusion_matrix
 
 
 @dataclass(frozen=True)

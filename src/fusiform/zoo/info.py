@@ -11,9 +11,9 @@ import numpy as np
 from fusiform.errors import FusiformError
 from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
+from fusiform.graph.shapes import state_shapes
 from fusiform.report import Cell, Report
 from fusiform.spec import ModelSpec
-from fusiform.zoo.checkpoint import state_shapes
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
 

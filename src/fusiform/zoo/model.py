@@ -59,7 +59,7 @@ class Model:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights in float32 under torchvision's names."""
-        from fusiform.graph.build import to_state
+        from fusiform.graph.numbers import to_state
         from fusiform.zoo.checkpoint import read_pth, read_safetensors
 
         if self.format == "pth":

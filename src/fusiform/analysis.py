@@ -1,0 +1,211 @@
+"""A network layer by layer, without running it: what it costs to compute and to hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from fusiform.data.masks import VOC_CLASSES
+from fusiform.errors import UsageError
+from fusiform.graph.build import build_graph
+from fusiform.graph.count import count_multiply_adds, count_parameters, node_parameters
+from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node, Spread, Stack
+from fusiform.graph.memory import arena_memory, formula_memory, held_by_resolution, peak_memory
+from fusiform.graph.receptive_field import receptive_fields
+from fusiform.graph.shapes import state_shapes
+from fusiform.graph.split import find_expansions, split_expansion
+from fusiform.report import Cell, Report
+from fusiform.spec import Architecture, ModelSpec, Preprocess
+from fusiform.zoo.catalog import find_weights, imagenet_labels
+from fusiform.zoo.model import open_model
+
+BITS = (8, 16, 32)
+
+
+def analyze(
+    model: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    classes: int | None = None,
+    output_stride: int | None = None,
+    aspp: bool = False,
+    slices: int = 4,
+    bits: int = 32,
+) -> Report:
+    """A network's layers with their parameters, multiply-adds, activations and receptive fields, and its totals.
+
+    ``model`` is a model file or the name of a network, at any width (``mobilenet_v2_x0_35``,
+    ``ssdlite_mobilenet_v2_x1_0``, ``deeplab_v3_mobilenet_v2_x1_0``): nothing but its shapes matters, and nothing is
+    downloaded. ``size`` is the side of the picture in pixels, ``classes`` their number (a detector's without the
+    background), ``output_stride`` and ``aspp`` a segmenter's: each is the model's own by default, for the name of a
+    network ImageNet's 1000 classes at 224 pixels, COCO's 80 at 320, Pascal VOC's 21 at 513 and output stride 16. Each
+    value of an activation takes ``bits``: 8, 16 or 32. All sizes are for one picture, in bytes.
+
+    ``peak_bytes`` is held by a runtime that keeps each tensor from the layer that makes it to the last that reads it
+    (see ``peak_memory``), ``arena_bytes`` is what LiteRT plans for its own kernels (see ``arena_memory``),
+    ``formula_bytes`` the formula of MobileNetV2's paper (Section 5.1); ``_sliced`` is with each of the ``expansions``,
+    the inverted residuals, computed in ``slices`` slices. ``held_`` is the paper's Table 3 (see
+    ``held_by_resolution``). ``multiply_adds_tensorflow`` is what convolutions at a rate make of ``multiply_adds`` where
+    they are computed as TensorFlow does (see ``nets.deeplab_v3``), which the paper's Table 7 counts.
+
+    Raises UsageError for numbers out of their range and unknown names, SpecError for a width, an output stride or ASPP
+    that a network does not have, and what ``open_model`` raises.
+    """
+    if bits not in BITS:
+        raise UsageError(f"a value of an activation has 8, 16 or 32 bits, not {bits}")
+    if slices < 1:
+        raise UsageError(f"an expansion is computed in 1 slice or more, not in {slices}")
+    spec = _spec(os.fspath(model))
+    if size is not None:
+        if size < 32:
+            raise UsageError(f"the picture has at least 32 pixels a side, not {size}")
+        resize = spec.preprocess.resize if spec.preprocess.fit == "crop" else size
+        preprocess = dataclasses.replace(spec.preprocess, crop=size, resize=resize)
+        spec = spec.replace(input_size=size, preprocess=preprocess)
+    if classes is not None:
+        if classes < 1:
+            raise UsageError(f"there is at least 1 class, not {classes}")
+        spec = spec.replace(labels=tuple(f"class {k}" for k in range(classes)), label_ids=())
+    spec = spec.replace(output_stride=output_stride or spec.output_stride, aspp=aspp or spec.aspp)
+    graph = graph_of_zeros(spec)
+    title = f"{spec.name} at {spec.input_size}x{spec.input_size}"
+    return Report(title, tuple(_rows(graph, bits // 8)), _figures(graph, slices, bits // 8))
+
+
+def graph_of_zeros(spec: ModelSpec) -> Graph:
+    """The graph that a spec describes, for questions about its shapes: every weight is zero."""
+    shapes = state_shapes(spec)
+    return build_graph(spec, {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+
+
+def _spec(name: str) -> ModelSpec:
+    """The description of a file, or of what a name stands for, downloaded or not."""
+    path = Path(name)
+    if path.exists() or path.name != name:
+        return open_model(name).spec
+    architecture: Architecture
+    for architecture in get_args(Architecture):
+        if found := re.fullmatch(rf"(ssdlite_|deeplab_v3_|){architecture}_x(\d+)_(\d+)", name):
+            return _named(found[1], architecture, float(f"{found[2]}.{found[3]}"))
+    try:
+        weights = find_weights(name)
+    except UsageError:
+        return open_model(name).spec  # says what else the name might have been
+    return open_model(name).spec if weights.bundled else weights.spec()
+
+
+def _named(system: str, architecture: Architecture, width: float) -> ModelSpec:
+    """A network with the classes and the picture that its paper counts it with."""
+    if system == "ssdlite_":
+        preprocess = Preprocess(resize=320, crop=320, fit="stretch")
+        labels = tuple(f"class {k}" for k in range(80))
+        return ModelSpec(architecture, width, labels, task="detection", input_size=320, preprocess=preprocess)
+    if system == "deeplab_v3_":
+        preprocess = Preprocess(resize=513, crop=513, fit="pad")
+        return ModelSpec(
+            architecture,
+            width,
+            VOC_CLASSES,
+            task="segmentation",
+            input_size=513,
+            output_stride=16,
+            preprocess=preprocess,
+        )
+    return ModelSpec(architecture, width, imagenet_labels()[0])
+
+
+def _figures(graph: Graph, slices: int, bytes_per_value: int) -> dict[str, Cell]:
+    sliced = split_expansion(graph, slices)
+    peak = peak_memory(graph, bytes_per_value=bytes_per_value)
+    peak_sliced = peak_memory(sliced, bytes_per_value=bytes_per_value)
+    formula = formula_memory(graph, bytes_per_value=bytes_per_value)
+    formula_sliced = formula_memory(graph, slices=slices, bytes_per_value=bytes_per_value)
+    held = held_by_resolution(graph, bytes_per_value=bytes_per_value)
+    figures: dict[str, Cell] = {
+        "classes": graph.spec.num_classes,
+        "parameters": count_parameters(graph),
+        "multiply_adds": count_multiply_adds(graph),
+        **_in_tensorflow(graph),
+        "bits": 8 * bytes_per_value,
+        "peak_bytes": peak.bytes,
+        "peak_at": peak.node,
+        "expansions": len(find_expansions(graph)),
+        "slices": slices,
+        "peak_bytes_sliced": peak_sliced.bytes,
+        "peak_at_sliced": peak_sliced.node,
+        "arena_bytes": arena_memory(graph, bytes_per_value=bytes_per_value),
+        "arena_bytes_sliced": arena_memory(sliced, bytes_per_value=bytes_per_value),
+        "formula_bytes": formula.bytes,
+        "formula_bytes_sliced": formula_sliced.bytes,
+        "held_bytes": max(row.bytes for row in held),
+    }
+    for row in held:
+        figures[f"held_{row.height}x{row.width}_channels"] = row.channels
+        figures[f"held_{row.height}x{row.width}_bytes"] = row.bytes
+    return figures
+
+
+def _in_tensorflow(graph: Graph) -> dict[str, Cell]:
+    """The multiply-adds with each map that is read at a rate cut into interleaved ones, padded to one size."""
+    atrous = [node for node in graph.nodes if isinstance(node, Conv) and node.dilation > 1]
+    if not atrous:
+        return {}
+    more = 0
+    for node in atrous:
+        height, width, _ = graph.shapes[node.name]
+        padded = [-(-side // node.dilation) * node.dilation for side in (height, width)]
+        more += (padded[0] * padded[1] - height * width) * node.weight.size
+    return {"multiply_adds_tensorflow": count_multiply_adds(graph) + more}
+
+
+def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
+    fields = receptive_fields(graph)
+    rows: list[dict[str, Cell]] = []
+    for node in graph.nodes:
+        height, width, channels = graph.shapes[node.name]
+        operator, kernel, stride = _operator(node)
+        weights = node.weight.size if isinstance(node, Conv | Linear) else 0
+        rows.append(
+            {
+                "name": node.name,
+                "operator": operator,
+                "kernel": kernel,
+                "stride": stride,
+                "output": f"{height}x{width}x{channels}",
+                "parameters": node_parameters(node),
+                "multiply_adds": height * width * weights,
+                "bytes": height * width * channels * bytes_per_value,
+                "receptive_field": fields[node.name],
+            }
+        )
+    return rows
+
+
+def _operator(node: Node) -> tuple[str, str | None, int | None]:
+    """What a node does, its window and its stride."""
+    match node:
+        case Conv():
+            name = "depthwise conv" if node.depthwise else "conv"
+            rate = f", rate {node.dilation}" if node.dilation > 1 else ""
+            return name, f"{node.kernel}x{node.kernel}{rate}", node.stride
+        case MaxPool():
+            return "max pool", "3x3", 2
+        case Add():
+            return "add", None, None
+        case Gather():
+            return "gather", None, None
+        case Mean():
+            return "mean", None, None
+        case Linear():
+            return "linear", None, None
+        case Spread():
+            return "spread", None, None
+        case Stack():
+            return "stack", None, None
+        case _:
+            return "center", None, None

@@ -1,0 +1,121 @@
+"""The benchmark as a whole, from models to a report."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fusiform.benchmarking.accuracy import look_up_accuracy, measure_accuracy
+from fusiform.benchmarking.contenders import Contender, list_entries
+from fusiform.benchmarking.rounds import ROUNDS, open_all, take_turns
+from fusiform.data.annotated import AnnotatedSet
+from fusiform.data.dataset import DataSet
+from fusiform.engines import ENGINES, EngineName
+from fusiform.errors import UsageError
+from fusiform.machine import usable_cores
+from fusiform.progress import Tracker, silent
+from fusiform.report import Cell, Report
+
+_DISTRIBUTIONS: Mapping[EngineName, str] = {
+    "litert": "ai-edge-litert",
+    "onnxruntime": "onnxruntime",
+    "torch": "torch",
+    "openvino": "openvino",
+    "executorch": "executorch",
+}
+
+
+def benchmark(
+    models: Sequence[str | os.PathLike[str]],
+    *,
+    engines: Sequence[EngineName] = (),
+    threads: Sequence[int] = (1,),
+    seconds: float = 1.0,
+    data: DataSet | AnnotatedSet | str | os.PathLike[str] | None = None,
+    progress: Tracker = silent,
+) -> Report:
+    """Measure every model, by name or file of any kind, in every engine with every number of threads, in turns.
+
+    ``engines`` empty is the runtime that each file is for; all of ``ENGINES`` are, for each file, those that can run
+    it; any others are tried as they are named. ``seconds`` is about how long each contender is timed at latency, and
+    again at throughput. The report has a row for each contender, with all of ``COLUMNS``:
+
+    - ``precision`` is what the engine is given the weights in, int8, float16 or float32: what the file has, but
+      float32 where PyTorch runs an int8 file dequantised, or a float16 file is converted for another runtime.
+    - ``median_ms``, ``p95_ms``, ``best_ms``: of ``runs`` answers to one picture, warm, as ``measure_latency`` says,
+      over all rounds.
+    - ``decode_ms``: the median of what it takes to make boxes or a mask at the photograph's size of an answer, which is
+      no part of the other times; on photographs of ``data``, else on the answer to the made picture as if it were a
+      photograph of 640 x 480 pixels, where a detector finds little. None for classifiers.
+    - ``pictures_per_second``: with as many ``workers`` at once as there are cores for their threads, each a thread
+      with an engine of its own, as ``predict`` works through a folder; the median of the rounds.
+    - ``load_ms``: in a fresh process that has numpy and fusiform loaded, from there to the first answer: importing the
+      runtime, reading the file, converting it where it is not the runtime's own, and the first picture, which some
+      runtimes put part of their preparations off to.
+    - ``memory_mb``: how much that raises the largest resident size of the process, after a few more pictures, in
+      10**6 bytes; ``process_mb`` is the largest resident size itself, Python included. None where the system does not
+      tell.
+    - ``bytes``: the size of the model's file or files.
+    - ``top1``: percent, measured in that engine on ``data`` (a dataset or where it lies, as for ``evaluate``) or, if
+      there is none, as the model's description has it; on one dataset for all models if they have one in common.
+      ``map`` and ``miou`` are a detector's mean average precision (0.50:0.95) and a segmenter's mean intersection over
+      union on ``data``, percent too. ``measured_on`` says on what.
+    - ``error``: why there is no more in this row: a runtime that is not installed, a file that cannot be read, a
+      process that crashed. The others are measured all the same.
+
+    Raises UsageError for arguments that do not fit and classes of ``data`` that a model does not know; and the first
+    model's error where none can be opened.
+    """
+    if not models:
+        raise UsageError("there is nothing to measure: name a model")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"seconds must be a positive number, got {seconds}")
+    for number in threads:
+        if number < 1:
+            raise UsageError(f"threads must be at least 1, got {number}")
+    for engine in engines:
+        if engine not in ENGINES:
+            raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+
+    entries = list_entries(models, engines, list(dict.fromkeys(threads)) or [1], data)
+    with ExitStack() as stack:
+        contenders = [entry for entry in entries if isinstance(entry, Contender)]
+        open_all(contenders, stack, progress)
+        take_turns(contenders, seconds, progress)
+    if data is not None:
+        measure_accuracy(contenders, progress)
+    else:
+        look_up_accuracy(contenders)
+    rows = tuple(dict(entry.row if isinstance(entry, Contender) else entry) for entry in entries)
+    figures: dict[str, Cell] = {
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "fusiform": _version("fusiform"),
+    }
+    used = [entry.engine for entry in contenders if not entry.failed]
+    figures |= {_DISTRIBUTIONS[engine]: _version(_DISTRIBUTIONS[engine]) for engine in ENGINES if engine in used}
+    figures |= {"seconds": seconds, "rounds": ROUNDS}
+    return Report("Benchmark", rows, figures)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # a checkout, or under another name, as builds for a GPU are
+        return None

@@ -1,0 +1,312 @@
+"""Reading labelled datasets: folders of class folders, lists in CSV, tar shards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fusiform.data import shards
+from fusiform.data.dataset import SPLIT_NAMES, DataSet, Entry, Sample, Split
+from fusiform.data.image import find_images, natural_key
+from fusiform.errors import UsageError
+from fusiform.report import printable
+
+# The columns of a list, the first that is there counts: a name says more than a number.
+PATH_COLUMNS = ("path", "image_path", "filepath", "filename", "file", "image")
+LABEL_COLUMNS = ("class_name", "class", "category", "label", "target")
+SPLIT_COLUMNS = ("split", "set", "subset")
+
+LAYOUTS = (
+    "a folder with a folder of pictures for each class, or with train, val and test folders of such; a CSV file with "
+    "the columns path and label; .tar shards"
+)
+_SHOWN = 10
+_SPLITS: tuple[Split, ...] = ("train", "val", "test", "all")
+
+
+def read_dataset(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> DataSet:
+    """Read the list of a dataset's pictures, their classes and splits; no picture is opened.
+
+    A folder has one folder for each class, with pictures in it or deeper, or such folders below ``train``
+    (``training``), ``val`` (``valid``, ``validation``) and ``test`` (``testing``), in any case: two of them, ``train``
+    alone, or one that is all there is. A ``.csv`` or ``.tsv`` file names a picture a line; its columns are found by
+    their names (``PATH_COLUMNS``, ``LABEL_COLUMNS``, ``SPLIT_COLUMNS``) or, without a first line of names, are path
+    and label; paths count from the file's folder, and forward and backward slashes are the same. A ``.tar`` file, a
+    folder of them, or a pattern such as ``shards/train-{0000..0009}.tar`` are shards; see ``shards.read_shards``.
+
+    The classes are those that have a picture in any split, in natural order (1, 2, 10), bound by their names in
+    Unicode's form NFC. ``classes``, the labels that a model has already, gives the names and their order instead.
+
+    Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    """
+    text = os.fspath(source)
+    path = Path(text)
+    if "{" in text and not path.exists():
+        # What lies before the first brace and its folder: the same for all the shards.
+        folder = Path(text[: text.index("{")] + "_").parent
+        files = [Path(name) for name in shards.expand_braces(text)]
+        if missing := [file for file in files if not file.is_file()]:
+            raise UsageError(f"{missing[0]}: no such shard ({len(missing)} of {len(files)} are missing): check {text}")
+        return _from_shards(folder, files, classes)
+    if path.is_dir():
+        return _read_folder(path, classes)
+    if not path.exists():
+        raise UsageError(f"{text}: no such file or folder: check the path")
+    name = path.name.lower()
+    if name.endswith((".csv", ".tsv")):
+        return _bind(path, _read_list(path), classes)
+    if name.endswith((".tar", *shards.COMPRESSED)):
+        return _from_shards(path.parent, [path], classes, source=path)
+    raise UsageError(f"{text}: is no dataset: give {LAYOUTS}")
+
+
+class _Found(NamedTuple):
+    """Pictures before their class names have become labels; ``names`` is the order of the classes if one was given."""
+
+    entries: list[Entry]
+    notes: list[str]
+    names: tuple[str, ...] | None = None
+
+
+def _from_shards(
+    folder: Path, files: Sequence[Path], classes: Sequence[str] | None, *, source: Path | None = None
+) -> DataSet:
+    listed = shards.read_shards(files, folder)
+    return _bind(source or folder, _Found(listed.entries, listed.notes, listed.classes), classes)
+
+
+def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
+    notes: list[str] = []
+    below: dict[str, list[tuple[str, ...]]] = {}
+    loose = 0
+    for picture in find_images(root, unlisted=notes):
+        parts = picture.relative_to(root).parts
+        if len(parts) == 1:
+            loose += 1
+        else:
+            below.setdefault(parts[0], []).append(parts[1:])
+    tars = [path for path in root.iterdir() if path.suffix.lower() == ".tar" and path.is_file()]
+    if not below:
+        if files := shards.find_shards(root):
+            return _from_shards(root, files, classes)
+        raise UsageError(_nothing_in(root, loose))
+    if tars:
+        notes.append(f"tar files beside the folders, not read: {len(tars)}; give one of them to read it")
+    if loose:
+        notes.append(f"{_pictures(loose)} beside the folders, in none of them, passed over")
+
+    # A class may be called train: it is a split if most of its pictures lie in folders below it.
+    splits = {
+        folder: SPLIT_NAMES[folder.casefold()]
+        for folder, pictures in below.items()
+        if folder.casefold() in SPLIT_NAMES and 2 * sum(len(parts) > 1 for parts in pictures) > len(pictures)
+    }
+    if len(splits) == 1 and "train" not in splits.values() and len(below) > 1:
+        splits = {}
+    if not splits:
+        if len(below) == 1:
+            (only,) = below
+            inner = {parts[0].casefold() for parts in below[only] if len(parts) > 2}
+            if inner & set(SPLIT_NAMES):
+                raise UsageError(f"{root}: holds nothing but the folder {printable(only)}: give {root / only}")
+            if all(len(parts) > 1 for parts in below[only]):
+                notes.append(f"the only class is {printable(only)}; if its folders are the classes, give {root / only}")
+        entries = [Entry("all", folder, root.joinpath(folder, *parts)) for folder in below for parts in below[folder]]
+        return _bind(root, _Found(entries, notes + _empty_folders(root, [root], entries)), classes)
+
+    for split, count in Counter(splits.values()).items():
+        if count > 1:
+            same = " and ".join(printable(folder) for folder in splits if splits[folder] == split)
+            raise UsageError(f"{root}: {same} are both the split {split}: rename one, or put them together")
+    entries = []
+    for folder, pictures in below.items():
+        if folder in splits:
+            entries += [
+                Entry(splits[folder], parts[0], root.joinpath(folder, *parts)) for parts in pictures if len(parts) > 1
+            ]
+            outside = sum(len(parts) == 1 for parts in pictures)
+        else:
+            outside = len(pictures)
+        if outside:
+            notes.append(f"{printable(folder)}: {_pictures(outside)} in no class folder of a split, passed over")
+    notes += [
+        f"{printable(folder)}: no pictures"
+        for folder in _folders(root)
+        if folder not in below and folder.casefold() in SPLIT_NAMES
+    ]
+    notes += _empty_folders(root, [root / folder for folder in splits], entries)
+    return _bind(root, _Found(entries, notes), classes)
+
+
+def _nothing_in(root: Path, loose: int) -> str:
+    lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")]
+    hint = f" (there is a list, {min(lists)}: give that)" if lists else ""
+    if loose:
+        return (
+            f"{root}: {_pictures(loose)} but no class folders: put the pictures of each class into a folder of its "
+            f"name{hint}"
+        )
+    return f"{root}: no pictures in it{hint}: give {LAYOUTS}"
+
+
+def _folders(parent: Path) -> list[str]:
+    """The folders in a folder that could be classes, in natural order."""
+    try:
+        names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    except OSError:  # find_images has told it
+        return []
+    return sorted((name for name in names if not name.startswith(".") and name != "__MACOSX"), key=natural_key)
+
+
+def _empty_folders(root: Path, parents: Iterable[Path], entries: Sequence[Entry]) -> list[str]:
+    used = {_nfc(entry.class_name) for entry in entries}
+    return [
+        f"{printable((parent / name).relative_to(root).as_posix())}: an empty folder, no class"
+        for parent in parents
+        for name in _folders(parent)
+        if _nfc(name) not in used
+    ]
+
+
+def _read_list(path: Path) -> _Found:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not UTF-8 text: save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    first = text.partition("\n")[0]
+    # Spreadsheets write semicolons where the comma is the decimal point.
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    entries: list[Entry] = []
+    columns: _Columns | None = None
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            row = [cell.strip() for cell in row]
+            if not any(row):
+                continue
+            if "\0" in "".join(row):
+                raise UsageError(f"{where}: holds a zero byte: save the list again")
+            if columns is None:
+                columns = _find_columns(row, path)
+                if columns.named:
+                    continue
+            entries.append(_list_entry(row, columns, path.parent, where))
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
+    if not entries:
+        raise UsageError(f"{path}: lists no pictures: write lines of path and label")
+    return _Found(entries, [])
+
+
+class _Columns(NamedTuple):
+    path: int
+    label: int
+    split: int | None
+    width: int
+    named: bool
+
+
+def _find_columns(row: Sequence[str], path: Path) -> _Columns:
+    names = [cell.casefold() for cell in row]
+    file, label, split = (
+        next((names.index(name) for name in known if name in names), None)
+        for known in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+    )
+    if file is not None and label is not None:
+        return _Columns(file, label, split, len(row), True)
+    if "." not in row[0] or len(row) < 2:
+        raise UsageError(
+            f"{path}, line 1: names no column of pictures ({', '.join(PATH_COLUMNS)}) and one of classes "
+            f"({', '.join(LABEL_COLUMNS)}), and is no path and label itself: name the columns"
+        )
+    return _Columns(0, 1, None, len(row), False)
+
+
+def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> Entry:
+    while len(row) > columns.width and not row[-1]:
+        row.pop()
+    if len(row) != columns.width:
+        raise UsageError(f"{where}: has {len(row)} fields and line 1 has {columns.width}: fix it (quote commas)")
+    file, label = row[columns.path], row[columns.label]
+    if not file or not label:
+        raise UsageError(f"{where}: has no {'path' if not file else 'label'}: fill it in or remove the line")
+    split: Split = "all"
+    if columns.split is not None:
+        name = row[columns.split]
+        if name.casefold() not in SPLIT_NAMES:
+            raise UsageError(f"{where}: {printable(name)!r} is no split: write train, val or test")
+        split = SPLIT_NAMES[name.casefold()]
+    return Entry(split, label, folder / file.replace("\\", "/"))
+
+
+def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet:
+    """Turn class names into labels, and say which splits lack which classes."""
+    labels_of = {name: _nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
+    if not labels_of:
+        raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
+    # Python stands surrogates in for the bytes of a name in another encoding.
+    if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:
+        raise UsageError(f"{source}: a class name is not Unicode text, {_listed(odd)}: rename its folder")
+    present = sorted(set(labels_of.values()), key=natural_key)
+    names = tuple(classes) if classes is not None else found.names or tuple(present)
+    labels: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        labels.setdefault(_nfc(name), []).append(index)
+    if unknown := [name for name in present if name not in labels]:
+        raise UsageError(
+            f"{source}: {len(unknown)} of {len(present)} classes are none of the {len(names)} that are known: "
+            f"{_listed(unknown)}: rename them, or train on them first"
+        )
+    if several := [name for name in present if len(labels[name]) > 1]:
+        raise UsageError(f"{source}: more than one of the known classes bears the name {_listed(several)}: rename them")
+
+    samples: dict[Split, list[Sample]] = {split: [] for split in _SPLITS}
+    for entry in found.entries:
+        label = labels[labels_of[entry.class_name]][0]
+        samples[entry.split].append(Sample(entry.file, label, entry.offset, entry.size, entry.key))
+    splits: dict[Split, tuple[Sample, ...]] = {split: tuple(listed) for split, listed in samples.items() if listed}
+    notes = [*found.notes, *_missing_classes(names, splits), *_same_but_case(present)]
+    return DataSet(source, names, splits, tuple(notes))
+
+
+def _missing_classes(names: Sequence[str], splits: Mapping[Split, Sequence[Sample]]) -> list[str]:
+    has = {split: {sample.label for sample in samples} for split, samples in splits.items()}
+    anywhere = set().union(*has.values())
+    notes = []
+    if absent := [name for label, name in enumerate(names) if label not in anywhere]:
+        notes.append(f"{len(absent)} of {len(names)} classes have no pictures: {_listed(absent)}")
+    for split, labels in has.items():
+        if lacking := [names[label] for label in sorted(anywhere - labels)]:
+            notes.append(f"{split} has no pictures of {len(lacking)} of {len(anywhere)} classes: {_listed(lacking)}")
+    return notes
+
+
+def _same_but_case(names: Sequence[str]) -> list[str]:
+    first: dict[str, str] = {}
+    return [
+        f"the classes {printable(before)} and {printable(name)} differ in nothing but case"
+        for name in names
+        if (before := first.setdefault(name.casefold(), name)) != name
+    ]
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture" if count == 1 else f"{count} pictures"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,114 @@
+"""Masks as pictures: which value or colour of a pixel stands for which class."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.data.image import MAX_PIXELS, identify, without_warnings
+from fusiform.errors import ImageError
+from fusiform.report import printable
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""VOC's names in the order of its masks' values."""
+
+
+IGNORE = 255
+"""The value of a mask's pixels that belong to no class: the border around objects, and what is hard to tell."""
+
+
+def _voc_palette() -> NDArray[np.uint8]:
+    # VOC's development kit, VOClabelcolormap.m: bits 0, 3, 6 of the value are red's highest, 1, 4, 7 green's,
+    # 2, 5 blue's.
+    values = np.arange(256)
+    colours = np.zeros((256, 3), int)
+    for place in range(3):
+        for channel in range(3):
+            colours[:, channel] |= (values >> (3 * place + channel) & 1) << (7 - place)
+    return colours.astype(np.uint8)
+
+
+PALETTE = _voc_palette()
+"""VOC's colour of each value of a mask, uint8 [256, 3] RGB."""
+
+
+def read_mask(path: str | os.PathLike[str], size: tuple[int, int], *, classes: int | None = None) -> NDArray[np.uint8]:
+    """Read a mask: uint8 [height, width] with the label of each pixel, 255 where it belongs to none.
+
+    A palette's indices are the labels whatever its colours; so are the levels of a grey PNG. An RGB mask must be in
+    VOC's colours (``PALETTE``; (224, 224, 192) is 255). Transparency is not looked at. ``size`` is the width and
+    height in pixels of the mask's picture; ``classes`` the number of labels, where it is known.
+
+    Raises ImageError, which names the file, for one that is missing, damaged or no PNG, of another size than
+    its picture, with a colour that is none of VOC's, or a label of ``classes`` or more.
+    """
+    name = printable(os.fspath(path))
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such mask: check the path") from None
+    except OSError as error:
+        raise ImageError(f"{name}: the mask cannot be read ({error.strerror}): check its permissions") from None
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ImageError(f"{name}: is no PNG, and other formats blur a mask or change it: save the mask as PNG")
+    try:
+        with without_warnings(), identify(io.BytesIO(data), data[:32], name) as image:
+            if image.size != size:
+                raise ImageError(
+                    f"{name}: the mask is {image.width} x {image.height} pixels and its picture {size[0]} x {size[1]}: "
+                    "draw it again in the picture's size"
+                )
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller")
+            image.load()
+            if image.mode in ("RGB", "RGBA"):
+                return _check_labels(_from_colours(np.asarray(image.convert("RGB")), name), name, classes=classes)
+            values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        raise ImageError(f"{name}: the mask is damaged ({error}): copy or download it again") from error
+    # Pillow spreads grey of 2 and 4 bits over 0..255; the depth is byte 24 of a PNG (ISO/IEC 15948, 11.2.2).
+    if image.mode == "L" and (depth := data[24]) in (2, 4):
+        values = values // (255 // ((1 << depth) - 1))
+    return _check_labels(values, name, classes=classes)
+
+
+def _from_colours(colours: NDArray[np.uint8], name: str) -> NDArray[np.intp]:
+    weights = np.array([1 << 16, 1 << 8, 1])
+    known = PALETTE @ weights
+    order = np.argsort(known)
+    pixels = colours @ weights
+    labels = order[np.searchsorted(known, pixels, sorter=order).clip(max=255)]
+    if (wrong := known[labels] != pixels).any():
+        row, column = np.argwhere(wrong)[0]
+        red, green, blue = colours[row, column]
+        raise ImageError(
+            f"{name}: {np.count_nonzero(wrong)} pixels have colours that are none of VOC's, ({red}, {green}, {blue}) "
+            f"at column {column}, row {row}: save the labels themselves as a grey or palette PNG"
+        )
+    return np.asarray(labels)
+
+
+def _check_labels(values: NDArray[np.generic], name: str, *, classes: int | None) -> NDArray[np.uint8]:
+    labels = values.astype(np.int64)
+    if labels.max() > IGNORE:
+        raise ImageError(f"{name}: has the label {labels.max()}, and no more than {IGNORE} (ignored) is read: fix it")
+    if classes is not None and (wrong := (labels >= classes) & (labels != IGNORE)).any():
+        most = Counter(labels[wrong].tolist()).most_common(1)[0][0]
+        raise ImageError(
+            f"{name}: {np.count_nonzero(wrong)} pixels have labels beyond the {classes} classes, most of them {most}: "
+            f"name the classes in {CLASS_NAMES_FILE}, or draw the mask again"
+        )
+    return labels.astype(np.uint8)
+
+
+CLASS_NAMES_FILE = "class_names.txt"

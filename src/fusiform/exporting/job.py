@@ -1,0 +1,384 @@
+"""A model to verified files: what ``fusiform export`` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from fusiform.data.annotated import AnnotatedSample
+from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.folders import read_dataset
+from fusiform.data.image import find_images
+from fusiform.data.open import HELD_OUT, TRAINED_ON, bind_classes, read_pictures
+from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
+from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
+from fusiform.exporting.quantization.quantize import LayerError
+from fusiform.exporting.quantization.train_quantized import train_quantized
+from fusiform.exporting.targets.base import Precision, TargetName, Written
+from fusiform.exporting.targets.targets import TARGETS
+from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
+from fusiform.exporting.verification.verify import verify
+from fusiform.files import write_file
+from fusiform.graph.inputs import read_pixels
+from fusiform.graph.ir import Graph
+from fusiform.graph.numbers import to_float
+from fusiform.graph.split import split_expansion
+from fusiform.progress import Tracker, silent
+from fusiform.report import Cell, Report
+from fusiform.spec import ModelSpec
+from fusiform.training.classification_job import read_list
+from fusiform.training.recipes import quantize_small
+from fusiform.training.run_folder import make_folder
+from fusiform.zoo.model import Model, open_model
+
+Say = Callable[[str], None]
+
+VERIFICATION_PICTURES = 500
+"""Photographs that a file is verified on: held-out ones if there are any."""
+TRAINING_PICTURES = 5000
+"""Photographs at most that an epoch of training looks at, evenly spread."""
+KEPT = (0, 1, 2, 4, 8)
+"""How many of the worst layers are tried in float, one number after the other, until the budget holds."""
+
+
+class ExportError(FusiformError):
+    """Some of the files that were asked for could not be made or did not pass; ``report`` has all that did happen."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """``calibration`` to quantise with, ``held_out`` to verify with, and whether the latter have known labels.
+
+    ``mask_labels`` are as in ``pictures.Pictures``.
+    """
+
+    calibration: Sequence[Sample | AnnotatedSample] = ()
+    held_out: Sequence[Sample | AnnotatedSample] = ()
+    labelled: bool = False
+    mask_labels: Sequence[int] | None = None
+    verified_on: str = "synthetic images and noise alone"
+
+
+def export_model(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    targets: Sequence[TargetName],
+    precision: Precision = "float32",
+    calibrate_on: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    max_drop: float | None = None,
+    keep_float: int | None = None,
+    train_epochs: int = 0,
+    pixels: bool = False,
+    slices: int = 1,
+    threads: int | None = None,
+    say: Say = lambda _: None,
+    progress: Tracker = silent,
+) -> Report:
+    """Write ``model`` for each target into the folder ``out``, and leave there only files that passed verification.
+
+    ``model`` is a name, a file or the folder of a training run. int8 is calibrated on the photographs of the folder
+    ``calibrate_on``, by default a run's training photographs, unless the model is int8 already; ``keep_float`` is the
+    number of layers, the worst first, that stay in float32: None tries 0, 1, 2, 4 and 8 until the budget holds.
+    ``train_epochs`` trains the quantised network to answer like the float one (``train_quantized``). The files are
+    verified on ``data``, a labelled dataset (for detectors and segmenters in COCO's or Pascal VOC's layout) or a
+    folder of photographs, by default a run's validation photographs. ``max_drop`` is what int8 may lose, in percentage
+    points of top-1, mAP or mIoU, by default the task's own (``MAX_DROP``). ``pixels`` lets float files read uint8
+    pixels; ``slices`` computes MobileNetV2's expansions in as many pieces, in less memory.
+
+    The report has a row for each file. Raises UsageError for arguments that do not fit, and ExportError, which has
+    the report, if any file could not be made or failed; the others are written all the same.
+    """
+    _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
+    opened = open_model(model)
+    if train_epochs and opened.spec.task != "classification":
+        raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
+    graph = opened.graph()
+    pictures = _find_pictures(opened, calibrate_on, data)
+    work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, progress)
+    if precision != "int8":
+        graph = to_float(graph)
+        if slices > 1:
+            graph = split_expansion(graph, slices)
+        if pixels:
+            graph = read_pixels(graph)
+    if precision != "int8" or graph.quantization is not None:
+        if precision == "int8" and (keep_float or train_epochs or calibrate_on):
+            raise UsageError(f"{opened.path}: is int8 already: take the float32 model to quantise it in another way")
+        work.write(targets, {0: lambda: graph})
+    else:
+        work.write(targets, work.quantise(graph, keep_float, train_epochs))
+    return work.finish()
+
+
+def _check(
+    targets: Sequence[TargetName], precision: Precision, *, pixels: bool, slices: int, keep_float: int | None
+) -> None:
+    for name in targets:
+        if name not in TARGETS:
+            raise UsageError(f"there is no target {name!r}; there are {', '.join(TARGETS)}")
+        if precision not in TARGETS[name].precisions:
+            raise UsageError(f"{name} has no {precision} here, only {', '.join(TARGETS[name].precisions)}")
+        if pixels and name in ("torchscript", "executorch"):
+            raise UsageError(f"--pixels: {name} files read normalised pictures; leave it out for them")
+    if not targets:
+        raise UsageError(f"name a target: {', '.join(TARGETS)}")
+    if slices < 1:
+        raise UsageError(f"slices must be at least 1, got {slices}")
+    if precision == "int8" and slices > 1:
+        raise UsageError("--slices is for float32 and float16: int8 has no scales for the sums of the pieces")
+    if keep_float is not None and keep_float < 0:
+        raise UsageError(f"keep-float must be at least 0, got {keep_float}")
+
+
+def _find_pictures(
+    opened: Model, calibrate_on: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None
+) -> _Pictures:
+    """The photographs to calibrate and to verify with, from what was named and from the model's run."""
+    found = _of_run(opened)
+    if calibrate_on is not None:
+        found = replace(found, calibration=_to_calibrate(Path(calibrate_on), opened))
+    if data is not None:
+        found = _to_verify(found, Path(data), opened)
+    elif not found.held_out and calibrate_on is not None:
+        found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
+    return found
+
+
+def _of_run(opened: Model) -> _Pictures:
+    """The photographs that a run trained on and held out; none for a model that is in no run's folder."""
+    run = opened.path.parent
+    classifier = opened.spec.task == "classification"
+    if not ((run / "run.json").is_file() and (run / ("data.csv" if classifier else "data.json")).is_file()):
+        return _Pictures()
+    splits: Mapping[Split, Sequence[Sample | AnnotatedSample]]
+    if classifier:
+        splits = read_list(run).splits
+    else:
+        from fusiform.training.annotation_job import read_annotated_list
+
+        splits = read_annotated_list(run).splits
+    calibration = splits.get("train", ())
+    # Not the test pictures if others will do: what is decided here must not show in the accuracy on them.
+    split: Split = "val" if splits.get("val") else "test"
+    held_out = splits.get(split, ())
+    if not held_out:
+        return _Pictures(calibration)
+    return _Pictures(calibration, held_out, True, verified_on=f"the run's {split} pictures")
+
+
+def _to_calibrate(source: Path, opened: Model) -> Sequence[Sample | AnnotatedSample]:
+    if opened.spec.task == "classification":
+        return _unlabelled(source)
+    return read_pictures(source, opened.spec, model=str(opened.path), prefer=TRAINED_ON).samples
+
+
+def _to_verify(found: _Pictures, source: Path, opened: Model) -> _Pictures:
+    """``found`` with the pictures of ``source`` to verify with."""
+    if opened.spec.task == "classification":
+        labelled = _labelled(source, opened.spec)
+        samples = _unlabelled(source) if labelled is None else labelled
+        found = replace(found, held_out=samples, labelled=labelled is not None)
+    else:
+        read = read_pictures(source, opened.spec, model=str(opened.path))
+        found = replace(found, held_out=read.samples, labelled=read.labelled, mask_labels=read.mask_labels)
+    return replace(found, verified_on=str(source) if found.labelled else f"{source}, unlabelled")
+
+
+def _unlabelled(folder: Path) -> tuple[Sample, ...]:
+    samples = tuple(Sample(path, -1) for path in find_images(folder))  # of no known class
+    if not samples:
+        raise UsageError(f"{folder}: has no pictures")
+    return samples
+
+
+def _labelled(source: Path, spec: ModelSpec) -> tuple[Sample, ...] | None:
+    """The test, else validation, else all pictures, labelled by the model's outputs; None if they cannot be."""
+    try:
+        dataset: DataSet = read_dataset(source)
+        outputs = bind_classes(dataset.classes, spec)
+    except UsageError:
+        return None
+    split = next(name for name in HELD_OUT if dataset.splits.get(name))
+    return tuple(replace(sample, label=outputs[sample.label]) for sample in dataset.splits[split])
+
+
+class _Work:
+    """Files of one model: written into a hidden folder, verified, and moved to their place or thrown away."""
+
+    def __init__(
+        self,
+        opened: Model,
+        pictures: _Pictures,
+        out: Path,
+        precision: Precision,
+        max_drop: float | None,
+        threads: int | None,
+        say: Say,
+        progress: Tracker,
+    ) -> None:
+        self.opened, self.pictures, self.out, self.precision = opened, pictures, out, precision
+        self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
+        self.name = f"{opened.spec.name}_{precision}"
+        self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
+        self.figures |= {"verified_on": pictures.verified_on}
+        self.rows: list[dict[str, Cell]] = []
+        self.failures: list[str] = []
+
+    def quantise(self, graph: Graph, keep_float: int | None, train_epochs: int) -> dict[int, Callable[[], Graph]]:
+        """The int8 graphs to try in turn, by the number of layers in float."""
+        samples = self.pictures.calibration
+        if not samples:
+            raise UsageError(
+                f"{self.opened.path}: int8 needs photographs like those it will see: add --calibrate FOLDER"
+            )
+        pixels, errors = load_pixels(samples, self.opened.spec, CALIBRATION_PICTURES)
+        for error in errors:
+            self.say(f"left out: {error}")
+        self.say(f"calibrating int8 on {len(pixels)} photographs")
+        calibrated = calibrate(graph, pixels)
+        tried = ", ".join(f"{way} {error:.1%}" for way, error in calibrated.errors.items())
+        self.say(f"error of the logits: {tried}; taken: {calibrated.way}")
+        self.figures |= {"quantised": calibrated.way, "calibrated_error": round(calibrated.errors[calibrated.way], 4)}
+        network = calibrated.network
+        if train_epochs:
+            # The best epoch is chosen on photographs that neither it learns from nor the file is verified on.
+            chosen = samples[:: max(1, -(-len(samples) // TRAINING_PICTURES))]
+            classified = [sample for sample in chosen if isinstance(sample, Sample)]
+            network = train_quantized(
+                network,
+                graph,
+                [sample for k, sample in enumerate(classified) if k % 10],
+                held_out=classified[::10],
+                recipe=dataclasses.replace(quantize_small, epochs=train_epochs),
+                threads=self.threads,
+                say=self.say,
+                progress=self.progress,
+            )
+        layers = rank_layers(network, calibrated.pixels)
+        self._write_layers(layers)
+        worst = [layer.name for layer in layers]
+        self.say(f"the layers whose rounding changes the logits most: {', '.join(worst[:5])}")
+
+        def freeze(kept: int) -> Graph:
+            network.kept = frozenset(worst[:kept])
+            return network.freeze()
+
+        return {kept: partial(freeze, kept) for kept in (KEPT if keep_float is None else (keep_float,))}
+
+    def _write_layers(self, layers: Sequence[LayerError]) -> None:
+        rows: tuple[dict[str, Cell], ...] = tuple(
+            {"layer": e.name, "error": round(e.noise, 5), "logit_error": round(e.logits, 5)} for e in layers
+        )
+        make_folder(self.out)
+        path = self.out / f"{self.name}_layers.csv"
+        write_file(path, Report("layers", rows).to_csv().encode())
+        self.figures |= {"layers": str(path)}
+
+    def write(self, targets: Sequence[TargetName], graphs: Mapping[int, Callable[[], Graph]]) -> None:
+        """Write and verify each target; the others go on where one fails."""
+        make_folder(self.out)
+        made: dict[int, Graph] = {}
+        attempts = list(graphs)
+        for name in targets:
+            self.say(f"{name}: writing and verifying")
+            for kept in attempts:
+                if kept not in made:
+                    made[kept] = graphs[kept]()
+                try:
+                    rows = self._one(name, made[kept], kept)
+                except FusiformError as error:
+                    if isinstance(error, ParityError) and kept != attempts[-1]:
+                        self.say(f"{error}; the next try keeps more layers in float")
+                        continue
+                    self.failures.append(f"{name}: {error}")
+                    self.rows.append({"target": name, "precision": self.precision, "passed": False})
+                else:
+                    self.rows += rows
+                    attempts = [more for more in attempts if more >= kept]  # the next target need not try fewer
+                break
+
+    def _one(self, name: TargetName, graph: Graph, kept: int) -> list[dict[str, Cell]]:
+        """The rows of a target's files, which have passed and are in their place."""
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=self.out) as staging:
+            folder = Path(staging)
+            rows = []
+            try:
+                written = TARGETS[name].writer()(graph, self.precision, folder)
+                for model in written:
+                    parity = self._verify(name, model)
+                    if not parity.passed:
+                        raise ParityError(dataclasses.replace(parity, file=str(self.out / model.path.name)))
+                    row: dict[str, Cell] = {"target": name, "precision": self.precision, "passed": True}
+                    row |= {"file": str(self.out / model.path.relative_to(folder)), "bytes": _size(model.files)}
+                    row |= {"layers_in_float": kept} if self.precision == "int8" else {}
+                    rows.append(row | _summary(parity) | dict(model.figures))
+            except (WeightsError, SpecError) as error:  # they name a file that nobody will find
+                raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
+            for model in written:
+                for file in model.files:
+                    _replace(file, self.out / file.relative_to(folder))
+        return rows
+
+    def _verify(self, name: TargetName, model: Written) -> Parity:
+        held_out = self.pictures.held_out
+        return verify(
+            open_model(model.path),
+            self.opened,
+            held_out,
+            labelled=self.pictures.labelled,
+            mask_labels=self.pictures.mask_labels,
+            tolerance=None
+            if self.precision == "int8"
+            else TARGETS[name].allowed(self.precision, self.opened.spec.task),
+            max_drop=self.max_drop,
+            pictures=VERIFICATION_PICTURES,
+            threads=self.threads,
+            progress=self.progress,
+        )
+
+    def finish(self) -> Report:
+        """The report, also written beside the files; ExportError if anything failed."""
+        report = Report(f"{self.opened.spec.name} exported to {self.out}", tuple(self.rows), self.figures)
+        write_file(self.out / f"{self.name}_export.json", report.to_json().encode())
+        if self.failures:
+            raise ExportError("\n".join(self.failures), report)
+        return report
+
+
+def _summary(parity: Parity) -> dict[str, Cell]:
+    figures = parity.report().figures
+    names = ["pictures", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"]
+    names += [f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")]
+    names += ["drop_points", "drop_low_points", "drop_high_points"]
+    return {name: figures[name] for name in names if name in figures}
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(
+        sum(inside.stat().st_size for inside in file.rglob("*") if inside.is_file())
+        if file.is_dir()
+        else file.stat().st_size
+        for file in files
+    )
+
+
+def _replace(source: Path, place: Path) -> None:
+    """Move a file or folder to its place; what was there before goes."""
+    try:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        os.replace(source, place)  # noqa: PTH105  # says that it replaces
+    except OSError as error:
+        raise OutputError(f"cannot write {place} ({error.strerror or error}): choose another place for --out") from None

@@ -1,0 +1,29 @@
+"""ONNX files: servers, Windows, and everything that imports them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fusiform.exporting.targets.base import Precision, Written
+from fusiform.files import write_file
+from fusiform.graph.ir import Graph
+from fusiform.graph.onnx import to_onnx
+
+
+def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
+    """Write NAME_PRECISION.onnx for batches of any size, with labels and preprocessing in ``metadata_props``.
+
+    Written by ``graph.onnx`` from the list of operators, with batch normalisation folded away, rather than by
+    PyTorch's exporter and a simplifier after it; the tests hold both against each other.
+    """
+    spec = graph.spec
+    # What other readers of ONNX files look for: class names by number. A task tells them how to decode the answers,
+    # and the detectors and segmenters that they know answer otherwise.
+    names = {str(k): label for k, label in enumerate(spec.labels)}
+    metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
+    if spec.task == "classification":
+        metadata = {"task": "classification", **metadata}
+    path = folder / f"{spec.name}_{precision}.onnx"
+    write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
+    return [Written(path, (path,))]

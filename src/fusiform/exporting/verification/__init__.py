@@ -1,0 +1,1 @@
+"""Whether a file answers as its model does."""

@@ -1,0 +1,230 @@
+"""Making a model file of the project's own from weights of another framework."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fusiform.data.masks import VOC_CLASSES
+from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
+from fusiform.files import write_file
+from fusiform.graph.build import build_graph
+from fusiform.graph.numbers import to_state
+from fusiform.graph.shapes import expected_shapes, state_shapes
+from fusiform.graph.tflite import to_tflite
+from fusiform.porting import deeplab_v3
+from fusiform.porting.network import ForeignNetwork
+from fusiform.porting.onnx import read_onnx
+from fusiform.porting.tflite import read_tflite
+from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
+from fusiform.tables import MOBILENET_V2_WIDTHS
+from fusiform.zoo.catalog import imagenet_labels
+from fusiform.zoo.checkpoint import State, guess_architecture, read_pth, read_safetensors, write_safetensors
+from fusiform.zoo.model import open_model
+
+Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
+
+_DEFAULT_SIZE = 224
+_DEEPLAB_SIZE = 513
+_IMAGENET_CLASSES = 1000
+"""TensorFlow's networks have one more, the background, before them."""
+
+
+def port(foreign: Path, out: Path, *, labels: Sequence[str] | None = None) -> ModelSpec:
+    """Read weights of another framework and write them as ``out``, a .safetensors or a float32 .tflite file.
+
+    ``foreign`` and ``labels`` are those of ``read_foreign``, and so are the errors; also raises UsageError for another
+    ending of ``out`` and WeightsError where it cannot be written. After an error there is no new or changed file.
+    """
+    out = Path(out)
+    ending = out.suffix.lower()
+    if ending not in (".safetensors", ".tflite"):
+        raise UsageError(f"{out}: a port is written as .safetensors or .tflite; end the name in one of them")
+    spec, state = read_foreign(foreign, labels)
+    graph = build_graph(spec, state)
+    if ending == ".safetensors":
+        write_safetensors(out, state, spec)
+    else:
+        write_file(out, to_tflite(graph))
+    return spec
+
+
+def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[ModelSpec, State]:
+    """The spec and the weights, under torchvision's names, of a TensorFlow Lite, ONNX, .pth or .safetensors file.
+
+    The file is recognised by its content. Networks are MobileNetV2 of any width and ShuffleNetV2; quantised weights
+    are dequantised, normalisations folded, and a 1001st class, TensorFlow's background, is dropped. TensorFlow's
+    DeepLabv3 on MobileNetV2 is read from a .safetensors file with its own names (``port_deeplab``). What a file does
+    not say is taken from where it must have been trained: preprocessing with ImageNet's mean and std where padding is
+    symmetric, as in PyTorch, and 0.5 where it is TensorFlow's ``same``; in both, the central 87.5 % of the picture.
+    ``labels`` name the classes in their order; without them a network of 1000 classes has ImageNet's. A file with a
+    fusiform spec keeps it, but for the accuracy that was measured of an int8 network.
+
+    Raises WeightsError for a file that is missing, damaged or of another network, and for a wrong number of labels;
+    MissingExtraError where reading needs a package that is not installed.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error}): check the name") from None
+    format_ = _recognise(path, data)
+    if format_ != "PyTorch" and METADATA_KEY.encode() in data:
+        return _read_own(path, labels)
+
+    origin = f"{path.name} (SHA-256 {hashlib.sha256(data).hexdigest()}), ported from {format_}"
+    match format_:
+        case "TensorFlow Lite":
+            network = read_tflite(data, source=str(path))
+        case "ONNX":
+            network = read_onnx(path, data)
+        case "PyTorch":
+            network = _named(path, read_pth(path))
+        case "safetensors":
+            state = read_safetensors(path)[1]
+            if deeplab_v3.is_deeplab(state):
+                return _deeplab(path, state, labels, origin)
+            network = _named(path, state)
+    return _describe(path, network, labels, origin)
+
+
+def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: str) -> tuple[ModelSpec, State]:
+    """TensorFlow's DeepLabv3 as it was trained: 513 pixels, output stride 16, Pascal VOC's classes unless named."""
+    state = deeplab_v3.port(arrays, source=str(path))
+    classes = len(state["classifier.bias"])
+    if labels is None and classes != len(VOC_CLASSES):
+        raise WeightsError(f"{path}: has {classes} classes, not Pascal VOC's {len(VOC_CLASSES)}: name them in --labels")
+    names = tuple(VOC_CLASSES if labels is None else labels)
+    if len(names) != classes:
+        raise WeightsError(f"{path}: {len(names)} labels for {classes} classes: give one for each, in order")
+    half = (0.5, 0.5, 0.5)
+    preprocess = Preprocess(resize=_DEEPLAB_SIZE, crop=_DEEPLAB_SIZE, fit="pad", mean=half, std=half)
+    shapes = {name: array.shape for name, array in state.items()}
+    for width in MOBILENET_V2_WIDTHS:
+        spec = ModelSpec(
+            "mobilenet_v2",
+            width,
+            names,
+            task="segmentation",
+            input_size=_DEEPLAB_SIZE,
+            padding="same",
+            output_stride=16,
+            preprocess=preprocess,
+            provenance=origin,
+        )
+        if state_shapes(spec) == shapes:
+            return spec, state
+    raise WeightsError(f"{path}: is of no width of MobileNetV2 that fusiform knows: {MOBILENET_V2_WIDTHS}")
+
+
+def _recognise(path: Path, data: bytes) -> Format:
+    if data[4:8] == b"TFL3":
+        return "TensorFlow Lite"
+    if data[8:9] == b"{":  # after the header's length
+        return "safetensors"
+    if data.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or a pickle as before PyTorch 1.6
+        return "PyTorch"
+    if data.startswith(b"\x08") or (data and path.suffix.lower() == ".onnx"):  # a protobuf that starts with ir_version
+        return "ONNX"
+    raise WeightsError(
+        f"{path} is {'no' if data else 'empty, and no'} TensorFlow Lite, ONNX, PyTorch or safetensors file: "
+        "fetch it again"
+    )
+
+
+def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, State]:
+    """A file that describes itself; other labels replace those it has."""
+    try:
+        model = open_model(path)
+        spec = model.spec
+        if model.format == "safetensors":
+            state: State = model.state()
+        else:
+            graph = model.graph()
+            state = {**to_state(graph)}
+            if graph.quantization is not None:  # what was measured was the int8 network
+                origin = f"{spec.provenance}; dequantised from {path.name}".removeprefix("; ")
+                spec = spec.replace(accuracy=(), provenance=origin)
+    except FusiformError:
+        raise
+    except Exception as error:  # the formats' libraries raise many kinds for damaged files
+        raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}): fetch or write it again") from None
+    found = guess_architecture(state, source=str(path))
+    shapes = expected_shapes(
+        found.architecture, found.width, num_classes=found.num_classes, input_channels=found.input_channels
+    )
+    if shapes != expected_shapes(
+        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
+    ):
+        raise SpecError(
+            f"{path} describes itself as {spec.name} with {spec.num_classes} classes, but its weights are those of "
+            f"another network: write it again"
+        )
+    if labels is not None:
+        _check_labels(path, labels, spec.num_classes)
+        spec = spec.replace(labels=tuple(labels), label_ids=())
+    return spec, state
+
+
+def _named(path: Path, state: State) -> ForeignNetwork:
+    """A state with torchvision's names as it came, in torchvision's order and complete."""
+    found = guess_architecture(state, source=str(path))
+    shapes = expected_shapes(
+        found.architecture, found.width, num_classes=found.num_classes, input_channels=found.input_channels
+    )
+    counted = {name: np.array(0, np.int64) for name in shapes if name.endswith(".num_batches_tracked")}
+    ordered = {name: state[name] if name in state else counted[name] for name in shapes}
+    return ForeignNetwork(ordered, "symmetric", _DEFAULT_SIZE)
+
+
+def _describe(
+    path: Path, network: ForeignNetwork, labels: Sequence[str] | None, origin: str
+) -> tuple[ModelSpec, State]:
+    found = guess_architecture(network.state, source=str(path))
+    state, classes = network.state, found.num_classes
+    if classes == _IMAGENET_CLASSES + 1 and (labels is None or len(labels) == _IMAGENET_CLASSES):
+        matrix = "classifier.1" if found.architecture == "mobilenet_v2" else "fc"
+        state = state | {name: state[name][1:] for name in (f"{matrix}.weight", f"{matrix}.bias")}
+        classes -= 1
+        origin += ", class 0 (background) dropped"
+
+    ids: tuple[str, ...] = ()
+    if labels is not None:
+        _check_labels(path, labels, classes)
+        names = tuple(labels)
+    elif classes == _IMAGENET_CLASSES:
+        names, ids = imagenet_labels()
+    else:
+        names = tuple(f"class {k}" for k in range(classes))
+
+    preprocess = Preprocess(resize=round(network.input_size * 256 / 224), crop=network.input_size)
+    mean, std = network.mean, network.std
+    if network.padding == "same" and mean is None:
+        mean = std = 0.5
+    if mean is not None and std is not None:
+        preprocess = Preprocess(
+            resize=preprocess.resize, crop=preprocess.crop, mean=(mean, mean, mean), std=(std, std, std)
+        )
+    spec = ModelSpec(
+        found.architecture,
+        found.width,
+        names,
+        label_ids=ids,
+        input_size=network.input_size,
+        input_channels=found.input_channels,
+        padding=network.padding,
+        preprocess=preprocess,
+        provenance=origin,
+    )
+    return spec, state
+
+
+def _check_labels(path: Path, labels: Sequence[str], classes: int) -> None:
+    if len(labels) != classes:
+        raise WeightsError(
+            f"{path} answers with {classes} classes, but {len(labels)} labels were given: give one for each"
+        )

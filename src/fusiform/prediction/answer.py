@@ -1,0 +1,52 @@
+"""The answer for one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from fusiform.tasks.classification import Classification, Guess
+
+if TYPE_CHECKING:
+    from fusiform.tasks.detection import Detections
+    from fusiform.tasks.segmentation import SegmentationMap
+
+
+TOP = 5
+"""How many names a classifier gives if nothing else is asked for."""
+
+
+THUMBNAIL = 220
+"""The longer side, in pixels, above which a thumbnail is made smaller."""
+
+
+DRAWN_THUMBNAIL = 400
+"""The same for a picture that boxes or a mask are to be drawn on."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture: its ``path`` and what the model's task is to say of it, or an ``error`` to show.
+
+    Exactly one is there of ``classification``, ``detections``, ``segmentation`` and ``error``. Boxes and masks are in
+    pixels of the upright picture. ``thumbnail`` is the picture itself, RGB, upright and at most ``THUMBNAIL`` pixels a
+    side, where it was asked for; to draw boxes or masks on ``DRAWN_THUMBNAIL``, or ``ALONE`` where there is no other.
+    """
+
+    path: str
+    classification: Classification | None = None
+    error: str | None = None
+    thumbnail: Image.Image | None = field(default=None, repr=False, compare=False)
+    detections: Detections | None = None
+    segmentation: SegmentationMap | None = None
+
+    def __post_init__(self) -> None:
+        if [self.classification, self.detections, self.segmentation, self.error].count(None) != 3:
+            raise ValueError(f"{self.path}: a prediction is either an answer of one task or an error")
+
+    @property
+    def top(self) -> tuple[Guess, ...]:
+        """A classifier's likeliest classes, likeliest first; empty where the picture could not be read."""
+        return self.classification.top if self.classification else ()

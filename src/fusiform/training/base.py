@@ -1,0 +1,274 @@
+"""What a training is from its data to its report, whatever the task."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.data.dataset import Split
+from fusiform.errors import UsageError
+from fusiform.machine import free_memory
+from fusiform.progress import Tracker, silent
+from fusiform.report import Cell, Report
+from fusiform.spec import Architecture, ModelSpec
+from fusiform.training import batch_norm
+from fusiform.training.distributed import World
+from fusiform.training.environment import describe_environment
+from fusiform.training.loader import Examples, Loaded, Pictures, load, mix_seed
+from fusiform.training.loop import Outcome, Task, fit
+from fusiform.training.recipe import Recipe
+from fusiform.training.run_folder import Run, make_folder
+from fusiform.training.schedule import crop_size
+from fusiform.zoo.catalog import ALIASES, CATALOG
+from fusiform.zoo.checkpoint import State
+from fusiform.zoo.model import Model, open_model
+
+UNFOLD_PICTURES = 256
+"""Training pictures from which batch normalisation's statistics are estimated where the weights came without any."""
+
+
+class Start(NamedTuple):
+    """What a training starts from: a spec with the data's classes, weights, and whether the head is fresh.
+
+    ``fresh`` names the fresh weights of detectors and segmenters.
+    """
+
+    spec: ModelSpec
+    state: State
+    fresh_head: bool
+    fresh: frozenset[str] = frozenset()
+
+
+class Pictured(Protocol):
+    """What a job asks of a dataset, of either kind."""
+
+    @property
+    def source(self) -> Path: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def splits(self) -> Mapping[Split, Sequence[Any]]: ...
+    def fingerprint(self) -> str:
+        """The hash of what is in it."""
+        ...
+
+
+class PicturesTask(Task, Protocol):
+    """A task that learns from pictures, which it normalises itself."""
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) as the network takes them."""
+        ...
+
+
+D = TypeVar("D", bound=Pictured)
+
+
+class Job(ABC, Generic[D]):
+    """A training from its data to its report; what depends on the task is left to the two that there are."""
+
+    list_name: str
+    """The file of a run's folder that ``list_text`` goes into."""
+
+    def __init__(
+        self, world: World, run: Run | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
+    ) -> None:
+        self.world, self.run, self.recipe, self.threads = world, run, recipe, threads
+        self.save_minutes, self.progress = save_minutes, progress
+
+    @abstractmethod
+    def prepare(self, source: Path) -> D:
+        """The data with a training and, if the recipe asks for it, a validation split."""
+
+    @abstractmethod
+    def list_text(self, dataset: D) -> str:
+        """The list of the pictures for the run's folder."""
+
+    @abstractmethod
+    def read_list(self, run: Path) -> D:
+        """The data of a run's folder; UsageError where the list is not the one it began with."""
+
+    @abstractmethod
+    def adapt(self, base: Model | tuple[Architecture, float, Model | None], dataset: D, model: str) -> Start:
+        """Spec and weights for the data's classes."""
+
+    @abstractmethod
+    def make_task(
+        self, start: Start, dataset: D, taught_by: Model | None, state: Mapping[str, Any] | None
+    ) -> PicturesTask:
+        """The task as the main phase finds it; what a saved ``state`` brings along is not computed again."""
+
+    @abstractmethod
+    def figures(self, best: Path, dataset: D) -> dict[str, Cell]:
+        """What the best weights reach on pictures that had no part in choosing them, if there are any."""
+
+    def say(self, text: str) -> None:
+        """A line for the run's log and the console."""
+        if self.run:
+            self.run.say(text)
+
+    def go(
+        self, data: Path | None, model: str, teacher: str | os.PathLike[str] | None, scratch: bool, resume: bool
+    ) -> Report:
+        """Train, in this process's part of the world."""
+        began = time.monotonic()
+        recipe, world = self.recipe, self.world
+        taught_by = open_model(teacher) if teacher is not None else None
+        # Whatever can be refused is refused before anything is written, and before the pictures are looked at.
+        base = open_base(model, taught_by, scratch=scratch)
+        found: D | None = None
+        if self.run and resume:
+            found = self.read_list(self.run.folder)
+        elif self.run:
+            self.run.check()
+            found = self.prepare(cast("Path", data))
+        dataset = cast("D", world.share(found))
+        start = self.adapt(base, dataset, model)
+        if self.run and not resume:
+            self._write_down(dataset, model, teacher, scratch)
+        saved = self.run.load_state() if self.run and resume else None
+        state = cast("Mapping[str, Any] | None", world.share(saved))
+
+        task = self.make_task(start, dataset, taught_by, state)
+        outcome = fit(
+            task,
+            recipe,
+            world,
+            run=self.run,
+            state=state,
+            save_minutes=self.save_minutes,
+            progress=self.progress if world.writes else silent,
+        )
+        world.wait()
+        return self._report(dataset, outcome, time.monotonic() - began)
+
+    def _write_down(self, dataset: D, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:
+        run = self.run
+        assert run is not None
+        make_folder(run.folder)
+        run.write_text("recipe.json", self.recipe.to_json(indent=2) + "\n")
+        run.write_json("environment.json", describe_environment())
+        run.write_text(self.list_name, self.list_text(dataset))
+        run.write_text("data.sha256", f"{dataset.fingerprint()}  {self.list_name} as classes, names and splits\n")
+        # Last: a folder with this file holds a run, and has all that it can go on from.
+        run.create(
+            {
+                "data": str(dataset.source.absolute()),
+                "model": _absolute(model),
+                "teacher": None if teacher is None else _absolute(os.fspath(teacher)),
+                "scratch": scratch,
+                "classes": list(dataset.classes),
+                "processes": self.world.size,
+            }
+        )
+
+    def load(self, samples: Sequence[Any], examples: Examples) -> Loaded:
+        """The pictures of a split, decoded as far as there is room."""
+        recipe = self.recipe
+        if not recipe.epochs:
+            return Loaded(list(samples), [None] * len(samples), [], 0)
+        loaded = load(
+            samples,
+            examples,
+            cache=recipe.cache,
+            threads=self.threads,
+            progress=self.progress if self.world.writes else silent,
+        )
+        for error in loaded.errors[:10]:
+            self.say(f"left out: {error}")
+        if len(loaded.errors) > 10:
+            self.say(f"left out: {len(loaded.errors) - 10} more; fusiform doctor lists all")
+        if not loaded.samples:
+            raise UsageError("none of the training pictures can be read: fusiform doctor says why")
+        held = sum(pixels is not None for pixels in loaded.decoded)
+        free = f"{free_memory() / 1e9:.1f} GB free"
+        if held == len(loaded.samples):
+            self.say(f"{held} training pictures decoded and kept in memory: {loaded.bytes / 1e6:.0f} MB, {free}")
+        elif recipe.cache != "none":
+            self.say(
+                f"{held} of {len(loaded.samples)} training pictures decoded and kept in memory "
+                f"({loaded.bytes / 1e6:.0f} MB, {free}), the others are decoded in each epoch"
+            )
+        return loaded
+
+    def unfold(self, task: PicturesTask, pictures: Pictures) -> None:
+        """Give weights without batch statistics some, where batch statistics are going to be used."""
+        network = self.folded(task)
+        if self.recipe.batch_norm != "train" or not batch_norm.is_folded(network):
+            return
+        size = crop_size(self.recipe, 0)
+        chosen = pictures.order(0)[:UNFOLD_PICTURES].tolist()
+        parts = [chosen[i : i + 32] for i in range(0, len(chosen), 32)]
+        batches = (
+            task.normalize(
+                torch.stack([pictures.look(i, size, mix_seed(self.recipe.seed, i)) for i in part]).to(self.world.device)
+            )
+            for part in parts
+        )
+        batch_norm.unfold(network, batches)
+        self.say(f"batch normalisation: statistics estimated from {len(chosen)} training pictures")
+
+    def folded(self, task: PicturesTask) -> nn.Module:
+        """The part of the network that came with weights."""
+        return task.network
+
+    def _report(self, dataset: D, outcome: Outcome, seconds: float) -> Report:
+        """What came of it, with the best weights' figures on pictures that had no part in choosing them."""
+        figures: dict[str, Cell] = {}
+        if self.run:
+            best = self.run.folder / "best.safetensors"
+            measured = self.figures(best, dataset)
+            spec = open_model(best).spec
+            figures = {
+                "run": str(self.run.folder),
+                "model": str(best),
+                "network": spec.name,
+                "classes": spec.num_classes,
+                "training pictures": len(dataset.splits["train"]),
+                "best epoch": outcome.best_epoch,
+                "epochs": outcome.epochs,
+                **measured,
+                "seconds": round(seconds, 1),
+            }
+        return Report("training", (), figures)
+
+
+def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tuple[Architecture, float, Model | None]:
+    """The model to start from, or the network's name and what it is cut from (None for random weights)."""
+    network = re.fullmatch(r"(mobilenet_v2|shufflenet_v2)_x(\d+)_(\d+)", model)
+    named = model in ALIASES or model in CATALOG
+    if scratch and network is None:
+        spec = open_model(model).spec
+        return spec.architecture, spec.width, None
+    if network is None or (named and not scratch):
+        return open_model(model)
+    architecture, width = cast("Architecture", network[1]), float(f"{network[2]}.{network[3]}")
+    if scratch:
+        return architecture, width, None
+    for wider in (teacher, open_model(architecture) if architecture in ALIASES else None):
+        if wider and wider.spec.architecture == architecture and wider.spec.width >= width:
+            return architecture, width, wider
+    raise UsageError(
+        f"there are no weights to start {model} from: use --scratch, or a --teacher of the same kind that is wider"
+    )
+
+
+def read_text(path: Path) -> str:
+    """A file of a run's folder; UsageError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error}): start a new run") from None
+
+
+def _absolute(model: str) -> str:
+    """A model's name as it is, a file's path from the root."""
+    return str(Path(model).resolve()) if Path(model).is_file() else model

@@ -1,0 +1,390 @@
+"""Segmentation as a task of the training loop: pictures with masks, a fresh head, the loss and the measure."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from fusiform import engines
+from fusiform.data.annotated import AnnotatedSample
+from fusiform.data.masks import IGNORE, read_mask
+from fusiform.data.preprocess import crop_pixels, mean_color, placement
+from fusiform.engines import Engine, EngineName
+from fusiform.engines.crew import Crew
+from fusiform.errors import ImageError, MissingExtraError, WeightsError
+from fusiform.evaluation.segmentation import outline
+from fusiform.graph.shapes import state_shapes
+from fusiform.nets import DeepLabV3, build_network
+from fusiform.report import printable
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.tasks.segmentation_metrics import mean_iou, pixel_accuracy
+from fusiform.training.augment import apply_seeded
+from fusiform.training.classification import State, backbone_stages, in_memory
+from fusiform.training.distributed import World
+from fusiform.training.loader import Batch, Example, Normalization, Pictures
+from fusiform.training.recipe import Recipe
+from fusiform.zoo.load import load_state
+from fusiform.zoo.model import Model
+
+Mask = NDArray[np.uint8]
+
+GPU_BATCH = 16
+"""Pictures that go through the network together where a GPU measures."""
+
+
+class MaskExamples:
+    """Segmentation's ``Examples``: a picture and its mask, uint8 (height, width), no larger than training needs.
+
+    With ``recipe.augment`` crop, a picture's longer side becomes ``size`` times a factor from ``recipe.scale_range``,
+    and a square of ``size`` is cut out at random (arXiv 1706.05587, Section 4.1); a smaller picture lies in it at
+    random. Otherwise the longer side becomes ``size``, and the picture lies at the top left, as evaluation has it. The
+    rest of the square has the mean colour and belongs to no class.
+    """
+
+    def __init__(self, recipe: Recipe, spec: ModelSpec) -> None:
+        self.cuts = recipe.augment == "crop"
+        self.scale_range = recipe.scale_range if self.cuts else (1.0, 1.0)
+        self.flips = recipe.flip and recipe.augment != "none"
+        self.color_jitter = recipe.color_jitter
+        self.longer_side = math.ceil(recipe.size * self.scale_range[1])
+        self.classes = spec.num_classes
+        # Training pictures are RGB until they are normalised.
+        color = mean_color(spec.preprocess)[:: -1 if spec.preprocess.color_order == "bgr" else 1]
+        self.mean = torch.tensor(color.tolist(), dtype=torch.uint8).view(3, 1, 1)
+
+    def decode(self, sample: AnnotatedSample) -> Example:
+        """See ``Examples``."""
+        image, mask = read_pair(sample, classes=self.classes)
+        if max(image.size) > self.longer_side:
+            size = _resized(image.size, self.longer_side)
+            # The very pixels of evaluation, where the picture is not resized again.
+            image, mask = image.resize(size, Image.Resampling.BILINEAR), _resize_mask(mask, size)
+        return Example(np.array(image), mask)
+
+    def augment(self, example: Example, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """See ``Examples``; the label is the mask, uint8 (size, size)."""
+        pair: Any = (torch.from_numpy(example.pixels).permute(2, 0, 1), torch.from_numpy(example.target))
+        changed: Any = apply_seeded(lambda given: self._change(given, size), pair, seed)
+        return cast("tuple[Tensor, Tensor]", changed)
+
+    def _change(self, pair: Any, size: int) -> Any:
+        try:
+            from torchvision import tv_tensors
+            from torchvision.transforms import v2
+        except ImportError:
+            raise MissingExtraError("torchvision", "torch", "augmenting pictures") from None
+        picture, mask = pair
+        factor = float(torch.empty(()).uniform_(*self.scale_range))
+        width, height = _resized((picture.shape[2], picture.shape[1]), size * factor)
+        picture = v2.functional.resize(picture, [height, width], antialias=True)
+        # As plain pixels, because a mask's nearest neighbour is half a pixel off in torchvision.
+        exact = v2.InterpolationMode.NEAREST_EXACT
+        mask = v2.functional.resize(mask[None], [height, width], interpolation=exact)[0]
+        if self.flips:
+            picture, mask = v2.RandomHorizontalFlip()(tv_tensors.Image(picture), tv_tensors.Mask(mask))
+
+        canvas = self.mean.repeat(1, size, size)
+        labels = torch.full((size, size), IGNORE, dtype=torch.uint8)
+        (taken_rows, rows), (taken_columns, columns) = (self._cut(length, size) for length in (height, width))
+        part = picture[:, taken_rows, taken_columns]
+        if self.color_jitter:
+            strength = self.color_jitter
+            part = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)(part)
+        canvas[:, rows, columns] = part
+        labels[rows, columns] = mask[taken_rows, taken_columns]
+        return canvas, labels
+
+    def _cut(self, length: int, size: int) -> tuple[slice, slice]:
+        """What is taken of a side of the picture, and where it goes in the square."""
+        at = int(torch.randint(abs(length - size) + 1, ())) if self.cuts else 0
+        return (slice(at, at + size), slice(0, size)) if length > size else (slice(0, length), slice(at, at + length))
+
+
+def read_pair(sample: AnnotatedSample, *, classes: int) -> tuple[Image.Image, Mask]:
+    """A picture and its mask, uint8 (height, width) of the same size; ImageError where either cannot be read."""
+    if sample.mask_file is None:
+        raise ImageError(f"{printable(sample.name)}: has no mask: draw one, or leave the picture out of the lists")
+    image = sample.read()
+    return image, read_mask(sample.mask_file, image.size, classes=classes)
+
+
+def _resized(size: tuple[int, int], longer_side: float) -> tuple[int, int]:
+    """Width and height with the longer one of ``longer_side`` pixels, rounded as ``placement`` does."""
+    width, height = (max(1, math.floor(longer_side * length / max(size) + 0.5)) for length in size)
+    return width, height
+
+
+def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    return np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def resize_logits(coarse: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Logits (N, K, h, w) in float32 for each pixel of masks of ``size`` (height, width)."""
+    # Contiguous, since softmax and loss want each class's plane in one piece.
+    coarse = coarse.float().contiguous()
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def mask_loss(logits: Tensor, masks: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy, the mean over the pixels of masks (N, H, W) that are not ``IGNORE``, as a scalar.
+
+    ``logits`` are (N, K, H, W), masks whole numbers of any type. ``weights`` (K,) makes it a weighted mean, with the
+    weights of the pixels' classes. Where no pixel counts, the loss is 0, and so are its gradients. A batch in several
+    parts, on several processes or in micro-steps, has the loss of the whole: the loop weighs the parts by
+    ``SegmentationTask.amount``.
+    """
+    targets = masks.long()
+    total = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE, reduction="sum")
+    counted = targets != IGNORE
+    weight = counted.sum().float() if weights is None else weights[targets[counted]].sum()
+    return total / torch.where(weight > 0, weight, 1.0)
+
+
+def right_share(logits: Tensor, masks: Tensor) -> Tensor:
+    """For each picture the share (N,) of its pixels that count whose true class has the largest logit; 0 where none
+    counts.
+    """
+    counted = masks != IGNORE
+    # The largest and the true class's: an argmax over the channels of maps takes a sixth of a whole training step.
+    true = logits.gather(1, masks.long().clamp(max=logits.shape[1] - 1)[:, None])[:, 0]
+    right = (true >= logits.amax(1)) & counted
+    return right.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+
+
+def count_pixels(masks: Iterable[Mask], classes: int) -> NDArray[np.int64]:
+    """Counts (2, classes): each class's pixels, and the counted pixels of all the masks that show it."""
+    counts = np.zeros((2, classes), np.int64)
+    for mask in masks:
+        found = np.bincount(mask[mask != IGNORE], minlength=classes)
+        counts += found, np.where(found > 0, found.sum(), 0)
+    return counts
+
+
+def median_frequency_weights(counts: NDArray[np.integer[Any]]) -> Tensor:
+    """Weights (K,) for ``mask_loss`` from ``count_pixels``: the median frequency of all classes / the class's own.
+
+    A class's frequency is its share of the pictures that show it (Eigen and Fergus, arXiv 1411.4734), so that a thing
+    seen seldom, but large, does not outweigh all others. A class that no picture shows has weight 0.
+    """
+    pixels, shown = counts
+    present = pixels > 0
+    frequency = pixels / np.maximum(shown, 1)
+    median = np.median(frequency[present]) if present.any() else 0.0
+    return torch.tensor(np.where(present, median / np.where(present, frequency, 1.0), 0.0), dtype=torch.float32)
+
+
+class SegmentationTask:
+    """A segmenter of photographs, as ``loop.Task`` describes it; ``fresh`` are the names of weights that start anew."""
+
+    score = "pixel_accuracy"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        state: Mapping[str, NDArray[Any]],
+        pictures: Pictures,
+        validation: Sequence[AnnotatedSample],
+        recipe: Recipe,
+        world: World,
+        *,
+        threads: int = 1,
+        fresh: frozenset[str] = frozenset(),
+    ) -> None:
+        self.spec, self.recipe, self.pictures, self.validation = spec, recipe, pictures, validation
+        network = cast("DeepLabV3", build_network(spec, dropout=recipe.dropout))
+        load_state(network, state, source=spec.name)
+        self.network: nn.Module = network.to(world.device)
+        self.head = [parameter for name, parameter in network.named_parameters() if name in fresh]
+        self.extra = nn.ModuleDict()
+        # Without the last 1x1 convolution, which a segmenter's backbone does not have.
+        self.stages = [stage for stage in backbone_stages(network.backbone) if any(True for _ in stage.parameters())]
+        self.steps, self.batch = pictures.steps, pictures.batch
+        self.threads = threads
+        self.normalize = Normalization(spec.preprocess, recipe, world)
+        self.weights: Tensor | None = None
+        if recipe.class_weights == "balanced":
+            self.weights = self._balanced(world).to(world.device)
+
+    def _balanced(self, world: World) -> Tensor:
+        """The classes' weights, from all training masks; each process counts its share."""
+        data, classes = self.pictures.dataset, self.spec.num_classes
+        mine = range(world.rank, len(data.samples), world.size)
+
+        def masks() -> Iterator[Mask]:
+            for i in mine:
+                example = data.decoded[i]
+                try:
+                    yield example.target if example else read_pair(data.samples[i], classes=classes)[1]
+                except ImageError:  # training leaves it out, too
+                    continue
+
+        counts = world.sum(count_pixels(masks(), classes).ravel().tolist())
+        return median_frequency_weights(np.array(counts, np.int64).reshape(2, classes))
+
+    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        """See ``Pictures.batches``."""
+        return self.pictures.batches(epoch, step)
+
+    def loss(self, network: nn.Module, batch: Batch, seed: int) -> tuple[Tensor, float]:  # noqa: ARG002
+        """Cross-entropy at the pictures' own size, and the sum over them of the share of pixels that were right."""
+        masks = batch.labels
+        coarse = cast("DeepLabV3", network).forward_coarse(self.normalize(batch.pictures))
+        size = (masks.shape[1], masks.shape[2])
+        logits = resize_logits(coarse, size, align_corners=self.spec.align_corners)
+        loss = mask_loss(logits, masks, weights=self.weights)
+        return loss, float(right_share(logits.detach(), masks).sum())
+
+    def amount(self, labels: Tensor) -> float:
+        """The pixels that count, each with its class's weight, as ``mask_loss`` has them; see ``loop.CountingTask``."""
+        pixels = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: self.spec.num_classes].double()
+        return float(pixels.sum() if self.weights is None else pixels @ self.weights.to(pixels))
+
+    def measure(self, world: World) -> dict[str, float]:
+        """Loss, mIoU and pixel accuracy on the validation pictures; on a CPU in LiteRT, as users will run the model."""
+        if not self.validation:
+            return {}
+        state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
+        return measure(in_memory(state, self.spec), self.validation, world, threads=self.threads)
+
+
+def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, threads: int) -> dict[str, float]:
+    """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_pictures`` over all processes.
+
+    The loss is the mean over all pixels that count, at the size that the network sees; the others are at the
+    photographs' own. Each picture is looked at by one process; those that cannot be read are not counted; {} where
+    there are none.
+    """
+    on_cpu = world.device.type == "cpu"
+    engine: EngineName | None = None if on_cpu else "torch"
+    device, batch = ("cpu", 1) if on_cpu else (str(world.device), GPU_BATCH)
+    mine = samples[world.rank :: world.size]
+    found = outline(model, mine, engine=engine, device=device, threads=threads, batch=batch)
+    # Means over classes do not add up, but the pixels that they come from do.
+    counts = found.counts.sum(0)
+    pictures, *pixels = world.sum([float(len(mine) - len(found.errors)), *counts.ravel().tolist()])
+    if not pictures:
+        return {}
+    total = np.array(pixels).reshape(counts.shape)
+    loss = validation_loss(model, mine, world, engine=engine, device=device, threads=threads, batch=batch)
+    return {
+        "val_loss": loss,
+        "val_miou": float(np.nan_to_num(mean_iou(total, range(model.spec.num_classes)))),
+        "val_pixel_accuracy": float(np.nan_to_num(pixel_accuracy(total))),
+        "val_pictures": pictures,
+    }
+
+
+def validation_loss(
+    model: Model,
+    samples: Sequence[AnnotatedSample],
+    world: World | None = None,
+    *,
+    engine: EngineName | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+) -> float:
+    """Cross-entropy, the mean over all pixels that count of the network's inputs; 0 where there are none.
+
+    With a ``world`` the mean is over all of its processes, each of which gives ``samples`` of its own.
+    """
+    spec = model.spec
+
+    def start(cores: int) -> Engine:
+        return engines.open_engine(model, engine=engine, threads=cores, device=device)
+
+    crew = Crew(start, len(samples), threads=threads, batch=batch)
+    sums = np.zeros(2)
+    adding = threading.Lock()
+
+    def answer(mine: Engine, group: range) -> None:
+        seen = []
+        for i in group:
+            try:
+                image, mask = read_pair(samples[i], classes=spec.num_classes)
+            except ImageError:
+                continue
+            seen.append((crop_pixels(image, spec.preprocess), place_mask(mask, spec.preprocess)))
+        for k in range(0, len(seen), batch):
+            pixels, masks = zip(*seen[k : k + batch], strict=True)
+            values = mine.run(np.stack(pixels))["logits"]
+            coarse = torch.from_numpy(values).permute(0, 3, 1, 2)
+            logits = resize_logits(coarse, masks[0].shape, align_corners=spec.align_corners)
+            targets = torch.from_numpy(np.stack(masks))
+            count = int((targets != IGNORE).sum())
+            with adding:
+                sums[:] += float(mask_loss(logits, targets)) * count, count
+
+    crew.work(answer)
+    loss, pixels = world.sum(sums.tolist()) if world else sums.tolist()
+    return float(loss / max(pixels, 1))
+
+
+def place_mask(mask: Mask, preprocess: Preprocess) -> Mask:
+    """A photograph's mask in the network's square, (crop, crop): where the photograph is, ``IGNORE`` elsewhere."""
+    place = placement((mask.shape[1], mask.shape[0]), preprocess)
+    square = np.full((place.input_height, place.input_width), IGNORE, np.uint8)
+    inside = slice(place.top, place.top + place.height), slice(place.left, place.left + place.width)
+    square[inside] = _resize_mask(mask, (place.width, place.height))
+    return square
+
+
+def start_segmenter(
+    base: ModelSpec, state: Mapping[str, NDArray[Any]], classes: tuple[str, ...], recipe: Recipe
+) -> tuple[ModelSpec, State, frozenset[str]]:
+    """What training of a segmenter of ``classes``, the background first, starts from: spec, weights, fresh names.
+
+    ``base`` and ``state`` are a model of any task, of which at least the backbone is kept. A segmenter keeps its head
+    where ``recipe.aspp`` is what it has, and of that the classifier where its classes are the same. What is fresh is
+    drawn from ``recipe.seed``: all of it without a ``state``. Padding, colours, mean and std are those of ``base``.
+
+    Raises WeightsError for a network that does not read photographs.
+    """
+    if base.input_channels != 3:
+        raise WeightsError(f"{base.name}: reads {base.input_channels} channels; photographs have 3")
+    old = base.preprocess
+    spec = base.replace(
+        task="segmentation",
+        labels=classes,
+        label_ids=(),
+        input_size=recipe.eval_size,
+        output="logits",
+        temperature=1.0,
+        scores="softmax",
+        output_stride=recipe.output_stride,
+        aspp=recipe.aspp,
+        align_corners=True,
+        # Resized as training pictures are.
+        preprocess=Preprocess(
+            resize=recipe.eval_size,
+            crop=recipe.eval_size,
+            mean=old.mean,
+            std=old.std,
+            color_order=old.color_order,
+            fit="pad",
+        ),
+        accuracy=(),
+    )
+    given = {f"backbone.{name}" if base.task == "classification" else name: value for name, value in state.items()}
+    same_head = base.task == "segmentation" and base.aspp == spec.aspp
+    fresh = frozenset(
+        name
+        for name in state_shapes(spec)
+        if not state
+        or not (name.startswith("backbone.") or same_head)
+        or (name.startswith("classifier.") and base.labels != classes)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        drawn = {name: value.numpy() for name, value in build_network(spec).state_dict().items()}
+    weights = {name: drawn[name] if name in fresh else given[name] for name in drawn if name in fresh or name in given}
+    return spec, weights, fresh

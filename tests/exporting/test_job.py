@@ -1,0 +1,194 @@
+"""From a model to files that passed: what is written, what is not, and what is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from fusiform.errors import UsageError
+from fusiform.exporting import job
+from fusiform.exporting.job import ExportError, export_model
+from fusiform.exporting.targets.targets import TARGETS, Target
+from fusiform.prediction.predict import predict
+from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.model import open_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_spec, lived_in_state):
+    """A model of three classes and 36 photographs in folders named after them, as the model sees them."""
+    folder = tmp_path_factory.mktemp("model")
+    spec = small_spec("mobilenet_v2", size=32, classes=3).replace(labels=("red fox", "owl", "newt"))
+    write_safetensors(folder / "model.safetensors", lived_in_state(spec), spec)
+    random = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(random.integers(0, 256, (5, 5, 3)).astype(np.uint8)).resize((32, 32)) for _ in range(36)
+    ]
+    for k, picture in enumerate(pictures):
+        picture.save(folder / f"{k}.png")
+    answers = predict([folder / f"{k}.png" for k in range(36)], model=folder / "model.safetensors")
+    for k, answer in enumerate(answers):
+        place = folder / "pictures" / answer.top[0].name
+        place.mkdir(parents=True, exist_ok=True)
+        (folder / f"{k}.png").rename(place / f"{k}.png")
+    return folder
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_float_files_pass_and_are_byte_identical(folder, tmp_path):
+    reports = [
+        export_model(folder / "model.safetensors", tmp_path / name, targets=["litert", "onnx"]) for name in ("a", "b")
+    ]
+    names = ["mobilenet_v2_x0_5_float32.onnx", "mobilenet_v2_x0_5_float32.tflite"]
+    assert files(tmp_path / "a") == sorted([*names, "mobilenet_v2_x0_5_float32_export.json"])
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert open_model(tmp_path / "a" / name).spec.labels == ("red fox", "owl", "newt")
+    rows = reports[0].rows
+    assert [(row["target"], row["passed"]) for row in rows] == [("litert", True), ("onnx", True)]
+    assert all(row["largest_error"] < 1e-4 for row in rows)
+    assert rows[0]["bytes"] == (tmp_path / "a" / names[1]).stat().st_size
+    written = json.loads((tmp_path / "a" / "mobilenet_v2_x0_5_float32_export.json").read_text())
+    assert written["rows"] == [dict(row) for row in rows]
+
+
+def test_int8_from_photographs(folder, tmp_path):
+    lines = []
+    report = export_model(
+        folder / "model.safetensors",
+        tmp_path,
+        targets=["litert", "onnx"],
+        precision="int8",
+        calibrate_on=folder / "pictures",
+        data=folder / "pictures",
+        max_drop=20,
+        keep_float=2,
+        say=lines.append,
+    )
+    for row in report.rows:
+        assert row["layers_in_float"] == 2
+        assert row["reference_top1"] == 1.0
+        assert row["top1"] >= 0.8
+    graph = open_model(tmp_path / "mobilenet_v2_x0_5_int8.tflite").graph()
+    assert len(graph.quantization.in_float) == 2
+    with (tmp_path / "mobilenet_v2_x0_5_int8_layers.csv").open(newline="") as stream:
+        layers = list(csv.DictReader(stream))
+    # The worst two are those that were left out.
+    assert {row["layer"] for row in layers[:2]} == graph.quantization.in_float
+    assert any("taken: " in line for line in lines)
+
+
+def test_a_broken_writer_leaves_no_file_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    """Weights harmed on the way: the file is refused, the one already there stays, the other target is written."""
+
+    def harmed(graph, precision, place):
+        from fusiform.exporting.targets.litert import write
+
+        nodes = list(graph.nodes)
+        nodes[3] = job.dataclasses.replace(nodes[3], weight=nodes[3].weight * np.float32(1.3))
+        return write(job.dataclasses.replace(graph, nodes=tuple(nodes)), precision, place)
+
+    good = TARGETS["litert"]
+    bad = Target("litert", good.precisions, good.tolerance, lambda: harmed)
+    monkeypatch.setattr(job, "TARGETS", {**TARGETS, "litert": bad})
+    (tmp_path / "mobilenet_v2_x0_5_float32.tflite").write_bytes(b"from before")
+    with pytest.raises(ExportError, match=r"litert: .*float32\.tflite: does not give the answers of") as caught:
+        export_model(folder / "model.safetensors", tmp_path, targets=["litert", "onnx"])
+    assert [(row["target"], row["passed"]) for row in caught.value.report.rows] == [("litert", False), ("onnx", True)]
+    assert (tmp_path / "mobilenet_v2_x0_5_float32.tflite").read_bytes() == b"from before"
+    assert files(tmp_path) == [
+        "mobilenet_v2_x0_5_float32.onnx",
+        "mobilenet_v2_x0_5_float32.tflite",
+        "mobilenet_v2_x0_5_float32_export.json",
+    ]
+    assert ".export-" not in str(caught.value)
+
+
+def test_more_layers_stay_in_float_until_the_budget_holds(folder, tmp_path, monkeypatch):
+    """A verification that passes from four layers on, whatever they are."""
+    tried = []
+    real = job.verify
+
+    def strict(candidate, reference, samples, **arguments):
+        parity = real(candidate, reference, samples, **arguments)
+        kept = len(candidate.graph().quantization.in_float)
+        tried.append((candidate.format, kept))
+        return job.dataclasses.replace(parity, failures=() if kept >= 4 else ("too far",))
+
+    monkeypatch.setattr(job, "verify", strict)
+    report = export_model(
+        folder / "model.safetensors",
+        tmp_path,
+        targets=["litert", "onnx"],
+        precision="int8",
+        calibrate_on=folder / "pictures",
+    )
+    assert tried == [("tflite", 0), ("tflite", 1), ("tflite", 2), ("tflite", 4), ("onnx", 4)]
+    assert [row["layers_in_float"] for row in report.rows] == [4, 4]
+
+
+def test_pixels_and_slices(folder, tmp_path):
+    report = export_model(folder / "model.safetensors", tmp_path, targets=["onnx"], pixels=True, slices=4)
+    assert report.rows[0]["largest_error"] < 1e-4
+    import onnx
+
+    model = onnx.load(str(tmp_path / "mobilenet_v2_x0_5_float32.onnx"))
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert sum(node.op_type == "Conv" for node in model.graph.node) > 150
+
+
+def test_what_the_files_were_verified_on_is_said(folder, tmp_path):
+    def verified_on(**arguments):
+        report = export_model(folder / "model.safetensors", tmp_path, targets=["onnx"], **arguments)
+        return report.figures["verified_on"]
+
+    assert verified_on() == "synthetic images and noise alone"
+    assert verified_on(data=folder / "pictures") == str(folder / "pictures")
+    one_class = next(place for place in (folder / "pictures").iterdir() if len(list(place.iterdir())) > 1)
+    assert verified_on(data=one_class) == f"{one_class}, unlabelled"
+    assert verified_on(calibrate_on=folder / "pictures") == "the pictures of the calibration"
+
+
+def test_an_int8_model_is_exported_as_it_is(tmp_path):
+    model = open_model("shufflenet_v2_x1_0")
+    export_model("shufflenet_v2_x1_0", tmp_path, targets=["litert"], precision="int8")
+    back = open_model(tmp_path / "shufflenet_v2_x1_0_int8.tflite")
+    for node, original in zip(back.graph().nodes, model.graph().nodes, strict=True):
+        if hasattr(node, "weight"):
+            np.testing.assert_array_equal(node.weight, original.weight)
+
+
+def test_an_int8_model_is_not_quantised_again(tmp_path):
+    with pytest.raises(UsageError, match="is int8 already: take the float32 model"):
+        export_model("mobilenet_v2", tmp_path, targets=["litert"], precision="int8", keep_float=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"targets": []}, "name a target: litert, onnx"),
+        ({"targets": ["litert"], "precision": "int8"}, "needs photographs like those it will see: add --calibrate"),
+        ({"targets": ["torchscript"], "precision": "int8"}, "torchscript has no int8 here, only float32"),
+        ({"targets": ["torchscript"], "pixels": True}, "torchscript files read normalised pictures"),
+        ({"targets": ["litert"], "slices": 0}, "slices must be at least 1"),
+        ({"targets": ["litert"], "precision": "int8", "slices": 2}, "--slices is for float32"),
+        ({"targets": ["litert"], "keep_float": -1}, "keep-float must be at least 0"),
+        ({"targets": ["litert"], "data": "no-such-folder"}, "no-such-folder"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(arguments, message, folder, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=message):
+        export_model(folder / "model.safetensors", out, **arguments)
+    assert not out.exists() or not list(out.iterdir())

@@ -1,0 +1,127 @@
+"""Whole searches, on pictures of shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from fusiform.errors import FusiformError, UsageError
+from fusiform.selection.budget import Budget
+from fusiform.selection.job import choose
+from fusiform.training.recipe import Recipe
+from fusiform.training.recipes import distill_small, finetune_small
+from fusiform.zoo.checkpoint import read_safetensors
+from fusiform.zoo.model import open_model
+
+SHAPES = ("circle", "cross", "square")
+
+
+def make_shapes(folder: Path, count: int, *, seed: int) -> None:
+    """Shapes of three kinds and colours on grey, a folder a class."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:40, :40]
+    for k, name in enumerate(SHAPES):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            u, v = x - random.uniform(14, 26), y - random.uniform(14, 26)
+            inside = [u**2 + v**2 < 100, (abs(u) < 4) | (abs(v) < 4), (abs(u) < 10) & (abs(v) < 10)][k]
+            pixels = random.normal(110, 25, (5, 5, 3)).repeat(8, 0).repeat(8, 1)
+            pixels[inside] = random.normal(40, 10, 3)
+            pixels[inside, k] += 160
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{i}.png")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    make_shapes(tmp_path / "data" / "train", 30, seed=1)
+    make_shapes(tmp_path / "data" / "test", 12, seed=2)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def quick() -> Recipe:
+    return dataclasses.replace(
+        finetune_small, epochs=1, batch=16, size=32, eval_size=32, head_epochs=30, val_fraction=0.3, precision="float32"
+    )
+
+
+@pytest.mark.slow
+def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_test_pictures(
+    data: Path, tmp_path: Path, quick: Recipe
+) -> None:
+    out = tmp_path / "out"
+    budget = Budget(max_ms=100, max_mb=8.9, min_accuracy=40)
+    said: list[str] = []
+    choice = choose(data, out, budget=budget, sizes=(32,), trials=2, recipe=quick, say=said.append)
+    assert choice.shortfall == ""
+    assert choice.file == out / "model.tflite"
+    assert choice.file.stat().st_size <= 8.9e6
+    spec = open_model(choice.file).spec
+    assert (spec.labels, spec.input_size) == (SHAPES, 32)
+    figures = choice.report.figures
+    assert (figures["split"], figures["pictures"]) == ("test", 36)
+    assert 0.4 <= figures["top1_low"] <= figures["top1"] <= figures["top1_high"] <= 1  # type: ignore[operator]
+    assert {path.name for path in out.iterdir()} == {
+        "model.tflite",
+        "choose.json",
+        "candidates.png",
+        "frontier.png",
+        "runs",
+    }
+    journal = json.loads((out / "choose.json").read_text(encoding="utf-8"))
+    assert len(journal["candidates"]) == 10
+    assert all(c["fits"] == (c["megabytes"] * 1.01 <= 8.9) for c in journal["candidates"])
+    assert {t["network"] for t in journal["trainings"]} == {"mobilenet_v2_x1_0", "shufflenet_v2_x1_0"}
+    assert journal["chosen"]["top1"] == figures["top1"]
+    held = [file for file in journal["files"] if file["holds"]]
+    assert max(file["val_top1"] for file in held) - 0.005 < next(
+        file["val_top1"] for file in held if file["ms"] == pytest.approx(figures["ms"], abs=1e-4)
+    )
+    # Of MobileNetV2 only int8 is small enough.
+    assert {(file["network"], file["precision"]) for file in journal["files"]} == {
+        ("mobilenet_v2_x1_0", "int8"),
+        ("shufflenet_v2_x1_0", "float32"),
+        ("shufflenet_v2_x1_0", "int8"),
+    }
+
+    with pytest.raises(UsageError, match="--resume"):
+        choose(data, out, budget=budget, sizes=(32,), trials=2, recipe=quick)
+    with pytest.raises(UsageError, match="other recipe"):
+        choose(data, out, budget=budget, sizes=(32,), recipe=dataclasses.replace(quick, lr=1e-5), resume=True)
+    # Under another budget nothing is trained that was trained before, and an accuracy out of reach is told.
+    times = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")}
+    asked = Budget(max_ms=99, max_mb=8.9, min_accuracy=100)
+    again = choose(data, out, budget=asked, sizes=(32,), trials=1, recipe=quick, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")} == times
+    assert again.report.figures["network"] == "mobilenet_v2_x1_0"
+    assert bool(again.shortfall) == (again.report.figures["top1"] < 1)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_network_that_is_cut_learns_from_a_teacher(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    distillation = dataclasses.replace(
+        distill_small, epochs=2, warmup_epochs=0.5, batch=16, size=32, sizes=(), eval_size=32, precision="float32"
+    )
+    out = tmp_path / "out"
+    budget = Budget(max_mb=0.8)
+    with contextlib.suppress(FusiformError):  # hardly trained, it may lose more to int8 than a file may
+        choose(data, out, budget=budget, sizes=(32,), trials=1, recipe=quick, distillation=distillation)
+    assert {run.name for run in (out / "runs").iterdir()} == {
+        "mobilenet_v2_x1_0_32px_1_epochs",
+        "mobilenet_v2_x0_35_32px_2_epochs_distilled",
+    }
+    settings = json.loads((out / "runs" / "mobilenet_v2_x0_35_32px_2_epochs_distilled" / "run.json").read_text())
+    assert settings["teacher"].endswith("mobilenet_v2_x1_0_32px_1_epochs/best.safetensors")
+    journal = json.loads((out / "choose.json").read_text(encoding="utf-8"))
+    assert [(done["width"], done["distilled"]) for done in journal["trainings"]] == [(1.0, False), (0.35, True)]
+    spec, _ = read_safetensors(out / "runs" / journal["trainings"][1]["run"] / "best.safetensors")
+    assert spec is not None
+    assert spec.width == 0.35

@@ -1,0 +1,273 @@
+"""Whole trainings, small: what they leave behind, how they are taken up again, and what they say of poor data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fusiform
+from fusiform.errors import FusiformError, OutputError, UsageError
+from fusiform.training import loop
+from fusiform.training.job import find_rate, train
+from fusiform.training.recipe import Recipe
+from fusiform.zoo.checkpoint import read_safetensors
+
+NETWORK = "mobilenet_v2_x0_35"
+FILES = {
+    "best.safetensors",
+    "last.safetensors",
+    "state.pt",
+    "run.json",
+    "recipe.json",
+    "data.csv",
+    "data.sha256",
+    "environment.json",
+    "metrics.jsonl",
+    "train.log",
+    "curves.png",
+}
+
+
+def weights(run: Path, name: str = "last.safetensors") -> dict[str, np.ndarray]:
+    return read_safetensors(run / name)[1]
+
+
+def assert_equal(first: Path, second: Path, name: str = "last.safetensors", tolerance: float = 0.0) -> None:
+    a, b = weights(first, name), weights(second, name)
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=key)
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_pictures: Callable[..., None]) -> Path:
+    make_pictures(tmp_path / "scenes", {"red": 12, "green": 12, "blue": 12})
+    return tmp_path / "scenes"
+
+
+def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    out = tmp_path / "run"
+    report = train(data, out, model=NETWORK, recipe=dataclasses.replace(quick, epochs=4, ema=0.0), say=said.append)
+    names = {path.name for path in out.iterdir()}
+    assert names >= FILES
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+
+    spec, _ = read_safetensors(out / "best.safetensors")
+    assert spec is not None
+    assert spec.labels == ("blue", "green", "red")
+    assert (spec.architecture, spec.width, spec.input_size) == ("mobilenet_v2", 0.35, 48)
+    assert spec.preprocess.crop == 48
+    assert spec.accuracy[0].top1 == pytest.approx(100 * report.figures["top1"])  # type: ignore[operator]
+
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3, 4]
+    assert all(record["val_pictures"] == 9 for record in records)
+    assert report.figures["pictures"] == 9
+    assert report.figures["top1"] > 0.8  # type: ignore[operator]  # colours are easy; guessing gives a third
+    assert Recipe.from_json((out / "recipe.json").read_text()).epochs == 4
+    assert "epoch 4/4" in (out / "train.log").read_text()
+    assert len((out / "data.csv").read_text().splitlines()) == 37
+
+    answers = fusiform.predict(data / "red", model=out / "best.safetensors", top=1, threads=1)
+    assert np.mean([answer.top[0].name == "red" for answer in answers]) > 0.7
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(data, tmp_path / name, model=NETWORK, recipe=dataclasses.replace(quick, seed=seed), threads=1)
+    assert_equal(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_equal(tmp_path / "a", tmp_path / "c")
+
+
+class Stop(Exception):
+    """What stands in for a process's end."""
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, quick: Recipe, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(quick, dropout=0.3, mixup=0.2)  # chance in all its places
+    train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1)
+
+    taken = 0
+    one_step = loop._Fit._step
+
+    def stop(self: Any, batches: Any) -> None:
+        nonlocal taken
+        if taken == step:
+            raise Stop
+        taken += 1
+        one_step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", stop)
+        with pytest.raises(Stop):
+            train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
+    said: list[str] = []
+    train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
+    assert any(line == f"going on from epoch {step // 3}, step {step % 3}" for line in said)
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+    assert_equal(tmp_path / "whole", tmp_path / "run", "best.safetensors")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+
+
+def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    train(data, tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+    before = weights(tmp_path / "run")
+    train(None, tmp_path / "run", resume=True, threads=1)
+    (tmp_path / "run" / "state.pt").unlink()
+    train(None, tmp_path / "run", resume=True, threads=1)
+    after = weights(tmp_path / "run")
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key])
+
+
+def test_another_worker_count_changes_nothing(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    for workers, cache in ((0, "memory"), (2, "none")):
+        recipe = dataclasses.replace(quick, workers=workers, cache=cache)
+        train(data, tmp_path / str(workers), model=NETWORK, recipe=recipe, threads=1)
+    assert_equal(tmp_path / "0", tmp_path / "2")
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    # Without the moving average and with SGD, whose steps are as large as the gradients.
+    recipe = dataclasses.replace(quick, optimizer="sgd", lr=1e-3, ema=0.0, dropout=0.0, precision="float32")
+    train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1)
+    train(data, tmp_path / "parts", model=NETWORK, recipe=dataclasses.replace(recipe, accumulate=4), threads=1)
+    assert_equal(tmp_path / "whole", tmp_path / "parts", tolerance=2e-4)
+
+
+def test_frozen_stages_keep_their_weights(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    train(data, tmp_path / "head", model=NETWORK, recipe=dataclasses.replace(quick, epochs=0), threads=1)
+    train(data, tmp_path / "half", model=NETWORK, recipe=dataclasses.replace(quick, freeze=0.5), threads=1)
+    start, end = weights(tmp_path / "head"), weights(tmp_path / "half")
+    same = {key.split(".")[1] for key in start if key.startswith("features") and np.array_equal(start[key], end[key])}
+    assert {"0", "4", "8"} <= same
+    assert not np.array_equal(start["features.17.conv.1.0.weight"], end["features.17.conv.1.0.weight"])
+
+
+def test_batch_statistics_can_be_learned_from_weights_that_have_none(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    recipe = dataclasses.replace(quick, batch_norm="train")
+    train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=said.append)
+    assert any("statistics estimated" in line for line in said)
+    assert np.abs(weights(tmp_path / "run")["features.3.conv.0.1.running_mean"]).max() > 0
+
+
+def test_a_teacher_of_the_same_classes_and_one_of_others(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    train(data, tmp_path / "teacher", model=NETWORK, recipe=quick, threads=1)
+    recipe = dataclasses.replace(quick, distill=0.9, epochs=1)
+    for name, teacher in (("same", tmp_path / "teacher" / "best.safetensors"), ("others", "shufflenet_v2_x1_0")):
+        report = train(data, tmp_path / name, model=NETWORK, recipe=recipe, teacher=teacher, threads=1)
+        assert report.figures["epochs"] == 1
+        spec, state = read_safetensors(tmp_path / name / "best.safetensors")
+        assert spec is not None
+        assert state["classifier.1.weight"].shape == (3, 1280)  # the second head is not in the file
+    with pytest.raises(UsageError, match="--teacher"):
+        train(data, tmp_path / "none", model=NETWORK, recipe=recipe)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusiform.training import run_folder
+
+    real, written = run_folder.write_file, 0
+
+    def full(path: Any, content: bytes) -> None:
+        nonlocal written
+        written += Path(path).name == "state.pt"
+        if written > 2:
+            raise OutputError(f"cannot write {path} (No space left on device): choose another place")
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_file", full)
+        with pytest.raises(OutputError, match="No space"):
+            train(data, tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+    train(data, tmp_path / "whole", model=NETWORK, recipe=quick, threads=1)
+    train(None, tmp_path / "run", resume=True, threads=1)
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"a": 1, "b": 1, "c": 1}, "sensible"),
+        ({"a": 2, "b": 1}, "sensible"),
+        ({"only": 5}, "two or more"),
+        ({"바다": 4, "old town": 4, "empty": 0}, "sensible"),
+    ],
+)
+def test_poor_data_gives_a_model_or_a_clear_error(
+    tmp_path: Path, make_pictures: Callable[..., None], quick: Recipe, counts: dict[str, int], expected: str
+) -> None:
+    make_pictures(tmp_path / "data", counts)
+    if expected == "sensible":
+        train(tmp_path / "data", tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+        spec, _ = read_safetensors(tmp_path / "run" / "best.safetensors")
+        assert spec is not None
+        assert set(spec.labels) == {name for name, count in counts.items() if count}
+    else:
+        with pytest.raises(UsageError, match=expected):
+            train(tmp_path / "data", tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+        assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    (data / "red" / "bad.jpg").write_bytes(b"\xff\xd8\xff cut short")
+    for cache in ("memory", "none"):
+        said: list[str] = []
+        recipe = dataclasses.replace(quick, cache=cache, val_fraction=0.0)
+        train(data, tmp_path / cache, model=NETWORK, recipe=recipe, threads=1, say=said.append)
+        assert cache == "none" or any("left out" in line and "bad.jpg" in line for line in said)
+
+
+def test_wrong_requests_say_what_to_do(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    train(data, tmp_path / "run", model=NETWORK, recipe=dataclasses.replace(quick, epochs=0), threads=1)
+    with pytest.raises(UsageError, match="--resume"):
+        train(data, tmp_path / "run", model=NETWORK, recipe=quick)
+    with pytest.raises(UsageError, match="no run"):
+        train(None, tmp_path / "nowhere", resume=True)
+    with pytest.raises(UsageError, match="no weights"):
+        train(data, tmp_path / "other", model="shufflenet_v2_x9_9", recipe=quick)
+    with pytest.raises(FusiformError, match="nothing_like_it"):
+        train(data, tmp_path / "other", model="nothing_like_it", recipe=quick)
+    with pytest.raises(UsageError, match="device"):
+        train(data, tmp_path / "other", model=NETWORK, recipe=quick, device="cuda:99")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UsageError, match="within the data"):
+        train(data, data / "run", model=NETWORK, recipe=quick)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        train(data, tmp_path / "file" / "run", model=NETWORK, recipe=quick)
+
+
+def test_a_model_of_the_same_classes_keeps_its_head(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    once = dataclasses.replace(quick, epochs=0)
+    train(data, tmp_path / "first", model=NETWORK, recipe=once, threads=1)
+    again = dataclasses.replace(quick, epochs=0, head_epochs=0)
+    train(data, tmp_path / "second", model=tmp_path / "first" / "best.safetensors", recipe=again, threads=1)
+    assert_equal(tmp_path / "first", tmp_path / "second")
+
+
+def test_the_learning_rate_finder_suggests_a_rate_and_draws_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    recipe = dataclasses.replace(quick, epochs=20, head_epochs=0)
+    report = find_rate(data, tmp_path / "look", model=NETWORK, recipe=recipe, threads=1)
+    assert 1e-6 <= report.figures["suggested"] < 1  # type: ignore[operator]
+    with Image.open(tmp_path / "look" / "lr_finder.png") as picture:
+        assert picture.width > 300
+    assert [path.name for path in (tmp_path / "look").iterdir()] == ["lr_finder.png"]
