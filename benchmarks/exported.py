@@ -20,7 +20,7 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
 
     ``calibrate_on`` and ``data`` None are what a training run was trained and validated on.
     """
-    from fusiform.exporting.job import ExportError, export_model
+    from fusiform.exporting.job import ExportError, export
     from fusiform.exporting.targets.base import Precision
     from fusiform.exporting.targets.targets import TARGETS
 
@@ -30,13 +30,14 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
         targets = [name for name, target in TARGETS.items() if precision in target.precisions and name != "web"]
         print(f"{model.name}: {precision}", file=sys.stderr, flush=True)
         try:
-            made = export_model(
+            made = export(
                 model,
+                targets,
                 out,
-                targets=targets,
                 precision=precision,
-                calibrate_on=calibrate_on,
+                calibrate=calibrate_on,
                 data=data,
+                progress=False,
             )
         except ExportError as error:
             print(f"{model.name}: {error}", file=sys.stderr, flush=True)
@@ -62,7 +63,7 @@ def measure_times(
     kept = {"latency_ms": "median_ms", "decode_ms": "decode_ms", "load_ms": "load_ms", "memory_mb": "memory_mb"}
     times = benchmark([row["file"] for row in exported if runs_here(row)], data=data, seconds=seconds)
     by_file = {row["model"]: row for row in times.rows}
-    (eager,) = benchmark([model], engines=["torch"], data=data, seconds=seconds).rows
+    (eager,) = benchmark([model], engine=["torch"], data=data, seconds=seconds).rows
     for row, timed in zip(rows, [eager, *(by_file.get(found.get("file")) for found in exported)], strict=True):
         if timed is not None:
             row |= {name: timed[key] for name, key in kept.items() if timed.get(key) is not None}

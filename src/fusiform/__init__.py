@@ -6,28 +6,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fusiform.analysis import analyze
+    from fusiform.benchmarking.job import benchmark
+    from fusiform.doctor.job import diagnose
+    from fusiform.evaluation.job import evaluate
+    from fusiform.exporting.job import export
+    from fusiform.exporting.verification.verify import verify
+    from fusiform.porting.port import port
+    from fusiform.prediction.answer import Prediction, Predictions
     from fusiform.prediction.predict import predict, predict_iter
+    from fusiform.prediction.predictor import Predictor
+    from fusiform.report import Report
+    from fusiform.runs import Run, train
+    from fusiform.selection.job import choose
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
-    from fusiform.zoo.model import open_model
+    from fusiform.zoo.model import Model, open_model
 
     __version__: str
 
-__all__ = ["ModelSpec", "Preprocess", "__version__", "list_models", "load", "open_model", "predict", "predict_iter"]
+__all__ = [
+    "Model",
+    "ModelSpec",
+    "Prediction",
+    "Predictions",
+    "Predictor",
+    "Preprocess",
+    "Report",
+    "Run",
+    "__version__",
+    "analyze",
+    "benchmark",
+    "choose",
+    "diagnose",
+    "evaluate",
+    "export",
+    "list_models",
+    "load",
+    "open_model",
+    "port",
+    "predict",
+    "predict_iter",
+    "train",
+    "verify",
+]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
+    "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
+    "Prediction": "fusiform.prediction.answer",
+    "Predictions": "fusiform.prediction.answer",
+    "Predictor": "fusiform.prediction.predictor",
     "Preprocess": "fusiform.spec",
+    "Report": "fusiform.report",
+    "Run": "fusiform.runs",
+    "analyze": "fusiform.analysis",
+    "benchmark": "fusiform.benchmarking.job",
+    "choose": "fusiform.selection.job",
+    "diagnose": "fusiform.doctor.job",
+    "evaluate": "fusiform.evaluation.job",
+    "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
+    "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "train": "fusiform.runs",
+    "verify": "fusiform.exporting.verification.verify",
 }
 
 
 def list_models() -> list[str]:
-    """The names that ``predict``, ``load`` and the command line take as a model, bundled and downloadable, sorted."""
+    """The names that stand for a model everywhere, bundled and downloadable, sorted.
+
+    Returns:
+        The names, such as ``mobilenet_v2``; ``fusiform models`` says more about each.
+
+    Raises:
+        FusiformError: Never; the list needs no network.
+
+    Example:
+        >>> import fusiform
+        >>> "mobilenet_v2" in fusiform.list_models()
+        True
+
+    """
     from fusiform.zoo.catalog import ALIASES, CATALOG
 
     return sorted({*ALIASES, *(name for name, weights in CATALOG.items() if not weights.unloadable)})
@@ -35,7 +99,9 @@ def list_models() -> list[str]:
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return _version()
+        from fusiform.machine import installed_version
+
+        return installed_version() or "0+unknown"  # a checkout on the path, as torch.hub uses it
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_WHERE[name]), name)
@@ -44,12 +110,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fusiform")
-    except PackageNotFoundError:  # a checkout on the path, as torch.hub uses it
-        return "0+unknown"

@@ -37,24 +37,43 @@ def analyze(
     slices: int = 4,
     bits: int = 32,
 ) -> Report:
-    """A network's layers with their parameters, multiply-adds, activations and receptive fields, and its totals.
+    """Analyse a network layer by layer without running it: parameters, multiply-adds, activations, receptive fields.
 
-    ``model`` is a model file or the name of a network, at any width (``mobilenet_v2_x0_35``,
-    ``ssdlite_mobilenet_v2_x1_0``, ``deeplab_v3_mobilenet_v2_x1_0``): nothing but its shapes matters, and nothing is
-    downloaded. ``size`` is the side of the picture in pixels, ``classes`` their number (a detector's without the
-    background), ``output_stride`` and ``aspp`` a segmenter's: each is the model's own by default, for the name of a
-    network ImageNet's 1000 classes at 224 pixels, COCO's 80 at 320, Pascal VOC's 21 at 513 and output stride 16. Each
-    value of an activation takes ``bits``: 8, 16 or 32. All sizes are for one picture, in bytes.
+    All sizes are for one image, in bytes. ``peak_bytes`` is held by a runtime that keeps each tensor from the layer
+    that makes it to the last that reads it (see ``peak_memory``), ``arena_bytes`` is what LiteRT plans for its own
+    kernels (see ``arena_memory``), ``formula_bytes`` the formula of MobileNetV2's paper (Section 5.1); ``_sliced`` is
+    with each of the ``expansions``, the inverted residuals, computed in ``slices`` slices. ``held_`` is the paper's
+    Table 3 (see ``held_by_resolution``). ``multiply_adds_tensorflow`` is what dilated convolutions make of
+    ``multiply_adds`` where they are computed as TensorFlow does (see ``nets.deeplab_v3``), which the paper's Table 7
+    counts.
 
-    ``peak_bytes`` is held by a runtime that keeps each tensor from the layer that makes it to the last that reads it
-    (see ``peak_memory``), ``arena_bytes`` is what LiteRT plans for its own kernels (see ``arena_memory``),
-    ``formula_bytes`` the formula of MobileNetV2's paper (Section 5.1); ``_sliced`` is with each of the ``expansions``,
-    the inverted residuals, computed in ``slices`` slices. ``held_`` is the paper's Table 3 (see
-    ``held_by_resolution``). ``multiply_adds_tensorflow`` is what convolutions at a rate make of ``multiply_adds`` where
-    they are computed as TensorFlow does (see ``nets.deeplab_v3``), which the paper's Table 7 counts.
+    Args:
+        model: A model file or the name of a network, at any width (``mobilenet_v2_x0_35``,
+            ``ssdlite_mobilenet_v2_x1_0``, ``deeplab_v3_mobilenet_v2_x1_0``): nothing but its shapes matters, and
+            nothing is downloaded.
+        size: The image's side in pixels; None is the model's own, for the name of a network 224, for a detector 320,
+            for a segmenter 513.
+        classes: The number of classes, a detector's without the background; None is the model's own, for the name of
+            a network ImageNet's 1000, COCO's 80, Pascal VOC's 21.
+        output_stride: A segmenter's, 8 or 16; None is its own, 16 for a name.
+        aspp: Give a segmenter atrous spatial pyramid pooling.
+        slices: Slices of each expansion, for the peak of memory with them.
+        bits: What a value of an activation takes: 8, 16 or 32.
 
-    Raises UsageError for numbers out of their range and unknown names, SpecError for a width, an output stride or ASPP
-    that a network does not have, and what ``open_model`` raises.
+    Returns:
+        A report with the totals and a row for each layer.
+
+    Raises:
+        UsageError: For numbers out of their range and unknown names.
+        SpecError: For a width, an output stride or ASPP that a network does not have.
+        FusiformError: For a file that cannot be opened.
+
+    Example:
+        >>> import fusiform
+        >>> figures = fusiform.analyze("mobilenet_v2_x1_0").figures
+        >>> figures["parameters"], figures["multiply_adds"]
+        (3504872, 300774272)
+
     """
     if bits not in BITS:
         raise UsageError(f"a value of an activation has 8, 16 or 32 bits, not {bits}")

@@ -8,6 +8,16 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def installed_version(distribution: str = "fusiform") -> str | None:
+    """The version of a package that is installed; None where it is not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 def usable_cores() -> int:
     """The cores this process may use: those of its affinity, and no more than its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

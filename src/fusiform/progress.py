@@ -62,6 +62,11 @@ def tracker(progress: bool | Tracker | None) -> Tracker:
     return progress
 
 
+def tell(text: str) -> None:
+    """Print a line for people on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def in_notebook() -> bool:
     """Whether the code runs in a notebook's cell, where HTML can be shown."""
     # Never imported for the question: where nobody did, there is no notebook.

@@ -75,7 +75,7 @@ class Accuracy:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelSpec:
     """Everything needed to use a model's weights correctly, and where they came from.
 
@@ -183,6 +183,15 @@ class ModelSpec:
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    def summary(self) -> str:
+        """The network, its task, classes and input in a line."""
+        classes = f"{self.num_classes} class{'' if self.num_classes == 1 else 'es'}"
+        return f"{self.name}, {self.task}, {classes}, {self.input_size} px"
+
+    def __repr__(self) -> str:
+        # The names of a thousand classes would bury everything else.
+        return f"<ModelSpec {self.summary()}>"
 
     def replace(self, **changes: Any) -> ModelSpec:
         """A copy with some fields changed, checked like a new one."""

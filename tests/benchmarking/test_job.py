@@ -79,7 +79,7 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(
     fake_package("openvino", "print('hello')\nraise RuntimeError('of its own')")
     broken, apple = tmp_path / "broken.tflite", tmp_path / "none.tflite"
     broken.write_bytes((folder / "lite.tflite").read_bytes()[:1000])
-    report = benchmark([broken, folder / "weights.safetensors", apple], engines=ENGINES, seconds=0.02)
+    report = benchmark([broken, folder / "weights.safetensors", apple], engine=ENGINES, seconds=0.02)
     errors = {(Path(str(row["model"])).name, row["engine"]): row["error"] for row in report.rows}
     assert list(errors) == [
         ("broken.tflite", None),
@@ -101,7 +101,7 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(
 
 
 def test_an_engine_named_for_a_model_that_it_cannot_run_is_told(folder: Path) -> None:
-    report = benchmark([folder / "lite.tflite"], engines=["executorch", "litert"], seconds=0.02)
+    report = benchmark([folder / "lite.tflite"], engine=["executorch", "litert"], seconds=0.02)
     first, second = report.rows
     assert first["engine"] == "executorch"
     assert "fusiform export" in str(first["error"])
@@ -128,7 +128,7 @@ def test_a_runtime_that_crashes_later_loses_its_row_alone(
         "        return [numpy.zeros((1, 2), 'float32')]\n",
     )
     pytest.importorskip("onnx")
-    report = benchmark([folder / "lite.tflite"], engines=["litert", "onnxruntime"], seconds=0.02)
+    report = benchmark([folder / "lite.tflite"], engine=["litert", "onnxruntime"], seconds=0.02)
     assert report.rows[0]["median_ms"] is not None
     assert report.rows[1]["error"] == "the process that ran it ended with 3"
     assert report.rows[1]["median_ms"] is report.rows[1]["runs"] is report.rows[1]["pictures_per_second"] is None
@@ -142,7 +142,7 @@ def test_a_runtime_that_crashes_later_loses_its_row_alone(
         ({"seconds": 0.0}, "seconds must be"),
         ({"seconds": float("nan")}, "seconds must be"),
         ({"threads": (1, 0)}, "threads must be"),
-        ({"engines": ["abacus"]}, "there is no engine 'abacus'"),
+        ({"engine": ["abacus"]}, "there is no engine 'abacus'"),
         ({"models": ["no_such_model"]}, "no_such_model"),
     ],
 )

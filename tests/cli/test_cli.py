@@ -319,18 +319,17 @@ def test_info_prints_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_port_passes_the_labels_and_says_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
-    def port(foreign: Path, out: Path, *, labels: tuple[str, ...] | None = None) -> ModelSpec:
+    def port(foreign: Path, out: Path, *, labels: Path | None = None) -> ModelSpec:
         calls.append((foreign, out, labels))
         return SPEC
 
     monkeypatch.setitem(sys.modules, "fusiform.porting.port", types.SimpleNamespace(port=port))
     labels = tmp_path / "labels.txt"
-    labels.write_text("a\nb\nc\n")
     result = run("port", "foreign.onnx", "--out", "own.safetensors", "--labels", labels)
     assert result.stdout == "own.safetensors: mobilenet_v2_x1_0, 3 classes, 32 pixels, symmetric padding\n"
     run("port", "foreign.onnx", "--out", "own.safetensors")
     assert calls == [
-        (Path("foreign.onnx"), Path("own.safetensors"), ("a", "b", "c")),
+        (Path("foreign.onnx"), Path("own.safetensors"), labels),
         (Path("foreign.onnx"), Path("own.safetensors"), None),
     ]
     assert run("port", "foreign.onnx").exit_code == 2

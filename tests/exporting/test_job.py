@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from fusiform.errors import UsageError
 from fusiform.exporting import job
-from fusiform.exporting.job import ExportError, export_model
+from fusiform.exporting.job import ExportError, export
 from fusiform.exporting.targets.targets import TARGETS, Target
 from fusiform.prediction.predict import predict
 from fusiform.zoo.checkpoint import write_safetensors
@@ -47,9 +47,7 @@ def files(folder):
 
 
 def test_float_files_pass_and_are_byte_identical(folder, tmp_path):
-    reports = [
-        export_model(folder / "model.safetensors", tmp_path / name, targets=["litert", "onnx"]) for name in ("a", "b")
-    ]
+    reports = [export(folder / "model.safetensors", ["litert", "onnx"], tmp_path / name) for name in ("a", "b")]
     names = ["mobilenet_v2_x0_5_float32.onnx", "mobilenet_v2_x0_5_float32.tflite"]
     assert files(tmp_path / "a") == sorted([*names, "mobilenet_v2_x0_5_float32_export.json"])
     for name in names:
@@ -65,12 +63,12 @@ def test_float_files_pass_and_are_byte_identical(folder, tmp_path):
 
 def test_int8_from_photographs(folder, tmp_path):
     lines = []
-    report = export_model(
+    report = export(
         folder / "model.safetensors",
+        ["litert", "onnx"],
         tmp_path,
-        targets=["litert", "onnx"],
         precision="int8",
-        calibrate_on=folder / "pictures",
+        calibrate=folder / "pictures",
         data=folder / "pictures",
         max_drop=20,
         keep_float=2,
@@ -104,7 +102,7 @@ def test_a_broken_writer_leaves_no_file_and_the_others_go_on(folder, tmp_path, m
     monkeypatch.setattr(job, "TARGETS", {**TARGETS, "litert": bad})
     (tmp_path / "mobilenet_v2_x0_5_float32.tflite").write_bytes(b"from before")
     with pytest.raises(ExportError, match=r"litert: .*float32\.tflite: does not give the answers of") as caught:
-        export_model(folder / "model.safetensors", tmp_path, targets=["litert", "onnx"])
+        export(folder / "model.safetensors", ["litert", "onnx"], tmp_path)
     assert [(row["target"], row["passed"]) for row in caught.value.report.rows] == [("litert", False), ("onnx", True)]
     assert (tmp_path / "mobilenet_v2_x0_5_float32.tflite").read_bytes() == b"from before"
     assert files(tmp_path) == [
@@ -126,20 +124,20 @@ def test_more_layers_stay_in_float_until_the_budget_holds(folder, tmp_path, monk
         tried.append((candidate.format, kept))
         return job.dataclasses.replace(parity, failures=() if kept >= 4 else ("too far",))
 
-    monkeypatch.setattr(job, "verify", strict)
-    report = export_model(
+    monkeypatch.setattr(job, "verify_answers", strict)
+    report = export(
         folder / "model.safetensors",
+        ["litert", "onnx"],
         tmp_path,
-        targets=["litert", "onnx"],
         precision="int8",
-        calibrate_on=folder / "pictures",
+        calibrate=folder / "pictures",
     )
     assert tried == [("tflite", 0), ("tflite", 1), ("tflite", 2), ("tflite", 4), ("onnx", 4)]
     assert [row["layers_in_float"] for row in report.rows] == [4, 4]
 
 
 def test_pixels_and_slices(folder, tmp_path):
-    report = export_model(folder / "model.safetensors", tmp_path, targets=["onnx"], pixels=True, slices=4)
+    report = export(folder / "model.safetensors", ["onnx"], tmp_path, pixels=True, slices=4)
     assert report.rows[0]["largest_error"] < 1e-4
     import onnx
 
@@ -150,19 +148,19 @@ def test_pixels_and_slices(folder, tmp_path):
 
 def test_what_the_files_were_verified_on_is_said(folder, tmp_path):
     def verified_on(**arguments):
-        report = export_model(folder / "model.safetensors", tmp_path, targets=["onnx"], **arguments)
+        report = export(folder / "model.safetensors", ["onnx"], tmp_path, **arguments)
         return report.figures["verified_on"]
 
     assert verified_on() == "synthetic images and noise alone"
     assert verified_on(data=folder / "pictures") == str(folder / "pictures")
     one_class = next(place for place in (folder / "pictures").iterdir() if len(list(place.iterdir())) > 1)
     assert verified_on(data=one_class) == f"{one_class}, unlabelled"
-    assert verified_on(calibrate_on=folder / "pictures") == "the pictures of the calibration"
+    assert verified_on(calibrate=folder / "pictures") == "the pictures of the calibration"
 
 
 def test_an_int8_model_is_exported_as_it_is(tmp_path):
     model = open_model("shufflenet_v2_x1_0")
-    export_model("shufflenet_v2_x1_0", tmp_path, targets=["litert"], precision="int8")
+    export("shufflenet_v2_x1_0", ["litert"], tmp_path, precision="int8")
     back = open_model(tmp_path / "shufflenet_v2_x1_0_int8.tflite")
     for node, original in zip(back.graph().nodes, model.graph().nodes, strict=True):
         if hasattr(node, "weight"):
@@ -171,24 +169,24 @@ def test_an_int8_model_is_exported_as_it_is(tmp_path):
 
 def test_an_int8_model_is_not_quantised_again(tmp_path):
     with pytest.raises(UsageError, match="is int8 already: take the float32 model"):
-        export_model("mobilenet_v2", tmp_path, targets=["litert"], precision="int8", keep_float=1)
+        export("mobilenet_v2", ["litert"], tmp_path, precision="int8", keep_float=1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"targets": []}, "name a target: litert, onnx"),
-        ({"targets": ["litert"], "precision": "int8"}, "needs photographs like those it will see: add --calibrate"),
-        ({"targets": ["torchscript"], "precision": "int8"}, "torchscript has no int8 here, only float32"),
-        ({"targets": ["torchscript"], "pixels": True}, "torchscript files read normalised pictures"),
-        ({"targets": ["litert"], "slices": 0}, "slices must be at least 1"),
-        ({"targets": ["litert"], "precision": "int8", "slices": 2}, "--slices is for float32"),
-        ({"targets": ["litert"], "keep_float": -1}, "keep-float must be at least 0"),
-        ({"targets": ["litert"], "data": "no-such-folder"}, "no-such-folder"),
+        ({"to": []}, "name a target: litert, onnx"),
+        ({"to": ["litert"], "precision": "int8"}, "needs photographs like those it will see: add --calibrate"),
+        ({"to": ["torchscript"], "precision": "int8"}, "torchscript has no int8 here, only float32"),
+        ({"to": ["torchscript"], "pixels": True}, "torchscript files read normalised pictures"),
+        ({"to": ["litert"], "slices": 0}, "slices must be at least 1"),
+        ({"to": ["litert"], "precision": "int8", "slices": 2}, "--slices is for float32"),
+        ({"to": ["litert"], "keep_float": -1}, "keep-float must be at least 0"),
+        ({"to": ["litert"], "data": "no-such-folder"}, "no-such-folder"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(arguments, message, folder, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UsageError, match=message):
-        export_model(folder / "model.safetensors", out, **arguments)
+        export(**{"model": folder / "model.safetensors", "out": out, **arguments})
     assert not out.exists() or not list(out.iterdir())

@@ -15,7 +15,7 @@ from fusiform.data.dataset import Sample
 from fusiform.errors import MissingExtraError
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.targets import TARGETS
-from fusiform.exporting.verification.verify import verify
+from fusiform.exporting.verification.verify import verify_answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import Conv, Graph, Linear
 from fusiform.nets import build_network
@@ -199,7 +199,7 @@ def test_float_files(target, harm, healthy, program, photographs, tmp_path):
     else:
         candidates = write(target, graph, "float32", tmp_path)
     for candidate in candidates:
-        parity = verify(candidate, reference, photographs, labelled=False, tolerance=tolerance, threads=1)
+        parity = verify_answers(candidate, reference, photographs, labelled=False, tolerance=tolerance, threads=1)
         if harm is none:
             assert parity.failures == ()
             assert parity.largest_error < tolerance / 10
@@ -219,7 +219,7 @@ def test_int8_files(target, harm, healthy, int8_graphs, photographs, tmp_path):
     spec, state, reference = healthy
     skip_slowest(target, "int8", spec.architecture, harm)
     (candidate,) = write(target, int8_graphs(spec, state, harm), "int8", tmp_path)
-    parity = verify(candidate, reference, photographs, labelled=False, tolerance=None, threads=1)
+    parity = verify_answers(candidate, reference, photographs, labelled=False, tolerance=None, threads=1)
     assert parity.passed == (harm is none), parity.failures
     wrong_answers = any("the answers to the photographs are" in failure for failure in parity.failures)
     assert wrong_answers == (harm not in (none, shuffled_labels)), parity.failures
@@ -230,7 +230,7 @@ def test_no_layer_of_a_float_file_can_be_scaled(which, healthy, photographs, tmp
     spec, state, reference = healthy
     (candidate,) = write("litert", scaled(build_graph(spec, state), which, 1.1), "float32", tmp_path)
     tolerance = TARGETS["litert"].tolerance["float32"]
-    parity = verify(candidate, reference, photographs[:3], labelled=False, tolerance=tolerance, threads=1)
+    parity = verify_answers(candidate, reference, photographs[:3], labelled=False, tolerance=tolerance, threads=1)
     assert not parity.passed
 
 
@@ -238,7 +238,7 @@ def test_no_layer_of_a_float_file_can_be_scaled(which, healthy, photographs, tmp
 def test_a_layer_of_an_int8_file_by_more_than_rounding_hides(which, healthy, photographs, tmp_path):
     spec, state, reference = healthy
     (candidate,) = write("litert", quantised(scaled(build_graph(spec, state), which, 1.5)), "int8", tmp_path)
-    parity = verify(candidate, reference, photographs, labelled=False, tolerance=None, threads=1)
+    parity = verify_answers(candidate, reference, photographs, labelled=False, tolerance=None, threads=1)
     assert any("the answers to the photographs are" in failure for failure in parity.failures)
 
 
@@ -249,5 +249,5 @@ def test_float16_files(target, harm, healthy, photographs, tmp_path):
     spec, state, reference = healthy
     (candidate,) = write(target, harm(spec, state), "float16", tmp_path)
     tolerance = TARGETS[target].tolerance["float16"]
-    parity = verify(candidate, reference, photographs, labelled=False, tolerance=tolerance, threads=1)
+    parity = verify_answers(candidate, reference, photographs, labelled=False, tolerance=tolerance, threads=1)
     assert any("a logit differs" in failure for failure in parity.failures) == (harm is not none)

@@ -26,7 +26,7 @@ from fusiform.exporting.verification.foreign import ForeignEngine, open_foreign
 from fusiform.exporting.verification.pair import find_errors, relative_error
 from fusiform.exporting.verification.parity import Comparison, Parity, ParityError, find_failures
 from fusiform.exporting.verification.precision import stored_precision
-from fusiform.exporting.verification.verify import verify, verify_file
+from fusiform.exporting.verification.verify import verify, verify_answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.onnx import to_onnx
 from fusiform.graph.tflite import to_tflite
@@ -94,7 +94,7 @@ def quantised(graph):
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 def test_the_same_network_passes(ending, spec, state, reference, samples, tmp_path):
     candidate = write(tmp_path, build_graph(spec, state), ending)
-    parity = verify(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
     assert parity.passed
     assert parity.failures == parity.notes == ()
     assert [(c.kind, c.batch) for c in parity.comparisons] == [
@@ -118,7 +118,7 @@ def test_the_same_network_passes(ending, spec, state, reference, samples, tmp_pa
 
 def test_without_photographs(spec, state, reference, tmp_path):
     candidate = write(tmp_path, build_graph(spec, state))
-    parity = verify(candidate, reference, [], labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, [], labelled=False, tolerance=TOLERANCE, threads=1)
     assert parity.passed
     assert parity.agreement is None
     assert "no photographs were given: synthetic images only" in parity.notes
@@ -138,7 +138,7 @@ def test_without_photographs(spec, state, reference, tmp_path):
 def test_wrong_preprocessing_shows_in_the_answers(change, told, spec, state, reference, samples, tmp_path):
     lying = spec.replace(preprocess=dataclasses.replace(spec.preprocess, **change))
     candidate = write(tmp_path, build_graph(lying, state))
-    parity = verify(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
     assert told in parity.failures
     assert any("a logit differs" in failure and "photographs" in failure for failure in parity.failures)
 
@@ -146,7 +146,9 @@ def test_wrong_preprocessing_shows_in_the_answers(change, told, spec, state, ref
 def test_what_a_file_says_of_itself(spec, state, reference, samples, tmp_path):
     def failures(changed):
         candidate = write(tmp_path, build_graph(changed, state))
-        return verify(candidate, reference, samples[:1], labelled=False, tolerance=TOLERANCE, threads=1).failures
+        return verify_answers(
+            candidate, reference, samples[:1], labelled=False, tolerance=TOLERANCE, threads=1
+        ).failures
 
     assert failures(spec.replace(label_ids=tuple("abcdefghij"))) == ("it has extra label_ids",)
     labels = ("class 0", "class 2", "class 1", *spec.labels[3:])
@@ -160,7 +162,7 @@ def test_what_a_file_says_of_itself(spec, state, reference, samples, tmp_path):
 def test_another_number_of_classes(small_spec, lived_in_state, reference, samples, tmp_path):
     spec = small_spec("shufflenet_v2", size=SIZE, classes=9)
     candidate = write(tmp_path, build_graph(spec, lived_in_state(spec)))
-    parity = verify(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
     assert "it names 9 classes, the reference 10" in parity.failures
     assert parity.comparisons == ()
     assert parity.report().figures["passed"] is False
@@ -170,12 +172,14 @@ def test_answers_that_are_no_numbers(spec, state, reference, samples, tmp_path):
     bias = state["fc.bias"].copy()
     bias[3] = np.nan
     candidate = write(tmp_path, build_graph(spec, {**state, "fc.bias": bias}))
-    parity = verify(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
     assert parity.failures == ("62 answers hold values that are not finite",)  # (7 + 12 + 12) pictures, twice
     write_safetensors(tmp_path / "nan.safetensors", {**state, "fc.bias": bias}, spec)
     good = write(tmp_path, build_graph(spec, state))
     with pytest.raises(WeightsError, match=r"nan\.safetensors: answers with values that are not finite"):
-        verify(good, open_model(tmp_path / "nan.safetensors"), samples, labelled=False, tolerance=TOLERANCE, threads=1)
+        verify_answers(
+            good, open_model(tmp_path / "nan.safetensors"), samples, labelled=False, tolerance=TOLERANCE, threads=1
+        )
 
 
 def test_labelled_pictures(spec, state, reference, samples, answered, tmp_path):
@@ -184,7 +188,7 @@ def test_labelled_pictures(spec, state, reference, samples, answered, tmp_path):
     labels[0], labels[1] = (labels[0] + 1) % 10, (labels[1] + 1) % 10
     labelled = [dataclasses.replace(s, label=label) for s, label in zip(samples, labels, strict=True)]
     candidate = write(tmp_path, build_graph(spec, state))
-    parity = verify(candidate, reference, labelled, labelled=True, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, labelled, labelled=True, tolerance=TOLERANCE, threads=1)
     assert parity.outcomes == (5, 0, 0, 2)
     figures = parity.report().figures
     assert figures["top1"] == figures["reference_top1"] == pytest.approx(5 / 7, rel=1e-5)
@@ -250,7 +254,7 @@ class Altered:
 def verify_altered(monkeypatch, reference, samples, change, name="logits"):
     engine = Altered(reference, change, name)
     monkeypatch.setattr(verification, "_open_candidate", lambda model, threads: (engine, "altered"))
-    return verify(reference, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    return verify_answers(reference, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
 
 
 def test_pictures_mixed_up_in_a_batch(monkeypatch, reference, samples):
@@ -287,27 +291,31 @@ def test_pictures_that_cannot_be_read(spec, state, reference, samples, tmp_path)
     candidate = write(tmp_path, build_graph(spec, state))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = Sample(tmp_path / "broken.png", 0)
-    parity = verify(candidate, reference, [broken, *samples], labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(candidate, reference, [broken, *samples], labelled=False, tolerance=TOLERANCE, threads=1)
     assert parity.passed
     assert parity.pictures == 7
     assert parity.notes[0].startswith("1 pictures could not be read, the first: ")
     # None among the first ones: the batches of three come from those that could be read.
-    parity = verify(candidate, reference, [broken] * 30 + samples, labelled=False, tolerance=TOLERANCE, threads=1)
+    parity = verify_answers(
+        candidate, reference, [broken] * 30 + samples, labelled=False, tolerance=TOLERANCE, threads=1
+    )
     assert parity.passed
     with pytest.raises(UsageError, match="none of the 2 pictures could be read"):
-        verify(candidate, reference, [broken, broken], labelled=False, tolerance=TOLERANCE, threads=1)
+        verify_answers(candidate, reference, [broken, broken], labelled=False, tolerance=TOLERANCE, threads=1)
 
 
 def test_a_program_is_no_reference(reference, samples):
     program = Model(Path("model.pte"), "executorch", reference.spec, b"")
     with pytest.raises(UsageError, match=r"model\.pte: is a program for one runtime"):
-        verify(reference, program, samples, labelled=False, tolerance=TOLERANCE)
+        verify_answers(reference, program, samples, labelled=False, tolerance=TOLERANCE)
 
 
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 def test_int8_files(ending, spec, state, reference, samples, tmp_path):
     graph = build_graph(spec, state)
-    parity = verify(write(tmp_path, quantised(graph), ending), reference, samples, labelled=False, tolerance=None)
+    parity = verify_answers(
+        write(tmp_path, quantised(graph), ending), reference, samples, labelled=False, tolerance=None
+    )
     assert parity.failures == ()
     assert parity.int8
     assert 0.005 < parity.explained_error["logits"] < 0.1
@@ -316,7 +324,7 @@ def test_int8_files(ending, spec, state, reference, samples, tmp_path):
     assert figures["max_error"] == pytest.approx(1.5 * figures["explained_error"], rel=1e-4)
     # The rounded network is not the float one to a float's tolerance.
     path = tmp_path / f"file.{ending}"
-    assert not verify(open_model(path), reference, samples, labelled=False, tolerance=TOLERANCE).passed
+    assert not verify_answers(open_model(path), reference, samples, labelled=False, tolerance=TOLERANCE).passed
 
 
 def test_without_pytorch(monkeypatch, spec, state, reference, samples, tmp_path):
@@ -327,10 +335,10 @@ def test_without_pytorch(monkeypatch, spec, state, reference, samples, tmp_path)
     harmed = {**state, "fc.bias": state["fc.bias"] * np.float32(1.1)}
     for faithful, weights in ((True, state), (False, harmed)):
         candidate = write(tmp_path, build_graph(spec, weights))
-        parity = verify(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
+        parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
         assert parity.passed == faithful
         assert parity.notes == ("without PyTorch the reference ran in its own runtime",)
-    parity = verify(write(tmp_path, rounded), reference, samples, labelled=False, tolerance=None, threads=1)
+    parity = verify_answers(write(tmp_path, rounded), reference, samples, labelled=False, tolerance=None, threads=1)
     assert parity.max_error == {}
     assert parity.report().figures["max_error"] is None
     assert len(parity.notes) == 2
@@ -360,7 +368,7 @@ def test_verify_file_reads_labelled_folders(spec, state, reference, samples, ans
         folder = tmp_path / "data" / spec.labels[answered[k]]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{k}.png").write_bytes(sample.file.read_bytes())
-    parity = verify_file(path, against=reference.path, data=tmp_path / "data", threads=1)
+    parity = verify(path, against=reference.path, data=tmp_path / "data", threads=1)
     assert parity.passed
     assert parity.tolerance == 1e-3
     assert parity.outcomes == (7, 0, 0, 0)
@@ -368,18 +376,18 @@ def test_verify_file_reads_labelled_folders(spec, state, reference, samples, ans
 
 def test_verify_file_takes_any_folder_of_pictures(spec, state, reference, samples, tmp_path):
     path = write(tmp_path, build_graph(spec, state)).path
-    parity = verify_file(path, against=reference.path, data=samples[0].file.parent, threads=1)
+    parity = verify(path, against=reference.path, data=samples[0].file.parent, threads=1)
     assert parity.passed
     assert parity.pictures == 7
     assert parity.outcomes is None
     assert parity.notes[0].startswith("the pictures have no labels that the model knows: ")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no pictures"):
-        verify_file(path, against=reference.path, data=tmp_path / "empty")
+        verify(path, against=reference.path, data=tmp_path / "empty")
     with pytest.raises(UsageError, match="no such file or folder"):
-        verify_file(path, against=reference.path, data=tmp_path / "nowhere")
+        verify(path, against=reference.path, data=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="tolerance must be a number"):
-        verify_file(path, against=reference.path, tolerance=math.nan)
+        verify(path, against=reference.path, tolerance=math.nan)
 
 
 def test_a_parity_error_says_which_file_and_why():
@@ -421,12 +429,12 @@ def pack(file, path):
 def test_a_foreign_file(ending, spec, state, reference, samples, tmp_path):
     path = tmp_path / f"foreign.{ending}"
     pack(without_description(write(tmp_path, build_graph(spec, state), ending)), path)
-    parity = verify_file(path, against=reference.path, data=samples[0].file.parent, threads=1)
+    parity = verify(path, against=reference.path, data=samples[0].file.parent, threads=1)
     assert parity.passed
     assert any("the reference's labels and preprocessing were taken" in note for note in parity.notes)
     harmed = {**state, "fc.bias": state["fc.bias"] * np.float32(1.1)}
     pack(without_description(write(tmp_path, build_graph(spec, harmed), ending)), path)
-    assert not verify_file(path, against=reference.path, threads=1).passed
+    assert not verify(path, against=reference.path, threads=1).passed
 
 
 def test_a_foreign_file_with_a_softmax(spec, state, reference, samples, tmp_path):
@@ -437,7 +445,7 @@ def test_a_foreign_file_with_a_softmax(spec, state, reference, samples, tmp_path
     foreign = open_foreign(tmp_path / "foreign.onnx", spec)
     (name,) = ForeignEngine(foreign).run(np.zeros((2, SIZE, SIZE, 3), np.uint8))
     assert name == "probabilities"
-    assert verify_file(tmp_path / "foreign.onnx", against=reference.path, threads=1).passed
+    assert verify(tmp_path / "foreign.onnx", against=reference.path, threads=1).passed
 
 
 def test_the_background_class_is_dropped(small_spec, lived_in_state, tmp_path):
@@ -450,22 +458,22 @@ def test_the_background_class_is_dropped(small_spec, lived_in_state, tmp_path):
         spec,
     )
     pack(without_description(write(tmp_path, build_graph(more, state))), tmp_path / "foreign.onnx")
-    assert verify_file(tmp_path / "foreign.onnx", against=tmp_path / "ported.safetensors", threads=1).passed
+    assert verify(tmp_path / "foreign.onnx", against=tmp_path / "ported.safetensors", threads=1).passed
 
 
 def test_foreign_files_that_do_not_fit(small_spec, lived_in_state, spec, state, reference, tmp_path):
     larger = small_spec("shufflenet_v2", size=64)
     pack(without_description(write(tmp_path, build_graph(larger, lived_in_state(larger)))), tmp_path / "size.onnx")
     with pytest.raises(WeightsError, match=r"size\.onnx: reads .* 48 x 48 pixels"):
-        verify_file(tmp_path / "size.onnx", against=reference.path)
+        verify(tmp_path / "size.onnx", against=reference.path)
     other = small_spec("shufflenet_v2", size=SIZE, classes=9)
     pack(without_description(write(tmp_path, build_graph(other, lived_in_state(other)))), tmp_path / "classes.onnx")
     with pytest.raises(WeightsError, match=r"classes\.onnx: answers .* has 10 classes"):
-        verify_file(tmp_path / "classes.onnx", against=reference.path)
+        verify(tmp_path / "classes.onnx", against=reference.path)
     whole = (tmp_path / "size.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsError, match=r"cut\.onnx"):
-        verify_file(tmp_path / "cut.onnx", against=reference.path)
+        verify(tmp_path / "cut.onnx", against=reference.path)
 
 
 @pytest.mark.slow
@@ -475,6 +483,6 @@ def test_published_files_pass_against_their_port(name, shared_data, tmp_path):
 
     foreign = shared_data / "weights" / name
     port(foreign, tmp_path / "ported.safetensors")
-    parity = verify_file(foreign, against=tmp_path / "ported.safetensors", data=shared_data / "imagenet_val")
+    parity = verify(foreign, against=tmp_path / "ported.safetensors", data=shared_data / "imagenet_val")
     assert parity.failures == ()
     assert parity.agreement > 0.9

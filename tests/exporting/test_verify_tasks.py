@@ -24,12 +24,12 @@ from fusiform.errors import SpecError, UsageError
 from fusiform.evaluation import detection as evaluate_boxes
 from fusiform.evaluation import segmentation as evaluate_masks
 from fusiform.evaluation.compare import compare
-from fusiform.exporting.job import ExportError, export_model
+from fusiform.exporting.job import ExportError, export
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.verification.answers import Boxes, Masks, Truth
 from fusiform.exporting.verification.parity import Comparison, Decoded, Measured, Parity, find_failures
-from fusiform.exporting.verification.verify import verify, verify_file
+from fusiform.exporting.verification.verify import verify, verify_answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import Graph
 from fusiform.graph.onnx import to_onnx
@@ -188,7 +188,7 @@ FAULTS = [
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 def test_the_same_network_passes(ending: str, healthy: Healthy, samples: list[AnnotatedSample], tmp_path: Path) -> None:
     candidate = write(tmp_path, healthy.graph, ending)
-    parity = verify(candidate, healthy.model, samples[:5], labelled=False, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, healthy.model, samples[:5], labelled=False, tolerance=TOLERANCE)
     assert parity.passed
     assert parity.failures == parity.notes == ()
     assert parity.largest_error is not None
@@ -221,7 +221,7 @@ def test_faults_show_in_what_users_see(
 ) -> None:
     healthy: Healthy = request.getfixturevalue(which)
     candidate = write(tmp_path, fault(healthy))
-    parity = verify(candidate, healthy.model, samples[:4], labelled=False, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, healthy.model, samples[:4], labelled=False, tolerance=TOLERANCE)
     seen = "are not on both sides (photographs" if which == "detector" else "are of another class (photographs"
     assert any(seen in failure for failure in parity.failures), parity.failures
     # What only the description says wrongly changes no number.
@@ -249,13 +249,13 @@ def test_what_a_file_says_of_itself(
 ) -> None:
     healthy: Healthy = request.getfixturevalue(which)
     candidate = write(tmp_path, build_graph(healthy.spec.replace(**changes), healthy.state))
-    parity = verify(candidate, healthy.model, samples[:1], labelled=False, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, healthy.model, samples[:1], labelled=False, tolerance=TOLERANCE)
     assert told in parity.failures
 
 
 def test_other_labels(healthy: Healthy, samples: list[AnnotatedSample], tmp_path: Path) -> None:
     candidate = write(tmp_path, shuffled_labels(healthy))
-    parity = verify(candidate, healthy.model, samples[:1], labelled=False, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, healthy.model, samples[:1], labelled=False, tolerance=TOLERANCE)
     (failure,) = parity.failures
     first, second = healthy.spec.labels[:2]
     assert f"of its labels are others: class 0 is {second!r}, not {first!r}" in failure
@@ -265,7 +265,7 @@ def test_answers_of_another_form_are_not_compared(
     segmenter: Healthy, detector: Healthy, samples: list[AnnotatedSample], tmp_path: Path
 ) -> None:
     smaller = make_spec("segmentation", input_size=49, preprocess=Preprocess(resize=49, crop=49, fit="pad"))
-    parity = verify(
+    parity = verify_answers(
         write(tmp_path, build_graph(smaller, segmenter.state)),
         segmenter.model,
         samples,
@@ -274,7 +274,9 @@ def test_answers_of_another_form_are_not_compared(
     )
     assert "its input_size is 49, not 65" in parity.failures
     assert parity.comparisons == ()
-    parity = verify(write(tmp_path, detector.graph), segmenter.model, samples, labelled=False, tolerance=TOLERANCE)
+    parity = verify_answers(
+        write(tmp_path, detector.graph), segmenter.model, samples, labelled=False, tolerance=TOLERANCE
+    )
     assert "its task is detection, not segmentation" in parity.failures
     assert parity.report().figures["passed"] is False
 
@@ -283,14 +285,14 @@ def test_a_segmenter_that_crops_photographs(segmenter: Healthy, samples: list[An
     preprocess = dataclasses.replace(segmenter.spec.preprocess, fit="crop")
     candidate = write(tmp_path, build_graph(segmenter.spec.replace(preprocess=preprocess), segmenter.state))
     with pytest.raises(SpecError, match=r"file\.tflite: crops photographs"):
-        verify(candidate, segmenter.model, samples, labelled=False, tolerance=TOLERANCE)
+        verify_answers(candidate, segmenter.model, samples, labelled=False, tolerance=TOLERANCE)
 
 
 def test_int8_passes_within_what_rounding_explains(
     healthy: Healthy, samples: list[AnnotatedSample], tmp_path: Path
 ) -> None:
     candidate = write(tmp_path, quantised(healthy.graph))
-    parity = verify(candidate, healthy.model, samples, labelled=False, tolerance=None)
+    parity = verify_answers(candidate, healthy.model, samples, labelled=False, tolerance=None)
     assert parity.failures == ()
     assert parity.max_drop == 2.0
     assert set(parity.max_error) == set(healthy.spec.answers)
@@ -299,7 +301,7 @@ def test_int8_passes_within_what_rounding_explains(
     assert ("max_error_codes" in figures) == (healthy.spec.task == "detection")
     assert figures["min_agreement"] == 0.85
     # The rounded network is not the float one.
-    assert not verify(candidate, healthy.model, samples[:2], labelled=False, tolerance=TOLERANCE).passed
+    assert not verify_answers(candidate, healthy.model, samples[:2], labelled=False, tolerance=TOLERANCE).passed
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_int8_faults_are_more_than_rounding(
 ) -> None:
     healthy: Healthy = request.getfixturevalue(which)
     candidate = write(tmp_path, quantised(fault(healthy)))
-    parity = verify(candidate, healthy.model, samples, labelled=False, tolerance=None)
+    parity = verify_answers(candidate, healthy.model, samples, labelled=False, tolerance=None)
     assert any("of the photographs are" in failure for failure in parity.failures), parity.failures
 
 
@@ -585,7 +587,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory, segmenter: Healthy, samples: l
 
 def test_labels_are_bound_by_name(detector: Healthy, segmenter: Healthy, coco: Path, voc: Path, tmp_path: Path) -> None:
     """The reference finds what it found: all of it."""
-    boxes = verify_file(write(tmp_path, detector.graph).path, against=detector.model.path, data=coco)
+    boxes = verify(write(tmp_path, detector.graph).path, against=detector.model.path, data=coco)
     assert boxes.passed
     assert boxes.measured is not None
     assert boxes.measured.reference == pytest.approx(boxes.measured.value)
@@ -593,7 +595,7 @@ def test_labels_are_bound_by_name(detector: Healthy, segmenter: Healthy, coco: P
     figures = boxes.report().figures
     assert figures["map"] == figures["reference_map"] == pytest.approx(boxes.measured.value, rel=1e-5)
     assert figures["drop_points"] == figures["drop_low_points"] == figures["drop_high_points"] == 0
-    masks = verify_file(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=voc)
+    masks = verify(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=voc)
     assert masks.passed
     assert masks.measured == Measured(1.0, 1.0, Difference(0.0, 0.0, 0.0))
     assert masks.report().figures["reference_miou"] == 1
@@ -626,7 +628,7 @@ def test_the_drop_is_what_evaluate_compares(
     healthy: Healthy = request.getfixturevalue(which)
     data: Path = request.getfixturevalue(source)
     candidate = write(tmp_path, quantised(healthy.graph))
-    parity = verify_file(candidate.path, against=healthy.model.path, data=data)
+    parity = verify(candidate.path, against=healthy.model.path, data=data)
     reference = evaluation.evaluate(healthy.model.path, data, engine="torch", threads=1)
     file = evaluation.evaluate(candidate.path, data, threads=1)
     (name, value, other, difference), *_ = compare(reference, file).compared
@@ -656,7 +658,7 @@ def test_data_of_other_classes_and_folders_serve_unlabelled(
     assert "is a detector" in pictures.notes[0]
     pictures = read_pictures(coco / "val2017", segmenter.model.spec, model=str(segmenter.model.path))
     assert (len(pictures.samples), pictures.labelled) == (16, False)
-    parity = verify_file(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=coco / "val2017")
+    parity = verify(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=coco / "val2017")
     assert parity.passed
     assert parity.measured is None
     assert parity.notes[0].startswith("the pictures have no labels that the model knows: ")
@@ -672,7 +674,7 @@ def test_pictures_without_objects_and_masks_that_cannot_be_read(
 ) -> None:
     empty = [dataclasses.replace(sample, boxes=()) for sample in samples[:3]]
     candidate = write(tmp_path, detector.graph)
-    parity = verify(candidate, detector.model, empty, labelled=True, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, detector.model, empty, labelled=True, tolerance=TOLERANCE)
     assert parity.passed
     assert parity.measured is None
     assert "the labels have no object: the pictures served unlabelled" in parity.notes
@@ -683,7 +685,7 @@ def test_pictures_without_objects_and_masks_that_cannot_be_read(
         for sample, name in zip(samples, ("small.png", "right.png", "none.png"), strict=False)
     ]
     candidate = write(tmp_path, segmenter.graph)
-    parity = verify(candidate, segmenter.model, masked, labelled=True, tolerance=TOLERANCE)
+    parity = verify_answers(candidate, segmenter.model, masked, labelled=True, tolerance=TOLERANCE)
     assert parity.pictures == 1
     assert parity.notes[0].startswith("2 pictures could not be read, the first: ")
     assert "the mask is 9 x 9 pixels" in parity.notes[0]
@@ -694,17 +696,17 @@ def test_exports_of_both_tasks_in_float_and_int8(
     detector: Healthy, segmenter: Healthy, coco: Path, voc: Path, tmp_path: Path
 ) -> None:
     for healthy, data, measure in ((detector, coco, "map"), (segmenter, voc, "miou")):
-        report = export_model(healthy.model.path, tmp_path, targets=["litert", "onnx"], data=data)
+        report = export(healthy.model.path, ["litert", "onnx"], tmp_path, data=data)
         assert [row["passed"] for row in report.rows] == [True, True]
         assert report.figures["verified_on"] == str(data)
         assert all(row[measure] == pytest.approx(row[f"reference_{measure}"]) for row in report.rows)
         # Random weights are as hard to quantise as weights can be: what these lose is beside the point.
-        report = export_model(
+        report = export(
             healthy.model.path,
+            ["litert"],
             tmp_path,
-            targets=["litert"],
             precision="int8",
-            calibrate_on=data,
+            calibrate=data,
             data=data,
             max_drop=100,
             keep_float=1,
@@ -719,12 +721,12 @@ def test_exports_of_both_tasks_in_float_and_int8(
 def test_a_drop_beyond_the_default_leaves_no_file(detector: Healthy, coco: Path, tmp_path: Path) -> None:
     """The truth is what the float network finds, so that all that rounding moves is lost."""
     with pytest.raises(ExportError, match=r"its map is 0\.\d+, \d+\.\d points below") as caught:
-        export_model(
+        export(
             detector.model.path,
+            ["litert"],
             tmp_path,
-            targets=["litert"],
             precision="int8",
-            calibrate_on=coco,
+            calibrate=coco,
             data=coco,
             keep_float=0,
         )
@@ -746,26 +748,26 @@ def test_a_runs_own_pictures(
     splits = {"train": tuple(labelled[:9]), "val": tuple(labelled[9:12]), "test": tuple(labelled[12:])}
     data = AnnotatedSet(tmp_path, "detection", detector.spec.labels, splits)  # type: ignore[arg-type]
     monkeypatch.setattr(annotation_job, "read_annotated_list", {run: data}.__getitem__)
-    report = export_model(run, tmp_path / "out", targets=["litert"])
+    report = export(run, ["litert"], tmp_path / "out")
     assert report.figures["verified_on"] == "the run's val pictures"
     assert report.rows[0]["pictures"] == 3
     assert report.rows[0]["map"] == report.rows[0]["reference_map"]
 
 
 def test_pixels_and_slices(healthy: Healthy, tmp_path: Path) -> None:
-    report = export_model(healthy.model.path, tmp_path, targets=["onnx"], pixels=True, slices=2)
+    report = export(healthy.model.path, ["onnx"], tmp_path, pixels=True, slices=2)
     assert report.rows[0]["largest_error"] < 1e-4
 
 
 def test_half_precision(healthy: Healthy, tmp_path: Path) -> None:
     """Rounded weights move boxes and borders a little, and the tolerance knows it."""
-    report = export_model(healthy.model.path, tmp_path, targets=["litert"], precision="float16")
+    report = export(healthy.model.path, ["litert"], tmp_path, precision="float16")
     assert 1e-5 < report.rows[0]["largest_error"] < 3e-2
 
 
 def test_what_is_for_classifiers_alone(healthy: Healthy, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--train-epochs is for classifiers"):
-        export_model(healthy.model.path, tmp_path, targets=["litert"], precision="int8", train_epochs=1)
+        export(healthy.model.path, ["litert"], tmp_path, precision="int8", train_epochs=1)
     with pytest.raises(UsageError, match="training with quantisation is for classifiers"):
         train_quantized(QuantizedNetwork(healthy.graph), healthy.graph, [])
     import onnx
@@ -774,4 +776,4 @@ def test_what_is_for_classifiers_alone(healthy: Healthy, tmp_path: Path) -> None
     del proto.metadata_props[:]
     (tmp_path / "foreign.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(UsageError, match=r"foreign\.onnx: has no description of fusiform's"):
-        verify_file(tmp_path / "foreign.onnx", against=healthy.model.path)
+        verify(tmp_path / "foreign.onnx", against=healthy.model.path)

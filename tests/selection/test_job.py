@@ -14,7 +14,6 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from fusiform.errors import FusiformError, UsageError
-from fusiform.selection.budget import Budget
 from fusiform.selection.job import choose
 from fusiform.training.recipe import Recipe
 from fusiform.training.recipes import distill_small, finetune_small
@@ -58,9 +57,9 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     data: Path, tmp_path: Path, quick: Recipe
 ) -> None:
     out = tmp_path / "out"
-    budget = Budget(max_ms=100, max_mb=8.9, min_accuracy=40)
+    budget = {"max_ms": 100, "max_mb": 8.9, "min_accuracy": 40}
     said: list[str] = []
-    choice = choose(data, out, budget=budget, sizes=(32,), trials=2, recipe=quick, say=said.append)
+    choice = choose(data, out, **budget, size=(32,), trials=2, recipe=quick, say=said.append)
     assert choice.shortfall == ""
     assert choice.file == out / "model.tflite"
     assert choice.file.stat().st_size <= 8.9e6
@@ -93,13 +92,13 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     }
 
     with pytest.raises(UsageError, match="--resume"):
-        choose(data, out, budget=budget, sizes=(32,), trials=2, recipe=quick)
+        choose(data, out, **budget, size=(32,), trials=2, recipe=quick)
     with pytest.raises(UsageError, match="other recipe"):
-        choose(data, out, budget=budget, sizes=(32,), recipe=dataclasses.replace(quick, lr=1e-5), resume=True)
+        choose(data, out, **budget, size=(32,), recipe=dataclasses.replace(quick, lr=1e-5), resume=True)
     # Under another budget nothing is trained that was trained before, and an accuracy out of reach is told.
     times = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")}
-    asked = Budget(max_ms=99, max_mb=8.9, min_accuracy=100)
-    again = choose(data, out, budget=asked, sizes=(32,), trials=1, recipe=quick, resume=True)
+    asked = {"max_ms": 99, "max_mb": 8.9, "min_accuracy": 100}
+    again = choose(data, out, **asked, size=(32,), trials=1, recipe=quick, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")} == times
     assert again.report.figures["network"] == "mobilenet_v2_x1_0"
     assert bool(again.shortfall) == (again.report.figures["top1"] < 1)  # type: ignore[operator]
@@ -111,9 +110,9 @@ def test_a_network_that_is_cut_learns_from_a_teacher(data: Path, tmp_path: Path,
         distill_small, epochs=2, warmup_epochs=0.5, batch=16, size=32, sizes=(), eval_size=32, precision="float32"
     )
     out = tmp_path / "out"
-    budget = Budget(max_mb=0.8)
+    budget = {"max_mb": 0.8}
     with contextlib.suppress(FusiformError):  # hardly trained, it may lose more to int8 than a file may
-        choose(data, out, budget=budget, sizes=(32,), trials=1, recipe=quick, distillation=distillation)
+        choose(data, out, **budget, size=(32,), trials=1, recipe=quick, distillation=distillation)
     assert {run.name for run in (out / "runs").iterdir()} == {
         "mobilenet_v2_x1_0_32px_1_epochs",
         "mobilenet_v2_x0_35_32px_2_epochs_distilled",

@@ -18,7 +18,6 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.open import read_annotated
 from fusiform.errors import UsageError
 from fusiform.progress import silent
-from fusiform.selection.budget import Budget
 from fusiform.selection.job import choose
 from fusiform.training.annotation_job import AnnotatedJob, read_annotated_list
 from fusiform.training.base import open_base
@@ -191,7 +190,7 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "run", model=tmp_path / "segmenter", recipe=detect, threads=1)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="choose is for classifiers"):
-        choose(data, tmp_path / "run", budget=Budget(max_ms=5))
+        choose(data, tmp_path / "run", max_ms=5)
     for changes, message in (
         ({"metric": "top1"}, "metric must be map50 or map or loss for detection"),
         ({"mixup": 0.2}, "mixup is for classification: leave it at 0.0"),

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 from fusiform.benchmarking.accuracy import look_up_accuracy, measure_accuracy
 from fusiform.benchmarking.contenders import Contender, list_entries
+from fusiform.benchmarking.draw import draw_benchmark
 from fusiform.benchmarking.rounds import ROUNDS, open_all, take_turns
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
+from fusiform.drawing.pareto import check_place
 from fusiform.engines import ENGINES, EngineName
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report
 
 _DISTRIBUTIONS: Mapping[EngineName, str] = {
@@ -31,19 +34,37 @@ _DISTRIBUTIONS: Mapping[EngineName, str] = {
 
 
 def benchmark(
-    models: Sequence[str | os.PathLike[str]],
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    engines: Sequence[EngineName] = (),
-    threads: Sequence[int] = (1,),
+    engine: str | Sequence[str] = (),
+    threads: int | Sequence[int] = 1,
     seconds: float = 1.0,
     data: DataSet | AnnotatedSet | str | os.PathLike[str] | None = None,
-    progress: Tracker = silent,
+    plot: str | os.PathLike[str] | None = None,
+    progress: bool | Tracker | None = None,
 ) -> Report:
-    """Measure every model, by name or file of any kind, in every engine with every number of threads, in turns.
+    """Measure on this machine how fast every model is in every engine with every number of threads, in turns.
 
-    ``engines`` empty is the runtime that each file is for; all of ``ENGINES`` are, for each file, those that can run
-    it; any others are tried as they are named. ``seconds`` is about how long each contender is timed at latency, and
-    again at throughput. The report has a row for each contender, with all of ``COLUMNS``:
+    Args:
+        models: Names or files of any kind.
+        engine: Runtimes; none is the one that each file is for, ``all`` every one that can run it.
+        threads: Numbers of threads inside the runtime.
+        seconds: About how long each contender is timed at latency, and again at throughput.
+        data: A labelled dataset, or where it lies, to measure the accuracy on; None is what the models' descriptions
+            say.
+        plot: A PNG or JPEG to draw latency against accuracy into, or against size where there is none for all.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
+
+    Returns:
+        A report with a row for each contender, with all of ``COLUMNS``; see below.
+
+    Raises:
+        UsageError: For arguments that do not fit, and for classes of ``data`` that a model does not know.
+        FusiformError: The first model's, where none can be opened.
+
+    Example:
+        >>> import fusiform
+        >>> report = fusiform.benchmark("mobilenet_v2", seconds=0.1, progress=False)  # doctest: +SKIP
 
     - ``precision`` is what the engine is given the weights in, int8, float16 or float32: what the file has, but
       float32 where PyTorch runs an int8 file dequantised, or a float16 file is converted for another runtime.
@@ -68,27 +89,32 @@ def benchmark(
     - ``error``: why there is no more in this row: a runtime that is not installed, a file that cannot be read, a
       process that crashed. The others are measured all the same.
 
-    Raises UsageError for arguments that do not fit and classes of ``data`` that a model does not know; and the first
-    model's error where none can be opened.
     """
+    models = [models] if isinstance(models, (str, os.PathLike)) else models
+    named = [engine] if isinstance(engine, str) else list(engine)
+    numbers = [threads] if isinstance(threads, int) else list(threads)
+    tracked = tracker(progress)
+    if plot is not None:
+        check_place(plot)
     if not models:
         raise UsageError("there is nothing to measure: name a model")
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"seconds must be a positive number, got {seconds}")
-    for number in threads:
+    for number in numbers:
         if number < 1:
             raise UsageError(f"threads must be at least 1, got {number}")
-    for engine in engines:
-        if engine not in ENGINES:
-            raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+    for name in named:
+        if name not in (*ENGINES, "all"):
+            raise UsageError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}, and all")
+    engines: Sequence[EngineName] = ENGINES if "all" in named else cast("list[EngineName]", named)
 
-    entries = list_entries(models, engines, list(dict.fromkeys(threads)) or [1], data)
+    entries = list_entries(models, engines, list(dict.fromkeys(numbers)) or [1], data)
     with ExitStack() as stack:
         contenders = [entry for entry in entries if isinstance(entry, Contender)]
-        open_all(contenders, stack, progress)
-        take_turns(contenders, seconds, progress)
+        open_all(contenders, stack, tracked)
+        take_turns(contenders, seconds, tracked)
     if data is not None:
-        measure_accuracy(contenders, progress)
+        measure_accuracy(contenders, tracked)
     else:
         look_up_accuracy(contenders)
     rows = tuple(dict(entry.row if isinstance(entry, Contender) else entry) for entry in entries)
@@ -102,7 +128,10 @@ def benchmark(
     used = [entry.engine for entry in contenders if not entry.failed]
     figures |= {_DISTRIBUTIONS[engine]: _version(_DISTRIBUTIONS[engine]) for engine in ENGINES if engine in used}
     figures |= {"seconds": seconds, "rounds": ROUNDS}
-    return Report("Benchmark", rows, figures)
+    report = Report("Benchmark", rows, figures)
+    if plot is not None and any(row["median_ms"] is not None for row in rows):
+        draw_benchmark(report, plot)
+    return report
 
 
 def _processor() -> str:

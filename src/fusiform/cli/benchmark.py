@@ -15,7 +15,6 @@ from fusiform.report import Format, align, cell_text, printable, rows_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusiform.engines import EngineName
     from fusiform.report import Cell, Report
 
 # Named again, because importing the engines takes longer than printing the help.
@@ -46,7 +45,6 @@ _SHOWN = {
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=complete_model)
 @click.option(
     "--engine",
-    "engines",
     multiple=True,
     type=click.Choice([*_ENGINES, "all"]),
     help="A runtime; may be repeated. all: every one that can run the model.  [default: the one the file is for]",
@@ -85,7 +83,7 @@ _SHOWN = {
 def command(
     ctx: click.Context,
     models: tuple[str, ...],
-    engines: tuple[str, ...],
+    engine: tuple[str, ...],
     threads: tuple[int, ...],
     seconds: float,
     data: Path | None,
@@ -104,22 +102,15 @@ def command(
 
     Exit codes: 0 if anything was measured, 1 if nothing could be, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.benchmarking.draw import draw_benchmark
     from fusiform.benchmarking.job import benchmark
-    from fusiform.engines import ENGINES
     from fusiform.progress import track
 
-    if plot is not None:
-        from fusiform.drawing.pareto import check_place
-
-        check_place(plot)
-    chosen: tuple[EngineName, ...] = tuple(engine for engine in ENGINES if engine in engines or "all" in engines)
     with open_output(out) as stream:
-        report = benchmark(models, engines=chosen, threads=threads, seconds=seconds, data=data, progress=track)
+        report = benchmark(
+            models, engine=engine, threads=threads, seconds=seconds, data=data, plot=plot, progress=track
+        )
         stream.write(_table(report) if form == "table" else report.render(form))
     measured = [row for row in report.rows if row["median_ms"] is not None]
-    if plot is not None and measured:
-        draw_benchmark(report, plot)
     failed = [row for row in report.rows if row["error"] is not None]
     if failed:
         click.echo(f"fusiform: {len(failed)} of {len(report.rows)} could not be measured in full:", err=True)

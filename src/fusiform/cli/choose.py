@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--size",
-    "sizes",
     multiple=True,
     type=click.IntRange(min=32),
     metavar="PIXELS",
@@ -60,9 +59,9 @@ if TYPE_CHECKING:
     help="Start no training that would end later than this.  [default: no limit]",
 )
 @click.option(
-    "--recipe", default="finetune_small", show_default=True, metavar="NAME", help="The numbers of the trainings."
+    "--recipe", default="finetune_small", show_default=True, metavar="NAME", help="The preset of hyperparameters."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number of the recipe.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
 @click.option("--resume", is_flag=True, help="Use what an earlier search in DIR trained, under this budget.")
 @options.form
 @click.pass_context
@@ -75,7 +74,7 @@ def command(
     min_accuracy: float | None,
     threads: int,
     engine: ChooseEngine,
-    sizes: tuple[int, ...],
+    size: tuple[int, ...],
     trials: int,
     scratch: bool,
     minutes: float | None,
@@ -94,26 +93,14 @@ def command(
     Exit codes: 0 if the model is as accurate as asked for, 1 if it is not (the best one is written all the same) or
     nothing fits the budget, 2 for wrong usage, 130 after Ctrl-C.
     """
-    import sys
-    from importlib.util import find_spec
-
-    from fusiform.errors import MissingExtraError, UsageError
-    from fusiform.progress import silent, track
     from fusiform.report import printable
-    from fusiform.training.allocator import keep_freed_memory
+    from fusiform.runs import need_training
+    from fusiform.training import allocator
 
-    keep_freed_memory()  # before PyTorch takes its first memory
-    for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "train", "fusiform choose")
-    from fusiform.selection.budget import Budget
+    allocator.keep_freed_memory()  # before PyTorch takes its first memory
+    need_training("fusiform choose")
     from fusiform.selection.job import choose
     from fusiform.selection.latency import SIZES
-    from fusiform.training.recipe import override
-    from fusiform.training.recipes import RECIPES
-
-    if recipe not in RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
 
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
@@ -121,17 +108,19 @@ def command(
     choice = choose(
         data,
         out,
-        budget=Budget(max_ms, max_mb, min_accuracy),
+        max_ms=max_ms,
+        max_mb=max_mb,
+        min_accuracy=min_accuracy,
         threads=threads,
         engine=engine,
-        sizes=sizes or SIZES,
+        size=size or SIZES,
         trials=trials,
         scratch=scratch,
         minutes=minutes,
-        recipe=override(RECIPES[recipe], settings),
+        recipe=recipe,
+        settings=settings,
         resume=resume,
         say=say,
-        progress=track if sys.stderr.isatty() else silent,
     )
     print_report(choice.report, form)
     if choice.shortfall:

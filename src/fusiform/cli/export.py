@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
-from fusiform.errors import UsageError
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.exporting.targets.base import Precision, TargetName
+    from fusiform.exporting.targets.base import Precision
 
 # Named again, because importing the export takes longer than printing the help.
 TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
@@ -28,7 +26,6 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "float16", "int8"]))
 @click.option(
     "--calibrate",
-    "calibrate_on",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Photographs to quantise with.  [default: those that the model was trained on]",
@@ -78,7 +75,7 @@ def command(
     to: str,
     out: Path,
     precision: Precision,
-    calibrate_on: Path | None,
+    calibrate: Path | None,
     data: Path | None,
     max_drop: float | None,
     keep_float: int | None,
@@ -97,26 +94,21 @@ def command(
 
     Exit codes: 0 if everything was written and passed, 1 if anything failed (the rest is written), 2 for wrong usage.
     """
-    from fusiform.errors import MissingExtraError
+    from fusiform.runs import need_training
+    from fusiform.training import allocator
 
-    for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "train", "fusiform export")
-
-    from fusiform.training.allocator import keep_freed_memory
-
-    keep_freed_memory()  # before PyTorch allocates anything
-
-    from fusiform.exporting.job import ExportError, export_model
+    allocator.keep_freed_memory()  # before PyTorch allocates anything
+    need_training("fusiform export")
+    from fusiform.exporting.job import ExportError, export
     from fusiform.progress import track
 
     try:
-        report = export_model(
+        report = export(
             model,
+            to,
             out,
-            targets=_targets(to, precision),
             precision=precision,
-            calibrate_on=calibrate_on,
+            calibrate=calibrate,
             data=data,
             max_drop=max_drop,
             keep_float=keep_float,
@@ -132,16 +124,3 @@ def command(
         click.echo(f"fusiform: {error}", err=True)
         ctx.exit(1)
     print_report(report, form)
-
-
-def _targets(text: str, precision: Precision) -> list[TargetName]:
-    """The targets in a list with commas; ``all`` is every one that has the precision."""
-    from fusiform.exporting.targets.targets import TARGETS as KNOWN
-
-    if text == "all":
-        return [name for name, target in KNOWN.items() if precision in target.precisions]
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in TARGETS:
-            raise UsageError(f"--to: there is no target {name!r}; there are {', '.join(TARGETS)}, and all")
-    return cast("list[TargetName]", list(dict.fromkeys(names)))

@@ -73,7 +73,6 @@ if TYPE_CHECKING:
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; the answers may differ a little.")
 @click.option(
     "--labels",
-    "labels_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Other names for the model's classes: UTF-8, one a line.",
@@ -97,7 +96,7 @@ def command(
     device: str,
     batch: int,
     fast: bool,
-    labels_file: Path | None,
+    labels: Path | None,
     strict: bool,
 ) -> None:
     """Name what photographs show, find it or outline it, as the model's task is.
@@ -139,7 +138,7 @@ def command(
             threads=threads,
             batch=batch,
             fast=fast,
-            labels=labels_file,
+            labels=labels,
             # On a terminal that already shows the answers as they come, a bar would only get between them.
             progress=sys.stderr.isatty() and not (out is None and sys.stdout.isatty()),
             thumbnails=0 if save is None else SAVED,

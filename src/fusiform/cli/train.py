@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,6 @@ from fusiform.report import Format
 
 if TYPE_CHECKING:
     from fusiform.spec import Task
-
-
-TASKS: dict[str, Task] = {"classification": "classification", "detection": "detection", "segmentation": "segmentation"}
 
 
 @click.command("train")
@@ -33,7 +29,6 @@ TASKS: dict[str, Task] = {"classification": "classification", "detection": "dete
 )
 @click.option(
     "--task",
-    "asked",
     type=click.Choice(["classification", "detection", "segmentation"]),
     help="What to learn.  [default: what DATA is laid out for]",
 )
@@ -42,7 +37,7 @@ TASKS: dict[str, Task] = {"classification": "classification", "detection": "dete
     metavar="NAME",
     help="The preset of hyperparameters.  [default: finetune_small, ssdlite_small or deeplab_small]",
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number of the recipe.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
@@ -52,7 +47,6 @@ TASKS: dict[str, Task] = {"classification": "classification", "detection": "dete
 @options.threads
 @click.option(
     "--save-every",
-    "save_minutes",
     default=5.0,
     show_default=True,
     type=click.FloatRange(min=0),
@@ -66,7 +60,7 @@ def command(
     data: Path | None,
     out: Path,
     model: str,
-    asked: str | None,
+    task: Task | None,
     recipe: str | None,
     settings: tuple[str, ...],
     teacher: str | None,
@@ -76,7 +70,7 @@ def command(
     show: bool,
     device: str,
     threads: int | None,
-    save_minutes: float,
+    save_every: float,
     form: Format,
 ) -> None:
     """Train a model on DATA.
@@ -87,28 +81,22 @@ def command(
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.
     """
-    import os
-    from importlib.util import find_spec
-
-    from fusiform.errors import MissingExtraError, UsageError
-    from fusiform.progress import silent, track
+    from fusiform.errors import UsageError
     from fusiform.report import printable
-    from fusiform.training.allocator import keep_freed_memory
+    from fusiform.runs import need_training
+    from fusiform.training import allocator
 
-    keep_freed_memory()  # before PyTorch takes its first memory
-    for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "train", "fusiform train")
-    from fusiform.training.recipe import override
-    from fusiform.training.recipes import DEFAULTS, RECIPES
+    allocator.keep_freed_memory()  # before PyTorch takes its first memory
+    need_training("fusiform train")
+    from fusiform.training.recipes import choose_recipe
 
-    if resume and (asked or recipe or settings or teacher or scratch or data):
+    if resume and (task or recipe or settings or teacher or scratch or data):
         given = ctx.get_parameter_source
         named = [
             name
             for name, parameter in (
                 ("DATA", "data"),
-                ("--task", "asked"),
+                ("--task", "task"),
                 ("--recipe", "recipe"),
                 ("--set", "settings"),
                 ("--teacher", "teacher"),
@@ -117,30 +105,20 @@ def command(
             if given(parameter) is click.core.ParameterSource.COMMANDLINE
         ]
         raise UsageError(f"--resume goes on with the run's own settings: leave out {' and '.join(named)}")
-    if recipe is not None and recipe not in RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    chosen = RECIPES[recipe] if recipe is not None else RECIPES[DEFAULTS[_task(asked, data)]]
-    if asked is not None and chosen.task != TASKS[asked]:
-        raise UsageError(f"--recipe {chosen.name} is for {chosen.task}, not for --task {asked}: leave out one of them")
-    if teacher and not (chosen.distill or chosen.distill_features):
-        settings = ("distill=0.5", *settings)
-    chosen = override(chosen, settings)
+    chosen = choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher)
     if show:
         click.echo(chosen.to_json(indent=2))
         return
 
-    writes = os.environ.get("RANK", "0") == "0"
-
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    progress = track if writes and sys.stderr.isatty() else silent
     if find_lr:
         from fusiform.training.job import find_rate
 
         report = find_rate(data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, device=device)
     else:
-        from fusiform.training.job import train
+        from fusiform.runs import train
 
         report = train(
             data,
@@ -152,19 +130,8 @@ def command(
             resume=resume,
             device=device,
             threads=threads,
-            save_minutes=save_minutes,
+            save_every=save_every,
             say=say,
-            progress=progress,
-        )
-    if writes:
+        ).report
+    if report.figures:  # of several processes the one that writes has them
         print_report(report, form)
-
-
-def _task(asked: str | None, data: Path | None) -> Task:
-    """The task that was asked for, or the one that the data is laid out for."""
-    from fusiform.data.open import recognise
-
-    if asked is None:
-        found = None if data is None else recognise(data)
-        asked = "classification" if found is None else found
-    return TASKS[asked]

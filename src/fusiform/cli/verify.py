@@ -70,12 +70,10 @@ def command(
     import dataclasses
 
     from fusiform.exporting.verification.parity import ParityError
-    from fusiform.exporting.verification.verify import verify_file
+    from fusiform.exporting.verification.verify import verify
     from fusiform.progress import track
 
-    parity = verify_file(
-        file, against=against, data=data, max_drop=max_drop, tolerance=tolerance, threads=threads, progress=track
-    )
+    parity = verify(file, against, data=data, max_drop=max_drop, tolerance=tolerance, threads=threads, progress=track)
     report = parity.report()
     if form == "table":  # the figures above the rows have the drop already
         report = dataclasses.replace(report, rows=tuple(row for row in report.rows if "drop_points" not in row))

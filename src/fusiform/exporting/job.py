@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import DataSet, Sample, Split
@@ -23,13 +24,13 @@ from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.targets.base import Precision, TargetName, Written
 from fusiform.exporting.targets.targets import TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
-from fusiform.exporting.verification.verify import verify
+from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import write_file
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph
 from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
 from fusiform.spec import ModelSpec
 from fusiform.training.classification_job import read_list
@@ -69,13 +70,13 @@ class _Pictures:
     verified_on: str = "synthetic images and noise alone"
 
 
-def export_model(
-    model: str | os.PathLike[str],
+def export(
+    model: str | os.PathLike[str] | Model,
+    to: str | Sequence[str],
     out: str | os.PathLike[str],
     *,
-    targets: Sequence[TargetName],
     precision: Precision = "float32",
-    calibrate_on: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     keep_float: int | None = None,
@@ -83,30 +84,55 @@ def export_model(
     pixels: bool = False,
     slices: int = 1,
     threads: int | None = None,
-    say: Say = lambda _: None,
-    progress: Tracker = silent,
+    say: Say | None = None,
+    progress: bool | Tracker | None = None,
 ) -> Report:
-    """Write ``model`` for each target into the folder ``out``, and leave there only files that passed verification.
+    """Write a model for other runtimes, and leave there only files that are verified to give the same answers.
 
-    ``model`` is a name, a file or the folder of a training run. int8 is calibrated on the photographs of the folder
-    ``calibrate_on``, by default a run's training photographs, unless the model is int8 already; ``keep_float`` is the
-    number of layers, the worst first, that stay in float32: None tries 0, 1, 2, 4 and 8 until the budget holds.
-    ``train_epochs`` trains the quantised network to answer like the float one (``train_quantized``). The files are
-    verified on ``data``, a labelled dataset (for detectors and segmenters in COCO's or Pascal VOC's layout) or a
-    folder of photographs, by default a run's validation photographs. ``max_drop`` is what int8 may lose, in percentage
-    points of top-1, mAP or mIoU, by default the task's own (``MAX_DROP``). ``pixels`` lets float files read uint8
-    pixels; ``slices`` computes MobileNetV2's expansions in as many pieces, in less memory.
+    Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on synthetic
+    images and on noise. See ``fusiform.verify`` for what has to be the same.
 
-    The report has a row for each file. Raises UsageError for arguments that do not fit, and ExportError, which has
-    the report, if any file could not be made or failed; the others are written all the same.
+    Args:
+        model: A name, a model file, the folder of a training run, or what ``fusiform.open_model`` has opened.
+        to: The targets: ``litert``, ``onnx``, ``torchscript``, ``openvino``, ``executorch``, ``coreml``, ``web``;
+            several in a list or with commas between them, or ``all``, which is every one that has the precision.
+        out: The folder to write into.
+        precision: ``float32``, ``float16`` or ``int8``.
+        calibrate: Photographs to quantise with; None is those that the run was trained on.
+        data: Photographs to verify with: a labelled dataset, or a folder of images; None is those the run held out.
+        max_drop: What int8 may lose, in percentage points of top-1, mAP or mIoU; None is 1 for a classifier, else 2.
+        keep_float: The number of layers, those that suffer most, that stay in float32 in an int8 file; None tries 0,
+            1, 2, 4 and 8 until the budget holds.
+        train_epochs: Train the int8 network for so many epochs to answer as the float one does.
+        pixels: Let float files read uint8 pixels; int8 files always do.
+        slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
+        threads: The number of cores to use; None is all.
+        say: Gets a line now and then; None prints on standard error where progress is shown.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
+
+    Returns:
+        A report with a row for each file: its path, size and how far its answers are from the model's.
+
+    Raises:
+        UsageError: For arguments that do not fit.
+        ExportError: If any file could not be made or failed verification; it has the report. The others are written.
+
+    Example:
+        >>> import fusiform
+        >>> report = fusiform.export("shufflenet_v2_x1_0", "litert", "ship", precision="int8")  # doctest: +SKIP
+
     """
-    _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
+    tracked = tracker(progress)
+    if say is None:
+        say = tell if tracked is not silent else lambda _: None
     opened = open_model(model)
+    targets = _targets(to, precision)
+    _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
-    pictures = _find_pictures(opened, calibrate_on, data)
-    work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, progress)
+    pictures = _find_pictures(opened, calibrate, data)
+    work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -114,7 +140,7 @@ def export_model(
         if pixels:
             graph = read_pixels(graph)
     if precision != "int8" or graph.quantization is not None:
-        if precision == "int8" and (keep_float or train_epochs or calibrate_on):
+        if precision == "int8" and (keep_float or train_epochs or calibrate):
             raise UsageError(f"{opened.path}: is int8 already: take the float32 model to quantise it in another way")
         work.write(targets, {0: lambda: graph})
     else:
@@ -122,12 +148,21 @@ def export_model(
     return work.finish()
 
 
+def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
+    """The targets named, each once; ``all`` is every one that has the precision."""
+    if to == "all":
+        return [name for name, target in TARGETS.items() if precision in target.precisions]
+    names = [name.strip() for name in to.split(",") if name.strip()] if isinstance(to, str) else list(to)
+    for name in names:
+        if name not in TARGETS:
+            raise UsageError(f"--to: there is no target {name!r}; there are {', '.join(TARGETS)}, and all")
+    return cast("list[TargetName]", list(dict.fromkeys(names)))
+
+
 def _check(
     targets: Sequence[TargetName], precision: Precision, *, pixels: bool, slices: int, keep_float: int | None
 ) -> None:
     for name in targets:
-        if name not in TARGETS:
-            raise UsageError(f"there is no target {name!r}; there are {', '.join(TARGETS)}")
         if precision not in TARGETS[name].precisions:
             raise UsageError(f"{name} has no {precision} here, only {', '.join(TARGETS[name].precisions)}")
         if pixels and name in ("torchscript", "executorch"):
@@ -333,7 +368,7 @@ class _Work:
 
     def _verify(self, name: TargetName, model: Written) -> Parity:
         held_out = self.pictures.held_out
-        return verify(
+        return verify_answers(
             open_model(model.path),
             self.opened,
             held_out,

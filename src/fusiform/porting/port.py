@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from fusiform.porting.onnx import read_onnx
 from fusiform.porting.tflite import read_tflite
 from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
 from fusiform.tables import MOBILENET_V2_WIDTHS
+from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import State, guess_architecture, read_pth, read_safetensors, write_safetensors
 from fusiform.zoo.model import open_model
@@ -34,17 +36,40 @@ _IMAGENET_CLASSES = 1000
 """TensorFlow's networks have one more, the background, before them."""
 
 
-def port(foreign: Path, out: Path, *, labels: Sequence[str] | None = None) -> ModelSpec:
-    """Read weights of another framework and write them as ``out``, a .safetensors or a float32 .tflite file.
+def port(
+    foreign: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+) -> ModelSpec:
+    """Make a model file of fusiform's own from weights of another framework.
 
-    ``foreign`` and ``labels`` are those of ``read_foreign``, and so are the errors; also raises UsageError for another
-    ending of ``out`` and WeightsError where it cannot be written. After an error there is no new or changed file.
+    Args:
+        foreign: A .tflite, .onnx, .pth or .safetensors file; ``read_foreign`` says what is read of it.
+        out: The file to write, .safetensors or a float32 .tflite.
+        labels: The names of the classes in their order, or a UTF-8 file with one a line.
+
+    Returns:
+        The description that the new file has.
+
+    Raises:
+        UsageError: For another ending of ``out``.
+        WeightsError: For a file that is missing, damaged or of another network, and where ``out`` cannot be written.
+            After an error there is no new or changed file.
+        MissingExtraError: Where reading needs a package that is not installed.
+
+    Example:
+        >>> import fusiform
+        >>> spec = fusiform.port("mobilenet_v2_1.0_224_quant.tflite", "google.tflite")  # doctest: +SKIP
+
     """
     out = Path(out)
+    if isinstance(labels, (str, os.PathLike)):
+        labels = read_labels(labels)
     ending = out.suffix.lower()
     if ending not in (".safetensors", ".tflite"):
         raise UsageError(f"{out}: a port is written as .safetensors or .tflite; end the name in one of them")
-    spec, state = read_foreign(foreign, labels)
+    spec, state = read_foreign(Path(foreign), labels)
     graph = build_graph(spec, state)
     if ending == ".safetensors":
         write_safetensors(out, state, spec)

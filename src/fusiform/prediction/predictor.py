@@ -82,7 +82,7 @@ class Predictor:
                 raise UsageError(f"{name} must be at least 1, got {count}")
         if engine is not None and engine not in engines.ENGINES:
             raise UsageError(f"there is no engine {engine!r}; there are {', '.join(engines.ENGINES)}")
-        self._model = model if isinstance(model, Model) else open_model(model)
+        self._model = open_model(model)
         self._engine, self._device, self._threads, self._batch, self._fast = engine, device, threads, batch, fast
         self._cores = threads or usable_cores()
         self.spec = self._model.spec
@@ -180,7 +180,7 @@ class Predictor:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Predictor of {self.spec!r}, {self._cores} core{'' if self._cores == 1 else 's'}>"
+        return f"<Predictor of {self.spec.summary()}, {self._cores} core{'' if self._cores == 1 else 's'}>"
 
     def _pool(self, threads: int) -> Engines:
         """The engines that have so many threads inside the runtime: as many as there are cores for."""

@@ -16,7 +16,7 @@ from fusiform.data.open import recognise
 from fusiform.drawing.pareto import check_place
 from fusiform.errors import UsageError
 from fusiform.files import write_file
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
 from fusiform.selection.advice import advice
 from fusiform.selection.budget import Budget, Shipped
@@ -25,8 +25,8 @@ from fusiform.selection.journal import RUNS, Journal, read_trainings, write_jour
 from fusiform.selection.latency import PRECISIONS, SIZES, ChooseEngine, measure, noise, plans
 from fusiform.selection.search import TRIALS, Say, search
 from fusiform.selection.work import Work
-from fusiform.training.recipe import Recipe
-from fusiform.training.recipes import distill_small, finetune_small
+from fusiform.training.recipe import Recipe, override
+from fusiform.training.recipes import distill_small, find_recipe, finetune_small
 from fusiform.training.run_folder import make_folder
 
 
@@ -43,42 +43,76 @@ def choose(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    budget: Budget,
+    max_ms: float | None = None,
+    max_mb: float | None = None,
+    min_accuracy: float | None = None,
     threads: int = 1,
     engine: ChooseEngine = "litert",
-    sizes: Sequence[int] = SIZES,
+    size: Sequence[int] = SIZES,
     trials: int = TRIALS,
     scratch: bool = False,
     minutes: float | None = None,
-    recipe: Recipe = finetune_small,
-    distillation: Recipe = distill_small,
+    recipe: str | Recipe = finetune_small,
+    settings: Mapping[str, object] | Sequence[str] = (),
     resume: bool = False,
-    say: Say = lambda _: None,
-    progress: Tracker = silent,
+    distillation: Recipe = distill_small,
+    say: Say | None = None,
+    progress: bool | Tracker | None = None,
 ) -> Choice:
-    """Find the most accurate model of the pictures of ``data`` within ``budget``, and leave it in the folder ``out``.
+    """Find the most accurate classifier of a dataset that is fast and small enough, train it and export it.
 
-    Latency is the runtime's median for a picture on this machine with ``threads`` cores; training takes all cores.
-    Networks without weights to start from take part with ``scratch``. No training starts that would probably end
-    later than ``minutes`` from now; what there is then is exported. ``recipe`` is for its own ``eval_size``; for other
-    input sizes its training sizes change in proportion. ``distillation`` is for a network that was cut from a wider
-    one or starts from random weights, if it gets as far as the last rung. ``resume`` takes over what an earlier search
-    in ``out`` trained, also under another budget; ``say`` gets a line now and then.
+    Every network, input size and precision is measured first, with random weights; of those that fit the promising
+    ones are trained, the better half in full, and the best file that holds the budget when measured again is chosen.
+    No training starts that would probably end later than ``minutes`` from now; what there is then is exported.
 
-    ``out`` then holds ``model.tflite`` (or .onnx), ``choose.json`` with everything that was measured, two drawings of
-    it (``candidates.png``, ``frontier.png``), and the trainings in ``runs``. The model is chosen on validation
-    pictures; the accuracy in the report is that of the finished file, on the test pictures if the data has any.
+    Args:
+        data: A dataset with classes, as for ``fusiform.train``.
+        out: The folder for all of it: ``model.tflite`` (or .onnx), ``choose.json`` with everything that was measured,
+            two drawings of it (``candidates.png``, ``frontier.png``), and the trainings in ``runs``.
+        max_ms: The longest time for an image, in milliseconds: the runtime's median on this machine.
+        max_mb: The largest file, in 10^6 bytes.
+        min_accuracy: The smallest top-1 accuracy, in percent.
+        threads: The number of cores that the model has when it answers; training takes all.
+        engine: The runtime that the model is for, ``litert`` or ``onnxruntime``.
+        size: The input sizes to search, in pixels.
+        trials: How many of the networks that fit are trained at all.
+        scratch: Also search networks that have no weights to start from.
+        minutes: Start no training that would end later than this.
+        recipe: The preset of hyperparameters, by name or itself; it is for its own ``eval_size``, and for other input
+            sizes its training sizes change in proportion.
+        settings: Hyperparameters to change, as ``{"lr": 0.001}`` or ``["lr=0.001"]``.
+        resume: Use what an earlier search in ``out`` trained, also under another budget.
+        distillation: The preset for a network that was cut from a wider one or starts from random weights, if it gets
+            as far as the last rung.
+        say: Gets a line now and then; None prints on standard error where progress is shown.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
 
-    Raises UsageError for data or arguments that cannot be used, and FusiformError, before any training, for a budget
-    that nothing fits, with what would be possible.
+    Returns:
+        The model's ``file``, a ``report``, and in words what is short of the accuracy asked for. The model is chosen
+        on validation images; the accuracy in the report is that of the finished file, on the test split if there is
+        one.
+
+    Raises:
+        UsageError: For data or arguments that cannot be used.
+        FusiformError: Before any training, for a budget that nothing fits, with what would be possible.
+
+    Example:
+        >>> import fusiform
+        >>> choice = fusiform.choose("photos", "best", max_ms=5, max_mb=3)  # doctest: +SKIP
+
     """
+    tracked = tracker(progress)
+    if say is None:
+        say = tell if tracked is not silent else lambda _: None
+    budget = Budget(max_ms, max_mb, min_accuracy)
+    recipe = override(find_recipe(recipe), settings)
     began = time.monotonic()
     folder = Path(out)
     if folder.absolute().is_relative_to(Path(data).absolute()):
         raise UsageError(f"{folder}: lies within the data, where it would be taken for a class: choose another --out")
     if recipe.distill or recipe.distill_features:
         raise UsageError(f"recipe {recipe.name}: learns from a teacher; choose takes one where it helps: leave it out")
-    if not sizes or min(sizes) < 32:
+    if not size or min(size) < 32:
         raise UsageError("--size must be 32 pixels or more")
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
@@ -101,8 +135,8 @@ def choose(
     make_folder(folder)
     check_place(folder / "frontier.png")
 
-    say(f"measuring {len(plans(sizes, scratch=scratch)) * len(PRECISIONS)} candidates, {_cores(threads)}")
-    candidates = measure(plans(sizes, scratch=scratch), dataset.classes, engine=engine, threads=threads)
+    say(f"measuring {len(plans(size, scratch=scratch)) * len(PRECISIONS)} candidates, {_cores(threads)}")
+    candidates = measure(plans(size, scratch=scratch), dataset.classes, engine=engine, threads=threads)
     margin = noise(candidates)
     about = {**settings, "budget": dataclasses.asdict(budget), "engine": engine, "threads": threads, "noise": margin}
 
@@ -119,7 +153,7 @@ def choose(
         engine=engine,
         threads=threads,
         say=say,
-        progress=progress,
+        progress=tracked,
     )
     try:
         best = search(

@@ -12,7 +12,7 @@ from fusiform.data.dataset import Split
 from fusiform.engines import open_engine
 from fusiform.errors import UsageError
 from fusiform.evaluation.classification import evaluate, report
-from fusiform.exporting.job import export_model
+from fusiform.exporting.job import export
 from fusiform.exporting.targets.base import Precision, TargetName
 from fusiform.progress import Tracker
 from fusiform.report import Cell
@@ -89,10 +89,10 @@ class Work:
 
     def ship(self, training: Training, precision: Precision) -> Shipped:
         """See ``Steps``."""
-        report = export_model(
+        report = export(
             training.run / "best.safetensors",
+            [_TARGETS[self.engine]],
             training.run / "export",
-            targets=[_TARGETS[self.engine]],
             precision=precision,
             say=self.say,
             progress=self.progress,

@@ -25,7 +25,7 @@ from fusiform.training.environment import describe_environment
 from fusiform.training.loader import Examples, Loaded, Pictures, load, mix_seed
 from fusiform.training.loop import Outcome, Task, fit
 from fusiform.training.recipe import Recipe
-from fusiform.training.run_folder import Run, make_folder
+from fusiform.training.run_folder import RunFolder, make_folder
 from fusiform.training.schedule import crop_size
 from fusiform.zoo.catalog import ALIASES, CATALOG
 from fusiform.zoo.checkpoint import State
@@ -79,7 +79,7 @@ class Job(ABC, Generic[D]):
     """The file of a run's folder that ``list_text`` goes into."""
 
     def __init__(
-        self, world: World, run: Run | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
+        self, world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
     ) -> None:
         self.world, self.run, self.recipe, self.threads = world, run, recipe, threads
         self.save_minutes, self.progress = save_minutes, progress
@@ -238,7 +238,10 @@ class Job(ABC, Generic[D]):
                 **measured,
                 "seconds": round(seconds, 1),
             }
-        return Report("training", (), figures)
+        report = Report("training", (), figures)
+        if self.run:
+            self.run.write_json("report.json", report.to_dict())
+        return report
 
 
 def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tuple[Architecture, float, Model | None]:

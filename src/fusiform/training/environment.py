@@ -12,8 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import fusiform
-from fusiform.machine import usable_cores
+from fusiform.machine import installed_version, usable_cores
 from fusiform.training.allocator import keeps_freed_memory, malloc_library
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
@@ -37,8 +36,8 @@ def describe_environment() -> dict[str, object]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [_shown(argument) for argument in sys.orig_argv],
-        "fusiform": fusiform.__version__,
-        "commit": _commit(Path(fusiform.__file__).resolve().parents[2]),
+        "fusiform": installed_version() or "0+unknown",
+        "commit": _commit(Path(__file__).resolve().parents[3]),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

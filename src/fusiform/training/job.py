@@ -19,7 +19,7 @@ from fusiform.training.distributed import World, join
 from fusiform.training.lr_finder import suggest, sweep
 from fusiform.training.recipe import Recipe
 from fusiform.training.recipes import finetune_small
-from fusiform.training.run_folder import Run, Say, make_folder, read_settings
+from fusiform.training.run_folder import RunFolder, Say, make_folder, read_settings
 from fusiform.zoo.model import open_model
 
 
@@ -55,7 +55,7 @@ def train(
     torch.set_num_threads(threads)
     folder = Path(out)
     with join(device) as world:
-        run = Run(folder, say) if world.writes else None
+        run = RunFolder(folder, say) if world.writes else None
         try:
             settings: dict[str, Any] = {}
             if resume:
@@ -125,7 +125,7 @@ def find_rate(
 
 
 def _job(
-    world: World, run: Run | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
+    world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
 ) -> Job[Any]:
     if recipe.task == "classification":
         return ClassificationJob(world, run, recipe, threads, save_minutes, progress)

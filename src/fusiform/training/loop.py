@@ -22,7 +22,7 @@ from fusiform.training.fused import fuse
 from fusiform.training.loader import Batch, mix_seed
 from fusiform.training.optim import make_optimizer
 from fusiform.training.recipe import Metric, Recipe
-from fusiform.training.run_folder import Record, Run
+from fusiform.training.run_folder import Record, RunFolder
 from fusiform.training.schedule import factor, frozen_stages
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -110,7 +110,7 @@ def fit(
     recipe: Recipe,
     world: World,
     *,
-    run: Run | None,
+    run: RunFolder | None,
     state: Mapping[str, Any] | None = None,
     save_minutes: float = 5.0,
     progress: Tracker = silent,
@@ -126,7 +126,7 @@ def fit(
 
 class _Fit:
     def __init__(
-        self, task: Task, recipe: Recipe, world: World, run: Run | None, save_minutes: float, progress: Tracker
+        self, task: Task, recipe: Recipe, world: World, run: RunFolder | None, save_minutes: float, progress: Tracker
     ) -> None:
         self.task, self.recipe, self.world, self.run = task, recipe, world, run
         self.save_seconds, self.progress = 60 * save_minutes, progress

@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -250,14 +250,18 @@ class Recipe:
             raise UsageError(f"{source}: {error}") from None
 
 
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> Recipe:
     """The recipe with some fields set: ``["lr=0.1", "flip=false", "dropout=none", "sizes=96,128"]``.
+
+    The same in Python is ``{"lr": 0.1, "flip": False, "dropout": None, "sizes": (96, 128)}``.
 
     Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Raises
     UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
     """
     hints = typing.get_type_hints(Recipe)
     changes: dict[str, Any] = {}
+    if isinstance(settings, Mapping):
+        settings = [f"{name}={_text(value)}" for name, value in settings.items()]
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
@@ -269,6 +273,13 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             raise UsageError(f"a recipe has no field {show(name)}: {hint}")
         changes[name] = _parse(hints[name], text.strip(), name)
     return dataclasses.replace(recipe, **changes)
+
+
+def _text(value: object) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_text, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _parse(hint: Any, text: str, name: str) -> Any:

@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+
+from fusiform.data.open import recognise
+from fusiform.errors import UsageError
 from fusiform.spec import Task
-from fusiform.training.recipe import Recipe
+from fusiform.training.recipe import Recipe, override
 
 finetune_small = Recipe(
     name="finetune_small",
@@ -405,3 +410,37 @@ DEFAULTS: dict[Task, str] = {
     "segmentation": "deeplab_small",
 }
 """The recipe of each task where none is named."""
+
+
+def find_recipe(recipe: str | Recipe) -> Recipe:
+    """The preset of that name; UsageError where there is none. A recipe is returned as it is."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+def choose_recipe(
+    data: str | os.PathLike[str] | None,
+    *,
+    task: Task | None = None,
+    recipe: str | Recipe | None = None,
+    settings: Mapping[str, object] | Sequence[str] = (),
+    teacher: object = None,
+) -> Recipe:
+    """The recipe that was named, or the default one of the task: the one named, or what ``data`` is laid out for.
+
+    A ``teacher`` sets ``distill`` to 0.5 where the recipe has no share for one; ``settings`` change it as ``override``
+    does. Raises UsageError for an unknown name, a recipe of another task than the one asked for, and wrong settings.
+    """
+    if recipe is not None:
+        chosen = find_recipe(recipe)
+    else:
+        found = None if data is None else recognise(data)
+        chosen = RECIPES[DEFAULTS[task or found or "classification"]]
+    if task is not None and chosen.task != task:
+        raise UsageError(f"--recipe {chosen.name} is for {chosen.task}, not for --task {task}: leave out one of them")
+    if teacher and not (chosen.distill or chosen.distill_features):
+        chosen = override(chosen, ["distill=0.5"])
+    return override(chosen, settings)

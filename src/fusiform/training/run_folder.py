@@ -11,6 +11,7 @@ metrics.jsonl         a line an epoch
 train.log             what was said on the console
 events.out.tfevents.* the same figures for TensorBoard
 curves.png            the same figures to look at
+report.json           what the best weights reach in the end
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Record = dict[str, float | int | str]
 Say = Callable[[str], None]
 
 
-class Run:
+class RunFolder:
     """One run's folder; only the writing process makes one.
 
     ``say`` gets each line of the log as well. Whatever cannot be written raises OutputError, and what was complete

@@ -27,16 +27,30 @@ def load(
     dropout: float | None = None,
     output_stride: int | None = None,
 ) -> Backbone | SSDLite | DeepLabV3:
-    """A PyTorch network with trained weights, in eval mode.
+    """Load a PyTorch network with trained weights, in eval mode.
 
-    ``model`` is a name from ``fusiform.list_models()`` or a model file of any kind; ``weights`` chooses one of a
-    network's trainings (``torchvision_v2`` or torchvision's ``IMAGENET1K_V2``). The bundled weights are int8 on disk
-    and come dequantised, with no download. ``num_classes`` puts a fresh classifier on the trained backbone.
-    ``dropout`` and ``output_stride`` (8, 16, 32) are those of the network; a segmenter's weights serve 8 and 16. The
-    network reads float32 NCHW pictures normalised as ``fusiform.open_model(model).spec.preprocess`` says, and gives
-    logits; a detector codes of boxes too.
+    Args:
+        model: A name from ``fusiform.list_models()`` or a model file of any kind. The bundled weights are int8 on disk
+            and come dequantised, with no download.
+        weights: One of a network's trainings (``torchvision_v2`` or torchvision's ``IMAGENET1K_V2``).
+        num_classes: Put a fresh classifier with so many classes on the trained backbone.
+        dropout: The network's own unless given, in [0, 1).
+        output_stride: 8, 16 or 32; a segmenter's weights serve 8 and 16.
 
-    Raises MissingExtraError without PyTorch, and what ``open_model`` raises.
+    Returns:
+        The network. It reads float32 NCHW images normalised as ``fusiform.open_model(model).spec.preprocess`` says,
+        and gives logits; a detector codes of boxes too.
+
+    Raises:
+        MissingExtraError: Without PyTorch.
+        FusiformError: For a model that cannot be opened.
+
+    Example:
+        >>> import fusiform
+        >>> network = fusiform.load("shufflenet_v2_x1_0", num_classes=6)
+        >>> network.fc.out_features
+        6
+
     """
     try:
         import torch  # noqa: F401

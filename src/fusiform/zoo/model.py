@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fusiform.errors import SpecError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PROGRAMS: tuple[FileFormat, ...] = ("torchscript", "openvino", "executorch", "co
 """Formats that only their own runtime runs: the weights are not read back from them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model file, found and recognised: its spec is read, its weights when they are asked for.
 
@@ -34,6 +35,10 @@ class Model:
     spec: ModelSpec
     data: bytes
     """The file's bytes; empty for ``pth`` and ``coreml``, which are read by other means."""
+
+    def __repr__(self) -> str:
+        size = f", {len(self.data) / 1e6:.1f} MB" if self.data else ""
+        return f"<Model {printable(self.path.name)}: {self.spec.summary()}, {self.format}{size}>"
 
     def graph(self) -> Graph:
         """The network as a graph, float32 or int8 as the file is."""
@@ -85,14 +90,30 @@ class Model:
         return to_onnx(self.graph())
 
 
-def open_model(model: str | os.PathLike[str]) -> Model:
+def open_model(model: str | os.PathLike[str] | Model) -> Model:
     """Find a model by its name in the catalogue or its file, and read what it says of itself.
 
-    Whatever looks like a path (a file that exists, or a name with a folder or a model file's ending) is read; any
-    other name is looked up in the catalogue, and downloaded if it has to be. Raises UsageError for an unknown name,
-    WeightsError for a file that is missing, damaged or of no known kind, SpecError for one that does not say how to
-    use it.
+    Args:
+        model: Whatever looks like a path (a file that exists, the folder of a training run, or a name with a folder or
+            a model file's ending) is read; any other name is looked up in the catalogue, and downloaded if it has to
+            be. A model that was opened before is returned as it is.
+
+    Returns:
+        The model: its description is ``spec``; ``graph()`` and ``state()`` read its weights.
+
+    Raises:
+        UsageError: For an unknown name.
+        WeightsError: For a file that is missing, damaged or of no known kind.
+        SpecError: For a file that does not say how to use it.
+
+    Example:
+        >>> import fusiform
+        >>> fusiform.open_model("mobilenet_v2")
+        <Model mobilenet_v2_x1_0.tflite: mobilenet_v2_x1_0, classification, 1000 classes, 224 px, tflite, 3.6 MB>
+
     """
+    if isinstance(model, Model):
+        return model
     name = os.fspath(model)
     path = Path(name)
     if _looks_like_a_file(name):

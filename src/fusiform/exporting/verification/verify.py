@@ -29,7 +29,7 @@ from fusiform.exporting.verification.foreign import ForeignEngine, is_foreign, o
 from fusiform.exporting.verification.pair import Sides
 from fusiform.exporting.verification.parity import ANSWERS, MAX_DROP, MIN_AGREEMENT, Parity, find_failures
 from fusiform.exporting.verification.precision import stored_precision
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, silent, tracker
 from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
@@ -41,29 +41,52 @@ EXPLAINED_ELSEWHERE = 2.0
 _HALF_A_GREY = 0.5 / 255
 
 
-def verify_file(
-    file: str | os.PathLike[str],
+def verify(
+    file: str | os.PathLike[str] | Model,
+    against: str | os.PathLike[str] | Model,
     *,
-    against: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     tolerance: float | None = None,
     threads: int | None = None,
-    progress: Tracker = silent,
+    progress: bool | Tracker | None = None,
 ) -> Parity:
-    """Verify a model file of any origin against a model, a name or a file of weights.
+    """Find out whether a model file of any kind and origin gives the answers of the model that it was made from.
 
-    ``data`` is a dataset that ``read_dataset`` knows, for a detector or a segmenter one in COCO's or Pascal VOC's
-    layout, or any folder of pictures; its test split if it has one. ``tolerance`` bounds the largest error of a float
-    file (by default its kind's own), or the error of an int8 one (by default what rounding explains); ``max_drop`` is
-    by default the task's own. A LiteRT or ONNX file of another tool's borrows a classifier's labels and preprocessing.
-    Raises what ``verify``, ``open_model`` and ``read_dataset`` raise, and UsageError for pictures that are not there.
+    The file runs in its own runtime, with its own preprocessing, on photographs, synthetic images and noise, one at a
+    time and three together; the model it is held against runs in PyTorch. ``verify_answers`` has the rules.
+
+    Args:
+        file: The model file. A LiteRT or ONNX file of another tool's borrows a classifier's labels and preprocessing.
+        against: The model whose answers it has to give: a name, a file of weights, a run's folder, or an opened model.
+        data: Photographs: a labelled dataset, of which the test split if it has one, or any folder of images; None is
+            synthetic images only.
+        max_drop: What an int8 file may lose, in percentage points of top-1, mAP or mIoU; None is 1 for a classifier,
+            else 2.
+        tolerance: The largest error of a number in the answer of a float file, as a share of the image's largest; of
+            an int8 file the error on average. None is that of the kind of file, or what rounding explains.
+        threads: The number of threads of each runtime; None is one.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
+
+    Returns:
+        What was found: ``passed``, the ``failures`` in words, and all figures in ``report()``.
+
+    Raises:
+        UsageError: For arguments that do not fit and images that are not there.
+        FusiformError: For a file or a model that cannot be used.
+
+    Example:
+        >>> import fusiform
+        >>> parity = fusiform.verify("ship/shufflenet_v2_x1_0.onnx", "shufflenet_v2_x1_0")  # doctest: +SKIP
+        >>> parity.passed  # doctest: +SKIP
+        True
+
     """
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if value is not None and not (np.isfinite(value) and value >= 0):
             raise UsageError(f"{name} must be a number, 0 or more, got {value}")
     reference = open_model(against)
-    candidate = open_foreign(Path(file), reference.spec) or open_model(file)
+    candidate = _candidate(file, reference)
     samples: Sequence[Sample | AnnotatedSample] = ()
     labelled = False
     notes: Sequence[str] = ()
@@ -76,7 +99,7 @@ def verify_file(
     if precision != "int8" and tolerance is None:
         target = TARGETS[_TARGETS.get(candidate.format, "onnx")]
         tolerance = target.allowed(precision, reference.spec.task)
-    parity = verify(
+    parity = verify_answers(
         candidate,
         reference,
         samples,
@@ -86,12 +109,18 @@ def verify_file(
         max_drop=max_drop,
         max_error=tolerance if precision == "int8" else None,
         threads=threads,
-        progress=progress,
+        progress=tracker(progress),
     )
     return dataclasses.replace(parity, notes=(*notes, *parity.notes))
 
 
-def verify(
+def _candidate(file: str | os.PathLike[str] | Model, reference: Model) -> Model:
+    if isinstance(file, Model):
+        return file
+    return open_foreign(Path(file), reference.spec) or open_model(file)
+
+
+def verify_answers(
     candidate: Model,
     reference: Model,
     samples: Sequence[Sample | AnnotatedSample],

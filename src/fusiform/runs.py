@@ -1,0 +1,203 @@
+"""A training from Python: ``fusiform.train`` and the run that it returns."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusiform.errors import MissingExtraError, UsageError
+from fusiform.progress import Tracker, silent, tell, tracker
+from fusiform.report import Cell, Report
+from fusiform.spec import Task
+from fusiform.zoo.model import Model, open_model
+
+if TYPE_CHECKING:
+    from fusiform.evaluation.job import Evaluation
+    from fusiform.exporting.targets.base import Precision
+    from fusiform.prediction.answer import Predictions
+    from fusiform.prediction.sources import Source
+    from fusiform.training.recipe import Recipe
+    from fusiform.training.run_folder import Say
+
+
+class Run(os.PathLike[str]):
+    """The folder of a finished training, opened: the model, what it reached, and what to do with it next.
+
+    A run stands for its folder wherever a model is asked for: ``fusiform.predict("photo.jpg", run)``.
+
+    Args:
+        folder: The folder that ``fusiform train --out`` or ``fusiform.train`` wrote.
+        report: What it reached, where that is known; None reads it from the folder.
+
+    Raises:
+        UsageError: Where there is no finished training.
+
+    Example:
+        >>> import fusiform
+        >>> run = fusiform.Run("runs/first")  # doctest: +SKIP
+        >>> run.metrics["top1"]  # doctest: +SKIP
+        0.9308
+
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, report: Report | None = None) -> None:
+        self.folder = Path(folder)
+        if report is not None:  # of several processes on several machines, only one has the folder
+            self.report = report
+            return
+        if not (self.folder / "best.safetensors").is_file() or not (self.folder / "report.json").is_file():
+            raise UsageError(
+                f"{self.folder}: holds no finished training: train into it, or go on with --resume where one was begun"
+            )
+        fields = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        self.report = Report(fields["title"], tuple(fields["rows"]), fields["figures"])
+
+    @property
+    def model(self) -> Model:
+        """The weights of the best epoch with their description."""
+        return open_model(self.folder / "best.safetensors")
+
+    @property
+    def metrics(self) -> dict[str, Cell]:
+        """What the best weights reach on images that had no part in choosing them, and what it took.
+
+        Accuracies, mAP and mean IoU are shares in [0, 1], with the ends of their 95 % intervals beside.
+        """
+        return dict(self.report.figures)
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The figures of each epoch, as in ``metrics.jsonl``."""
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def predict(self, sources: Source | Sequence[Source], **options: Any) -> Predictions:
+        """``fusiform.predict`` with this run's model."""
+        from fusiform.prediction.predict import predict
+
+        return predict(sources, self, **options)
+
+    def evaluate(self, data: str | os.PathLike[str] | None = None, **options: Any) -> Evaluation:
+        """``fusiform.evaluate`` with this run's model; None is the data that it was trained on, its own splits."""
+        from fusiform.evaluation.job import evaluate
+        from fusiform.training.run_folder import read_settings
+
+        return evaluate(self, read_settings(self.folder)["data"] if data is None else data, **options)
+
+    def export(
+        self,
+        to: str | Sequence[str],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        precision: Precision = "float32",
+        **options: Any,
+    ) -> Report:
+        """``fusiform.export`` of this run's model; None is the folder ``export`` within the run's."""
+        from fusiform.exporting.job import export
+
+        return export(self, to, self.folder / "export" if out is None else out, precision=precision, **options)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        figures = self.report.figures
+        names = [name for name in ("top1", "map", "map50", "miou") if figures.get(name) is not None]
+        reached = ", ".join(f"{name} {figures[name]}" for name in names)
+        return f"<Run {self.folder}: {figures.get('network')}{f', {reached}' if reached else ''}>"
+
+    def _repr_png_(self) -> bytes | None:
+        curves = self.folder / "curves.png"
+        return curves.read_bytes() if curves.is_file() else None
+
+
+def train(
+    data: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] = "mobilenet_v2",
+    task: Task | None = None,
+    recipe: str | Recipe | None = None,
+    settings: Mapping[str, object] | Sequence[str] = (),
+    teacher: str | os.PathLike[str] | None = None,
+    scratch: bool = False,
+    resume: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    save_every: float = 5.0,
+    say: Say | None = None,
+    progress: bool | Tracker | None = None,
+) -> Run:
+    """Train a classifier, a detector (SSDLite) or a segmenter (DeepLabv3) on your own images.
+
+    An interruption loses nothing: the same call with ``resume`` goes on, to the same weights. On Linux the process's
+    malloc keeps freed memory from then on, which makes training on a CPU faster; FUSIFORM_MALLOC=0 leaves it alone.
+
+    Args:
+        data: A folder with one folder a class (also within train, val and test), a CSV or tar shards; COCO's layout or
+            Pascal VOC's for detection; Pascal VOC's with masks for segmentation. None with ``resume``.
+        out: The folder for everything about the run; ``best.safetensors`` in it is the model.
+        model: What to start from: a trained model, or a network such as ``mobilenet_v2_x0_35``, cut from a wider one.
+        task: ``classification``, ``detection`` or ``segmentation``; None is what ``data`` is laid out for.
+        recipe: The preset of hyperparameters, by name or itself; None is ``finetune_small``, ``ssdlite_small`` or
+            ``deeplab_small``.
+        settings: Hyperparameters to change, as ``{"lr": 0.001, "epochs": 10}`` or ``["lr=0.001"]``.
+        teacher: A trained model to learn from as well (``distill`` is 0.5 unless set).
+        scratch: Start from random weights.
+        resume: Go on with the run in ``out``, with its own data, model and recipe.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: The number of cores to use; None is all.
+        save_every: Minutes between checkpoints within an epoch.
+        say: Gets a line now and then; None prints on standard error where progress is shown.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
+
+    Returns:
+        The run: ``model``, ``metrics``, ``predict``, ``evaluate``, ``export``.
+
+    Raises:
+        UsageError: For data, arguments or a recipe that cannot be used.
+        OutputError: For a folder that cannot be written.
+        MissingExtraError: Where PyTorch is not installed.
+
+    Example:
+        >>> import fusiform
+        >>> run = fusiform.train("photos", "runs/first", settings={"epochs": 2})  # doctest: +SKIP
+
+    """
+    from fusiform.training import allocator
+
+    allocator.keep_freed_memory()  # before PyTorch takes its first memory
+    need_training("training")
+    from fusiform.training import job
+    from fusiform.training.recipes import choose_recipe
+
+    tracked = tracker(progress)
+    if say is None:
+        say = tell if tracked is not silent else lambda _: None
+    report = job.train(
+        data,
+        out,
+        model=model,
+        recipe=choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher),
+        teacher=teacher,
+        scratch=scratch,
+        resume=resume,
+        device=device,
+        threads=threads,
+        save_minutes=save_every,
+        say=say,
+        progress=tracked,
+    )
+    return Run(out, report=report)
+
+
+def need_training(purpose: str) -> None:
+    """Raise MissingExtraError, which says what for, unless the libraries of the extra ``train`` are installed."""
+    from importlib.util import find_spec
+
+    for package in ("torch", "torchvision", "matplotlib", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train", purpose)
