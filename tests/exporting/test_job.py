@@ -116,7 +116,7 @@ def test_a_broken_writer_leaves_no_file_and_the_others_go_on(folder, tmp_path, m
 def test_more_layers_stay_in_float_until_the_budget_holds(folder, tmp_path, monkeypatch):
     """A verification that passes from four layers on, whatever they are."""
     tried = []
-    real = job.verify
+    real = job.verify_answers
 
     def strict(candidate, reference, samples, **arguments):
         parity = real(candidate, reference, samples, **arguments)

@@ -204,11 +204,11 @@ def test_port_writes_a_file_that_describes_itself(tmp_path: Path, ending: str) -
     state = random_state(own)
     out = tmp_path / f"ported{ending}"
     spec = port(write_foreign(tmp_path, own, state), out, labels=list("vwxyz"))
+    assert spec.labels == tuple("vwxyz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.tflite", out.name]
     (tmp_path / "labels.txt").write_text("v\nw\nx\ny\nz\n", encoding="utf-8")
     named = port(write_foreign(tmp_path, own, state), tmp_path / f"named{out.suffix}", labels=tmp_path / "labels.txt")
     assert named == spec
-    assert spec.labels == tuple("vwxyz")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.tflite", out.name]
     again, weights = read_foreign(out)
     assert again == spec
     batch = pictures()
