@@ -109,7 +109,7 @@ def open_model(model: str | os.PathLike[str] | Model) -> Model:
     Example:
         >>> import fusiform
         >>> fusiform.open_model("mobilenet_v2")
-        <Model mobilenet_v2_x1_0.tflite: mobilenet_v2_x1_0, classification, 1000 classes, 224 px, tflite, 3.6 MB>
+        <Model mobilenet_v2_x1_0.tflite: mobilenet_v2_x1_0, classification, 1000 classes, 224 px, tflite, 3.8 MB>
 
     """
     if isinstance(model, Model):

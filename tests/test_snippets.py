@@ -1,0 +1,126 @@
+"""The Python in the README and the docs: mypy accepts every block, and every block runs.
+
+The blocks of a page run one after the other, in one namespace, in a folder that has what the pages talk of: the
+examples and a small dataset. A block that cannot run here says why in a comment before it: <!-- not run: reason -->.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README_LINES = 12
+
+
+class Block(NamedTuple):
+    line: int
+    code: str
+    not_run: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """The page's ```python blocks, each with the line it begins on and the reason not to run it, if there is one."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in re.finditer(
+        r"(?:<!-- not run: (?P<why>.+?) -->\n+)?^```(?:python|py)\b.*\n(?P<code>(?s:.*?))^```", text, re.M
+    ):
+        line = text.count("\n", 0, match.start("code")) + 1
+        found.append(Block(line, match["code"], match["why"] or ""))
+    return found
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page)]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_the_search_finds_blocks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n```python\nx = 1\n```\nb\n<!-- not run: a GPU -->\n```py\ny\n```\n```sh\nz\n```\n", encoding="utf-8"
+    )
+    assert blocks(page) == [Block(3, "x = 1\n", ""), Block(8, "y\n", "a GPU")]
+    assert ROOT / "README.md" in WITH_PYTHON
+
+
+def test_mypy_accepts_every_block(tmp_path: Path) -> None:
+    for page in WITH_PYTHON:
+        # Blocks of a page go on from each other, as a reader takes them.
+        code = "\n".join(block.code for block in blocks(page))
+        (tmp_path / f"{re.sub('[^a-z0-9]+', '_', name(page).lower())}.py").write_text(code, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text("import fusiform\n\nfusiform.predict('cat.jpg', nonsense=1)\n", encoding="utf-8")
+    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *map(str, sorted(tmp_path.glob("*.py")))],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    errors = [line for line in result.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, result.stdout + result.stderr
+    assert 'wrong.py:3: error: Unexpected keyword argument "nonsense"' in errors[0]
+
+
+def photograph(path: Path, seed: int, hue: tuple[int, int, int]) -> None:
+    """Coloured noise: what a network tells apart in seconds."""
+    random = np.random.default_rng(seed)
+    noise = random.integers(0, 80, (96, 96, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(noise + np.array(hue), 0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pages' blocks run: ``examples``, and ``photos`` with two classes, each in train and test."""
+    root = tmp_path_factory.mktemp("snippets")
+    shutil.copytree(ROOT / "examples", root / "examples")
+    for label, hue in (("forest", (20, 140, 30)), ("sea", (20, 60, 150))):
+        for k in range(32):
+            split = "test" if k >= 24 else "train"
+            photograph(root / "photos" / split / label / f"{k}.jpg", 100 * len(label) + k, hue)
+    return root
+
+
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    # The setting is one of the whole process, and would hold for every test after.
+    monkeypatch.setattr("fusiform.training.allocator.keep_freed_memory", lambda: False)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+def test_every_block_runs(page: Path, inside: Path) -> None:
+    names: dict[str, object] = {"__name__": "snippet"}
+    for block in blocks(page):
+        if not block.not_run:
+            exec(compile("\n" * (block.line - 1) + block.code, name(page), "exec"), names)
+
+
+def test_the_readme_says_it_all_in_a_few_lines(inside: Path) -> None:
+    """Train on a folder, evaluate, look, export, verify, predict, with no command line."""
+    (block,) = (block for block in blocks(ROOT / "README.md") if "fusiform.train(" in block.code)
+    lines = [line for line in block.code.splitlines() if line.strip()]
+    assert len(lines) <= README_LINES
+    for step in ("train(", "evaluate(", "export(", "verify(", "predict("):
+        assert step in block.code
+    exec(compile(block.code, "README.md", "exec"), {"__name__": "readme"})
