@@ -104,11 +104,11 @@ def command(
 
 
 def _examine_labels(data: str, *, model: str | None, fix: Path | None, threads: int | None) -> Diagnosis[DataSet]:
-    from fusiform.data.folders import read_dataset
+    from fusiform.data.open import open_dataset
     from fusiform.doctor.classification import examine
     from fusiform.doctor.clean import check_listable, write_clean_list
 
-    dataset = read_dataset(data)
+    dataset = open_dataset(data, task="classification")
     if fix is not None:
         check_listable(dataset, fix)
     diagnosis = examine(dataset, model=model, threads=threads, progress=_progress())

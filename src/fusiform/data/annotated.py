@@ -1,11 +1,9 @@
-"""Pictures with boxes or masks, and how their layouts are known: what detection and segmentation are trained on."""
+"""Pictures with boxes or masks: what detection and segmentation are trained on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -124,8 +122,8 @@ class AnnotatedSet:
         # A JSON file names pictures beside it, or beside the folder that it lies in.
         for root in (self.source, self.source.parent, self.source.parent.parent):
             if file.is_relative_to(root):
-                return unicodedata.normalize("NFC", file.relative_to(root).as_posix())
-        return unicodedata.normalize("NFC", file.as_posix())
+                return nfc(file.relative_to(root).as_posix())
+        return nfc(file.as_posix())
 
 
 @dataclass(frozen=True)
@@ -165,41 +163,6 @@ class PassOver:
         self._faults.append(AnnotationFault(self._kind, "error", message, self._file, self._split))
         self.first = self.first or error
         return True
-
-
-# What else COCO publishes beside its boxes, under the same keys.
-_OTHER_COCO = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_", ".")
-
-
-def coco_files(path: Path) -> list[Path]:
-    """The COCO JSON files of a dataset, by their names' and contents' look; none if it is no such dataset.
-
-    A folder has ``instances_*.json`` in ``annotations`` or itself, ``_annotations.coco.json`` in each split's folder,
-    or other JSON files in ``annotations`` or itself that look like COCO's.
-    """
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
-    folders = (path / "annotations", path)
-    for folder in folders:
-        if found := sorted(folder.glob("instances_*.json")):
-            return found
-    if found := sorted([*path.glob("_annotations.coco.json"), *path.glob("*/_annotations.coco.json")]):
-        return found
-    for folder in folders:
-        names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
-        if found := [file for file in names if _looks_like_coco(file)]:
-            return found
-    return []
-
-
-def _looks_like_coco(file: Path) -> bool:
-    # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(1 << 16)
-    except OSError:
-        return False
-    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
 
 
 class BoxCheck:

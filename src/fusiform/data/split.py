@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.names import listed
 from fusiform.errors import UsageError
-from fusiform.report import printable
 
 # From where pictures are learned to where they are measured.
 _ORDER: tuple[Split, ...] = ("all", "train", "val", "test")
@@ -152,7 +152,6 @@ def _shortfalls(dataset: DataSet, samples: Sequence[Sample], chosen: set[int]) -
         ),
     ):
         if labels:
-            shown = ", ".join(printable(dataset.classes[label]) for label in sorted(labels)[:10])
-            more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
-            notes.append(f"held out nothing of classes with {reason}: {shown}{more}")
+            names = [dataset.classes[label] for label in sorted(labels)]
+            notes.append(f"held out nothing of classes with {reason}: {listed(names)}")
     return notes

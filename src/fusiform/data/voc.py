@@ -23,10 +23,10 @@ from fusiform.data.annotated import (
     bind_classes,
     missing_objects,
 )
-from fusiform.data.dataset import SPLIT_NAMES, Split
+from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images, natural_key
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
-from fusiform.data.names import SPLIT_ORDER, listed, nfc
+from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.fields import show
 from fusiform.report import printable

@@ -6,18 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask, coco_files
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask
 from fusiform.data.checks import Fault, Severity
-from fusiform.data.coco import read_coco
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import find_groups
-from fusiform.data.voc import read_voc
+from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
 from fusiform.doctor.classes import about_counts, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
@@ -40,7 +38,7 @@ def examine_annotated(
 ) -> Diagnosis[AnnotatedSet]:
     """Examine a dataset of boxes (``detection``) or masks (``segmentation``): files, annotations, classes, and copies.
 
-    ``source`` is what ``read_coco`` or ``read_voc`` reads. Damaged annotations, which those refuse, are findings here.
+    ``source`` is what ``open_dataset`` reads. Damaged annotations, which are refused elsewhere, are findings here.
     ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture (of those in
     several splits the one in test, or else in val; a near copy in the same split stays if it shows other objects), and
     with boxes clipped to their pictures and each there once.
@@ -51,7 +49,7 @@ def examine_annotated(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
-    dataset = _read(source, task, faults)
+    dataset = open_dataset(source, task=task, faults=faults)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []
@@ -99,13 +97,6 @@ def examine_annotated(
     rows = _box_rows(dataset, counts) if task == "detection" else _mask_rows(dataset, counts, looks)
     objects = {"objects": sum(map(sum, counts.values()))} if task == "detection" else {}
     return Diagnosis(dataset, in_severity(findings), clean, tuple(rows), objects)
-
-
-def _read(source: str | os.PathLike[str], task: AnnotationTask, faults: list[AnnotationFault]) -> AnnotatedSet:
-    path = Path(source)
-    if task == "detection" and coco_files(path):
-        return read_coco(path, faults=faults)
-    return read_voc(path, task, faults=faults)
 
 
 @dataclass(frozen=True)

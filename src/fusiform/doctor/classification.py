@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,8 +12,9 @@ from typing import Literal
 from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS, Severity
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
-from fusiform.data.folders import read_dataset
 from fusiform.data.image import natural_key
+from fusiform.data.names import nfc
+from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
@@ -39,7 +39,7 @@ def examine(
 ) -> Diagnosis[DataSet]:
     """Examine a labelled dataset: every file, the labels, the splits, and which pictures it holds more than once.
 
-    ``source`` is what ``read_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
+    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
     to the dataset's, labels are suspicious where the model is sure of another one. That is confident learning
     (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
     is another class of the dataset, with a probability among the dataset's classes of 0.9 or more and at least the
@@ -47,13 +47,13 @@ def examine(
     get less than 0.5 on average are not judged. A model that was trained on the pictures has learned their wrong
     labels, too, and finds few of them.
 
-    The files are read once, in ``threads`` threads, all cores by default. Raises what ``read_dataset``,
+    The files are read once, in ``threads`` threads, all cores by default. Raises what ``open_dataset``,
     ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the dataset
     without pictures that cannot be read, with one copy of each picture, and without pictures that have two labels.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    dataset = source if isinstance(source, DataSet) else read_dataset(source)
+    dataset = source if isinstance(source, DataSet) else open_dataset(source, task="classification")
     judge = None if model is None else Judge(model, dataset.classes)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
@@ -195,7 +195,7 @@ def _class_folders(dataset: DataSet, folder: Path, label: int) -> Iterator[Path]
     for path in (folder, *folder.parents):
         if path == dataset.source:
             return
-        if unicodedata.normalize("NFC", path.name) == dataset.classes[label]:
+        if nfc(path.name) == dataset.classes[label]:
             yield path
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from fusiform.data.folders import read_dataset
-from fusiform.data.open import recognise
+from fusiform.data.open import open_dataset, recognise
 from fusiform.drawing.pareto import check_place
 from fusiform.errors import UsageError
 from fusiform.files import write_file
@@ -86,7 +85,7 @@ def choose(
         raise UsageError(
             f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
         )
-    dataset = read_dataset(data)
+    dataset = open_dataset(data, task="classification")
     if len(dataset.classes) < 2:
         raise UsageError(f"{data}: has one class, and a classifier needs two or more")
     settings = {
