@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import fusiform.data.open
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample
+from fusiform.data.faults import AnnotationFault
 from fusiform.data.open import (
     LAYOUTS,
     TRAINED_ON,

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
-    AnnotationFault,
     BoxCheck,
     BoxLabel,
     PassOver,
@@ -21,6 +20,7 @@ from fusiform.data.annotated import (
     missing_objects,
 )
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
+from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.fields import show
@@ -260,10 +260,11 @@ def _bind(
                 label = BoxLabel(labels[name], *edges, crowd=box.crowd, difficult=box.difficult, area=box.area)
                 boxes[box.picture].append(label)
     notes = []
-    for what, kind, unknown in (
+    passed_over: tuple[tuple[str, ReadingFault, dict[int, int]], ...] = (
         ("pictures", "unknown picture", no_picture),
         ("categories", "unknown category", no_category),
-    ):
+    )
+    for what, kind, unknown in passed_over:
         numbers = listed([str(number) for number in unknown])
         if unknown and faults is None:
             notes.append(

@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, overload
 
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.coco import coco_files, read_coco
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.faults import AnnotationFault
 from fusiform.data.folders import read_dataset
 from fusiform.data.image import find_images
 from fusiform.data.masks import CLASS_NAMES_FILE

@@ -11,16 +11,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask
-from fusiform.data.checks import Fault, Severity
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import find_groups
+from fusiform.data.faults import AnnotationFault, Fault, Severity
 from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
 from fusiform.doctor.classes import about_counts, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
 from fusiform.doctor.masks import check_mask
-from fusiform.doctor.pictures import KEPT, Look, about_pictures, in_order, look_at
+from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, in_order, look_at
 from fusiform.doctor.thumbnails import Mark
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
@@ -62,7 +62,8 @@ def examine_annotated(
                 sample, more = boxes.measured(sample, split, look.seen.size, dataset.classes)
                 entries[i] = split, sample
                 faults += more
-            found += [_about_picture(fault, split, sample, dataset) for fault in (*look.seen.faults, *look.faults)]
+            faults_seen = (*look.seen.faults, *look.faults)
+            found += [_about_picture(fault, look.seen.size, split, sample, dataset) for fault in faults_seen]
             looks.append(look)
             bar.advance()
     splits: dict[Split, list[AnnotatedSample]] = {split: [] for split in dataset.splits}
@@ -124,14 +125,15 @@ def _look(sample: AnnotatedSample, dataset: AnnotatedSet) -> _AnnotatedLook:
     return _AnnotatedLook(seen, mask.faults, refused=mask.pixels is None, pixels=mask.pixels)
 
 
-def _about_picture(fault: Fault, split: Split, sample: AnnotatedSample, dataset: AnnotatedSet) -> Finding:
-    """A fault of a picture; of some, annotations make something else than labels do."""
+def _about_picture(
+    fault: Fault, size: tuple[int, int], split: Split, sample: AnnotatedSample, dataset: AnnotatedSet
+) -> Finding:
+    """A fault of a picture of this width and height; of some, annotations make something else than labels do."""
     severity, text = fault.severity, fault.message
     marks: tuple[Mark, ...] = ()
     if fault.kind == "long and narrow":
-        size = text.split(" pixels", maxsplit=1)[0]
         seen = "squeezed into a square" if dataset.task == "detection" else "a strip of the square that is seen"
-        text = f"{size} pixels, and {seen}: crop it to what matters, or cut it up"
+        text = f"is {size[0]} x {size[1]} pixels, and {seen}: crop it to what matters, or cut it up"
     elif fault.kind == "orientation":
         severity = "warning"
         marks = tuple(boxes.mark(box, dataset.classes) for box in sample.boxes or ())
@@ -172,7 +174,7 @@ def _about_group(
     fixes = dataset.task == "detection"
     same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
 
-    def about(name: str, severity: Severity, other: tuple[Split, AnnotatedSample], what: str) -> Finding:
+    def about(name: Kind, severity: Severity, other: tuple[Split, AnnotatedSample], what: str) -> Finding:
         more = f" (one of {len(rest):,} copies)" if len(rest) > 1 else ""
         is_same = "is there again" if other[1].file == first.file else f"is {same} {relative(dataset, other[1].name)}"
         copies = tuple(sample for _, sample in rest)
@@ -191,7 +193,7 @@ def _about_group(
         yield about("near duplicates", "note", others[0], what)
     elif elsewhere is None:
         what = ": one of them is enough" + (" (--fix keeps the largest)" if fixes else "")
-        yield about(f"{kind} duplicates", "note", rest[0], what)
+        yield about(DUPLICATES[kind], "note", rest[0], what)
 
 
 def _same_objects(one: tuple[AnnotatedSample, _AnnotatedLook], other: tuple[AnnotatedSample, _AnnotatedLook]) -> bool:

@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS, Severity
+from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
+from fusiform.data.faults import Severity
 from fusiform.data.image import natural_key
 from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
-from fusiform.doctor.pictures import KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
+from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
@@ -109,7 +110,7 @@ def _about_group(
     own_class = dataset.classes[first.label]
     same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
 
-    def about(name: str, severity: Severity, other: tuple[Split, Sample], what: str) -> Finding:
+    def about(name: Kind, severity: Severity, other: tuple[Split, Sample], what: str) -> Finding:
         more = f" (one of {len(rest):,} copies)" if len(rest) > 1 else ""
         message = f"is {same} {relative(dataset, other[1].name)}{more}{what}"
         return Finding(name, severity, message, first.name, first, split, own_class, others)
@@ -128,7 +129,7 @@ def _about_group(
         )
         yield about("leak between splits", "error", elsewhere, what)
     if different is None and elsewhere is None:
-        yield about(f"{kind} duplicates", "note", rest[0], ": one of them is enough (--fix keeps the largest)")
+        yield about(DUPLICATES[kind], "note", rest[0], ": one of them is enough (--fix keeps the largest)")
 
 
 def _about_classes(dataset: DataSet) -> Iterator[Finding]:
