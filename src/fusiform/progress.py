@@ -1,12 +1,13 @@
-"""How far a long job has come, told on standard error."""
+"""How far a long job has come and how long it will take, told on standard error or in a notebook's cell."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol, TextIO
 
@@ -38,13 +39,35 @@ def track(
 ) -> Iterator[Progress]:
     """Show progress on ``stream`` (standard error): a bar on a terminal, elsewhere a line for every tenth.
 
-    ``total`` is in bytes or pictures, None where it is not known; then only a terminal sees the job under way.
+    In a notebook, and without a ``stream``, the cell gets a line that changes. ``total`` is in bytes or pictures, None
+    where it is not known; then only a terminal and a notebook see the job under way.
     """
-    bar = _Bar(total, label, unit, sys.stderr if stream is None else stream)
+    cell = _notebook_cell() if stream is None else None
+    bar = _Bar(total, label, unit, sys.stderr if stream is None else stream, cell)
     try:
         yield bar
     finally:
         bar.close()
+
+
+def tracker(progress: bool | Tracker | None) -> Tracker:
+    """What shows a public function's progress: ``track`` for True, ``silent`` for False, and another as it is.
+
+    None is True where somebody looks on: standard error is a terminal, or the code runs in a notebook.
+    """
+    if progress is None:
+        progress = in_notebook() or sys.stderr.isatty()
+    if isinstance(progress, bool):
+        return track if progress else silent
+    return progress
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a notebook's cell, where HTML can be shown."""
+    # Never imported for the question: where nobody did, there is no notebook.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 @contextmanager
@@ -58,10 +81,24 @@ class _Silent:
         """Show nothing."""
 
 
+def _notebook_cell() -> Callable[[str], None] | None:
+    """What shows a line in the running cell, in place of the one before; None where there is no notebook."""
+    if not in_notebook():
+        return None
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    if handle is None:
+        return None
+    return lambda line: handle.update({"text/plain": line}, raw=True)
+
+
 class _Bar:
-    def __init__(self, total: int | None, label: str, unit: Unit, stream: TextIO) -> None:
-        self.total, self.label, self.unit, self.stream = total, label, unit, stream
-        self.terminal = stream.isatty()
+    def __init__(
+        self, total: int | None, label: str, unit: Unit, stream: TextIO, cell: Callable[[str], None] | None = None
+    ) -> None:
+        self.total, self.label, self.unit, self.stream, self.cell = total, label, unit, stream, cell
+        self.terminal = cell is not None or stream.isatty()
         self.done = 0
         self.shown = -1  # ``done`` when it was last shown
         self.started = self.redrawn = time.monotonic()
@@ -84,13 +121,16 @@ class _Bar:
         with self.lock:
             if self.done != self.shown:
                 self._show()
-            if self.terminal:
+            if self.terminal and self.cell is None:
                 print(file=self.stream)
 
     def _show(self) -> None:
         self.shown = self.done
         if not self.terminal:
             print(self._figures(), file=self.stream, flush=True)
+            return
+        if self.cell is not None:
+            self.cell(self._figures())
             return
         columns = shutil.get_terminal_size().columns - 1
         text = self._figures()
@@ -104,7 +144,15 @@ class _Bar:
         counted = self._count(self.done) + (f"/{self._count(self.total)}" if self.total else "")
         percent = f"{min(100, 100 * self.done // self.total):3d} % " if self.total else ""
         unit = "MB" if self.unit == "B" else self.unit
-        return f"{self.label}: {percent}{counted} {unit}, {self._count(rate)} {unit}/s"
+        left = f", {_clock((self.total - self.done) / rate)} left" if self.total and 0 < self.done < self.total else ""
+        return f"{self.label}: {percent}{counted} {unit}, {self._count(rate)} {unit}/s{left}"
 
     def _count(self, amount: float) -> str:
         return f"{amount / 1e6:.1f}" if self.unit == "B" else f"{amount:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    """A time to wait: 0:07, 12:30, 1:02:03."""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

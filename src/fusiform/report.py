@@ -7,13 +7,15 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from fusiform.errors import UsageError
 
 Cell = str | int | float | bool | None
 Format = Literal["table", "json", "jsonl", "csv"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """A title, named ``figures`` about the whole, and ``rows`` that need not all have the same columns.
 
@@ -48,18 +50,66 @@ class Report:
 
     def to_json(self) -> str:
         """One object with ``title``, ``figures`` and ``rows``."""
-        content = {"title": self.title, "figures": dict(self.figures), "rows": [dict(row) for row in self.rows]}
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def to_jsonl(self) -> str:
         """One object a line for each row, or one line with the figures where there are no rows."""
         return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in self.rows or (self.figures,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``to_json`` writes: ``title``, ``figures`` and ``rows``."""
+        return {"title": self.title, "figures": dict(self.figures), "rows": [dict(row) for row in self.rows]}
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas.DataFrame; raises UsageError where pandas is not installed."""
+        return to_pandas(self.rows or (self.figures,))
+
+    def to_arrow(self) -> Any:
+        """The rows as a pyarrow.Table; raises UsageError where pyarrow is not installed."""
+        return to_arrow(self.rows or (self.figures,))
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+    def __repr__(self) -> str:
+        return f"<Report {printable(self.title)}: {len(self.figures)} figures, {len(self.rows)} rows>"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        def cells(values: Iterable[str], kind: str) -> str:
+            return "<tr>" + "".join(f"<{kind}>{html.escape(value)}</{kind}>" for value in values) + "</tr>"
+
+        figures = [cells([printable(name), cell_text(value)], "td") for name, value in self.figures.items()]
+        names = _columns(self.rows)
+        rows = [cells([cell_text(row.get(name)) for name in names], "td") for row in self.rows]
+        head = [cells(map(printable, names), "th")] if rows else []
+        tables = [f"<table>{''.join(lines)}</table>" for lines in (figures, [*head, *rows]) if lines]
+        return f"<div><b>{html.escape(printable(self.title))}</b></div>{''.join(tables)}"
 
     def to_csv(self) -> str:
         """RFC 4180: a line of column names, then a line for each row (or the figures where there are no rows)."""
         rows = self.rows or (self.figures,)
         columns = _columns(rows)
         return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])
+
+
+def to_pandas(rows: Sequence[Mapping[str, Cell]]) -> Any:
+    """Rows as a pandas.DataFrame; UsageError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise UsageError("a DataFrame needs pandas, which is not installed: pip install pandas") from None
+    return pandas.DataFrame(rows, columns=_columns(rows))
+
+
+def to_arrow(rows: Sequence[Mapping[str, Cell]]) -> Any:
+    """Rows as a pyarrow.Table; UsageError where pyarrow is not installed."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise UsageError("an Arrow table needs pyarrow, which is not installed: pip install pyarrow") from None
+    return pyarrow.table({name: [row.get(name) for row in rows] for name in _columns(rows)})
 
 
 def csv_lines(records: Iterable[Sequence[Cell]]) -> str:

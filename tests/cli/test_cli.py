@@ -24,6 +24,7 @@ from fusiform.errors import MissingExtraError
 from fusiform.report import Report
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.catalog import CATALOG
+from fusiform.zoo.model import Model
 
 NAMES = ("red", "green, or “verde”", "синий 青")
 SPEC = ModelSpec("mobilenet_v2", 1.0, NAMES, input_size=32, preprocess=Preprocess(resize=32, crop=32))
@@ -41,6 +42,8 @@ class ColorEngine:
 @pytest.fixture(autouse=True)
 def color_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ColorEngine(), raising=False)
+    model = Model(Path("model.tflite"), "tflite", SPEC, b"")
+    monkeypatch.setattr("fusiform.prediction.predictor.open_model", lambda _: model)
 
 
 def picture(path: Path, channel: int) -> Path:

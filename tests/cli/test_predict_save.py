@@ -42,7 +42,9 @@ class ColorEngine:
 @pytest.fixture(autouse=True)
 def color_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ColorEngine())
-    monkeypatch.setattr(zoo_model, "open_model", lambda _: zoo_model.Model(Path("m.tflite"), "tflite", SPEC, b""))
+    model = zoo_model.Model(Path("m.tflite"), "tflite", SPEC, b"")
+    monkeypatch.setattr(zoo_model, "open_model", lambda _: model)
+    monkeypatch.setattr("fusiform.prediction.predictor.open_model", lambda _: model)
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_a_wrong_place_is_told_before_anything_is_read(
         raise AssertionError("the model was opened")
 
     monkeypatch.setattr(engines, "open_engine", fail)
-    monkeypatch.setattr(zoo_model, "open_model", fail)
+    monkeypatch.setattr("fusiform.prediction.predictor.open_model", fail)
     (tmp_path / "folder.jpg").mkdir()
     result = run("predict", picture(tmp_path / "a.png", 0), "--save", tmp_path / name)
     assert result.exit_code == code

@@ -26,6 +26,7 @@ from fusiform.prediction.answer import DRAWN_THUMBNAIL
 from fusiform.prediction.predictor import ALONE
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks import detection, segmentation
+from fusiform.zoo.model import Model
 
 DETECTOR = ModelSpec(
     "mobilenet_v2",
@@ -74,14 +75,21 @@ class MaskEngine:
         return {"logits": batch[:, ::16, ::16].astype(np.float32)}
 
 
+def serve(monkeypatch: pytest.MonkeyPatch, engine: type) -> None:
+    """Let every model be one that this engine answers for."""
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: engine())
+    model = Model(Path("model.tflite"), "tflite", engine.spec, b"")
+    monkeypatch.setattr("fusiform.prediction.predictor.open_model", lambda _: model)
+
+
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: BoxEngine())
+    serve(monkeypatch, BoxEngine)
 
 
 @pytest.fixture
 def segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: MaskEngine())
+    serve(monkeypatch, MaskEngine)
 
 
 def picture(path: Path, *colors: tuple[int, int, int], size: tuple[int, int] = (200, 100)) -> Path:
@@ -205,7 +213,7 @@ def test_iou_says_what_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyP
             answers["logits"][..., 2] = 0
             return answers
 
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Twice())
+    serve(monkeypatch, Twice)
     path = picture(tmp_path / "a.png", RED)
     # The square and the oblong share 0.95 x 0.672 of 0.95 x 0.95 + 0.05 x 0.672: 0.682.
     counts = [len(json.loads(run(path, *o, "--format", "json").stdout)) for o in ([], ["--iou", "0.7"])]
@@ -225,6 +233,7 @@ def test_other_names_keep_cocos_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     assert found() == [(18, "Hund"), (10, "Ampel")]
     for ids in ((), ("n1", "n2")):
         monkeypatch.setattr(BoxEngine, "spec", DETECTOR.replace(label_ids=ids))
+        serve(monkeypatch, BoxEngine)
         assert found() == [(1, "Hund"), (2, "Ampel")]
 
 
@@ -245,7 +254,7 @@ def test_other_names_keep_cocos_numbers(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_option_of_another_task_is_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: ModelSpec, options: list[str], words: str
 ) -> None:
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: type("E", (), {"spec": spec})())
+    serve(monkeypatch, type("E", (), {"spec": spec}))
     monkeypatch.chdir(tmp_path)
     result = run(picture(tmp_path / "a.png", RED), *options)
     assert result.exit_code == 2

@@ -149,7 +149,7 @@ def test_the_probabilities_are_tempered(package):
     engine = open_package(written.path)
     pixels = smooth_pixels(1)
     logits = engine.run(pixels)["logits"][0] / 1.5
-    (classify,) = (op for op in engine._operations if op.op_type == "classification")
+    (classify,) = (op for op in engine._operations if op.op_type == "classify")
     engine.spec = graph.spec.replace(output="probabilities", temperature=1.0)
     assert classify.probabilities.name == "probabilities"
     np.testing.assert_allclose(engine.run(pixels)["probabilities"][0], np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)

@@ -121,9 +121,7 @@ def command(
     cannot be used, 2 for wrong usage, 130 after Ctrl-C.
     """
     from fusiform.prediction.predict import predict_iter
-    from fusiform.tasks.classification import read_labels
 
-    labels = None if labels_file is None else read_labels(labels_file)
     if save is not None:
         from fusiform.drawing.grid import check_place
 
@@ -141,7 +139,7 @@ def command(
             threads=threads,
             batch=batch,
             fast=fast,
-            labels=labels,
+            labels=labels_file,
             # On a terminal that already shows the answers as they come, a bar would only get between them.
             progress=sys.stderr.isatty() and not (out is None and sys.stdout.isatty()),
             thumbnails=0 if save is None else SAVED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fusiform.prediction.sheet import NOTHING, percent
@@ -13,7 +13,7 @@ from fusiform.report import Cell, Format, align, csv_lines, printable
 if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.prediction.answer import Prediction
-    from fusiform.prediction.predict import Predictions
+    from fusiform.prediction.predictor import PredictionStream
     from fusiform.spec import ModelSpec, Task
     from fusiform.tasks.detection import Box
 
@@ -78,7 +78,7 @@ def _bbox(box: Box) -> tuple[float, float, float, float]:
     return box.left, box.top, box.right - box.left, box.bottom - box.top
 
 
-def _record(prediction: Prediction, mask: str | None) -> dict[str, object]:
+def _record(prediction: Prediction, mask: str | None) -> dict[str, Any]:
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
     if prediction.segmentation is not None:
@@ -117,11 +117,39 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def to_dict(prediction: Prediction) -> dict[str, Any]:
+    """See ``Prediction.to_dict``."""
+    found = prediction.detections
+    if found is None:
+        return _record(prediction, None)
+    boxes = [
+        {
+            "index": box.index,
+            "name": box.name,
+            "score": _rounded(box.score),
+            "bbox": [_rounded(length) for length in _bbox(box)],
+        }
+        for box in found.boxes
+    ]
+    return {"path": prediction.path, "width": found.width, "height": found.height, "boxes": boxes}
+
+
+def to_rows(predictions: Sequence[Prediction], spec: ModelSpec) -> list[Mapping[str, Cell]]:
+    """See ``Predictions.rows``."""
+    image_ids, categories = ImageIds(), _category_ids(spec) if spec.task == "detection" else ()
+    rows: list[Mapping[str, Cell]] = []
+    for place, prediction in enumerate(predictions, 1):
+        results = [] if prediction.detections is None else _coco(prediction, place, image_ids, categories)
+        columns = CSV_COLUMNS[spec.task]
+        rows += [dict(zip(columns, row, strict=True)) for row in _rows(prediction, spec.task, results, None)]
+    return rows
+
+
 BAR_WIDTH = 20
 
 
 def write_predictions(
-    predictions: Predictions, form: Format, stream: TextIO, masks: MaskFolder | None, image_ids: ImageIds
+    predictions: PredictionStream, form: Format, stream: TextIO, masks: MaskFolder | None, image_ids: ImageIds
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and its mask where one is wanted, then pass it on."""
     task = predictions.spec.task

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from fusiform.drawing.grid import Tile
     from fusiform.prediction.answer import Prediction
     from fusiform.spec import ModelSpec
@@ -58,35 +60,39 @@ class Drawing:
             self.tiles.append(self._drawn(prediction))
 
     def save(self, path: Path, pictures: int) -> list[str]:
-        """Write the picture; returns what to tell the user about it."""
-        from fusiform.drawing.grid import TILE, draw_grid, save_picture
-        from fusiform.drawing.text import TEXT_SIZE, missing_letters
-        from fusiform.prediction.answer import DRAWN_THUMBNAIL
+        """Write the picture of the first of ``pictures`` answers; returns what to tell the user about it."""
+        from fusiform.drawing.grid import save_picture
+        from fusiform.drawing.text import missing_letters
 
+        save_picture(self.picture(pictures), path)
         notes: list[str] = []
-        texts = ["".join(self.letters)]
-        alone = self.tiles[0].image if pictures == 1 and self.task != "classification" else None
-        if alone is None:
-            side = TILE if self.task == "classification" else DRAWN_THUMBNAIL
-            picture = draw_grid(self.tiles, side=side)
-            texts += [line for tile in self.tiles for line in (tile.caption, tile.second_line)]
-        else:
-            picture = alone
-        if self.shares:
-            from fusiform.drawing.overlay import add_legend
-
-            if alone is None:
-                names = sorted({(share.index, share.name) for share in self.shares})
-                picture = add_legend(picture, names, size=TEXT_SIZE)
-            else:
-                picture = add_legend(picture, [(share.index, _with_share(share)) for share in self.shares])
-        save_picture(picture, path)
         if len(self.tiles) < pictures:
             notes.append(f"{path}: shows the first {len(self.tiles)} of {pictures} pictures")
-        if missing := missing_letters(texts):
+        if missing := missing_letters(self._texts(pictures)):
             shown = missing if len(missing) <= 10 else f"{missing[:10]}..."
             notes.append(f"{path}: no font here has {shown}: boxes stand for them; install one, such as Noto Sans CJK")
         return notes
+
+    def picture(self, pictures: int) -> Image.Image:
+        """The answers as one picture, RGB: as a grid, or the only one of ``pictures`` large; with a mask's legend."""
+        from fusiform.drawing.grid import TILE, draw_grid
+        from fusiform.drawing.overlay import add_legend
+        from fusiform.drawing.text import TEXT_SIZE
+        from fusiform.prediction.answer import DRAWN_THUMBNAIL
+
+        alone = self._alone(pictures)
+        if alone is not None:
+            return add_legend(alone, [(share.index, _with_share(share)) for share in self.shares])
+        side = TILE if self.task == "classification" else DRAWN_THUMBNAIL
+        names = sorted({(share.index, share.name) for share in self.shares})
+        return add_legend(draw_grid(self.tiles, side=side), names, size=TEXT_SIZE)
+
+    def _alone(self, pictures: int) -> Image.Image | None:
+        return self.tiles[0].image if pictures == 1 and self.task != "classification" else None
+
+    def _texts(self, pictures: int) -> list[str]:
+        captions = [line for tile in self.tiles for line in (tile.caption, tile.second_line)]
+        return ["".join(self.letters), *(captions if self._alone(pictures) is None else [])]
 
     def _drawn(self, prediction: Prediction) -> Tile:
         from fusiform.drawing.grid import Tile

@@ -32,12 +32,13 @@ STALL_SECONDS = 15
 class Picture(NamedTuple):
     """A picture not yet read: the name to show for it, and what gives its file, bytes or image, or raises.
 
-    ``keep`` asks for a thumbnail with the answer.
+    ``keep`` asks for a thumbnail with the answer; ``fleeting`` says that it cannot be read a second time.
     """
 
     path: str
     fetch: Callable[[], Source]
     keep: bool = False
+    fleeting: bool = False
 
 
 def stem_of(path: str) -> str:
@@ -61,9 +62,9 @@ def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Picture]:
         sources = (sources,)
     for source in sources:
         if isinstance(source, bytes):
-            yield Picture("<bytes>", partial(_same, source))
+            yield Picture("<bytes>", partial(_same, source), fleeting=True)
         elif isinstance(source, Image.Image):
-            yield Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source))
+            yield Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source), fleeting=True)
         else:
             yield from _find_named(os.fspath(source))
 
@@ -71,9 +72,9 @@ def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Picture]:
 def _find_named(name: str) -> Iterator[Picture]:
     if name == "-":
         # Here and not in a worker, so that Ctrl-C can interrupt the wait for input; closed, it is None.
-        yield Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""))
+        yield Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""), fleeting=True)
     elif name.lower().startswith(("http://", "https://")):
-        yield Picture(name, partial(_download, name))
+        yield Picture(name, partial(_download, name), fleeting=True)
     elif os.path.isdir(name):  # noqa: PTH112  # Path("./a") would not show the name as it was given
         yield from _find_in_folder(name)
     elif os.path.exists(name) or not any(c in name for c in "*?["):  # noqa: PTH110  # as above

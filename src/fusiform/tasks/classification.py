@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,14 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return probabilities
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names from a UTF-8 text file, one a line in the order of the outputs.
 
     Spaces around a name and blank lines at the end are dropped; a blank line between names, or a file that cannot be
     read as UTF-8 text, raises UsageError.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the labels are not UTF-8 text ({error}): save the file as UTF-8") from None
     except OSError as error:

@@ -128,9 +128,9 @@ class PackageInterpreter:
     def _check(self, description: Any) -> None:
         spec, path = self.spec, self._path
         for op in self._operations:
-            if op.op_type not in _OPERATORS and op.op_type != "classification":
+            if op.op_type not in _OPERATORS and op.op_type != "classify":
                 raise WeightsError(f"{path}: holds the operator {op.op_type}, which fusiform does not compute")
-            if op.op_type == "classification" and tuple(op.classes.val) != spec.labels:
+            if op.op_type == "classify" and tuple(op.classes.val) != spec.labels:
                 raise WeightsError(f"{path}: classifies by other labels than its description says; export it again")
         shape = (1, spec.input_channels, spec.input_size, spec.input_size)
         given = {name: tuple(value.shape) for name, value in self._function.inputs.items()}
@@ -181,7 +181,7 @@ class PackageInterpreter:
             return values.get(variable.name, variable.val)
 
         for op in self._operations:
-            if op.op_type != "classification":  # only names the likeliest
+            if op.op_type != "classify":  # only names the likeliest
                 made = _OPERATORS[op.op_type]({name: value(given) for name, given in op.inputs.items()})
                 half = "fp16" in str(op.outputs[0].dtype)
                 values[op.outputs[0].name] = made.half().float() if half else made
