@@ -24,6 +24,7 @@ from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell
+from fusiform.zoo.model import Model
 
 FEW = 5
 """Pictures; a class with fewer to train on is hardly learned."""
@@ -34,14 +35,14 @@ INPUT_SIDE = 224
 def examine(
     source: str | os.PathLike[str] | DataSet,
     *,
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
     threads: int | None = None,
     progress: Tracker = silent,
 ) -> Diagnosis[DataSet]:
     """Examine a labelled dataset: every file, the labels, the splits, and which pictures it holds more than once.
 
-    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
-    to the dataset's, labels are suspicious where the model is sure of another one. That is confident learning
+    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name, file or opened one whose
+    classes bind to the dataset's, labels are suspicious where it is sure of another one. That is confident learning
     (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
     is another class of the dataset, with a probability among the dataset's classes of 0.9 or more and at least the
     mean that pictures of that class get for it, while the given class has less than 0.05. Classes whose own pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from PIL import Image
 
@@ -96,7 +96,7 @@ class Finding:
 Data = TypeVar("Data", DataSet, AnnotatedSet)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis(Generic[Data]):
     """What was found in ``dataset``.
 
@@ -152,6 +152,29 @@ class Diagnosis(Generic[Data]):
         if not self.findings:
             parts.append("Nothing was found.")
         return "\n\n".join(parts) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``title``, ``figures`` and ``rows``, a row for each finding, as plain values."""
+        return self.report().to_dict()
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text, which is what ``fusiform doctor --format json`` prints."""
+        return self.report().to_json()
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {printable(self._title())}>"
+
+    def _repr_html_(self) -> str:
+        # Without pictures, which would be read again; ``page`` has them.
+        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]))]
+        for (severity, kind), found in self.kinds().items():
+            count = f"{len(found):,}" if len(found) <= EXAMPLES else f"the first {EXAMPLES} of {len(found):,}"
+            rows = ({"where": self._relative(one.path), "message": one.message} for one in found[:EXAMPLES])
+            tables.append(Report(f"{severity}: {kind} ({count})", tuple(rows)))
+        return "".join(table._repr_html_() for table in tables)
 
     def page(self) -> Page:
         """The findings as a page with pictures, at most sixty of a kind; the files are read again for that."""
