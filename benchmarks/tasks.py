@@ -100,10 +100,9 @@ def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
 
 def some(model: Any, data: Path) -> Any:
     """Eight of the validation pictures, whose answers are decoded to time that: all were counted before."""
-    from fusiform.data.open import read_boxes, read_masks
+    from fusiform.data.open import open_dataset
 
-    read = read_boxes if model.spec.task == "detection" else read_masks
-    whole = read(data, model.spec, model=str(model.path))
+    whole = open_dataset(data, spec=model.spec, model=str(model.path))
     samples = whole.splits["val"]
     return dataclasses.replace(whole, splits={"val": samples[:: max(1, len(samples) // 8)][:8]})
 

@@ -121,10 +121,10 @@ class Test:
     """The test photographs; measures a network's weights on them in LiteRT with the clock standing still."""
 
     def __init__(self, folder: Path, clock: Clock, spec: object) -> None:
-        from fusiform.data.folders import read_dataset
+        from fusiform.data.open import open_dataset
 
         paused = time.monotonic()
-        self.samples = read_dataset(folder).splits["test"]
+        self.samples = open_dataset(folder, task="classification").splits["test"]
         self.clock, self.spec = clock, spec
         clock.skip(time.monotonic() - paused)
 

@@ -6,6 +6,24 @@ message and the exit code below; it never shows a traceback for these.
 
 from __future__ import annotations
 
+from typing import Literal
+
+ImageFault = Literal[
+    "unreadable",
+    "empty file",
+    "not a picture",
+    "too large",
+    "truncated",
+    "corrupt",
+    "missing mask",
+    "damaged mask",
+    "mask is no PNG",
+    "mask of another size",
+    "mask of unknown colours",
+    "label of no class",
+]
+"""Why a picture, or its mask, cannot be read."""
+
 
 class FusiformError(Exception):
     """Something the user can fix: ``str(error)`` is the whole message, ready to print."""
@@ -20,7 +38,11 @@ class UsageError(FusiformError):
 
 
 class ImageError(FusiformError):
-    """A picture that cannot be read; a batch lists it and goes on."""
+    """A picture that cannot be read, and why; a batch lists it and goes on."""
+
+    def __init__(self, message: str, kind: ImageFault = "unreadable") -> None:
+        super().__init__(message)
+        self.kind: ImageFault = kind
 
 
 class SpecError(FusiformError):

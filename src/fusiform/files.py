@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 
-from fusiform.errors import OutputError
+from fusiform.errors import OutputError, UsageError
+
+
+def check_place(path: str | os.PathLike[str], endings: Collection[str], advice: str) -> None:
+    """Make sure, before any work is done, that a file can be written there; an existing one will be replaced.
+
+    Raises UsageError, which ends in ``advice``, for a name with none of the ``endings`` (in lower case, with their
+    dots), and OutputError where nothing can be written.
+    """
+    import tempfile  # only when asked for: each import counts against the time to the first answer
+
+    path = Path(path)
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{path}: {advice}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder: name a file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 Unit = Literal["B", "pictures"]
 
@@ -90,8 +90,9 @@ def _notebook_cell() -> Callable[[str], None] | None:
     """What shows a line in the running cell, in place of the one before; None where there is no notebook."""
     if not in_notebook():
         return None
-    from IPython.display import display
+    import IPython.display
 
+    display: Any = IPython.display.display  # some of its versions have types, others none
     handle = display({"text/plain": ""}, raw=True, display_id=True)
     if handle is None:
         return None

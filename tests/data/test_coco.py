@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, BoxCheck, BoxLabel
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxCheck, BoxLabel
 from fusiform.data.coco import read_coco
+from fusiform.data.faults import AnnotationFault
 from fusiform.data.open import recognise
 from fusiform.errors import ImageError, UsageError
 

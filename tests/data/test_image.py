@@ -333,8 +333,9 @@ def test_torch_and_colour_management_are_not_imported(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     photograph().save(path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     code = (
-        "import sys; from fusiform.data.preprocess import preprocess_image; from fusiform.data.image import read_image;"
-        "from fusiform.spec import Preprocess; preprocess_image(read_image(sys.argv[1]), Preprocess(), fast=True);"
+        "import sys; from fusiform.data.preprocess import crop_pixels, normalize; from fusiform.spec import Preprocess;"
+        "from fusiform.data.image import read_image; way = Preprocess();"
+        "normalize(crop_pixels(read_image(sys.argv[1]), way, fast=True), way);"
         "print(sorted({'torch', 'torchvision', 'PIL.ImageCms', 'PIL.TiffImagePlugin'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.split import Leak, leaks, split_dataset
+from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError
 
 
@@ -59,7 +59,6 @@ def test_groups_stay_together_whatever_classes_they_span(
     assert {sample.label for sample in train} == set(range(len(counts)))
     held = Counter(sample.label for sample in val)
     assert all(held[c] <= max(fraction * count + 1, count / 2) for c, count in enumerate(counts))
-    assert leaks(parts, groups) == []
 
 
 def test_the_choice_hangs_on_seed_and_names_alone() -> None:
@@ -129,11 +128,3 @@ def test_a_file_that_a_list_names_twice_goes_to_one_side() -> None:
 def test_an_impossible_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match="fraction"):
         split_dataset(dataset([5]), fraction=fraction)
-
-
-def test_leaks_name_each_measured_picture_once_with_its_earliest_copy() -> None:
-    a, b, c, d, e = (Sample(Path(f"/data/{k}.jpg"), 0) for k in "abcde")
-    found = DataSet(Path("/data"), ("x",), {"train": (a, b), "val": (c, e), "test": (d, e)})
-    assert leaks(found, [[d, b, a, c]]) == [Leak("val", c, "train", b), Leak("test", d, "train", b)]
-    assert leaks(found, [[a, b], [c]]) == []
-    assert leaks(found, [[e, e]]) == [Leak("test", e, "val", e)]

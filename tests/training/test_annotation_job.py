@@ -15,7 +15,7 @@ from PIL import Image
 
 import fusiform.cli
 from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.open import read_annotated
+from fusiform.data.open import open_dataset
 from fusiform.errors import UsageError
 from fusiform.progress import silent
 from fusiform.selection.job import choose
@@ -110,7 +110,7 @@ def test_a_run_and_what_is_in_it(data: Path, tmp_path: Path, recipe: Recipe) -> 
     listed = read_annotated_list(run)
     assert isinstance(listed, AnnotatedSet)
     assert {split: len(samples) for split, samples in listed.splits.items()} == {"train": 12, "val": 4}
-    whole = read_annotated(data, recipe.task)
+    whole = open_dataset(data, task=recipe.task)
     (samples,) = whole.splits.values()
     assert {sample for split in listed.splits.values() for sample in split} == set(samples)
     text = (run / "data.json").read_text()
@@ -173,7 +173,7 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
     text = (data / "annotations" / "instances_all.json").read_text()
     (coco / "annotations" / "instances_all.json").write_text(text)
     with pytest.raises(UsageError, match="is COCO's layout, which has outlines but no masks"):
-        read_annotated(coco, "segmentation")
+        open_dataset(coco, task="segmentation")
     empty = json.loads(text) | {"annotations": []}
     bare = make_set(tmp_path / "bare")
     (bare / "annotations" / "instances_all.json").write_text(json.dumps(empty))

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fusiform.data.open import read_annotated
+from fusiform.data.open import open_dataset
 from fusiform.errors import UsageError
 from fusiform.nets.layers import LoneBatchNorm2d
 from fusiform.progress import silent
@@ -174,7 +174,7 @@ def test_two_processes_learn_of_objects_what_one_learns(annotated: Path, tmp_pat
 
 def gradients(root: Path, recipe: Recipe, world: World) -> tuple[dict[str, Tensor], Tensor, Any]:
     """The gradients of one step over the first eight pictures, this process's labels, and the task."""
-    dataset = read_annotated(root, recipe.task)
+    dataset = open_dataset(root, task=recipe.task)
     samples = dataset.splits["all" if "all" in dataset.splits else "train"][:8]
     base = ModelSpec("mobilenet_v2", 0.35, ("anything",))
     task: DetectionTask | SegmentationTask

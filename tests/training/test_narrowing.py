@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusiform.data.image import read_image
-from fusiform.data.preprocess import preprocess_image
+from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.errors import UsageError
 from fusiform.graph.shapes import expected_shapes
 from fusiform.nets import build_network
@@ -285,7 +285,8 @@ def test_features_resemble_the_wide_networks_more_than_random_ones_do(
 ) -> None:
     pictures = sorted((shared_data / "imagenet_val").glob("*/*"))[::10]
     way = Preprocess(resize=146, crop=128)
-    batch = torch.from_numpy(np.stack([preprocess_image(read_image(path), way) for path in pictures]))
+    inputs = [normalize(crop_pixels(read_image(path), way), way) for path in pictures]
+    batch = torch.from_numpy(np.stack(inputs))
     spec = ModelSpec(architecture, 1.0, tuple(map(str, range(1000))))
     network = build_network(spec)
     load_state(network, read_safetensors(shared_data / "weights" / f"{file}.safetensors")[1], source=file)

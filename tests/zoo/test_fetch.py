@@ -23,7 +23,7 @@ from fusiform.errors import DownloadError, WeightsError
 from fusiform.progress import Progress, Unit, silent
 from fusiform.zoo import download
 from fusiform.zoo.catalog import TORCHVISION_BASE, Weights, find_weights
-from fusiform.zoo.fetch import cache_dir, fetch, fetch_address
+from fusiform.zoo.fetch import cache_dir, fetch
 
 CONTENT = bytes(range(256)) * 1200
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -425,22 +425,6 @@ sys.exit(bool({"ssl", "http.client", "urllib.request", "torch", "numpy"} & sys.m
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_an_address_is_kept_with_its_hash(server: Server, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    url = server.base + "models/my%20net.safetensors?version=2"
-    path = fetch_address(url, progress=silent)
-    assert path.read_bytes() == CONTENT
-    assert path.name.endswith("-my_net.safetensors")
-    assert fetch_address(url, progress=silent) == path
-    assert len(server.paths) == 1
-    path.write_bytes(CONTENT[:-5])
-    assert fetch_address(url, progress=silent).read_bytes() == CONTENT
-    assert len(server.paths) == 2
-    assert fetch_address(server.base + "other/my%20net.safetensors", progress=silent) != path
-    with pytest.raises(DownloadError, match="SHA-256"):
-        fetch_address(server.base + "third", sha256="0" * 64, progress=silent)
-    assert len(files(cache)) == 4  # two files and their hashes
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -455,11 +439,18 @@ def test_an_address_is_kept_with_its_hash(server: Server, monkeypatch: pytest.Mo
 )
 def test_only_sound_http_and_file_addresses(url: str, cache: Path) -> None:
     with pytest.raises(DownloadError):
-        fetch_address(url, progress=silent)
+        download.download(url, cache / "m.pth", "", progress=silent)
     assert files(cache) == []
 
 
-def test_an_untrusted_certificate_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_mirror_that_is_no_address_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSIFORM_MIRROR", "http://[")
+    with pytest.raises(DownloadError, match=r"is not an address .*: give one like https://host/file"):
+        fetch(find_weights("shufflenet_v2_x1_0", "IMAGENET1K_V1"), progress=silent)
+    assert files(cache) == []
+
+
+def test_an_untrusted_certificate_is_told(server: Server, cache: Path, tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl to make a certificate with")
@@ -474,7 +465,7 @@ def test_an_untrusted_certificate_is_told(server: Server, tmp_path: Path) -> Non
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     url = server.base.replace("http:", "https:") + "m.pth"
     with pytest.raises(DownloadError, match=r"certificate is not trusted .*SSL_CERT_FILE"):
-        fetch_address(url, progress=silent)
+        download.download(url, cache / "m.pth", "", progress=silent)
 
 
 def test_a_full_disk_is_told(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

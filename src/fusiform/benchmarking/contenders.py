@@ -12,8 +12,7 @@ from fusiform.benchmarking.process import Child
 from fusiform.benchmarking.rows import COLUMNS
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
-from fusiform.data.folders import read_dataset
-from fusiform.data.open import bind_classes, choose_split, read_boxes, read_masks
+from fusiform.data.open import bind_classes, choose_split, open_dataset
 from fusiform.engines import ENGINES, EngineName, own_engine
 from fusiform.errors import FusiformError, UsageError
 from fusiform.report import Cell
@@ -120,13 +119,11 @@ def possible_engines(model: Model) -> tuple[EngineName, ...]:
 
 def _read(data: _Data | str | os.PathLike[str], spec: ModelSpec, name: str) -> _Data:
     """The dataset as a model can use it."""
-    if spec.task == "detection":
-        return data if isinstance(data, AnnotatedSet) else read_boxes(_place(data), spec, model=name)
-    if spec.task == "segmentation":
-        return data if isinstance(data, AnnotatedSet) else read_masks(_place(data), spec, model=name)
+    if spec.task != "classification":
+        return data if isinstance(data, AnnotatedSet) else open_dataset(_place(data), spec=spec, model=name)
     if isinstance(data, AnnotatedSet):
         raise UsageError(f"{data.source}: has boxes or masks, and {name} is a classifier: measure it on its own data")
-    found = data if isinstance(data, DataSet) else read_dataset(data)
+    found = data if isinstance(data, DataSet) else open_dataset(data, task="classification")
     bind_classes(found.classes, spec)
     return found
 

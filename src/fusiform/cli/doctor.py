@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
-from fusiform.errors import UsageError
 from fusiform.report import Format
 
 if TYPE_CHECKING:
-    from fusiform.data.annotated import AnnotatedSet, AnnotationTask
-    from fusiform.data.dataset import DataSet
-    from fusiform.doctor.findings import Diagnosis
-    from fusiform.progress import Tracker
-
-_ANNOTATIONS = {"detection": "boxes", "segmentation": "masks"}
+    from fusiform.spec import Task
 
 
 @click.command("doctor")
 @click.argument("data", metavar="DATA", type=click.Path())
 @click.option(
     "--task",
-    "asked",
     type=click.Choice(["classification", "detection", "segmentation"]),
     help="What DATA is for: labels, boxes or masks.  [default: what it is laid out for]",
 )
@@ -58,7 +50,7 @@ _ANNOTATIONS = {"detection": "boxes", "segmentation": "masks"}
 def command(
     ctx: click.Context,
     data: str,
-    asked: Literal["classification", "detection", "segmentation"] | None,
+    task: Task | None,
     model: str | None,
     form: Format,
     out: Path | None,
@@ -85,53 +77,10 @@ def command(
     Exit codes: 0 whatever was found (3 with --strict if that were errors or warnings), 1 if the data cannot be
     examined, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from fusiform.data.open import recognise
+    from fusiform.doctor.job import diagnose
 
-    task = asked or recognise(data) or "classification"
-    diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
     with open_output(out) as stream:
-        if task == "classification":
-            diagnosis = _examine_labels(data, model=model, fix=fix, threads=threads)
-        elif model is None:
-            diagnosis = _examine_annotations(data, task, fix=fix, threads=threads)
-        else:
-            raise UsageError(f"--model judges labels, and {data} has {_ANNOTATIONS[task]}: leave it out")
-        if html is not None:
-            diagnosis.page().write(html)
+        diagnosis = diagnose(data, task=task, model=model, html=html, fix=fix, threads=threads)
         stream.write(diagnosis.to_table() if form == "table" else diagnosis.report().render(form))
     if strict and diagnosis.count("error") + diagnosis.count("warning"):
         ctx.exit(3)
-
-
-def _examine_labels(data: str, *, model: str | None, fix: Path | None, threads: int | None) -> Diagnosis[DataSet]:
-    from fusiform.data.folders import read_dataset
-    from fusiform.doctor.classification import examine
-    from fusiform.doctor.clean import check_listable, write_clean_list
-
-    dataset = read_dataset(data)
-    if fix is not None:
-        check_listable(dataset, fix)
-    diagnosis = examine(dataset, model=model, threads=threads, progress=_progress())
-    if fix is not None:
-        write_clean_list(diagnosis, fix)
-    return diagnosis
-
-
-def _examine_annotations(
-    data: str, task: AnnotationTask, *, fix: Path | None, threads: int | None
-) -> Diagnosis[AnnotatedSet]:
-    from fusiform.doctor.annotated import examine_annotated
-    from fusiform.doctor.clean import check_clean_folder, write_clean_boxes
-
-    if fix is not None:
-        check_clean_folder(task, fix)
-    diagnosis = examine_annotated(data, task, threads=threads, progress=_progress())
-    if fix is not None:
-        write_clean_boxes(diagnosis, fix)
-    return diagnosis
-
-
-def _progress() -> Tracker:
-    from fusiform.progress import silent, track
-
-    return track if sys.stderr.isatty() else silent

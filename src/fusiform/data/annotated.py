@@ -1,11 +1,9 @@
-"""Pictures with boxes or masks, and how their layouts are known: what detection and segmentation are trained on."""
+"""Pictures with boxes or masks: what detection and segmentation are trained on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -14,8 +12,8 @@ from typing import Literal
 
 from PIL import Image
 
-from fusiform.data.checks import Severity
 from fusiform.data.dataset import Split
+from fusiform.data.faults import AnnotationFault, ReadingFault, Severity
 from fusiform.data.image import read_image
 from fusiform.data.names import listed, nfc
 from fusiform.errors import ImageError, UsageError
@@ -124,25 +122,8 @@ class AnnotatedSet:
         # A JSON file names pictures beside it, or beside the folder that it lies in.
         for root in (self.source, self.source.parent, self.source.parent.parent):
             if file.is_relative_to(root):
-                return unicodedata.normalize("NFC", file.relative_to(root).as_posix())
-        return unicodedata.normalize("NFC", file.as_posix())
-
-
-@dataclass(frozen=True)
-class AnnotationFault:
-    """One thing that is wrong with annotations: its ``kind`` in a few words, and a ``message`` that says what to do.
-
-    ``file`` is the picture that it is about, or else the annotations' own file. ``edges`` are a box's left, top, right
-    and bottom in pixels as they are written, ``class_name`` what it is said to show.
-    """
-
-    kind: str
-    severity: Severity
-    message: str
-    file: Path
-    split: Split | None = None
-    class_name: str | None = None
-    edges: tuple[float, float, float, float] | None = None
+                return nfc(file.relative_to(root).as_posix())
+        return nfc(file.as_posix())
 
 
 class PassOver:
@@ -151,7 +132,9 @@ class PassOver:
     Where nobody lists faults, it is raised. ``first`` is the first that was passed over.
     """
 
-    def __init__(self, faults: list[AnnotationFault] | None, kind: str, *, file: Path, split: Split | None) -> None:
+    def __init__(
+        self, faults: list[AnnotationFault] | None, kind: ReadingFault, *, file: Path, split: Split | None
+    ) -> None:
         self._faults, self._kind, self._file, self._split = faults, kind, file, split
         self.first: UsageError | None = None
 
@@ -167,46 +150,20 @@ class PassOver:
         return True
 
 
-# What else COCO publishes beside its boxes, under the same keys.
-_OTHER_COCO = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_", ".")
-
-
-def coco_files(path: Path) -> list[Path]:
-    """The COCO JSON files of a dataset, by their names' and contents' look; none if it is no such dataset.
-
-    A folder has ``instances_*.json`` in ``annotations`` or itself, ``_annotations.coco.json`` in each split's folder,
-    or other JSON files in ``annotations`` or itself that look like COCO's.
-    """
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
-    folders = (path / "annotations", path)
-    for folder in folders:
-        if found := sorted(folder.glob("instances_*.json")):
-            return found
-    if found := sorted([*path.glob("_annotations.coco.json"), *path.glob("*/_annotations.coco.json")]):
-        return found
-    for folder in folders:
-        names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
-        if found := [file for file in names if _looks_like_coco(file)]:
-            return found
-    return []
-
-
-def _looks_like_coco(file: Path) -> bool:
-    # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(1 << 16)
-    except OSError:
-        return False
-    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
+_COUNTED: Mapping[ReadingFault, str] = {
+    "box reaching out": "reaching out of their pictures, clipped",
+    "box of a pixel": "no more than a pixel wide or high, kept",
+    "box of no area": "of no area, left out",
+    "box outside": "wholly outside their pictures, left out",
+}
+"""What to call boxes with such faults, where they are counted."""
 
 
 class BoxCheck:
     """Clips boxes to their pictures and counts what was wrong with them; or lists it in ``faults``, box by box."""
 
     def __init__(self, faults: list[AnnotationFault] | None = None, split: Split | None = None) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[ReadingFault] = Counter()
         self._faults = faults
         self._split = split
 
@@ -227,9 +184,9 @@ class BoxCheck:
         for the list of faults.
         """
 
-        def tell(fault: str, kind: str, severity: Severity, text: str) -> None:
+        def tell(kind: ReadingFault, severity: Severity, text: str) -> None:
             if self._faults is None:
-                self._counts[fault] += 1
+                self._counts[kind] += 1
                 return
             where = f"from ({left:g}, {top:g}) to ({right:g}, {bottom:g})"
             message = f"the box of {name} {where} {text}"
@@ -238,26 +195,27 @@ class BoxCheck:
 
         if right <= left or bottom <= top:
             text = "has no area, and is left out: draw it again, or remove it"
-            tell("of no area, left out", "box of no area", "error", text)
+            tell("box of no area", "error", text)
             return None
         width, height = size or (float("inf"), float("inf"))
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
             text = f"is outside the picture of {width:g} x {height:g} pixels, and is left out: draw it again"
-            tell("wholly outside their pictures, left out", "box outside", "error", text)
+            tell("box outside", "error", text)
             return None
         clipped = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
         # Rounding puts many a box a fraction of a pixel outside, and others count pixels from 0 or 1.
         if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
             text = f"reaches out of the picture of {width:g} x {height:g} pixels, and is clipped: look at it"
-            tell("reaching out of their pictures, clipped", "box reaching out", "warning", text)
+            tell("box reaching out", "warning", text)
         if clipped[2] - clipped[0] <= 1 or clipped[3] - clipped[1] <= 1:
             text = "is no more than a pixel wide or high: remove it if it was drawn by accident"
-            tell("no more than a pixel wide or high, kept", "box of a pixel", "warning", text)
+            tell("box of a pixel", "warning", text)
         return clipped
 
     def notes(self, split: str) -> list[str]:
         """What to tell the user: each fault with the number of boxes."""
-        return [f"{split}: boxes {fault}: {count}" for fault, count in sorted(self._counts.items())]
+        counts = {_COUNTED[kind]: count for kind, count in self._counts.items()}
+        return [f"{split}: boxes {fault}: {count}" for fault, count in sorted(counts.items())]
 
 
 def bind_classes(

@@ -8,14 +8,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image, ImageFile
 
+from fusiform.data.faults import Fault
 from fusiform.data.image import FORMATS, has_srgb_primaries, identify, orientation, read_image, without_warnings
 from fusiform.errors import ImageError
-
-Severity = Literal["error", "warning", "note"]
 
 TINY_SIDE = 32
 """Pixels; a picture whose shorter side is shorter is more likely an icon than a photograph."""
@@ -46,15 +44,6 @@ _NAME = "picture"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing about a file: its ``kind`` in a word or two, and a ``message`` that says what to do."""
-
-    kind: str
-    severity: Severity
-    message: str
-
-
-@dataclass(frozen=True)
 class Checked:
     """What ``check_picture`` found: the faults, and the picture as ``read_image`` reads it.
 
@@ -77,7 +66,7 @@ def check_picture(data: bytes, *, name: str) -> Checked:
         image = read_image(data, name=_NAME)
     except ImageError as error:
         message = str(error).removeprefix(f"{_NAME}: ")
-        return Checked((Fault(_error_kind(data, message), "error", message),))
+        return Checked((Fault(error.kind, "error", message),))
 
     form = _format(data)
     faults = list(_shape_faults(image))
@@ -126,17 +115,6 @@ def jpeg_damage(data: bytes) -> str | None:
 
 
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
-
-
-def _error_kind(data: bytes, message: str) -> str:
-    if not data:
-        return "empty file"
-    if _FORMAT_OF.match(data) is None:
-        return "not a picture"
-    # These are this package's own messages: read_image tells them apart in no other way.
-    if "make the picture smaller" in message:
-        return "too large"
-    return "truncated" if message.startswith("is cut short") else "corrupt"
 
 
 _FORMAT_OF = re.compile(

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
-    AnnotationFault,
     BoxCheck,
     BoxLabel,
     PassOver,
     bind_classes,
-    coco_files,
     missing_objects,
 )
-from fusiform.data.dataset import SPLIT_NAMES, Split
-from fusiform.data.names import SPLIT_ORDER, listed, nfc
+from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
+from fusiform.data.faults import AnnotationFault, ReadingFault
+from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.fields import show
 from fusiform.report import printable
@@ -83,6 +82,41 @@ def read_coco(
         notes += missing_objects(names, splits)
     numbers = tuple(ids.get(nfc(name), -1) for name in names)
     return AnnotatedSet(path, "detection", names, splits, tuple(notes), numbers)
+
+
+# What else COCO publishes beside its boxes, under the same keys.
+_OTHER_COCO = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_", ".")
+
+
+def coco_files(path: Path) -> list[Path]:
+    """The COCO JSON files of a dataset, by their names' and contents' look; none if it is no such dataset.
+
+    A folder has ``instances_*.json`` in ``annotations`` or itself, ``_annotations.coco.json`` in each split's folder,
+    or other JSON files in ``annotations`` or itself that look like COCO's.
+    """
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
+    folders = (path / "annotations", path)
+    for folder in folders:
+        if found := sorted(folder.glob("instances_*.json")):
+            return found
+    if found := sorted([*path.glob("_annotations.coco.json"), *path.glob("*/_annotations.coco.json")]):
+        return found
+    for folder in folders:
+        names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
+        if found := [file for file in names if _looks_like_coco(file)]:
+            return found
+    return []
+
+
+def _looks_like_coco(file: Path) -> bool:
+    # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1 << 16)
+    except OSError:
+        return False
+    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
 
 
 class _Picture(NamedTuple):
@@ -226,10 +260,11 @@ def _bind(
                 label = BoxLabel(labels[name], *edges, crowd=box.crowd, difficult=box.difficult, area=box.area)
                 boxes[box.picture].append(label)
     notes = []
-    for what, kind, unknown in (
+    passed_over: tuple[tuple[str, ReadingFault, dict[int, int]], ...] = (
         ("pictures", "unknown picture", no_picture),
         ("categories", "unknown category", no_category),
-    ):
+    )
+    for what, kind, unknown in passed_over:
         numbers = listed([str(number) for number in unknown])
         if unknown and faults is None:
             notes.append(

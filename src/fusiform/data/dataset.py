@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from fusiform.data.image import open_file, read_image
+from fusiform.data.names import nfc
 from fusiform.errors import ImageError
 
 Split = Literal["train", "val", "test", "all"]
@@ -27,6 +27,9 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "testing": "test",
 }
 """What a folder, a shard or a line of a list may call a split, in lower case."""
+
+SPLIT_ORDER: tuple[Split, ...] = ("train", "val", "test", "all")
+"""The order in which a dataset has its splits."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class DataSet:
             if name.is_relative_to(root):
                 name = name.relative_to(root)
                 break
-        return unicodedata.normalize("NFC", name.as_posix())
+        return nfc(name.as_posix())
 
     def fingerprint(self) -> str:
         """The SHA-256 of the set of pictures, their labels and splits; where the data lies does not matter."""

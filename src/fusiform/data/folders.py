@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fusiform.data import shards
-from fusiform.data.dataset import SPLIT_NAMES, DataSet, Entry, Sample, Split
+from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Sample, Split
 from fusiform.data.image import find_images, natural_key
+from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
@@ -26,8 +26,6 @@ LAYOUTS = (
     "a folder with a folder of pictures for each class, or with train, val and test folders of such; a CSV file with "
     "the columns path and label; .tar shards"
 )
-_SHOWN = 10
-_SPLITS: tuple[Split, ...] = ("train", "val", "test", "all")
 
 
 def read_dataset(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> DataSet:
@@ -165,12 +163,12 @@ def _folders(parent: Path) -> list[str]:
 
 
 def _empty_folders(root: Path, parents: Iterable[Path], entries: Sequence[Entry]) -> list[str]:
-    used = {_nfc(entry.class_name) for entry in entries}
+    used = {nfc(entry.class_name) for entry in entries}
     return [
         f"{printable((parent / name).relative_to(root).as_posix())}: an empty folder, no class"
         for parent in parents
         for name in _folders(parent)
-        if _nfc(name) not in used
+        if nfc(name) not in used
     ]
 
 
@@ -250,26 +248,26 @@ def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> 
 
 def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet:
     """Turn class names into labels, and say which splits lack which classes."""
-    labels_of = {name: _nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
+    labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:
         raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
     # Python stands surrogates in for the bytes of a name in another encoding.
     if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:
-        raise UsageError(f"{source}: a class name is not Unicode text, {_listed(odd)}: rename its folder")
+        raise UsageError(f"{source}: a class name is not Unicode text, {listed(odd)}: rename its folder")
     present = sorted(set(labels_of.values()), key=natural_key)
     names = tuple(classes) if classes is not None else found.names or tuple(present)
     labels: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        labels.setdefault(_nfc(name), []).append(index)
+        labels.setdefault(nfc(name), []).append(index)
     if unknown := [name for name in present if name not in labels]:
         raise UsageError(
             f"{source}: {len(unknown)} of {len(present)} classes are none of the {len(names)} that are known: "
-            f"{_listed(unknown)}: rename them, or train on them first"
+            f"{listed(unknown)}: rename them, or train on them first"
         )
     if several := [name for name in present if len(labels[name]) > 1]:
-        raise UsageError(f"{source}: more than one of the known classes bears the name {_listed(several)}: rename them")
+        raise UsageError(f"{source}: more than one of the known classes bears the name {listed(several)}: rename them")
 
-    samples: dict[Split, list[Sample]] = {split: [] for split in _SPLITS}
+    samples: dict[Split, list[Sample]] = {split: [] for split in SPLIT_ORDER}
     for entry in found.entries:
         label = labels[labels_of[entry.class_name]][0]
         samples[entry.split].append(Sample(entry.file, label, entry.offset, entry.size, entry.key))
@@ -283,10 +281,10 @@ def _missing_classes(names: Sequence[str], splits: Mapping[Split, Sequence[Sampl
     anywhere = set().union(*has.values())
     notes = []
     if absent := [name for label, name in enumerate(names) if label not in anywhere]:
-        notes.append(f"{len(absent)} of {len(names)} classes have no pictures: {_listed(absent)}")
+        notes.append(f"{len(absent)} of {len(names)} classes have no pictures: {listed(absent)}")
     for split, labels in has.items():
         if lacking := [names[label] for label in sorted(anywhere - labels)]:
-            notes.append(f"{split} has no pictures of {len(lacking)} of {len(anywhere)} classes: {_listed(lacking)}")
+            notes.append(f"{split} has no pictures of {len(lacking)} of {len(anywhere)} classes: {listed(lacking)}")
     return notes
 
 
@@ -301,12 +299,3 @@ def _same_but_case(names: Sequence[str]) -> list[str]:
 
 def _pictures(count: int) -> str:
     return f"{count} picture" if count == 1 else f"{count} pictures"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
-
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, ImageFault, UsageError
 
 MAX_PIXELS = 200_000_000
 """The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
@@ -82,16 +82,21 @@ def read_image(
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
-            raise ImageError(f"{name}: is too large to decode ({error}): make the picture smaller") from error
+            raise ImageError(
+                f"{name}: is too large to decode ({error}): make the picture smaller", "too large"
+            ) from error
         except MemoryError as error:
-            raise ImageError(f"{name}: not enough memory to decode it: make the picture smaller") from error
+            raise ImageError(
+                f"{name}: not enough memory to decode it: make the picture smaller", "too large"
+            ) from error
         except Exception as error:
             # A damaged file can make Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error,
             # zlib.error, KeyError, ...
             reason = str(error) or type(error).__name__
             cut_short = isinstance(error, EOFError) or "truncated" in reason.lower()
             damage = "is cut short" if cut_short else "is damaged"
-            raise ImageError(f"{name}: {damage} ({reason}): copy or download it again") from error
+            kind: ImageFault = "truncated" if cut_short else "corrupt"
+            raise ImageError(f"{name}: {damage} ({reason}): copy or download it again", kind) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -204,13 +209,14 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
     head = stream.read(32)
     stream.seek(0)
     if not head:
-        raise ImageError(f"{name}: is empty (0 bytes): copy or download it again")
+        raise ImageError(f"{name}: is empty (0 bytes): copy or download it again", "empty file")
     image = identify(stream, head, name)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: is {width} x {height} pixels, and no more than {MAX_PIXELS // 10**6} megapixels are decoded: "
-            "make the picture smaller"
+            "make the picture smaller",
+            "too large",
         )
     if shorter_side is not None:
         image.draft(None, (shorter_side, shorter_side))
@@ -234,8 +240,10 @@ def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
         if re.match(signature, head, re.DOTALL):
             return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
     if head[4:8] == b"ftyp":
-        raise ImageError(f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG")
-    raise ImageError(f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG")
+        message = f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG"
+    else:
+        message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
+    raise ImageError(message, "not a picture")
 
 
 def orientation(image: Image.Image) -> int:

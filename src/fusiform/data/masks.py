@@ -54,20 +54,24 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int], *, classes: i
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such mask: check the path") from None
+        raise ImageError(f"{name}: no such mask: check the path", "missing mask") from None
     except OSError as error:
-        raise ImageError(f"{name}: the mask cannot be read ({error.strerror}): check its permissions") from None
+        message = f"{name}: the mask cannot be read ({error.strerror}): check its permissions"
+        raise ImageError(message, "damaged mask") from None
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ImageError(f"{name}: is no PNG, and other formats blur a mask or change it: save the mask as PNG")
+        message = f"{name}: is no PNG, and other formats blur a mask or change it: save the mask as PNG"
+        raise ImageError(message, "mask is no PNG")
     try:
         with without_warnings(), identify(io.BytesIO(data), data[:32], name) as image:
             if image.size != size:
                 raise ImageError(
                     f"{name}: the mask is {image.width} x {image.height} pixels and its picture {size[0]} x {size[1]}: "
-                    "draw it again in the picture's size"
+                    "draw it again in the picture's size",
+                    "mask of another size",
                 )
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller")
+                message = f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller"
+                raise ImageError(message, "damaged mask")
             image.load()
             if image.mode in ("RGB", "RGBA"):
                 return _check_labels(_from_colours(np.asarray(image.convert("RGB")), name), name, classes=classes)
@@ -75,7 +79,8 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int], *, classes: i
     except ImageError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(f"{name}: the mask is damaged ({error}): copy or download it again") from error
+        message = f"{name}: the mask is damaged ({error}): copy or download it again"
+        raise ImageError(message, "damaged mask") from error
     # Pillow spreads grey of 2 and 4 bits over 0..255; the depth is byte 24 of a PNG (ISO/IEC 15948, 11.2.2).
     if image.mode == "L" and (depth := data[24]) in (2, 4):
         values = values // (255 // ((1 << depth) - 1))
@@ -93,7 +98,8 @@ def _from_colours(colours: NDArray[np.uint8], name: str) -> NDArray[np.intp]:
         red, green, blue = colours[row, column]
         raise ImageError(
             f"{name}: {np.count_nonzero(wrong)} pixels have colours that are none of VOC's, ({red}, {green}, {blue}) "
-            f"at column {column}, row {row}: save the labels themselves as a grey or palette PNG"
+            f"at column {column}, row {row}: save the labels themselves as a grey or palette PNG",
+            "mask of unknown colours",
         )
     return np.asarray(labels)
 
@@ -101,12 +107,14 @@ def _from_colours(colours: NDArray[np.uint8], name: str) -> NDArray[np.intp]:
 def _check_labels(values: NDArray[np.generic], name: str, *, classes: int | None) -> NDArray[np.uint8]:
     labels = values.astype(np.int64)
     if labels.max() > IGNORE:
-        raise ImageError(f"{name}: has the label {labels.max()}, and no more than {IGNORE} (ignored) is read: fix it")
+        message = f"{name}: has the label {labels.max()}, and no more than {IGNORE} (ignored) is read: fix it"
+        raise ImageError(message, "label of no class")
     if classes is not None and (wrong := (labels >= classes) & (labels != IGNORE)).any():
         most = Counter(labels[wrong].tolist()).most_common(1)[0][0]
         raise ImageError(
             f"{name}: {np.count_nonzero(wrong)} pixels have labels beyond the {classes} classes, most of them {most}: "
-            f"name the classes in {CLASS_NAMES_FILE}, or draw the mask again"
+            f"name the classes in {CLASS_NAMES_FILE}, or draw the mask again",
+            "label of no class",
         )
     return labels.astype(np.uint8)
 

@@ -1,15 +1,11 @@
-"""Names of classes and splits, as they are compared and shown."""
+"""Names of classes, as they are compared and shown."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 
-from fusiform.data.dataset import Split
 from fusiform.report import printable
-
-SPLIT_ORDER: tuple[Split, ...] = ("train", "val", "test", "all")
-
 
 _SHOWN = 10
 

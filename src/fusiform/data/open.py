@@ -1,82 +1,195 @@
-"""The one door to every layout: which reader a dataset needs."""
+"""The one door to every layout: which reader a dataset needs, and what its labels are to a model."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, overload
 
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask, coco_files
-from fusiform.data.coco import read_coco
-from fusiform.data.dataset import Split
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
+from fusiform.data.coco import coco_files, read_coco
+from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.faults import AnnotationFault
+from fusiform.data.folders import read_dataset
 from fusiform.data.image import find_images
 from fusiform.data.masks import CLASS_NAMES_FILE
 from fusiform.data.names import listed, nfc
 from fusiform.data.voc import read_voc
 from fusiform.errors import UsageError
 from fusiform.report import printable
-from fusiform.spec import ModelSpec
+from fusiform.spec import ModelSpec, Task
+
+Source = str | os.PathLike[str]
+Reader = Callable[[Source, Sequence[str] | None, list[AnnotationFault] | None], DataSet | AnnotatedSet]
+"""Takes the source, the classes that a detector has already, and a list for what is wrong with annotations."""
 
 
-def recognise(source: str | os.PathLike[str]) -> AnnotationTask | None:
-    """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes.
+class Layout(NamedTuple):
+    """One way in which a dataset lies on disk: the task it is for, how it is recognised, and what reads it."""
 
-    COCO's layout, or Pascal VOC's with a folder ``Annotations`` of XML files, is for ``detection``; VOC's with
-    ``SegmentationClass`` for ``segmentation``. A folder that has both, as VOC itself does, is for ``detection``.
+    task: Task
+    fits: Callable[[Path], bool]
+    read: Reader
+
+
+def _has_xml(path: Path) -> bool:
+    return any((path / "Annotations").rglob("*.xml"))
+
+
+def _has_voc_boxes(path: Path) -> bool:
+    return (path / "JPEGImages").is_dir() and _has_xml(path)
+
+
+def _has_voc_masks(path: Path) -> bool:
+    return (path / "JPEGImages").is_dir() and (path / "SegmentationClass").is_dir()
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "COCO's boxes": Layout(
+        "detection",
+        lambda path: bool(coco_files(path)),
+        lambda source, classes, faults: read_coco(source, classes=classes, faults=faults),
+    ),
+    "Pascal VOC's boxes": Layout(
+        "detection",
+        _has_voc_boxes,
+        lambda source, classes, faults: read_voc(source, "detection", classes=classes, faults=faults),
+    ),
+    "Pascal VOC's masks": Layout(
+        "segmentation",
+        _has_voc_masks,
+        lambda source, classes, faults: read_voc(source, "segmentation", classes=classes, faults=faults),
+    ),
+    # A folder of classes and one of shards are told apart by what lies in them, which their reader looks at.
+    "class folders, lists and shards": Layout(
+        "classification",
+        lambda _: True,
+        lambda source, _classes, _faults: read_dataset(source),
+    ),
+}
+"""In the order in which they are tried: a folder with boxes and masks, as VOC's own is, is for detection.
+
+What none of a task's layouts fits goes to the last of them, whose reader says what is missing.
+"""
+
+
+def recognise(source: Source) -> AnnotationTask | None:
+    """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes."""
+    path = Path(source)
+    task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path))
+    return None if task == "classification" else task
+
+
+@overload
+def open_dataset(
+    source: Source, *, task: Literal["classification"], spec: ModelSpec | None = None, model: str = ""
+) -> DataSet: ...
+
+
+@overload
+def open_dataset(
+    source: Source,
+    *,
+    task: AnnotationTask,
+    spec: ModelSpec | None = None,
+    model: str = "",
+    faults: list[AnnotationFault] | None = None,
+) -> AnnotatedSet: ...
+
+
+@overload
+def open_dataset(
+    source: Source, *, task: Task | None = None, spec: ModelSpec | None = None, model: str = ""
+) -> DataSet | AnnotatedSet: ...
+
+
+def open_dataset(
+    source: Source,
+    *,
+    task: Task | None = None,
+    spec: ModelSpec | None = None,
+    model: str = "",
+    faults: list[AnnotationFault] | None = None,
+) -> DataSet | AnnotatedSet:
+    """Read the list of a dataset's pictures with their labels, boxes or masks, in whichever of ``LAYOUTS`` it lies.
+
+    ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
+    a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
+    annotations are added to ``faults`` and passed over, or raised without such a list.
+
+    Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
+    have; and what ``read_dataset``, ``read_coco`` and ``read_voc`` raise.
     """
     path = Path(source)
-    if coco_files(path):
-        return "detection"
-    if (path / "JPEGImages").is_dir():
-        if any((path / "Annotations").rglob("*.xml")):
-            return "detection"
-        if (path / "SegmentationClass").is_dir():
-            return "segmentation"
-    return None
+    model = model or (spec.name if spec is not None else "")
+    if task is None:
+        task = spec.task if spec is not None else recognise(path) or "classification"
+    if spec is not None and spec.task != task:
+        raise UsageError(f"{model}: is for {spec.task} and not for {task}: take another model")
+    layouts = [layout for layout in LAYOUTS.values() if layout.task == task]
+    layout = next((layout for layout in layouts if layout.fits(path)), None)
+    if layout is None:
+        _refuse(path, task, None if spec is None else model)
+        layout = layouts[-1]
+    data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if spec is None or task == "detection":
+        return data
+    if isinstance(data, DataSet):
+        return _with_outputs(data, spec)
+    bind_masks(data, spec, model=model)
+    return data
 
 
-def read_boxes(source: str | os.PathLike[str], spec: ModelSpec, *, model: str) -> AnnotatedSet:
-    """Read a dataset for a detector, in COCO's layout or Pascal VOC's; its labels are those of ``spec``.
-
-    Raises UsageError, which calls the detector ``model``, for data of another kind, and what ``read_coco`` and
-    ``read_voc`` raise.
-    """
-    path = Path(source)
+def _refuse(path: Path, task: Task, model: str | None) -> None:
+    """Raise UsageError where more is known of data that fits no layout than the task's reader would say."""
+    has_masks = (path / "SegmentationClass").is_dir()
+    if model is None:
+        if task == "segmentation" and coco_files(path) and not has_masks:
+            raise UsageError(
+                f"{path}: is COCO's layout, which has outlines but no masks: save masks as Pascal VOC does, in a "
+                "folder SegmentationClass beside JPEGImages"
+            )
+        return
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
-    if coco_files(path):
-        return read_coco(path, classes=spec.labels)
-    if any((path / "Annotations").rglob("*.xml")):
-        return read_voc(path, "detection", classes=spec.labels)
-    has = "has masks and no boxes" if (path / "SegmentationClass").is_dir() else "is no dataset with boxes"
+    if task == "detection":
+        if _has_xml(path):  # boxes without their pictures: the reader knows where those might be
+            return
+        has = "has masks and no boxes" if has_masks else "is no dataset with boxes"
+        raise UsageError(
+            f"{path}: {has}, and {model} is a detector: give COCO's layout (annotations/instances_*.json beside "
+            "its pictures) or Pascal VOC's (JPEGImages and Annotations)"
+        )
     raise UsageError(
-        f"{path}: {has}, and {model} is a detector: give COCO's layout (annotations/instances_*.json beside "
-        "its pictures) or Pascal VOC's (JPEGImages and Annotations)"
+        f"{path}: is no dataset with masks, and {model} is a segmenter: give Pascal VOC's layout (JPEGImages "
+        "and SegmentationClass)"
     )
 
 
-def read_masks(source: str | os.PathLike[str], spec: ModelSpec, *, model: str) -> AnnotatedSet:
-    """Read a dataset for a segmenter, in Pascal VOC's layout; ``bind_masks`` says what its labels are to the model.
+def _with_outputs(data: DataSet, spec: ModelSpec) -> DataSet:
+    """The dataset with the model's outputs for labels."""
+    outputs = bind_classes(data.classes, spec)
+    splits: dict[Split, tuple[Sample, ...]] = {
+        split: tuple(replace(sample, label=outputs[sample.label]) for sample in samples)
+        for split, samples in data.splits.items()
+    }
+    return replace(data, classes=spec.labels, splits=splits)
 
-    Raises UsageError, which calls the segmenter ``model``, for data of another kind or with classes that the model
-    does not have, and what ``read_voc`` raises.
-    """
-    path = Path(source)
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder: check the path")
-    if not ((path / "JPEGImages").is_dir() and (path / "SegmentationClass").is_dir()):
-        raise UsageError(
-            f"{path}: is no dataset with masks, and {model} is a segmenter: give Pascal VOC's layout (JPEGImages "
-            "and SegmentationClass)"
-        )
-    data = read_voc(path, "segmentation")
-    bind_masks(data, spec, model=model)
-    return data
+
+def read_boxes(source: Source, spec: ModelSpec, *, model: str) -> AnnotatedSet:
+    """``open_dataset`` for a detector."""
+    return open_dataset(source, task="detection", spec=spec, model=model)
+
+
+def read_masks(source: Source, spec: ModelSpec, *, model: str) -> AnnotatedSet:
+    """``open_dataset`` for a segmenter."""
+    return open_dataset(source, task="segmentation", spec=spec, model=model)
 
 
 def bind_masks(data: AnnotatedSet, spec: ModelSpec, *, model: str) -> tuple[int, ...]:
@@ -93,20 +206,27 @@ def bind_masks(data: AnnotatedSet, spec: ModelSpec, *, model: str) -> tuple[int,
     return tuple(labels[name] for name in data.classes)
 
 
-_PREFERRED: tuple[Split, ...] = ("test", "val", "all", "train")
+HELD_OUT: tuple[Split, ...] = ("test", "val", "all", "train")
+"""Which pictures of a dataset to evaluate and verify with, by preference."""
 
+TRAINED_ON: tuple[Split, ...] = ("train", "all", "val", "test")
+"""Which to calibrate with."""
 
 AnySample = TypeVar("AnySample")
 
 
 def choose_split(
-    source: Path, splits: Mapping[Split, tuple[AnySample, ...]], split: Split | None
+    source: Path,
+    splits: Mapping[Split, tuple[AnySample, ...]],
+    split: Split | None,
+    *,
+    prefer: Sequence[Split] = HELD_OUT,
 ) -> tuple[Split, tuple[AnySample, ...]]:
-    """The pictures of a split: None is test if there is one, else val, else all, else train; ``all`` every picture.
+    """The pictures of a split: None is the first of ``prefer`` that is there; ``all`` every picture.
 
     Raises UsageError, which names the data's ``source``, for a split that is not there.
     """
-    filled = [name for name in _PREFERRED if splits.get(name)]
+    filled = [name for name in prefer if splits.get(name)]
     if not filled:
         raise UsageError(f"{source}: there are no pictures in it: check the path")
     if split is None:
@@ -116,24 +236,6 @@ def choose_split(
     if split not in filled:
         raise UsageError(f"{source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
     return split, splits[split]
-
-
-def read_annotated(
-    source: str | os.PathLike[str], task: AnnotationTask, *, classes: Sequence[str] | None = None
-) -> AnnotatedSet:
-    """The dataset that ``source`` is for detection or segmentation; see ``read_coco`` and ``read_voc``.
-
-    Raises UsageError for what is neither layout, and for COCO's where masks are asked for.
-    """
-    coco = bool(coco_files(Path(source)))
-    if task == "detection":
-        return read_coco(source, classes=classes) if coco else read_voc(source, "detection", classes=classes)
-    if coco and not (Path(source) / "SegmentationClass").is_dir():
-        raise UsageError(
-            f"{source}: is COCO's layout, which has outlines but no masks: save masks as Pascal VOC does, in a "
-            "folder SegmentationClass beside JPEGImages"
-        )
-    return read_voc(source, "segmentation", classes=classes)
 
 
 _SHOWN = 5
@@ -217,14 +319,6 @@ def _no_fit(unknown: Sequence[str], count: int, spec: ModelSpec) -> str:
     )
 
 
-HELD_OUT: tuple[Split, ...] = ("test", "val", "all", "train")
-"""Which pictures of a dataset to verify with, by preference."""
-
-
-TRAINED_ON: tuple[Split, ...] = ("train", "all", "val", "test")
-"""Which to calibrate with."""
-
-
 class Picture(Protocol):
     """A picture that can be read: ``Sample`` and ``AnnotatedSample``."""
 
@@ -235,38 +329,36 @@ class Picture(Protocol):
 
 
 class Pictures(NamedTuple):
-    """Pictures for a detector or a segmenter; ``mask_labels`` are the model's classes that masks' values stand for."""
+    """Pictures for a model; ``mask_labels`` are its classes that the values of a segmenter's masks stand for."""
 
-    samples: Sequence[AnnotatedSample]
+    samples: Sequence[Sample | AnnotatedSample]
     labelled: bool
     notes: Sequence[str]
     mask_labels: Sequence[int] | None = None
 
 
-def read_pictures(
-    source: str | os.PathLike[str], spec: ModelSpec, *, model: str, prefer: Sequence[Split] = HELD_OUT
-) -> Pictures:
-    """The pictures of a dataset in COCO's or Pascal VOC's layout, or of any folder, for a detector or a segmenter.
+def read_pictures(source: Source, spec: ModelSpec, *, model: str, prefer: Sequence[Split] = HELD_OUT) -> Pictures:
+    """The pictures of a dataset for a model of its task, or of any folder.
 
     The split is the first of ``prefer`` that is there. The labels are the model's, bound by their names; where the data
     set has other names, or the source is a folder of pictures, there are none, and a note says why. Raises UsageError
     where there are no pictures.
     """
-    path = Path(source)
-    labels = None
     try:
-        if spec.task == "detection":
-            found = read_boxes(path, spec, model=model)
-        else:
-            found = read_masks(path, spec, model=model)
-            labels = bind_masks(found, spec, model=model)
+        found = open_dataset(source, spec=spec, model=model)
     except UsageError as error:
+        path = Path(source)
         # Beside Pascal VOC's photographs lie masks, which are pictures too.
         folder = path / "JPEGImages" if (path / "JPEGImages").is_dir() else path
         files = find_images(folder) if folder.is_dir() else []
         if not files:
             raise
         note = f"the pictures have no labels that the model knows: {error}"
-        return Pictures([AnnotatedSample(file) for file in files], False, [note])
-    samples = next(found.splits[split] for split in prefer if found.splits.get(split))
-    return Pictures(samples, True, found.notes, labels)
+        labelless = [Sample(file, 0) if spec.task == "classification" else AnnotatedSample(file) for file in files]
+        return Pictures(labelless, False, [note])
+    splits: Mapping[Split, tuple[Sample | AnnotatedSample, ...]] = found.splits
+    _, samples = choose_split(found.source, splits, None, prefer=prefer)
+    mask_labels = None
+    if isinstance(found, AnnotatedSet) and found.task == "segmentation":
+        mask_labels = bind_masks(found, spec, model=model)
+    return Pictures(samples, True, found.notes, mask_labels)

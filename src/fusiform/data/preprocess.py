@@ -32,11 +32,6 @@ _MAX_RESIZED_PIXELS = 1 << 26
 _REDUCING_GAP = 2.0
 
 
-def preprocess_image(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.float32]:
-    """Turn a photograph into one network input: ``crop_pixels``, then ``normalize``; (3, crop, crop) float32."""
-    return normalize(crop_pixels(image, preprocess, fast=fast), preprocess)
-
-
 def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.uint8]:
     """Bring a photograph into the network's square, as ``preprocess.fit`` says: (crop, crop, 3) uint8, ``color_order``.
 

@@ -1,4 +1,4 @@
-"""Holding pictures out for validation, and pictures that are on both sides of a split."""
+"""Holding pictures out for validation."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.names import listed
 from fusiform.errors import UsageError
-from fusiform.report import printable
-
-# From where pictures are learned to where they are measured.
-_ORDER: tuple[Split, ...] = ("all", "train", "val", "test")
 
 
 def split_dataset(
@@ -56,31 +52,6 @@ def split_dataset(
         splits["val"] = tuple(sample for index, sample in enumerate(samples) if index in chosen)
     splits.update({split: kept for split, kept in dataset.splits.items() if split != source})
     return dataclasses.replace(dataset, splits=splits, notes=tuple(notes))
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A picture of a split that pictures are measured in, and its copy in a split before it (train, val, test)."""
-
-    split: Split
-    sample: Sample
-    copy_split: Split
-    copy: Sample
-
-
-def leaks(dataset: DataSet, groups: Iterable[Sequence[Sample]]) -> list[Leak]:
-    """The pictures of ``val`` and ``test`` that have a copy, by ``groups``, in an earlier split; each is named once."""
-    where: dict[Sample, list[Split]] = {}
-    for split in _ORDER:
-        for sample in dataset.splits.get(split, ()):
-            where.setdefault(sample, []).append(split)
-    found = []
-    for group in groups:
-        # A list in CSV can name one file in two splits: the sample then stands in the group twice.
-        members = [(split, sample) for sample in dict.fromkeys(group) for split in dict.fromkeys(where.get(sample, ()))]
-        members.sort(key=lambda member: _ORDER.index(member[0]))
-        found += [Leak(split, sample, *members[0]) for split, sample in members if members and split != members[0][0]]
-    return found
 
 
 def _units(
@@ -152,7 +123,6 @@ def _shortfalls(dataset: DataSet, samples: Sequence[Sample], chosen: set[int]) -
         ),
     ):
         if labels:
-            shown = ", ".join(printable(dataset.classes[label]) for label in sorted(labels)[:10])
-            more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
-            notes.append(f"held out nothing of classes with {reason}: {shown}{more}")
+            names = [dataset.classes[label] for label in sorted(labels)]
+            notes.append(f"held out nothing of classes with {reason}: {listed(names)}")
     return notes

@@ -15,7 +15,6 @@ from xml.parsers import expat
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
-    AnnotationFault,
     AnnotationTask,
     BoxCheck,
     BoxLabel,
@@ -23,10 +22,11 @@ from fusiform.data.annotated import (
     bind_classes,
     missing_objects,
 )
-from fusiform.data.dataset import SPLIT_NAMES, Split
+from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
+from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import find_images, natural_key
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
-from fusiform.data.names import SPLIT_ORDER, listed, nfc
+from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.fields import show
 from fusiform.report import printable
@@ -110,13 +110,14 @@ def _without_partner(
 ) -> Iterator[AnnotationFault]:
     """The pictures and annotations of a split that are not there, by the pictures' names."""
     what = "annotation" if extension == ".xml" else "mask"
+    missing: ReadingFault = "missing annotation" if extension == ".xml" else "missing mask"
     for name, (picture, file) in found.items():
         if picture is None:
             text = "no picture of this name is there: put it there, or take it out of the list"
             yield AnnotationFault("missing picture", "error", text, root / "JPEGImages" / name, split)
         elif file is None:
             text = f"has no {what} {printable(name)}{extension}, and is left out: draw it"
-            yield AnnotationFault(f"missing {what}", "error", text, picture, split)
+            yield AnnotationFault(missing, "error", text, picture, split)
 
 
 def _unlisted(

@@ -6,23 +6,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationFault, AnnotationTask, coco_files
-from fusiform.data.checks import Fault, Severity
-from fusiform.data.coco import read_coco
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import find_groups
-from fusiform.data.voc import read_voc
+from fusiform.data.faults import AnnotationFault, Fault, Severity
+from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
 from fusiform.doctor.classes import about_counts, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
 from fusiform.doctor.masks import check_mask
-from fusiform.doctor.pictures import KEPT, Look, about_pictures, in_order, look_at
+from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, in_order, look_at
 from fusiform.doctor.thumbnails import Mark
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
@@ -40,7 +38,7 @@ def examine_annotated(
 ) -> Diagnosis[AnnotatedSet]:
     """Examine a dataset of boxes (``detection``) or masks (``segmentation``): files, annotations, classes, and copies.
 
-    ``source`` is what ``read_coco`` or ``read_voc`` reads. Damaged annotations, which those refuse, are findings here.
+    ``source`` is what ``open_dataset`` reads. Damaged annotations, which are refused elsewhere, are findings here.
     ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture (of those in
     several splits the one in test, or else in val; a near copy in the same split stays if it shows other objects), and
     with boxes clipped to their pictures and each there once.
@@ -51,7 +49,7 @@ def examine_annotated(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
-    dataset = _read(source, task, faults)
+    dataset = open_dataset(source, task=task, faults=faults)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []
@@ -64,7 +62,8 @@ def examine_annotated(
                 sample, more = boxes.measured(sample, split, look.seen.size, dataset.classes)
                 entries[i] = split, sample
                 faults += more
-            found += [_about_picture(fault, split, sample, dataset) for fault in (*look.seen.faults, *look.faults)]
+            faults_seen = (*look.seen.faults, *look.faults)
+            found += [_about_picture(fault, look.seen.size, split, sample, dataset) for fault in faults_seen]
             looks.append(look)
             bar.advance()
     splits: dict[Split, list[AnnotatedSample]] = {split: [] for split in dataset.splits}
@@ -101,13 +100,6 @@ def examine_annotated(
     return Diagnosis(dataset, in_severity(findings), clean, tuple(rows), objects)
 
 
-def _read(source: str | os.PathLike[str], task: AnnotationTask, faults: list[AnnotationFault]) -> AnnotatedSet:
-    path = Path(source)
-    if task == "detection" and coco_files(path):
-        return read_coco(path, faults=faults)
-    return read_voc(path, task, faults=faults)
-
-
 @dataclass(frozen=True)
 class _AnnotatedLook:
     """What one look at a picture left; ``faults`` are those of its annotations, errors among them if it is ``refused``.
@@ -133,14 +125,15 @@ def _look(sample: AnnotatedSample, dataset: AnnotatedSet) -> _AnnotatedLook:
     return _AnnotatedLook(seen, mask.faults, refused=mask.pixels is None, pixels=mask.pixels)
 
 
-def _about_picture(fault: Fault, split: Split, sample: AnnotatedSample, dataset: AnnotatedSet) -> Finding:
-    """A fault of a picture; of some, annotations make something else than labels do."""
+def _about_picture(
+    fault: Fault, size: tuple[int, int], split: Split, sample: AnnotatedSample, dataset: AnnotatedSet
+) -> Finding:
+    """A fault of a picture of this width and height; of some, annotations make something else than labels do."""
     severity, text = fault.severity, fault.message
     marks: tuple[Mark, ...] = ()
     if fault.kind == "long and narrow":
-        size = text.split(" pixels", maxsplit=1)[0]
         seen = "squeezed into a square" if dataset.task == "detection" else "a strip of the square that is seen"
-        text = f"{size} pixels, and {seen}: crop it to what matters, or cut it up"
+        text = f"is {size[0]} x {size[1]} pixels, and {seen}: crop it to what matters, or cut it up"
     elif fault.kind == "orientation":
         severity = "warning"
         marks = tuple(boxes.mark(box, dataset.classes) for box in sample.boxes or ())
@@ -181,7 +174,7 @@ def _about_group(
     fixes = dataset.task == "detection"
     same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
 
-    def about(name: str, severity: Severity, other: tuple[Split, AnnotatedSample], what: str) -> Finding:
+    def about(name: Kind, severity: Severity, other: tuple[Split, AnnotatedSample], what: str) -> Finding:
         more = f" (one of {len(rest):,} copies)" if len(rest) > 1 else ""
         is_same = "is there again" if other[1].file == first.file else f"is {same} {relative(dataset, other[1].name)}"
         copies = tuple(sample for _, sample in rest)
@@ -200,7 +193,7 @@ def _about_group(
         yield about("near duplicates", "note", others[0], what)
     elif elsewhere is None:
         what = ": one of them is enough" + (" (--fix keeps the largest)" if fixes else "")
-        yield about(f"{kind} duplicates", "note", rest[0], what)
+        yield about(DUPLICATES[kind], "note", rest[0], what)
 
 
 def _same_objects(one: tuple[AnnotatedSample, _AnnotatedLook], other: tuple[AnnotatedSample, _AnnotatedLook]) -> bool:

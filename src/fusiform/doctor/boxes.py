@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.annotated import AnnotatedSample, AnnotationFault, BoxCheck, BoxLabel
+from fusiform.data.annotated import AnnotatedSample, BoxCheck, BoxLabel
 from fusiform.data.dataset import Split
+from fusiform.data.faults import AnnotationFault
 from fusiform.doctor.findings import Finding
 from fusiform.doctor.thumbnails import Mark
 from fusiform.tasks.detection import iou_matrix

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS, Severity
+from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
-from fusiform.data.folders import read_dataset
+from fusiform.data.faults import Severity
 from fusiform.data.image import natural_key
+from fusiform.data.names import nfc
+from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
-from fusiform.doctor.pictures import KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
+from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell
+from fusiform.zoo.model import Model
 
 FEW = 5
 """Pictures; a class with fewer to train on is hardly learned."""
@@ -33,27 +35,27 @@ INPUT_SIDE = 224
 def examine(
     source: str | os.PathLike[str] | DataSet,
     *,
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
     threads: int | None = None,
     progress: Tracker = silent,
 ) -> Diagnosis[DataSet]:
     """Examine a labelled dataset: every file, the labels, the splits, and which pictures it holds more than once.
 
-    ``source`` is what ``read_dataset`` reads, or what it returned. With ``model``, a name or file whose classes bind
-    to the dataset's, labels are suspicious where the model is sure of another one. That is confident learning
+    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name, file or opened one whose
+    classes bind to the dataset's, labels are suspicious where it is sure of another one. That is confident learning
     (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
     is another class of the dataset, with a probability among the dataset's classes of 0.9 or more and at least the
     mean that pictures of that class get for it, while the given class has less than 0.05. Classes whose own pictures
     get less than 0.5 on average are not judged. A model that was trained on the pictures has learned their wrong
     labels, too, and finds few of them.
 
-    The files are read once, in ``threads`` threads, all cores by default. Raises what ``read_dataset``,
+    The files are read once, in ``threads`` threads, all cores by default. Raises what ``open_dataset``,
     ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the dataset
     without pictures that cannot be read, with one copy of each picture, and without pictures that have two labels.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    dataset = source if isinstance(source, DataSet) else read_dataset(source)
+    dataset = source if isinstance(source, DataSet) else open_dataset(source, task="classification")
     judge = None if model is None else Judge(model, dataset.classes)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
@@ -109,7 +111,7 @@ def _about_group(
     own_class = dataset.classes[first.label]
     same = "byte for byte the same as" if kind == "exact" else "nearly the same picture as"
 
-    def about(name: str, severity: Severity, other: tuple[Split, Sample], what: str) -> Finding:
+    def about(name: Kind, severity: Severity, other: tuple[Split, Sample], what: str) -> Finding:
         more = f" (one of {len(rest):,} copies)" if len(rest) > 1 else ""
         message = f"is {same} {relative(dataset, other[1].name)}{more}{what}"
         return Finding(name, severity, message, first.name, first, split, own_class, others)
@@ -128,7 +130,7 @@ def _about_group(
         )
         yield about("leak between splits", "error", elsewhere, what)
     if different is None and elsewhere is None:
-        yield about(f"{kind} duplicates", "note", rest[0], ": one of them is enough (--fix keeps the largest)")
+        yield about(DUPLICATES[kind], "note", rest[0], ": one of them is enough (--fix keeps the largest)")
 
 
 def _about_classes(dataset: DataSet) -> Iterator[Finding]:
@@ -195,7 +197,7 @@ def _class_folders(dataset: DataSet, folder: Path, label: int) -> Iterator[Path]
     for path in (folder, *folder.parents):
         if path == dataset.source:
             return
-        if unicodedata.normalize("NFC", path.name) == dataset.classes[label]:
+        if nfc(path.name) == dataset.classes[label]:
             yield path
 
 

@@ -31,7 +31,7 @@ def check_listable(dataset: DataSet, path: str | os.PathLike[str]) -> None:
 
 
 def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]) -> None:
-    """Write ``diagnosis.clean`` as a list that ``read_dataset`` reads: CSV in UTF-8 with path, label and split.
+    """Write ``diagnosis.clean`` as a list that ``open_dataset`` reads: CSV in UTF-8 with path, label and split.
 
     Paths are relative to the list's folder, or absolute where the pictures lie on another drive; data without splits
     have no column for them. No other file is touched. Raises UsageError as ``check_listable`` says, and OutputError
@@ -57,7 +57,7 @@ def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]
 
 
 def _is_listable(cell: str) -> bool:
-    """Whether a cell of a list is read back as it was: ``read_dataset`` takes UTF-8 and drops spaces around it."""
+    """Whether a cell of a list is read back as it was: the reader takes UTF-8 and drops spaces around it."""
     return cell == cell.strip() and not any("\ud800" <= character <= "\udfff" for character in cell)
 
 
@@ -85,9 +85,9 @@ def check_clean_folder(task: AnnotationTask, folder: str | os.PathLike[str]) -> 
 def write_clean_boxes(diagnosis: Diagnosis[AnnotatedSet], folder: str | os.PathLike[str]) -> None:
     """Write the boxes of ``diagnosis.clean`` into a new folder, as COCO's JSON, a file for each split.
 
-    ``read_coco`` reads the folder; it names the pictures where they lie, relative to itself, and has no outlines. VOC's
-    flag ``difficult`` is kept under that name. Raises UsageError as ``check_clean_folder`` says, and OutputError where
-    the folder cannot be written, or a picture's name cannot be held.
+    ``open_dataset`` reads the folder; it names the pictures where they lie, relative to itself, and has no outlines.
+    VOC's flag ``difficult`` is kept under that name. Raises UsageError as ``check_clean_folder`` says, and OutputError
+    where the folder cannot be written, or a picture's name cannot be held.
     """
     folder = Path(folder)
     clean = diagnosis.clean

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
-from fusiform.data.checks import Severity
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.faults import FileFault, ReadingFault, Severity
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
@@ -26,19 +26,48 @@ PAGE_PICTURES = 60
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
+Kind = Literal[
+    FileFault,
+    ReadingFault,
+    "dataset",
+    "grey",
+    "small",
+    "exact duplicates",
+    "near duplicates",
+    "leak between splits",
+    "contradictory labels",
+    "contradictory annotations",
+    "suspicious label",
+    "class not judged",
+    "class names",
+    "imbalance",
+    "empty class",
+    "small class",
+    "class missing",
+    "class not learned",
+    "class not measured",
+    "pictures not read",
+    "other files",
+    "box twice",
+    "box of two classes",
+    "small boxes",
+    "nothing annotated",
+]
+"""What a finding is about: faults of one file or annotation, and what only the whole dataset shows."""
+
 Picture = Sample | AnnotatedSample
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: its ``kind`` in a few words, and a ``message`` that says what it is and what to do.
+    """One thing that was found: its ``kind``, and a ``message`` that says what it is and what to do.
 
     ``sample`` is the picture, ``split`` and ``class_name`` where it belongs; each is None for what concerns more than
     one. ``path`` is what to call it: the picture's name, a folder's, or nothing. ``others`` are related pictures,
     ``marks`` the boxes of ``sample`` that it is about.
     """
 
-    kind: str
+    kind: Kind
     severity: Severity
     message: str
     path: str = ""
@@ -67,7 +96,7 @@ class Finding:
 Data = TypeVar("Data", DataSet, AnnotatedSet)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis(Generic[Data]):
     """What was found in ``dataset``.
 
@@ -90,9 +119,9 @@ class Diagnosis(Generic[Data]):
         """How many findings are of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
-    def kinds(self) -> dict[tuple[Severity, str], list[Finding]]:
+    def kinds(self) -> dict[tuple[Severity, Kind], list[Finding]]:
         """The findings by severity and kind, in the order of ``findings``."""
-        kinds: dict[tuple[Severity, str], list[Finding]] = {}
+        kinds: dict[tuple[Severity, Kind], list[Finding]] = {}
         for finding in self.findings:
             kinds.setdefault((finding.severity, finding.kind), []).append(finding)
         return kinds
@@ -123,6 +152,29 @@ class Diagnosis(Generic[Data]):
         if not self.findings:
             parts.append("Nothing was found.")
         return "\n\n".join(parts) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``title``, ``figures`` and ``rows``, a row for each finding, as plain values."""
+        return self.report().to_dict()
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text, which is what ``fusiform doctor --format json`` prints."""
+        return self.report().to_json()
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {printable(self._title())}>"
+
+    def _repr_html_(self) -> str:
+        # Without pictures, which would be read again; ``page`` has them.
+        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]))]
+        for (severity, kind), found in self.kinds().items():
+            count = f"{len(found):,}" if len(found) <= EXAMPLES else f"the first {EXAMPLES} of {len(found):,}"
+            rows = ({"where": self._relative(one.path), "message": one.message} for one in found[:EXAMPLES])
+            tables.append(Report(f"{severity}: {kind} ({count})", tuple(rows)))
+        return "".join(table._repr_html_() for table in tables)
 
     def page(self) -> Page:
         """The findings as a page with pictures, at most sixty of a kind; the files are read again for that."""

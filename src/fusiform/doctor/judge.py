@@ -17,6 +17,7 @@ from fusiform.doctor.findings import Finding
 from fusiform.engines import Engine, open_engine
 from fusiform.errors import UsageError
 from fusiform.tasks.classification import softmax
+from fusiform.zoo.model import Model
 
 SURE = 0.9
 """The probability from which a model's other answer makes a label suspicious."""
@@ -37,14 +38,15 @@ class Answer(NamedTuple):
 class Judge:
     """A model that looks at the labels; ``answer`` may be called from several threads."""
 
-    def __init__(self, model: str | os.PathLike[str], classes: Sequence[str]) -> None:
+    def __init__(self, model: str | os.PathLike[str] | Model, classes: Sequence[str]) -> None:
         self.model = model
         self.classes = classes
         # Opened here, so that a wrong model is told before any picture is read.
         engine = open_engine(model)
         self.spec = engine.spec
         if self.spec.task != "classification":
-            raise UsageError(f"{os.fspath(model)}: is for {self.spec.task}; labels are judged by a classifier")
+            name = model.path if isinstance(model, Model) else os.fspath(model)
+            raise UsageError(f"{name}: is for {self.spec.task}; labels are judged by a classifier")
         self.outputs = np.array(bind_classes(classes, self.spec))
         self._spare = [engine]
         self._mine = threading.local()

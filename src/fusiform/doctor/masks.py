@@ -10,20 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.data.checks import Fault
+from fusiform.data.faults import Fault
 from fusiform.data.masks import IGNORE, read_mask
 from fusiform.errors import ImageError
 from fusiform.report import printable
-
-# These are this package's own messages: read_mask tells them apart in no other way.
-_KINDS = {
-    "no such mask": "missing mask",
-    "is no PNG": "mask is no PNG",
-    "and its picture": "mask of another size",
-    "none of VOC's": "mask of unknown colours",
-    "has the label": "label of no class",
-    "beyond the": "label of no class",
-}
 
 
 @dataclass(frozen=True)
@@ -43,8 +33,7 @@ def check_mask(file: Path, size: tuple[int, int], classes: Sequence[str]) -> Che
         labels = read_mask(file, size, classes=len(classes))
     except ImageError as error:
         message = str(error).removeprefix(f"{printable(str(file))}: ")
-        kind = next((kind for words, kind in _KINDS.items() if words in message), "damaged mask")
-        return CheckedMask((Fault(kind, "error", f"{file.name}: {message}"),))
+        return CheckedMask((Fault(error.kind, "error", f"{file.name}: {message}"),))
     pixels: NDArray[Any] = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     faults = []
     if pixels[IGNORE] == labels.size:

@@ -6,14 +6,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from PIL import Image
 
-from fusiform.data.checks import Fault, check_picture
+from fusiform.data.checks import check_picture
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import Fingerprint, fingerprint
-from fusiform.doctor.findings import Finding, counted
+from fusiform.data.faults import Fault
+from fusiform.doctor.findings import Finding, Kind, counted
 from fusiform.errors import ImageError
 
 LOOK_AHEAD = 4
@@ -21,6 +22,9 @@ LOOK_AHEAD = 4
 
 KEPT: Mapping[Split, int] = {"all": 0, "train": 0, "val": 1, "test": 2}
 """Of the copies of a picture in several splits, the one with the highest number stays."""
+
+DUPLICATES: Mapping[Literal["exact", "near"], Kind] = {"exact": "exact duplicates", "near": "near duplicates"}
+"""What to call copies within a split, by how alike they are."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def look_at(sample: Sample) -> Seen:
     try:
         data = sample.read_bytes()
     except ImageError as error:
-        return Seen(Look((Fault("unreadable", "error", str(error).removeprefix(f"{sample.name}: ")),)))
+        return Seen(Look((Fault(error.kind, "error", str(error).removeprefix(f"{sample.name}: ")),)))
     checked = check_picture(data, name=sample.name)
     if checked.image is None:
         return Seen(Look(checked.faults))

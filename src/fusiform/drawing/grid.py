@@ -8,16 +8,15 @@ from __future__ import annotations
 import io
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from fusiform import files
 from fusiform.drawing.text import _own_font, cut_text, draw_text, one_line
 from fusiform.errors import OutputError, UsageError
-from fusiform.files import write_file
 
 TILE = 220
 """The side, in pixels, of the square that a picture is fitted into, unless another is given."""
@@ -73,16 +72,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
     Raises UsageError for a name that does not end in .png, .jpg or .jpeg, and OutputError where nothing can be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: drawings are saved as PNG or JPEG: let the name end in .png or .jpg")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
+    files.check_place(path, FORMATS, "drawings are saved as PNG or JPEG: let the name end in .png or .jpg")
 
 
 def save_picture(image: Image.Image, path: str | os.PathLike[str]) -> None:
@@ -100,7 +90,7 @@ def save_picture(image: Image.Image, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         size = f"{image.width} x {image.height} pixels"
         raise OutputError(f"cannot write {path}: {size} do not fit into a {form} ({error}): save a PNG") from None
-    write_file(path, data.getvalue())
+    files.write_file(path, data.getvalue())
 
 
 def _draw_picture(grid: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, side: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fusiform.data.masks import PALETTE
+from fusiform.data.names import nfc
 from fusiform.errors import OutputError, UsageError
 from fusiform.files import write_file
 from fusiform.tasks.segmentation import SegmentationMap
@@ -83,7 +83,7 @@ class MaskFolder:
 
 def _key(name: str) -> str:
     """The same for names that some file system takes as one."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return nfc(name).casefold()
 
 
 def _is_mask(path: Path) -> bool:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusiform.errors import MissingExtraError, OutputError, UsageError
-from fusiform.files import write_file
+from fusiform import files
+from fusiform.errors import MissingExtraError, UsageError
 
 # Colours that people who do not see all of them tell apart (Paul Tol), with a shape each.
 _LOOKS = (
@@ -65,16 +63,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
     Raises UsageError for a name that does not end in .png, OutputError where nothing can be written, and
     MissingExtraError without matplotlib.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{path}: the plot is a PNG: let the name end in .png")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
+    files.check_place(path, (".png",), "the plot is a PNG: let the name end in .png")
     _figure()
 
 
@@ -153,7 +142,7 @@ def draw_pareto(
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         _label(figure, axes, points, front)
         figure.canvas.print_png(data)
-    write_file(path, data.getvalue())
+    files.write_file(path, data.getvalue())
 
 
 def _figure() -> Any:

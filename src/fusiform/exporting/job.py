@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import cast
 
 from fusiform.data.annotated import AnnotatedSample
-from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.folders import read_dataset
+from fusiform.data.dataset import Sample, Split
 from fusiform.data.image import find_images
-from fusiform.data.open import HELD_OUT, TRAINED_ON, bind_classes, read_pictures
+from fusiform.data.open import TRAINED_ON, choose_split, open_dataset, read_pictures
 from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
@@ -60,7 +59,7 @@ class ExportError(FusiformError):
 class _Pictures:
     """``calibration`` to quantise with, ``held_out`` to verify with, and whether the latter have known labels.
 
-    ``mask_labels`` are as in ``pictures.Pictures``.
+    ``mask_labels`` are as in ``data.open.Pictures``.
     """
 
     calibration: Sequence[Sample | AnnotatedSample] = ()
@@ -241,12 +240,10 @@ def _unlabelled(folder: Path) -> tuple[Sample, ...]:
 def _labelled(source: Path, spec: ModelSpec) -> tuple[Sample, ...] | None:
     """The test, else validation, else all pictures, labelled by the model's outputs; None if they cannot be."""
     try:
-        dataset: DataSet = read_dataset(source)
-        outputs = bind_classes(dataset.classes, spec)
+        dataset = open_dataset(source, task="classification", spec=spec)
     except UsageError:
         return None
-    split = next(name for name in HELD_OUT if dataset.splits.get(name))
-    return tuple(replace(sample, label=outputs[sample.label]) for sample in dataset.splits[split])
+    return choose_split(dataset.source, dataset.splits, None)[1]
 
 
 class _Work:

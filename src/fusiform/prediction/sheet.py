@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fusiform.data.names import nfc
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +39,7 @@ def _class_folders(spec: ModelSpec) -> dict[str, dict[int, str]]:
 
 
 def _folder_key(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
+    return " ".join(nfc(name).casefold().replace("_", " ").split())
 
 
 class Drawing:

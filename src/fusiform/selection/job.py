@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from fusiform.data.folders import read_dataset
-from fusiform.data.open import recognise
+from fusiform.data.open import open_dataset, recognise
 from fusiform.drawing.pareto import check_place
 from fusiform.errors import UsageError
 from fusiform.files import write_file
@@ -30,13 +29,21 @@ from fusiform.training.recipes import distill_small, find_recipe, finetune_small
 from fusiform.training.run_folder import make_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
     """The model's file, a report, and in words what is short of the accuracy asked for ("" if nothing)."""
 
     file: Path
     report: Report
     shortfall: str
+
+    def __repr__(self) -> str:
+        figures = self.report.figures
+        size = f"{figures['network']} at {figures['input size']} px, {figures['precision']}"
+        return f"<Choice {self.file}: {size}, {figures['ms']} ms, {figures['MB']} MB>"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
 
 def choose(
@@ -120,7 +127,7 @@ def choose(
         raise UsageError(
             f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
         )
-    dataset = read_dataset(data)
+    dataset = open_dataset(data, task="classification")
     if len(dataset.classes) < 2:
         raise UsageError(f"{data}: has one class, and a classifier needs two or more")
     settings = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,6 @@ from numpy.typing import NDArray
 
 from fusiform.data.masks import IGNORE
 from fusiform.tasks.classification_metrics import confusion_matrix
-
-
-@dataclass(frozen=True)
-class SegmentationScores:
-    """What a confusion matrix of pixels says, in [0, 1], over ``pixels`` pixels; None where there are none.
-
-    ``classes`` are intersections over union, true positives / (true positives + false positives + false negatives);
-    ``mean_iou`` is their mean, as VOC's devkit counts (``VOCevalseg``): over all pictures at once, background among the
-    classes, and a class that was found although no picture has it counts as 0. A class that is neither true nor found
-    anywhere is 0 / 0; it has no value, and the mean leaves it out.
-    """
-
-    mean_iou: float | None
-    pixel_accuracy: float | None
-    classes: tuple[float | None, ...]
-    pixels: int
 
 
 def pixel_confusion(
@@ -48,21 +31,6 @@ def pixel_confusion(
     return confusion_matrix(truth.ravel(), predicted.ravel(), classes)
 
 
-def segmentation_scores(confusion: NDArray[np.integer[Any]]) -> SegmentationScores:
-    """The scores of a sum of ``pixel_confusion`` matrices."""
-    right = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    found = [int(r) / int(u) if u else None for r, u in zip(right, union, strict=True)]
-    known = [value for value in found if value is not None]
-    pixels = int(confusion.sum())
-    return SegmentationScores(
-        mean_iou=sum(known) / len(known) if known else None,
-        pixel_accuracy=int(right.sum()) / pixels if pixels else None,
-        classes=tuple(found),
-        pixels=pixels,
-    )
-
-
 def class_counts(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Of each class the pixels that are found right, that are it, and that are taken for it: (3, classes).
 
@@ -74,7 +42,8 @@ def class_counts(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 def class_ious(counts: NDArray[np.number[Any]]) -> NDArray[np.float64]:
     """The intersection over union of each class, (..., classes), from ``class_counts`` (..., 3, classes), summed.
 
-    NaN for a class that is neither true nor found.
+    True positives / (true positives + false positives + false negatives), in [0, 1]; NaN for a class that is neither
+    true nor found.
     """
     right, true, found = np.moveaxis(counts, -2, 0)
     return _ratio(right, true + found - right)
@@ -83,7 +52,9 @@ def class_ious(counts: NDArray[np.number[Any]]) -> NDArray[np.float64]:
 def mean_iou(counts: NDArray[np.number[Any]], classes: Sequence[int]) -> NDArray[np.float64]:
     """The mean intersection over union of some ``classes``, (...), from ``class_counts`` (..., 3, classes), summed.
 
-    As in ``SegmentationScores``: a class that is neither true nor found is no part of it; NaN where there is no other.
+    As VOC's devkit counts (``VOCevalseg``): over all pictures at once, background among the classes, and a class that
+    was found although no picture has it counts as 0. A class that is neither true nor found is 0 / 0, and no part of
+    it; NaN where there is no other.
     """
     ious = class_ious(counts)[..., list(classes)]
     known = ~np.isnan(ious)

@@ -14,7 +14,7 @@ from torch import nn
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
-from fusiform.data.open import read_annotated
+from fusiform.data.open import open_dataset
 from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError
 from fusiform.evaluation.detection import box_figures
@@ -42,7 +42,7 @@ class AnnotatedJob(Job[AnnotatedSet]):
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
         assert recipe.task != "classification"
-        dataset = read_annotated(source, recipe.task)
+        dataset = open_dataset(source, task=recipe.task)
         for note in dataset.notes:
             self.say(note)
         if "val" not in dataset.splits:

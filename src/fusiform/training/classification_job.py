@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
-from fusiform.data.folders import read_dataset
-from fusiform.data.open import recognise
+from fusiform.data.open import open_dataset, recognise
 from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError, WeightsError
 from fusiform.evaluation.classification import answers
@@ -91,7 +90,7 @@ class ClassificationJob(Job[DataSet]):
                 f"{source}: has boxes or masks, and recipe {recipe.name} is for classifiers: leave out --recipe and "
                 "--task classification, or give a folder with one folder a class"
             )
-        dataset = read_dataset(source)
+        dataset = open_dataset(source, task="classification")
         for note in dataset.notes:
             self.say(note)
         if len(dataset.classes) < 2:

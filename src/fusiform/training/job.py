@@ -40,7 +40,7 @@ def train(
 ) -> Report:
     """Train a model on ``data``, for the recipe's task, and keep everything in the folder ``out``; see ``train.run``.
 
-    ``data`` is what ``read_dataset`` reads, or ``read_annotated`` for detectors and segmenters; without a validation
+    ``data`` is what ``open_dataset`` reads for the recipe's task; without a validation
     split, part of the training pictures is kept for it, near-duplicates always on one side. ``model`` is a name or file
     with weights to start from, or a network's name (``mobilenet_v2_x0_35``), which starts from the most important
     channels of a wider one: the teacher, or else the bundled weights; ``scratch`` starts from random weights.

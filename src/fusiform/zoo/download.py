@@ -34,7 +34,11 @@ def download(url: str, path: Path, expected: str, *, progress: Tracker) -> str:
     its own in the same folder, checked, then renamed. What may pass (a server error, a broken or silent connection)
     is tried again after 1, 2 and 4 s. Raises DownloadError; nothing is left behind then.
     """
-    if urlsplit(url).scheme.lower() not in ("http", "https", "file"):
+    try:
+        scheme = urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise DownloadError(f"{url} is not an address ({error}): give one like https://host/file") from None
+    if scheme not in ("http", "https", "file"):
         raise DownloadError(f"{url}: only http, https and file addresses can be fetched")
     for delay in (*RETRY_DELAYS, None):
         try:

@@ -6,11 +6,8 @@ torchvision's. ``FUSIFORM_OFFLINE=1`` forbids the network; what is in the cache 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from fusiform.errors import DownloadError, WeightsError
 from fusiform.progress import Tracker, track
@@ -37,26 +34,6 @@ def fetch(weights: Weights, *, progress: Tracker = track) -> Path:
     return path
 
 
-def fetch_address(url: str, *, sha256: str = "", progress: Tracker = track) -> Path:
-    """The cached copy of the file at an http(s) or file address, downloaded when it is not there.
-
-    Without ``sha256`` (64 hexadecimal digits, or the first few) the hash of the first download is kept beside the
-    file, so that later damage is noticed. Raises DownloadError.
-    """
-    try:
-        base = unquote(urlsplit(url).path).rpartition("/")[2]
-    except ValueError as error:
-        raise DownloadError(f"{url} is not an address ({error}): give one like https://host/file") from None
-    base = re.sub(r"[^\w.-]", "_", base)[-80:]
-    path = cache_dir() / "addresses" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base}"
-    record = path.with_name(path.name + ".sha256")
-    expected = sha256 or (record.read_text(encoding="ascii", errors="replace") if record.is_file() else "")
-    if not (expected and holds(path, expected)):
-        digest = _download(url, path, sha256, progress)
-        record.write_text(digest, encoding="ascii")
-    return path
-
-
 def _mirrored(url: str) -> str:
     mirror = os.environ.get("FUSIFORM_MIRROR", "")
     if not mirror or not url.startswith(TORCHVISION_BASE):
@@ -66,7 +43,7 @@ def _mirrored(url: str) -> str:
 
 
 def _download(url: str, path: Path, expected: str, progress: Tracker) -> str:
-    if urlsplit(url).scheme.lower() != "file" and os.environ.get("FUSIFORM_OFFLINE", "") not in ("", "0"):
+    if not url.lower().startswith("file:") and os.environ.get("FUSIFORM_OFFLINE", "") not in ("", "0"):
         state = "is damaged" if path.exists() else "is not there"
         raise DownloadError(
             f"{path} {state}, and FUSIFORM_OFFLINE forbids fetching {url}: unset it, or copy the file to that path"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fusiform.errors import FusiformError
 from fusiform.report import Cell, Report, printable
@@ -86,7 +86,7 @@ class Measured(NamedTuple):
     drop: metrics.Difference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parity:
     """What a verification found; it passed if there are no ``failures``.
 
@@ -141,6 +141,21 @@ class Parity:
             return None
         both, only_file, only_reference, neither = self.outcomes
         return metrics.paired_difference(both, only_reference, only_file, neither)
+
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else f"failed: {'; '.join(self.failures)}"
+        return f"<Parity of {printable(self.file)} with {printable(self.reference)}: {printable(verdict)}>"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures and rows of ``report``."""
+        return self.report().to_dict()
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return self.report().to_json()
 
     def report(self) -> Report:
         """The figures of the whole, and a row for each kind of picture, batch and answer; shares are in [0, 1].

@@ -17,9 +17,7 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample
-from fusiform.data.folders import read_dataset
-from fusiform.data.image import find_images
-from fusiform.data.open import HELD_OUT, bind_classes, read_pictures
+from fusiform.data.open import read_pictures
 from fusiform.engines import Engine, open_engine, own_engine
 from fusiform.errors import SpecError, UsageError
 from fusiform.exporting.targets.base import TargetName
@@ -91,9 +89,7 @@ def verify(
     labelled = False
     notes: Sequence[str] = ()
     mask_labels: Sequence[int] | None = None
-    if data is not None and reference.spec.task == "classification":
-        samples, labelled, notes = _read_samples(data, reference.spec)
-    elif data is not None:
+    if data is not None:
         samples, labelled, notes, mask_labels = read_pictures(data, reference.spec, model=str(reference.path))
     precision = stored_precision(candidate)
     if precision != "int8" and tolerance is None:
@@ -324,25 +320,6 @@ def _evenly(samples: Sequence[Sample | AnnotatedSample], count: int) -> Sequence
     """Up to ``count`` samples from one end to the other: datasets are in order of their classes."""
     chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[k] for k in chosen]
-
-
-def _read_samples(data: str | os.PathLike[str], spec: ModelSpec) -> tuple[Sequence[Sample], bool, list[str]]:
-    """The pictures, whether they are labelled, and what there is to say of them."""
-    try:
-        found = read_dataset(data)
-        bound = bind_classes(found.classes, spec)
-    except UsageError as error:
-        folder = Path(data)
-        files = find_images(folder) if folder.is_dir() else []
-        if not files:
-            raise
-        note = f"the pictures have no labels that the model knows: {error}"
-        return [Sample(file, 0) for file in files], False, [note]
-    split = next((name for name in HELD_OUT if found.splits.get(name)), None)
-    if split is None:
-        raise UsageError(f"{found.source}: there are no pictures in it: check the path")
-    samples = [dataclasses.replace(sample, label=bound[sample.label]) for sample in found.splits[split]]
-    return samples, True, list(found.notes)
 
 
 _TARGETS: Mapping[FileFormat, TargetName] = {

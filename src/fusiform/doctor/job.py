@@ -1,0 +1,119 @@
+"""A dataset to all that is wrong with it: what ``fusiform doctor`` runs."""
+
+from __future__ import annotations
+
+import os
+
+from fusiform.data.annotated import AnnotatedSet, AnnotationTask
+from fusiform.data.dataset import DataSet
+from fusiform.data.open import open_dataset, recognise
+from fusiform.doctor.annotated import examine_annotated
+from fusiform.doctor.classification import examine
+from fusiform.doctor.clean import check_clean_folder, check_listable, write_clean_boxes, write_clean_list
+from fusiform.doctor.findings import Diagnosis
+from fusiform.errors import UsageError
+from fusiform.progress import Tracker, tracker
+from fusiform.spec import Task
+from fusiform.zoo.model import Model
+
+_ANNOTATIONS = {"detection": "boxes", "segmentation": "masks"}
+
+
+def diagnose(
+    data: str | os.PathLike[str],
+    *,
+    task: Task | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    html: str | os.PathLike[str] | None = None,
+    fix: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: bool | Tracker | None = None,
+) -> Diagnosis[DataSet] | Diagnosis[AnnotatedSet]:
+    """Find what is wrong with a dataset before a model is trained on it.
+
+    Every image is read once. Found are files that cannot be read or are unusual, images that are there more than once,
+    within or across splits, and classes that are missing or too small; of bounding boxes and masks also those that are
+    damaged, empty, outside their images or of another size.
+
+    Args:
+        data: For a classifier a folder with a folder for each class, also within train, val and test, a CSV file or
+            tar shards; for a detector COCO's layout or Pascal VOC's with boxes; for a segmenter Pascal VOC's with
+            masks.
+        task: What the dataset is for; None is what it is laid out for.
+        model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it;
+            its class names must be those of the dataset.
+        html: Where to write a page that shows the images in question, with the boxes and masks on them.
+        fix: Where to write what is left without the images that cannot be used and without copies: a CSV file with a
+            list of images, or for boxes a new folder with COCO's JSON. No image is touched.
+        threads: The number of cores to use; None is all.
+        progress: Whether to show how far it is; None does on a terminal and in a notebook.
+
+    Returns:
+        The findings, errors first, then warnings, then notes; and ``clean``, the dataset without what training should
+        not see.
+
+    Raises:
+        UsageError: For what is no dataset for the task, and for arguments that do not fit.
+        FusiformError: For a model that cannot be opened.
+        OutputError: For a page, a list or a folder that cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> import fusiform
+        >>> folder = Path(mkdtemp())
+        >>> photograph = Path("examples/cat.jpg").read_bytes()
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     size = (folder / name / "1.jpg").write_bytes(photograph)
+        >>> diagnosis = fusiform.diagnose(folder)
+        >>> diagnosis.count("error")
+        1
+        >>> diagnosis.findings[0].kind
+        'contradictory labels'
+
+    """
+    task = task or recognise(data) or "classification"
+    diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
+    if task == "classification":
+        diagnosis = _of_labels(data, model=model, fix=fix, threads=threads, progress=tracker(progress))
+    elif model is None:
+        diagnosis = _of_annotations(data, task, fix=fix, threads=threads, progress=tracker(progress))
+    else:
+        raise UsageError(f"--model judges labels, and {data} has {_ANNOTATIONS[task]}: leave it out")
+    if html is not None:
+        diagnosis.page().write(html)
+    return diagnosis
+
+
+def _of_labels(
+    data: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | Model | None,
+    fix: str | os.PathLike[str] | None,
+    threads: int | None,
+    progress: Tracker,
+) -> Diagnosis[DataSet]:
+    dataset = open_dataset(data, task="classification")
+    if fix is not None:
+        check_listable(dataset, fix)
+    diagnosis = examine(dataset, model=model, threads=threads, progress=progress)
+    if fix is not None:
+        write_clean_list(diagnosis, fix)
+    return diagnosis
+
+
+def _of_annotations(
+    data: str | os.PathLike[str],
+    task: AnnotationTask,
+    *,
+    fix: str | os.PathLike[str] | None,
+    threads: int | None,
+    progress: Tracker,
+) -> Diagnosis[AnnotatedSet]:
+    if fix is not None:
+        check_clean_folder(task, fix)
+    diagnosis = examine_annotated(data, task, threads=threads, progress=progress)
+    if fix is not None:
+        write_clean_boxes(diagnosis, fix)
+    return diagnosis
