@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset, recognise
 from fusiform.drawing.pareto import check_place
 from fusiform.errors import UsageError
@@ -115,21 +116,7 @@ def choose(
     recipe = override(find_recipe(recipe), settings)
     began = time.monotonic()
     folder = Path(out)
-    if folder.absolute().is_relative_to(Path(data).absolute()):
-        raise UsageError(f"{folder}: lies within the data, where it would be taken for a class: choose another --out")
-    if recipe.distill or recipe.distill_features:
-        raise UsageError(f"recipe {recipe.name}: learns from a teacher; choose takes one where it helps: leave it out")
-    if not size or min(size) < 32:
-        raise UsageError("--size must be 32 pixels or more")
-    if trials < 1:
-        raise UsageError(f"--trials must be at least 1, got {trials}")
-    if recipe.task != "classification" or recognise(data) is not None:
-        raise UsageError(
-            f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
-        )
-    dataset = open_dataset(data, task="classification")
-    if len(dataset.classes) < 2:
-        raise UsageError(f"{data}: has one class, and a classifier needs two or more")
+    dataset = _check(data, folder, recipe, size, trials)
     settings = {
         "data": str(Path(data).absolute()),
         "classes": list(dataset.classes),
@@ -194,6 +181,26 @@ def choose(
             f"was asked for: {advice(candidates, budget, margin, best.training.plan)}"
         )
     return Choice(file, Report("Chosen", _rows(journal), figures), shortfall)
+
+
+def _check(data: str | os.PathLike[str], folder: Path, recipe: Recipe, size: Sequence[int], trials: int) -> DataSet:
+    """The dataset, once nothing is wrong with what was asked for; see ``choose`` for the errors."""
+    if folder.absolute().is_relative_to(Path(data).absolute()):
+        raise UsageError(f"{folder}: lies within the data, where it would be taken for a class: choose another --out")
+    if recipe.distill or recipe.distill_features:
+        raise UsageError(f"recipe {recipe.name}: learns from a teacher; choose takes one where it helps: leave it out")
+    if not size or min(size) < 32:
+        raise UsageError("--size must be 32 pixels or more")
+    if trials < 1:
+        raise UsageError(f"--trials must be at least 1, got {trials}")
+    if recipe.task != "classification" or recognise(data) is not None:
+        raise UsageError(
+            f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
+        )
+    dataset = open_dataset(data, task="classification")
+    if len(dataset.classes) < 2:
+        raise UsageError(f"{data}: has one class, and a classifier needs two or more")
+    return dataset
 
 
 def _figures(file: Shipped, accuracy: Mapping[str, Cell]) -> dict[str, Cell]:

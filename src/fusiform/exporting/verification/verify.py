@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -203,27 +204,11 @@ def verify_answers(
 
     classes = mask_labels or range(reference.spec.num_classes)
 
-    def tally(kind: str, *, asked: int) -> Tally:
-        return Tally(kind, sides, tolerance, asked=asked if int8 and torch else 0, classes=classes)
-
-    kinds = []
-    read = 0
-    if samples:
-        chosen = _evenly(samples, pictures)
-        photographs = tally("photographs", asked=len(chosen))
-        skipped = photographs.add_photographs(chosen, labels=classes if labelled else None, progress=progress)
-        read = len(photographs.names)
-        if not read:
-            raise UsageError(f"none of the {len(samples)} pictures could be read: {skipped[0]}")
-        if skipped:
-            notes.append(f"{len(skipped)} pictures could not be read, the first: {skipped[0]}")
-        kinds.append(photographs)
-    else:
-        notes.append("no photographs were given: synthetic images only")
-    for kind, make in (("synthetic images", _smooth), ("noise", _noise)):
-        made = tally(kind, asked=0 if kinds else MADE)
-        made.add_made(make)
-        kinds.append(made)
+    tally = partial(Tally, sides=sides, tolerance=tolerance, classes=classes)
+    chosen = _evenly(samples, pictures)
+    kinds, told = _show(chosen, tally, labels=classes if labelled else None, asked=int8 and torch, progress=progress)
+    notes += told
+    read = len(kinds[0].names) if chosen else 0
     wrong = sum(kind.wrong for kind in kinds)
     if wrong:
         failures.append(f"{wrong} answers hold values that are not finite")
@@ -252,6 +237,38 @@ def verify_answers(
         notes=tuple(notes),
     )
     return dataclasses.replace(found, failures=(*failures, *find_failures(found)))
+
+
+def _show(
+    samples: Sequence[Sample | AnnotatedSample],
+    tally: Callable[..., Tally],
+    *,
+    labels: Sequence[int] | None,
+    asked: bool,
+    progress: Tracker,
+) -> tuple[list[Tally], list[str]]:
+    """Show both sides photographs, synthetic images and noise; what each kind came to, and what to tell of it.
+
+    Of the first kind answers are kept where that is ``asked``. UsageError where there are photographs and none of them
+    can be read.
+    """
+    kinds: list[Tally] = []
+    notes = []
+    if samples:
+        photographs = tally("photographs", asked=len(samples) if asked else 0)
+        skipped = photographs.add_photographs(samples, labels=labels, progress=progress)
+        if not photographs.names:
+            raise UsageError(f"none of the {len(samples)} pictures could be read: {skipped[0]}")
+        if skipped:
+            notes.append(f"{len(skipped)} pictures could not be read, the first: {skipped[0]}")
+        kinds.append(photographs)
+    else:
+        notes.append("no photographs were given: synthetic images only")
+    for kind, make in (("synthetic images", _smooth), ("noise", _noise)):
+        made = tally(kind, asked=MADE if asked and not kinds else 0)
+        made.add_made(make)
+        kinds.append(made)
+    return kinds, notes
 
 
 def _open_candidate(model: Model, threads: int) -> tuple[Engine, str]:
