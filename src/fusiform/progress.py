@@ -53,6 +53,18 @@ def silent(*, total: int | None, label: str, unit: Unit = "pictures") -> Iterato
     yield _Silent()
 
 
+def tracker(progress: bool | Tracker | None) -> Tracker:
+    """What shows the progress that a caller asks for: ``track`` for True, ``silent`` for False, a tracker as it is.
+
+    None is True where someone watches: on a terminal and in a notebook.
+    """
+    if progress is None:
+        progress = (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel.zmqshell" in sys.modules
+    if isinstance(progress, bool):
+        return track if progress else silent
+    return progress
+
+
 class _Silent:
     def advance(self, amount: int = 1) -> None:
         """Show nothing."""
