@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -186,11 +187,10 @@ def test_the_headline_numbers(made: Path, task: Task) -> None:
     }[task]
     assert result.metrics == {name: figures[name] for name in names}
     assert result.value == pytest.approx(result.metrics[MAIN[task]], abs=1e-5)
-    value, low, high = result.interval
+    value, low, high = (float(each or 0) for each in result.interval)
     assert value == result.value
-    assert low is not None
-    assert high is not None
-    assert low <= result.value <= high  # type: ignore[operator]
+    assert 0 <= low <= value <= high <= 1
+    assert high > 0
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -257,6 +257,13 @@ def test_a_comparison_is_part_of_it(made: Path, task: Task) -> None:
         alone.including(samples=()).compare(second)
 
 
+def test_evaluations_of_two_tasks_are_not_compared(made: Path) -> None:
+    results = [evaluate(made / f"{task}.safetensors", made / task) for task in TASKS]
+    for first, second in ((0, 1), (1, 2), (2, 0)):
+        with pytest.raises(UsageError, match="are for two tasks: compare models of one task"):
+            results[first].compare(results[second])
+
+
 def test_a_copy_keeps_what_was_computed(made: Path) -> None:
     result = evaluate(made / "detection.safetensors", made / "detection")
     assert isinstance(result, DetectionEvaluation)
@@ -314,6 +321,14 @@ def test_the_page_is_written(made: Path, tmp_path: Path, task: Task) -> None:
         result.write_page(tmp_path / "nowhere" / "page.html")
 
 
+@pytest.mark.parametrize("option", ["html", "calibrate"])
+def test_a_place_that_is_not_there_is_told_before_the_work(made: Path, tmp_path: Path, option: str) -> None:
+    where: Any = {option: tmp_path / "nowhere" / "file.safetensors"}
+    model, data = made / "classification.safetensors", made / "classification"
+    with pytest.raises(OutputError, match=r"file\.safetensors \(there is no such folder\): choose another place"):
+        evaluate(model, data, progress=lambda **_: pytest.fail("it began to measure"), **where)
+
+
 def test_explained_images_are_on_the_page(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     model, data = made / "classification.safetensors", made / "classification"
@@ -329,7 +344,7 @@ def test_explained_images_are_on_the_page(made: Path, tmp_path: Path) -> None:
 
 
 def test_explaining_needs_pytorch(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"--explain needs PyTorch.*fusiform\[torch\]"):
         evaluate(made / "classification.safetensors", made / "classification", explain=[1])
 

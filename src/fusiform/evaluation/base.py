@@ -91,8 +91,8 @@ class Evaluation(ABC):
         """The figures of the report in the words of people; shares in percent."""
 
     @abstractmethod
-    def compare(self, other: Any) -> ClassificationComparison | Comparison:
-        """The two models on the images that both were shown; UsageError where there are none."""
+    def compare(self, other: Evaluation) -> ClassificationComparison | Comparison:
+        """The two models, of one task, on the images that both were shown; UsageError where there are none."""
 
     @abstractmethod
     def _details(self) -> dict[str, Any]:
@@ -164,6 +164,12 @@ class Evaluation(ABC):
     def write_page(self, path: str | os.PathLike[str]) -> None:
         """Write the page as one HTML file that needs no other; OutputError where it cannot be written."""
         self.page().write(path)
+
+    def _same_task(self: E, other: Evaluation) -> E:
+        """The other evaluation, if it is one of this kind; else UsageError."""
+        if not isinstance(other, type(self)):
+            raise UsageError(f"{self.title} and {other.title} are for two tasks: compare models of one task")
+        return other
 
     def _common(self, other: Evaluation) -> list[tuple[int, int]]:
         """The places of the images that this evaluation and another one share; UsageError where there are none."""
@@ -244,7 +250,8 @@ class AnnotationEvaluation(Evaluation):
         """The files: two models of other classes do not read the same labels."""
         return [sample.file for sample in self.samples]
 
-    def compare(self, other: AnnotationEvaluation) -> Comparison:
+    def compare(self, other: Evaluation) -> Comparison:
+        other = self._same_task(other)
         pairs = self._common(other)
         count = len(self.samples), len(other.samples)
         compared = bootstrap.compare(self.names, self.figure, other.figure, pairs=pairs, pictures=count)

@@ -235,8 +235,9 @@ class ClassificationEvaluation(Evaluation):
         order: list[int] = wrong[np.argsort(-self.confidence[wrong], kind="stable")].tolist()
         return order
 
-    def compare(self, other: ClassificationEvaluation) -> ClassificationComparison:
+    def compare(self, other: Evaluation) -> ClassificationComparison:
         """See ``Evaluation.compare``; by McNemar's test."""
+        other = self._same_task(other)
         pairs = self._common(other)
         one, two = (e.right[[pair[k] for pair in pairs]] for k, e in enumerate((self, other)))
         both, only_one, only_two = (int(x.sum()) for x in (one & two, one & ~two, ~one & two))

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
 from fusiform.engines import EngineName
-from fusiform.errors import UsageError
+from fusiform.errors import OutputError, UsageError
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
-from fusiform.evaluation.base import Evaluation
-from fusiform.evaluation.calibration import Calibration
 from fusiform.evaluation.classification import ClassificationEvaluation
-from fusiform.evaluation.comparison import ClassificationComparison
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import Task
-from fusiform.tasks.bootstrap import Comparison
 from fusiform.tasks.detection import SCORE_THRESHOLD
 from fusiform.zoo.model import Model, open_model
 
@@ -79,7 +76,8 @@ def evaluate(
     Raises:
         UsageError: For arguments that do not go with the model's task, data that do not fit the model, a split that is
             not there, or no image that can be read.
-        WeightsError, SpecError: For a model that cannot be used, or answers with values that are not finite.
+        WeightsError: For a model that cannot be used, or answers with values that are not finite.
+        SpecError: For a model that does not say how to use it.
         MissingExtraError: For a runtime that is not installed, or COCO's evaluator where a detector needs it.
         OutputError: For a file that cannot be written.
 
@@ -94,6 +92,8 @@ def evaluate(
     _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale)
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
+    for path in (html, calibrate):
+        _check_folder(path)
     if calibrate is not None:
         calibration.check_calibration(opened, calibrate)
     network = explanation.open_network(opened) if explain else None
@@ -101,10 +101,13 @@ def evaluate(
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
     result, *others = [_measure(*each, known, how) for each, known in _read(models, data)]
     if others:
-        result = result.including(comparison=_compare(result, others[0]))
+        result = result.including(comparison=result.compare(others[0]))
     if isinstance(result, ClassificationEvaluation):
         if calibrate is not None:
-            result = result.including(calibration=_calibrate(opened, result, calibrate))
+            fitted = calibration.calibrate(
+                opened, result.logits, result.truth, calibrate, source=result.source, split=result.split
+            )
+            result = result.including(calibration=fitted)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             result = result.including(explained=tuple(explanation.explain(result, network, samples)))
@@ -151,6 +154,12 @@ def _check_task(
     for other, called in models[1:]:
         if other.spec.task != opened.spec.task:
             raise UsageError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
+
+
+def _check_folder(path: str | os.PathLike[str] | None) -> None:
+    """OutputError for a file that is to be written where there is no folder."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"cannot write {path} (there is no such folder): choose another place")
 
 
 def _read(
@@ -205,11 +214,3 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
         batch=how.batch,
         progress=how.progress,
     )
-
-
-def _calibrate(model: Model, result: ClassificationEvaluation, out: str | os.PathLike[str]) -> Calibration:
-    return calibration.calibrate(model, result.logits, result.truth, out, source=result.source, split=result.split)
-
-
-def _compare(first: Evaluation, second: Evaluation) -> ClassificationComparison | Comparison:
-    return first.compare(second)
