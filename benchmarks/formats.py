@@ -73,13 +73,13 @@ def measure(
     model: Path, out: Path, *, calibrate: Path | None, photographs: Path, seconds: float
 ) -> list[dict[str, Cell]]:
     """A row for each file of one network; the first is PyTorch with the weights as they were."""
-    from fusiform.evaluation.classification import evaluate, report
+    from fusiform.evaluation.job import evaluate
     from fusiform.zoo.model import open_model
 
     files = exported.export_all(model, out, calibrate_on=calibrate, data=photographs)
     opened = open_model(model)
     about: dict[str, Cell] = {"network": opened.spec.name, "classes": opened.spec.num_classes}
-    float_figures = report(evaluate(model, photographs, engine="torch")).figures
+    float_figures = evaluate(model, photographs, engine="torch").report().figures
     rows: list[dict[str, Cell]] = [
         {**about, "target": "PyTorch eager", "precision": "float32", "bytes": opened.path.stat().st_size}
         | accuracy(float_figures)
@@ -92,7 +92,7 @@ def measure(
         if found["passed"]:
             row |= {"bytes": found["bytes"], **{key: found[key] for key in told if key in found}}
         if exported.runs_here(found):
-            row |= accuracy(report(evaluate(found["file"], photographs)).figures)
+            row |= accuracy(evaluate(found["file"], photographs).report().figures)
         rows.append(row)
     exported.measure_times(model, files, rows, data=None, seconds=seconds)
     return rows

@@ -86,15 +86,11 @@ def measure(run: Path, out: Path, data: Path, *, seconds: float) -> list[dict[st
 
 def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
     """mAP@0.5 and mAP, or mIoU, with its interval."""
-    from fusiform.evaluation import detection, segmentation
-    from fusiform.zoo.model import open_model
+    from fusiform.evaluation.job import evaluate
 
-    task = open_model(file).spec.task
-    if task == "detection":
-        figures = detection.report(detection.evaluate(file, data, split="val", engine=engine)).figures
-    else:
-        figures = segmentation.report(segmentation.evaluate(file, data, split="val", engine=engine)).figures
-    main, other = FIGURES[task]
+    result = evaluate(file, data, split="val", engine=engine)
+    figures = result.report().figures
+    main, other = FIGURES[result.spec.task]
     return {name: figures[name] for name in ("pictures", main, f"{main}_low", f"{main}_high", other)}
 
 

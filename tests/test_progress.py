@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
+from types import ModuleType
 
 import pytest
 
 from fusiform import progress
-from fusiform.progress import silent, track
+from fusiform.progress import silent, track, tracker
 
 
 class Terminal(io.StringIO):
@@ -107,3 +109,28 @@ def test_standard_error_is_the_default_and_silence_is_silent(capsys: pytest.Capt
         bar.advance()
     out, err = capsys.readouterr()
     assert (out, err[:5]) == ("", "loud:")
+
+
+def test_a_caller_chooses_whether_it_is_shown() -> None:
+    assert tracker(True) is track
+    assert tracker(False) is silent
+    assert tracker(silent) is silent
+
+
+@pytest.mark.parametrize(
+    ("stream", "loaded", "shown"),
+    [
+        (Terminal(), (), True),
+        (io.StringIO(), (), False),
+        (io.StringIO(), ("ipykernel.zmqshell",), True),
+        (None, (), False),
+    ],
+)
+def test_by_default_it_is_shown_where_someone_watches(
+    stream: io.StringIO | None, loaded: tuple[str, ...], shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel.zmqshell", raising=False)
+    for name in loaded:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert tracker(None) is (track if shown else silent)

@@ -56,7 +56,8 @@ def tracker(progress: bool | Tracker | None) -> Tracker:
     None is True where somebody looks on: standard error is a terminal, or the code runs in a notebook.
     """
     if progress is None:
-        progress = in_notebook() or sys.stderr.isatty()
+        # Of a program without a console, standard error is None.
+        progress = in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     if isinstance(progress, bool):
         return track if progress else silent
     return progress

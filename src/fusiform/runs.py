@@ -15,7 +15,7 @@ from fusiform.spec import Task
 from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
-    from fusiform.evaluation.job import Evaluation
+    from fusiform.evaluation.job import AnyEvaluation
     from fusiform.exporting.targets.base import Precision
     from fusiform.prediction.answer import Predictions
     from fusiform.prediction.sources import Source
@@ -80,7 +80,7 @@ class Run(os.PathLike[str]):
 
         return predict(sources, self, **options)
 
-    def evaluate(self, data: str | os.PathLike[str] | None = None, **options: Any) -> Evaluation:
+    def evaluate(self, data: str | os.PathLike[str] | None = None, **options: Any) -> AnyEvaluation:
         """``fusiform.evaluate`` with this run's model; None is the data that it was trained on, its own splits."""
         from fusiform.evaluation.job import evaluate
         from fusiform.training.run_folder import read_settings

@@ -31,11 +31,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_accuracy_on_data(folder: Path, pictures: Path) -> None:
-    from fusiform.evaluation.classification import evaluate
+    from fusiform.evaluation.job import evaluate
 
     model = folder / "lite.tflite"
     report = benchmark([model], threads=(1, 2), seconds=0.02, data=pictures)
-    expected = 100 * evaluate(model, pictures).right.mean()
+    expected = 100 * evaluate(model, pictures).value
     assert [row["top1"] for row in report.rows] == [pytest.approx(expected, abs=1e-3)] * 2
     assert {row["measured_on"] for row in report.rows} == {"6 pictures of data (all)"}
 
@@ -63,17 +63,16 @@ def test_accuracy_from_the_description_is_on_the_same_pictures_if_it_can_be(
 
 
 def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -> None:
-    from fusiform.evaluation import detection as evaluate_boxes
-    from fusiform.evaluation import segmentation as evaluate_masks
+    from fusiform.evaluation.job import evaluate
 
     pytest.importorskip("faster_coco_eval")
     report = benchmark(list(tasks.values()), seconds=0.02, data=voc)
     assert [row["error"] for row in report.rows] == [None, None]
     detector, segmenter = report.rows
-    boxes = evaluate_boxes.evaluate(tasks["detection"], voc)
+    boxes = evaluate(tasks["detection"], voc)
     assert detector["map"] == pytest.approx(100 * boxes.scores.ap, abs=1e-3)
     # A mask of background and one of foxes, and what the network makes of them.
-    confusion = evaluate_masks.evaluate(tasks["segmentation"], voc).confusion
+    confusion = evaluate(tasks["segmentation"], voc).confusion
     ious = [
         confusion[k, k] / union
         for k in range(3)

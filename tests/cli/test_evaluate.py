@@ -18,7 +18,7 @@ from fusiform import engines
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.model import open_model
+from fusiform.zoo.model import Model, open_model
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=Preprocess(resize=32, crop=32))
@@ -27,9 +27,9 @@ SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=
 class ColorEngine:
     """Right about the brightest channel, twice as sure in the model ``sharp``, which takes red for green."""
 
-    def __init__(self, model: str, **_: object) -> None:
+    def __init__(self, model: Model, **_: object) -> None:
         self.spec = SPEC
-        self.sharp = Path(model).name.startswith("sharp")
+        self.sharp = model.path.name.startswith("sharp")
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         logits = batch.mean(axis=(1, 2), dtype=np.float32) / 50

@@ -379,6 +379,5 @@ def test_nobody_else_reads_a_layout() -> None:
     modules = {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")}
     assert readers_in(modules["data/open.py"]) == {"read_dataset", "read_coco", "read_voc", "coco_files"}
     found = {name: readers for name, text in modules.items() if (readers := readers_in(text))}
-    # evaluation still has a door of its own.
-    outside = {name for name in found if not name.startswith(("data/", "evaluation/"))} - {"cli/evaluate.py"}
+    outside = {name for name in found if not name.startswith("data/")}
     assert outside == set()

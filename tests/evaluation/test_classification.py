@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,9 @@ from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample
 from fusiform.errors import UsageError, WeightsError
 from fusiform.evaluation.calibration import calibrate, check_calibration
-from fusiform.evaluation.classification import (
-    Evaluation,
-    answers,
-    compare,
-    evaluate,
-    mistakes,
-    most_confused,
-    report,
-    to_json,
-)
-from fusiform.evaluation.classification_page import examples, explain, open_network, overlay, write_page
+from fusiform.evaluation.classification import ClassificationEvaluation, answers
+from fusiform.evaluation.explanation import examples, explain, open_network, overlay
+from fusiform.evaluation.job import evaluate
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
@@ -89,7 +80,7 @@ def probability(color: str, k: int) -> float:
 
 
 def test_figures_by_hand(model: Path, data: DataSet) -> None:
-    made = report(evaluate(model, data))
+    made = evaluate(model, data).report()
     figures = made.figures
     expected = {"split": "val", "pictures": 4, "skipped": 0, "classes": 3, "model_classes": 4, "top1": 0.5, "top5": 1.0}
     assert {name: figures[name] for name in expected} == expected
@@ -112,17 +103,17 @@ def test_figures_by_hand(model: Path, data: DataSet) -> None:
 
 def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
     result = evaluate(model, data)
-    content = json.loads(to_json(result))
+    content = result.to_dict()
     assert content["confusion"] == {
         "columns": ["blue", "green", "red", "other"],
         "counts": [[0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
     }
-    assert most_confused(result) == [
+    assert result.most_confused() == [
         {"true": "blue", "predicted": "green", "pictures": 1, "share": 0.5},
         {"true": "blue", "predicted": "grey", "pictures": 1, "share": 0.5},
     ]
-    assert content["most_confused"] == most_confused(result)
-    first, second = mistakes(result)
+    assert content["most_confused"] == result.most_confused()
+    first, second = result.mistakes()
     assert (first["predicted"], second["predicted"]) == ("green", "grey")  # the more confident mistake first
     assert first["confidence"] == pytest.approx(probability("blue", 1), rel=1e-5)
     assert first["probability"] == pytest.approx(probability("blue", 2), rel=1e-5)
@@ -177,7 +168,7 @@ def test_unreadable_pictures_are_listed_and_not_counted(model: Path, tmp_path: P
     result = evaluate(model, DataSet(tmp_path, ("red",), {"all": tuple(samples)}), threads=threads, batch=batch)
     assert len(result.samples) == len(result.truth) == len(result.logits) == 22
     assert len(result.skipped) == 2
-    assert report(result).figures["top1"] == pytest.approx(5 / 22, abs=1e-6)
+    assert result.report().figures["top1"] == pytest.approx(5 / 22, abs=1e-6)
 
 
 def test_no_readable_picture_is_an_error(model: Path, tmp_path: Path) -> None:
@@ -245,21 +236,35 @@ def test_probabilities_are_measured_as_they_are(
     assert result.confidence == pytest.approx([1, 1, 0.8, 0.5])
     assert result.right.tolist() == [True, False, True, True]
     with pytest.raises(UsageError, match="ends in a softmax"):
-        check_calibration(path, tmp_path / "out.tflite")
+        check_calibration(open_model(path), tmp_path / "out.tflite")
+
+
+def make(
+    name: str, spec: ModelSpec, outputs: tuple[int, ...], samples: tuple[Sample, ...], truth: Any, logits: Any
+) -> ClassificationEvaluation:
+    return ClassificationEvaluation(
+        model=name,
+        spec=spec,
+        engine="litert",
+        source="data",
+        split="all",
+        outputs=outputs,
+        samples=samples,
+        truth=truth,
+        logits=logits,
+    )
 
 
 def test_equal_names_are_told_apart() -> None:
     spec = SPEC.replace(labels=("crane", "owl", "crane", "wren"), label_ids=("n1", "n2", "n3", "n4"))
     empty = np.zeros((0, 4), np.float32)
-    result = Evaluation("m", spec, "litert", "d", "all", (0, 2), (), np.zeros(0, np.int64), empty)
+    result = make("m", spec, (0, 2), (), np.zeros(0, np.int64), empty)
     assert result.names == ("crane (n1)", "owl", "crane (n3)", "wren")
 
 
-def with_logits(name: str, logits: Any, truth: list[int], folder: Path) -> Evaluation:
+def with_logits(name: str, logits: Any, truth: list[int], folder: Path) -> ClassificationEvaluation:
     samples = tuple(Sample(folder / f"{k}.png", 0) for k in range(len(truth)))
-    return Evaluation(
-        name, SPEC, "litert", "data", "all", (0, 1, 2, 3), samples, np.array(truth), np.asarray(logits, np.float32)
-    )
+    return make(name, SPEC, (0, 1, 2, 3), samples, np.array(truth), np.asarray(logits, np.float32))
 
 
 def test_comparison_by_hand(tmp_path: Path) -> None:
@@ -267,25 +272,25 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
     # Both right 3, only the first 9, only the second 1, neither 2.
     first = with_logits("first", [right] * 12 + [wrong] * 3, [0] * 15, tmp_path)
     second = with_logits("second", [right] * 3 + [wrong] * 9 + [right] + [wrong] * 2, [0] * 15, tmp_path)
-    found = compare(first, second)
+    found = first.compare(second)
     assert (found.both, found.only_model, found.only_other, found.neither) == (3, 9, 1, 2)
     assert (found.top1, found.other_top1) == pytest.approx((12 / 15, 4 / 15))
     assert found.p == pytest.approx(2 * (1 + 10) / 2**10)
     assert found.difference.value == pytest.approx(8 / 15)
     assert found.sentence.startswith("first is right more often, by 53.3 percentage points")
     assert found.sentence.endswith("the difference is real (p = 0.021)")
-    turned = compare(second, first)
+    turned = second.compare(first)
     assert turned.sentence == found.sentence
-    assert "cannot be told from chance (p = 1)" in compare(first, first).sentence
+    assert "cannot be told from chance (p = 1)" in first.compare(first).sentence
 
 
 def test_models_without_common_pictures_cannot_be_compared(tmp_path: Path) -> None:
     first = with_logits("first", [[1, 0, 0, 0]], [0], tmp_path / "a")
     with pytest.raises(UsageError, match="no picture in common"):
-        compare(first, with_logits("second", [[1, 0, 0, 0]], [0], tmp_path / "b"))
+        first.compare(with_logits("second", [[1, 0, 0, 0]], [0], tmp_path / "b"))
 
 
-def overconfident(model: Path, folder: Path) -> Evaluation:
+def overconfident(model: Path, folder: Path) -> ClassificationEvaluation:
     """Always the same margin of 4, right for three quarters in both halves: the temperature is 4 / ln(3 * 3)."""
     logits = [[4.0, 0, -99, -99]] * 80
     truth = [1 if k % 8 in (0, 1) else 0 for k in range(80)]
@@ -297,7 +302,7 @@ def overconfident(model: Path, folder: Path) -> Evaluation:
 def test_calibration_writes_a_copy_with_the_temperature(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibrated.tflite"
     result = overconfident(model, tmp_path)
-    found = calibrate(result, out)
+    found = calibrate(open_model(model), result.logits, result.truth, out, source="data", split="all")
     assert found.temperature == pytest.approx(4 / np.log(3), rel=1e-6)
     assert found.ece_before == pytest.approx(result.confidence[0] - 0.75)
     assert found.ece_after == pytest.approx(0, abs=1e-6)
@@ -312,9 +317,9 @@ def test_calibration_that_cannot_be_is_refused_and_writes_nothing(model: Path, t
     out = tmp_path / "calibrated.tflite"
     perfect = with_logits(str(model), [[1.0, 0, 0, 0]] * 9, [0] * 9, tmp_path)
     with pytest.raises(UsageError, match="no temperature fits 9 pictures of which 9 are named right"):
-        calibrate(perfect, out)
+        calibrate(open_model(model), perfect.logits, perfect.truth, out, source="data", split="all")
     with pytest.raises(UsageError, match=r"end its name in \.tflite"):
-        check_calibration(model, tmp_path / "calibrated.onnx")
+        check_calibration(open_model(model), tmp_path / "calibrated.onnx")
     assert not out.exists()
 
 
@@ -322,7 +327,8 @@ def test_page_shows_it_all_and_escapes_names(model: Path, data: DataSet, tmp_pat
     sneaky = sample(tmp_path, "blue", 1, "<b>bold")
     result = evaluate(model, DataSet(tmp_path, data.classes, {"val": (*data.splits["val"], sneaky)}, ("a <note>",)))
     path = tmp_path / "page.html"
-    write_page(result, path, comparison=compare(result, result), explained=[(Image.new("RGB", (8, 8)), "looks")])
+    explained = ((Image.new("RGB", (8, 8)), "looks"),)
+    result.including(comparison=result.compare(result), explained=explained).write_page(path)
     text = path.read_text(encoding="utf-8")
     assert "&lt;b&gt;bold.png" in text
     assert "<b>" not in text
@@ -341,8 +347,8 @@ def test_page_of_many_classes_has_no_matrix(model: Path, tmp_path: Path) -> None
     spec = SPEC.replace(labels=tuple(f"c{k}" for k in range(60)))
     samples = (sample(tmp_path, "red", 0), sample(tmp_path, "blue", 1))
     logits = np.zeros((2, 60), np.float32)
-    result = Evaluation("m", spec, "litert", "d", "all", tuple(range(60)), samples, np.array([0, 1]), logits)
-    write_page(result, tmp_path / "page.html")
+    result = make("m", spec, tuple(range(60)), samples, np.array([0, 1]), logits)
+    result.write_page(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 1
     assert "<td>c1</td><td>c0</td>" in text
@@ -365,7 +371,7 @@ def test_overlay_is_the_picture_where_nothing_is_hot() -> None:
 
 
 def test_explained_pictures(model: Path, data: DataSet, tmp_path: Path) -> None:
-    network = open_network(model)
+    network = open_network(open_model(model))
     result = evaluate(model, data)
     stranger = sample(tmp_path, "red", 0, "stranger")
     shown = explain(result, network, [data.splits["val"][0], data.splits["val"][3], stranger])
@@ -383,6 +389,6 @@ def test_explained_pictures(model: Path, data: DataSet, tmp_path: Path) -> None:
 )
 def test_bundled_models_on_real_photographs(shared_data: Path, model_name: str, top1: float, top5: float) -> None:
     # The int8 networks differ by a picture or two from one processor to another.
-    figures = report(evaluate(model_name, shared_data / "imagenet_val")).figures
+    figures = evaluate(model_name, shared_data / "imagenet_val").report().figures
     assert figures["pictures"] == 500
     assert (figures["top1"], figures["top5"]) == pytest.approx((top1, top5), abs=0.007)

@@ -17,16 +17,15 @@ from PIL import Image
 
 from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
-from fusiform.data.open import read_boxes, read_masks
+from fusiform.data.open import open_dataset
 from fusiform.data.preprocess import placement
 from fusiform.drawing.curves import precision_recall_diagram
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
-from fusiform.evaluation import detection as evaluate_boxes
-from fusiform.evaluation import segmentation as evaluate_masks
-from fusiform.evaluation.annotation_page import percentages, write_page
-from fusiform.evaluation.compare import compare, comparison_figures
-from fusiform.evaluation.detection import BoxEvaluation, box_figures
-from fusiform.evaluation.segmentation import MaskEvaluation, mask_figures, outline, outline_again
+from fusiform.evaluation import detection as detection_module
+from fusiform.evaluation.comparison import comparison_figures
+from fusiform.evaluation.detection import DetectionEvaluation, box_figures
+from fusiform.evaluation.job import evaluate
+from fusiform.evaluation.segmentation import SegmentationEvaluation, mask_figures, outline, outline_again, percentages
 from fusiform.graph.build import build_graph
 from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
@@ -172,15 +171,17 @@ def detector_answers(
 
 
 @pytest.fixture
-def boxes(tmp_path: Path, answer: Any) -> BoxEvaluation:
+def boxes(tmp_path: Path, answer: Any) -> DetectionEvaluation:
     pytest.importorskip("faster_coco_eval")
     random = np.random.default_rng(1)
     data, truth = coco_folder(tmp_path / "coco", random)
     answer(DETECTOR, detector_answers(truth, random, noise=0.03))
-    return evaluate_boxes.evaluate(write_model(tmp_path / "near.tflite", DETECTOR), data, threads=2)
+    result = evaluate(write_model(tmp_path / "near.tflite", DETECTOR), data, threads=2)
+    assert isinstance(result, DetectionEvaluation)
+    return result
 
 
-def test_figures_are_pycocotools_own(boxes: BoxEvaluation) -> None:
+def test_figures_are_pycocotools_own(boxes: DetectionEvaluation) -> None:
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -202,7 +203,7 @@ def test_figures_are_pycocotools_own(boxes: BoxEvaluation) -> None:
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    made = evaluate_boxes.report(boxes)
+    made = boxes.report()
     names = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
     found = [made.figures[name] for name in names]
     assert found == pytest.approx([None if v < 0 else v for v in judge.stats[:6].tolist()], abs=1e-5)
@@ -217,17 +218,17 @@ def test_figures_are_pycocotools_own(boxes: BoxEvaluation) -> None:
     assert values.tolist() == pytest.approx(found[:2], abs=1e-5)
 
 
-def test_intervals_hold_the_figures(boxes: BoxEvaluation) -> None:
-    figures = evaluate_boxes.report(boxes).figures
+def test_intervals_hold_the_figures(boxes: DetectionEvaluation) -> None:
+    figures = boxes.report().figures
     for name in ("map", "map50"):
         low, value, high = (float(figures[key] or 0) for key in (f"{name}_low", name, f"{name}_high"))
         assert 0 <= low < value < high <= 1
     assert figures["resamples"] == 1000
-    again = evaluate_boxes.report(boxes).figures
+    again = boxes.report().figures
     assert dict(again) == dict(figures)
 
 
-def test_counts_at_the_score(boxes: BoxEvaluation) -> None:
+def test_counts_at_the_score(boxes: DetectionEvaluation) -> None:
     """Of the objects that are no crowd, those that a box scored above 0.3 shares half with; by plain counting."""
     objects = found = shown = 0
     for trues, detections in zip(boxes.truth, boxes.found, strict=True):
@@ -243,13 +244,13 @@ def test_counts_at_the_score(boxes: BoxEvaluation) -> None:
             shown += bool(free) or not in_crowd
         objects += sum(not true.crowd for true in trues)
         found += len(taken)
-    figures = evaluate_boxes.report(boxes).figures
+    figures = boxes.report().figures
     assert (figures["objects"], figures["found"], figures["wrong"]) == (objects, found, shown - found)
     assert figures["precision"] == pytest.approx(found / shown, abs=1e-6)
     assert figures["recall"] == pytest.approx(found / objects, abs=1e-6)
     assert 0 < found < objects
     assert found < shown
-    pictures = evaluate_boxes.pictures(boxes)
+    pictures = boxes.pictures()
     assert sum(int(row["wrong"] or 0) for row in pictures) == shown - found
     f1 = [2 * int(row["found"]) / (2 * int(row["found"]) + int(row["missed"]) + int(row["wrong"])) for row in pictures]  # type: ignore[arg-type]
     assert f1 == sorted(f1)
@@ -265,44 +266,44 @@ def plain_iou(box: Any, true: BoxLabel, *, crowd: bool = False) -> float:
     return float(width * height / (first if crowd else first + second - width * height))
 
 
-def test_the_score_and_batches_do_not_change_the_precision(boxes: BoxEvaluation) -> None:
-    again = evaluate_boxes.evaluate(boxes.model, boxes.source, score=0.9, batch=4, threads=1, engine="litert")
-    first, second = evaluate_boxes.report(boxes).figures, evaluate_boxes.report(again).figures
+def test_the_score_and_batches_do_not_change_the_precision(boxes: DetectionEvaluation) -> None:
+    again = evaluate(boxes.model, boxes.source, score=0.9, batch=4, threads=1, engine="litert")
+    first, second = boxes.report().figures, again.report().figures
     assert second["map"] == first["map"]
     assert int(second["found"] or 0) < int(first["found"] or 0)
 
 
-def test_training_is_told_the_same(boxes: BoxEvaluation, tmp_path: Path) -> None:
+def test_training_is_told_the_same(boxes: DetectionEvaluation, tmp_path: Path) -> None:
     model = open_model(boxes.model)
     in_memory = Model(Path("in training"), "tflite", model.spec, model.data)
-    figures = evaluate_boxes.report(boxes).figures
-    found = box_figures(in_memory, boxes.samples, batch=3)
+    figures = boxes.report().figures
+    found = box_figures(in_memory, boxes.samples, threads=2)
     assert found == {
-        "val_map": pytest.approx(figures["map"], abs=1e-5),
-        "val_map50": pytest.approx(figures["map50"], abs=1e-5),
+        "map": pytest.approx(figures["map"], abs=1e-5),
+        "map50": pytest.approx(figures["map50"], abs=1e-5),
         "pictures": PICTURES,
     }
     (tmp_path / "cut.png").write_bytes(boxes.samples[0].file.read_bytes()[:60])
     unread = AnnotatedSample(tmp_path / "cut.png", ())
     assert box_figures(in_memory, [unread, *boxes.samples]) == found
-    assert box_figures(in_memory, [unread]) == {"val_map": 0, "val_map50": 0, "pictures": 0}
+    assert box_figures(in_memory, [unread]) == {"map": 0, "map50": 0, "pictures": 0}
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_goes_on(boxes: BoxEvaluation) -> None:
+def test_what_cannot_be_read_is_told_and_the_rest_goes_on(boxes: DetectionEvaluation) -> None:
     folder = Path(boxes.source)
     (folder / "val2017" / "1.png").write_bytes(b"no picture")
     Image.new("RGB", (10, 10)).save(folder / "val2017" / "2.png")
-    result = evaluate_boxes.evaluate(boxes.model, folder)
+    result = evaluate(boxes.model, folder)
     assert len(result.samples) == PICTURES - 2
     assert ["1.png" in result.skipped[0], "annotations are for 50 x 102" in result.skipped[1]] == [True, True]
-    assert evaluate_boxes.report(result).figures["skipped"] == 2
+    assert result.report().figures["skipped"] == 2
     for k in range(PICTURES):
         (folder / "val2017" / f"{k}.png").write_bytes(b"no picture")
     with pytest.raises(UsageError, match="none of the 6 pictures of val could be read"):
-        evaluate_boxes.evaluate(boxes.model, folder)
+        evaluate(boxes.model, folder)
 
 
-def test_the_better_detector_is_named(boxes: BoxEvaluation, tmp_path: Path, answer: Any) -> None:
+def test_the_better_detector_is_named(boxes: DetectionEvaluation, tmp_path: Path, answer: Any) -> None:
     truth = [
         (
             np.array([(b.left, b.top, b.right, b.bottom) for b in trues]) / (*size_of(k), *size_of(k)),
@@ -311,26 +312,26 @@ def test_the_better_detector_is_named(boxes: BoxEvaluation, tmp_path: Path, answ
         for k, trues in enumerate(boxes.truth)
     ]
     answer(DETECTOR, detector_answers(truth, np.random.default_rng(2), noise=0.3), "far")  # type: ignore[arg-type]
-    far = evaluate_boxes.evaluate(write_model(tmp_path / "far.tflite", DETECTOR), boxes.source)
-    comparison = compare(far, boxes)
+    far = evaluate(write_model(tmp_path / "far.tflite", DETECTOR), boxes.source)
+    comparison = far.compare(boxes)
     figures = comparison_figures(comparison)
     assert figures["pictures"] == PICTURES
     assert figures["map_difference"] == pytest.approx(figures["map"] - figures["other_map"], abs=1e-5)  # type: ignore[operator]
     assert figures["map_excludes_zero"] is True
     assert float(figures["map_difference_high"] or 0) < 0
     assert "near.tflite has the higher mAP 0.50:0.95" in comparison.sentence
-    same = comparison_figures(compare(boxes, boxes))
+    same = comparison_figures(boxes.compare(boxes))
     assert (same["map_difference_low"], same["map_difference_high"], same["map_excludes_zero"]) == (0, 0, False)
     # On the pictures that both were shown.
-    some = evaluate_boxes.evaluate(
+    some = evaluate(
         boxes.model, AnnotatedSet(Path(boxes.source), "detection", DETECTOR.labels, {"val": boxes.samples[3:]})
     )
-    assert comparison_figures(compare(some, boxes))["map_difference"] == 0
-    none = evaluate_boxes.evaluate(
+    assert comparison_figures(some.compare(boxes))["map_difference"] == 0
+    none = evaluate(
         boxes.model, AnnotatedSet(Path(boxes.source), "detection", DETECTOR.labels, {"val": boxes.samples[:3]})
     )
     with pytest.raises(UsageError, match="no picture in common"):
-        compare(some, none)
+        some.compare(none)
 
 
 def test_pictures_without_objects_and_boxes_that_reach_out(tmp_path: Path, answer: Any) -> None:
@@ -353,33 +354,33 @@ def test_pictures_without_objects_and_boxes_that_reach_out(tmp_path: Path, answe
     )
     data = AnnotatedSet(tmp_path, "detection", DETECTOR.labels, {"all": samples})
     model = write_model(tmp_path / "model.tflite", DETECTOR)
-    result = evaluate_boxes.evaluate(model, data)
-    made = evaluate_boxes.report(result)
+    result = evaluate(model, data)
+    made = result.report()
     assert (made.figures["map"], made.figures["precision"], made.figures["objects"]) == (1, 1, 1)
-    assert evaluate_boxes.worst(result) == []
+    assert result.worst() == []
     assert result.truth[1] == (BoxLabel(0, width / 2, 0, width, height),)
-    empty = evaluate_boxes.evaluate(model, AnnotatedSet(tmp_path, "detection", DETECTOR.labels, {"all": samples[:1]}))
-    figures = evaluate_boxes.report(empty).figures
+    empty = evaluate(model, AnnotatedSet(tmp_path, "detection", DETECTOR.labels, {"all": samples[:1]}))
+    figures = empty.report().figures
     assert [figures[name] for name in ("map", "map_low", "map50", "map75", "precision", "recall")] == [None] * 6
-    json.loads(evaluate_boxes.to_json(empty))
-    write_page(empty, tmp_path / "page.html")
-    assert "none" in evaluate_boxes.headlines(evaluate_boxes.report(empty))["mAP 0.50:0.95"]
-    assert "cannot be compared" in compare(empty, empty).sentence
+    json.loads(empty.to_json())
+    empty.write_page(tmp_path / "page.html")
+    assert "none" in empty.headlines()["mAP 0.50:0.95"]
+    assert "cannot be compared" in empty.compare(empty).sentence
 
 
-def test_a_page_of_boxes(boxes: BoxEvaluation, tmp_path: Path) -> None:
-    write_page(boxes, tmp_path / "page.html", comparison=compare(boxes, boxes))
+def test_a_page_of_boxes(boxes: DetectionEvaluation, tmp_path: Path) -> None:
+    boxes.including(comparison=boxes.compare(boxes)).write_page(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     for heading in ("Comparison", "Precision and recall", "Classes", "Worst pictures"):
         assert f"<h2>{heading}</h2>" in text
-    shown = evaluate_boxes.worst(boxes)
+    shown = boxes.worst()
     assert text.count("data:image/jpeg") == 2 * len(shown)
     assert text.count("<polyline") == 2 + 3
 
 
-def test_json_of_boxes(boxes: BoxEvaluation) -> None:
-    content = json.loads(evaluate_boxes.to_json(boxes, comparison=compare(boxes, boxes)))
-    assert content["figures"]["map"] == evaluate_boxes.report(boxes).figures["map"]
+def test_json_of_boxes(boxes: DetectionEvaluation) -> None:
+    content = json.loads(boxes.including(comparison=boxes.compare(boxes)).to_json())
+    assert content["figures"]["map"] == boxes.report().figures["map"]
     assert [row["class"] for row in content["classes"]] == ["cat", "dog", "bird"]
     assert len(content["curves"]["0.50"]) == 101
     # The mean of the curve is the average precision.
@@ -388,17 +389,17 @@ def test_json_of_boxes(boxes: BoxEvaluation) -> None:
     assert content["compare"]["other"] == boxes.model
 
 
-def test_a_detector_that_answers_nan_is_told(boxes: BoxEvaluation, answer: Any) -> None:
+def test_a_detector_that_answers_nan_is_told(boxes: DetectionEvaluation, answer: Any) -> None:
     wrong = {
         "logits": np.full((len(prior_boxes(64)), 4), np.nan, np.float32),
         "codes": np.zeros((len(prior_boxes(64)), 4), np.float32),
     }
     answer(DETECTOR, [wrong] * PICTURES)
     with pytest.raises(WeightsError, match=r"near\.tflite: answers with values that are not finite"):
-        evaluate_boxes.evaluate(boxes.model, boxes.source)
+        evaluate(boxes.model, boxes.source)
 
 
-def test_what_a_detector_cannot_use_is_refused(boxes: BoxEvaluation, tmp_path: Path) -> None:
+def test_what_a_detector_cannot_use_is_refused(boxes: DetectionEvaluation, tmp_path: Path) -> None:
     (tmp_path / "classes" / "cat").mkdir(parents=True)
     voc = tmp_path / "voc"
     for name in ("JPEGImages", "SegmentationClass"):
@@ -410,30 +411,30 @@ def test_what_a_detector_cannot_use_is_refused(boxes: BoxEvaluation, tmp_path: P
     ]
     for path, message in cases:
         with pytest.raises(UsageError, match=message):
-            read_boxes(path, DETECTOR, model="near")
+            open_dataset(path, task="detection", spec=DETECTOR, model="near")
     segmenter = write_model(tmp_path / "segmenter.tflite", SEGMENTER)
-    with pytest.raises(UsageError, match=r"segmenter\.tflite: is for segmentation; boxes are for a detector"):
-        evaluate_boxes.evaluate(segmenter, boxes.source)
+    with pytest.raises(UsageError, match=r"no dataset with masks, and .*segmenter\.tflite is a segmenter"):
+        evaluate(segmenter, boxes.source)
     with pytest.raises(UsageError, match="no pictures for --split test; there are val"):
-        evaluate_boxes.evaluate(boxes.model, boxes.source, split="test")
+        evaluate(boxes.model, boxes.source, split="test")
     with pytest.raises(UsageError, match=r"score must be in \[0, 1\]"):
-        evaluate_boxes.evaluate(boxes.model, boxes.source, score=1.5)
+        evaluate(boxes.model, boxes.source, score=1.5)
     with pytest.raises(UsageError, match="was not read with the classes of"):
-        evaluate_boxes.evaluate(
-            boxes.model, AnnotatedSet(tmp_path, "detection", ("dog", "cat", "bird"), {"val": boxes.samples})
-        )
+        evaluate(boxes.model, AnnotatedSet(tmp_path, "detection", ("dog", "cat", "bird"), {"val": boxes.samples}))
     with pytest.raises(ValueError, match="its boxes were not read"):
         box_figures(open_model(boxes.model), [AnnotatedSample(boxes.samples[0].file)])
 
 
-def test_a_missing_evaluator_is_told_before_the_work(boxes: BoxEvaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_evaluator_is_told_before_the_work(
+    boxes: DetectionEvaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    monkeypatch.setattr(evaluate_boxes, "find_boxes", None)
+    monkeypatch.setattr(detection_module, "find_boxes", None)
     with pytest.raises(MissingExtraError, match=r"fusiform\[detection\]"):
-        evaluate_boxes.evaluate(boxes.model, boxes.source)
+        evaluate(boxes.model, boxes.source)
 
 
-def test_voc_boxes_are_read(boxes: BoxEvaluation, tmp_path: Path) -> None:
+def test_voc_boxes_are_read(boxes: DetectionEvaluation, tmp_path: Path) -> None:
     folder = tmp_path / "voc"
     (folder / "Annotations").mkdir(parents=True)
     write_pictures(folder / "JPEGImages")
@@ -446,9 +447,9 @@ def test_voc_boxes_are_read(boxes: BoxEvaluation, tmp_path: Path) -> None:
         )
         size = f"<size><width>{size_of(k)[0]}</width><height>{size_of(k)[1]}</height></size>"
         (folder / "Annotations" / f"{k}.xml").write_text(f"<annotation>{size}{objects}</annotation>", encoding="utf-8")
-    result = evaluate_boxes.evaluate(boxes.model, folder)
+    result = evaluate(boxes.model, folder)
     assert result.split == "all"
-    first, second = evaluate_boxes.report(boxes).figures, evaluate_boxes.report(result).figures
+    first, second = boxes.report().figures, result.report().figures
     for name in ("map", "map50", "objects", "found", "wrong"):
         assert second[name] == pytest.approx(first[name], abs=1e-5)
 
@@ -475,11 +476,13 @@ def segmenter_answers(random: np.random.Generator) -> list[dict[str, NDArray[np.
 
 
 @pytest.fixture
-def masks(tmp_path: Path, answer: Any) -> MaskEvaluation:
+def masks(tmp_path: Path, answer: Any) -> SegmentationEvaluation:
     random = np.random.default_rng(4)
     answer(SEGMENTER, segmenter_answers(random))
     data = voc_folder(tmp_path / "voc", random)
-    return evaluate_masks.evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, threads=2)
+    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, threads=2)
+    assert isinstance(result, SegmentationEvaluation)
+    return result
 
 
 def found_masks(folder: Path, seed: int = 4) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -504,10 +507,10 @@ def plain_figures(pairs: list[tuple[NDArray[Any], NDArray[Any]]], labels: list[i
     return sum(known) / len(known), sum(t == p for t, p in seen) / len(seen), ious
 
 
-def test_figures_are_what_counting_pixels_says(masks: MaskEvaluation) -> None:
+def test_figures_are_what_counting_pixels_says(masks: SegmentationEvaluation) -> None:
     pairs = list(found_masks(Path(masks.source)))
     miou, accuracy, ious = plain_figures(pairs, [0, 1, 2, 3])
-    made = evaluate_masks.report(masks)
+    made = masks.report()
     figures = made.figures
     assert figures["miou"] == pytest.approx(miou, abs=1e-6)
     assert figures["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-6)
@@ -524,7 +527,7 @@ def test_figures_are_what_counting_pixels_says(masks: MaskEvaluation) -> None:
         low, value, high = (float(figures[key] or 0) for key in (f"{name}_low", name, f"{name}_high"))
         assert 0 < low < value < high < 1
     # And each picture's own.
-    rows = {Path(str(row["path"])).stem: row for row in evaluate_masks.pictures(masks)}
+    rows = {Path(str(row["path"])).stem: row for row in masks.pictures()}
     for k, pair in enumerate(pairs):
         expected = plain_figures([pair], [0, 1, 2, 3])
         assert (rows[str(k)]["miou"], rows[str(k)]["pixel_accuracy"]) == pytest.approx(expected[:2], abs=1e-6)
@@ -536,62 +539,62 @@ def test_masks_are_bound_by_the_names_of_their_classes(tmp_path: Path, answer: A
     random = np.random.default_rng(4)
     answer(SEGMENTER, segmenter_answers(random))
     data = voc_folder(tmp_path / "voc", random, ("background", "dog", "cat"))
-    result = evaluate_masks.evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, batch=4)
+    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, batch=4)
     assert result.outputs == (0, 2, 1)
     miou, accuracy, ious = plain_figures(list(found_masks(data)), [0, 2, 1])
-    made = evaluate_masks.report(result)
+    made = result.report()
     assert made.figures["miou"] == pytest.approx(miou, abs=1e-6)
     assert made.figures["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert [row["class"] for row in made.rows] == ["background", "dog", "cat"]
     assert [row["iou"] for row in made.rows] == pytest.approx(ious, abs=1e-6)
-    columns, counts = evaluate_masks.confusion(result)
+    columns, counts = result.confusion_columns()
     assert columns == ["background", "dog", "cat", "other"]
     assert counts.sum() == made.figures["pixels"]
     assert counts[:, 3].sum() == sum(int(((f == 3) & (t != 255)).sum()) for t, f in found_masks(data))
     assert [row["precision"] for row in made.rows] == pytest.approx(
         [counts[k, k] / result.confusion[:, label].sum() for k, label in enumerate((0, 2, 1))], abs=1e-6
     )
-    headlines = evaluate_masks.headlines(made)
+    headlines = result.headlines()
     assert headlines["classes"] == "3; the model chooses among its 4"
 
 
-def test_training_is_told_the_same_of_masks(masks: MaskEvaluation) -> None:
+def test_training_is_told_the_same_of_masks(masks: SegmentationEvaluation) -> None:
     model = open_model(masks.model)
     in_memory = Model(Path("in training"), "tflite", model.spec, model.data)
-    figures = evaluate_masks.report(masks).figures
-    found = mask_figures(in_memory, masks.samples, batch=2)
+    figures = masks.report().figures
+    found = mask_figures(in_memory, masks.samples, threads=2)
     assert found == {
-        "val_miou": pytest.approx(figures["miou"], abs=1e-6),
-        "val_pixel_accuracy": pytest.approx(figures["pixel_accuracy"], abs=1e-6),
+        "miou": pytest.approx(figures["miou"], abs=1e-6),
+        "pixel_accuracy": pytest.approx(figures["pixel_accuracy"], abs=1e-6),
         "pictures": PICTURES,
     }
     no_mask = AnnotatedSample(masks.samples[0].file, mask_file=Path("nowhere.png"))
     assert mask_figures(in_memory, [*masks.samples, no_mask]) == found
-    assert mask_figures(in_memory, [no_mask]) == {"val_miou": 0, "val_pixel_accuracy": 0, "pictures": 0}
+    assert mask_figures(in_memory, [no_mask]) == {"miou": 0, "pixel_accuracy": 0, "pictures": 0}
     with pytest.raises(ValueError, match="its mask was not read"):
         mask_figures(in_memory, [AnnotatedSample(masks.samples[0].file)])
 
 
-def test_masks_that_do_not_fit_are_told_and_the_rest_goes_on(masks: MaskEvaluation) -> None:
+def test_masks_that_do_not_fit_are_told_and_the_rest_goes_on(masks: SegmentationEvaluation) -> None:
     folder = Path(masks.source)
     Image.new("L", (3, 3)).save(folder / "SegmentationClass" / "0.png")
     Image.new("L", size_of(1), 9).save(folder / "SegmentationClass" / "1.png")
     (folder / "JPEGImages" / "2.png").write_bytes(b"no picture")
-    result = evaluate_masks.evaluate(masks.model, folder)
+    result = evaluate(masks.model, folder)
     assert [Path(sample.name).stem for sample in result.samples] == ["3", "4", "5"]
     for message, words in zip(
         result.skipped, ("mask is 3 x 3 pixels", "labels beyond the 4 classes", "2.png"), strict=True
     ):
         assert words in message
     miou, _, _ = plain_figures(list(found_masks_of(folder, (3, 4, 5))), [0, 1, 2, 3])
-    assert evaluate_masks.report(result).figures["miou"] == pytest.approx(miou, abs=1e-6)
+    assert result.report().figures["miou"] == pytest.approx(miou, abs=1e-6)
     # The same pictures, as far as both were shown them.
-    compared = comparison_figures(compare(result, masks))
+    compared = comparison_figures(result.compare(masks))
     assert (compared["pictures"], compared["miou_difference"], compared["miou_excludes_zero"]) == (3, 0, False)
     for file in (folder / "SegmentationClass").iterdir():
         file.write_bytes(b"no mask")
     with pytest.raises(UsageError, match=r"none of the 6 pictures of all could be read: .*0\.png: is no PNG"):
-        evaluate_masks.evaluate(masks.model, folder)
+        evaluate(masks.model, folder)
 
 
 def found_masks_of(folder: Path, chosen: tuple[int, ...]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -602,8 +605,8 @@ def found_masks_of(folder: Path, chosen: tuple[int, ...]) -> Iterator[tuple[NDAr
             yield np.array(Image.open(folder / "SegmentationClass" / f"{k}.png")), found
 
 
-def test_a_page_of_masks(masks: MaskEvaluation, tmp_path: Path) -> None:
-    write_page(masks, tmp_path / "page.html", comparison=compare(masks, masks))
+def test_a_page_of_masks(masks: SegmentationEvaluation, tmp_path: Path) -> None:
+    masks.including(comparison=masks.compare(masks)).write_page(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     for heading in ("Comparison", "Confusion", "Classes", "Worst pictures"):
         assert f"<h2>{heading}</h2>" in text
@@ -617,11 +620,11 @@ def test_a_page_of_masks(masks: MaskEvaluation, tmp_path: Path) -> None:
         np.testing.assert_array_equal(again[1].classes, np.where(true == 255, 0, true))
     masks.samples[0].file.unlink()
     assert next(outline_again(masks, [0])) is None
-    write_page(masks, tmp_path / "page.html")
+    masks.write_page(tmp_path / "page.html")
 
 
-def test_json_of_masks(masks: MaskEvaluation) -> None:
-    content = json.loads(evaluate_masks.to_json(masks))
+def test_json_of_masks(masks: SegmentationEvaluation) -> None:
+    content = json.loads(masks.to_json())
     assert content["confusion"]["columns"] == list(SEGMENTER.labels)
     counts = np.array(content["confusion"]["counts"])
     assert counts.sum() == content["figures"]["pixels"]
@@ -629,31 +632,31 @@ def test_json_of_masks(masks: MaskEvaluation) -> None:
     assert content["compare"] is None
 
 
-def test_what_a_segmenter_cannot_use_is_refused(masks: MaskEvaluation, tmp_path: Path) -> None:
+def test_what_a_segmenter_cannot_use_is_refused(masks: SegmentationEvaluation, tmp_path: Path) -> None:
     (tmp_path / "classes" / "cat").mkdir(parents=True)
     with pytest.raises(UsageError, match="no such file or folder"):
-        read_masks(tmp_path / "nowhere", SEGMENTER, model="masks")
+        open_dataset(tmp_path / "nowhere", task="segmentation", spec=SEGMENTER, model="masks")
     with pytest.raises(UsageError, match="no dataset with masks, and masks is a segmenter: give Pascal VOC's layout"):
-        read_masks(tmp_path / "classes", SEGMENTER, model="masks")
+        open_dataset(tmp_path / "classes", task="segmentation", spec=SEGMENTER, model="masks")
     (Path(masks.source) / "class_names.txt").write_text("background\ncat\nhorse", encoding="utf-8")
     with pytest.raises(
         UsageError, match=r"1 of its 3 classes are none of the 4 of .*: horse: name the masks' classes in"
     ):
-        evaluate_masks.evaluate(masks.model, masks.source)
+        evaluate(masks.model, masks.source)
     twice = SEGMENTER.replace(labels=("background", "cat", "cat", "bird"))
     with pytest.raises(UsageError, match="more than one of its classes bears the same name"):
-        read_masks(masks.source, twice, model="masks")
+        open_dataset(masks.source, task="segmentation", spec=twice, model="masks")
     detector = write_model(tmp_path / "detector.tflite", DETECTOR)
-    with pytest.raises(UsageError, match=r"detector\.tflite: is for detection; masks are for a segmenter"):
-        evaluate_masks.evaluate(detector, masks.source)
+    with pytest.raises(UsageError, match=r"has masks and no boxes, and .*detector\.tflite is a detector"):
+        evaluate(detector, masks.source)
     with pytest.raises(UsageError, match="several scales are for the engine torch, not litert"):
         outline(open_model(masks.model), masks.samples, multi_scale=True, engine="litert")
 
 
-def test_a_segmenter_that_answers_nan_is_told(masks: MaskEvaluation, answer: Any) -> None:
+def test_a_segmenter_that_answers_nan_is_told(masks: SegmentationEvaluation, answer: Any) -> None:
     answer(SEGMENTER, [{"logits": np.full((5, 5, 4), np.inf, np.float32)}] * PICTURES)
     with pytest.raises(WeightsError, match=r"masks\.tflite: answers with values that are not finite"):
-        evaluate_masks.evaluate(masks.model, masks.source)
+        evaluate(masks.model, masks.source)
 
 
 @pytest.mark.parametrize("height", [65, 49])
@@ -732,9 +735,7 @@ def test_real_weights_on_real_photographs(shared_data: Path, tmp_path: Path) -> 
     for file in (shared_data / "coco" / "val2017").glob("*.jpg"):
         (pictures / file.name).symlink_to(file)
     port(shared_data / "weights" / "deeplab_v3_mobilenet_v2_voc_tf.safetensors", tmp_path / "model.safetensors")
-    figures = evaluate_masks.report(
-        evaluate_masks.evaluate(tmp_path / "model.safetensors", tmp_path / "voc", split="val")
-    ).figures
+    figures = evaluate(tmp_path / "model.safetensors", tmp_path / "voc", split="val").report().figures
     assert figures["pictures"] == 48
     assert float(figures["pixel_accuracy"] or 0) > 0.85
     assert float(figures["miou"] or 0) > 0.40

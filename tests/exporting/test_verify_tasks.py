@@ -21,9 +21,7 @@ from fusiform.data.open import read_pictures
 from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import open_engine
 from fusiform.errors import SpecError, UsageError
-from fusiform.evaluation import detection as evaluate_boxes
-from fusiform.evaluation import segmentation as evaluate_masks
-from fusiform.evaluation.compare import compare
+from fusiform.evaluation.job import evaluate
 from fusiform.exporting.job import ExportError, export
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.quantization.train_quantized import train_quantized
@@ -615,23 +613,18 @@ def voc_of_three(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("which", "source", "evaluation"),
-    [
-        ("detector", "coco", evaluate_boxes),
-        ("segmenter", "voc", evaluate_masks),
-        ("segmenter", "voc_of_three", evaluate_masks),
-    ],
+    ("which", "source"), [("detector", "coco"), ("segmenter", "voc"), ("segmenter", "voc_of_three")]
 )
 def test_the_drop_is_what_evaluate_compares(
-    which: str, source: str, evaluation: Any, request: pytest.FixtureRequest, tmp_path: Path
+    which: str, source: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     healthy: Healthy = request.getfixturevalue(which)
     data: Path = request.getfixturevalue(source)
     candidate = write(tmp_path, quantised(healthy.graph))
     parity = verify(candidate.path, against=healthy.model.path, data=data)
-    reference = evaluation.evaluate(healthy.model.path, data, engine="torch", threads=1)
-    file = evaluation.evaluate(candidate.path, data, threads=1)
-    (name, value, other, difference), *_ = compare(reference, file).compared
+    reference: Any = evaluate(healthy.model.path, data, engine="torch", threads=1)
+    file = evaluate(candidate.path, data, threads=1)
+    (name, value, other, difference), *_ = reference.compare(file).compared
     measured = parity.measured
     assert measured is not None
     assert (measured.reference, measured.value) == pytest.approx((value, other), abs=1e-9)

@@ -19,6 +19,7 @@ from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, WeightsError
+from fusiform.evaluation.segmentation import outline
 from fusiform.nets import DeepLabV3, build_network
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess
@@ -34,6 +35,7 @@ from fusiform.training.recipe import Recipe
 from fusiform.training.segmentation import (
     MaskExamples,
     SegmentationTask,
+    ValidationLoss,
     count_pixels,
     mask_loss,
     median_frequency_weights,
@@ -41,7 +43,6 @@ from fusiform.training.segmentation import (
     resize_logits,
     right_share,
     start_segmenter,
-    validation_loss,
 )
 from fusiform.zoo.load import load_state
 from fusiform.zoo.model import open_model
@@ -447,8 +448,9 @@ def test_the_measure_by_the_network_itself(tmp_path: Path) -> None:
 
     # Any number of threads, and pictures that go through together, give the same loss.
     model = in_memory({name: value.numpy() for name, value in network.state_dict().items()}, task.spec)
-    again = validation_loss(model, task.validation, engine="torch", threads=2, batch=2)
-    assert again == pytest.approx(found["val_loss"], rel=1e-4)
+    again = ValidationLoss(task.spec)
+    outline(model, task.validation, engine="torch", threads=2, batch=2, look=again)
+    assert again.total / again.pixels == pytest.approx(found["val_loss"], rel=1e-4)
 
 
 def test_without_pictures_there_is_nothing_to_measure(tmp_path: Path) -> None:

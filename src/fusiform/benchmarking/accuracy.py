@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fusiform.benchmarking.contenders import Contender
 from fusiform.benchmarking.rows import MEASURES, rounded
-from fusiform.data.annotated import AnnotatedSet
 from fusiform.engines import EngineName
 from fusiform.errors import FusiformError
-from fusiform.evaluation.classification import Evaluation, evaluate
-from fusiform.evaluation.detection import BoxEvaluation
-from fusiform.evaluation.detection import evaluate as evaluate_boxes
-from fusiform.evaluation.segmentation import MaskEvaluation
-from fusiform.evaluation.segmentation import evaluate as evaluate_masks
+from fusiform.evaluation.job import evaluate
 from fusiform.progress import Tracker
 from fusiform.report import Cell
 
@@ -39,18 +31,11 @@ def measure_accuracy(contenders: Sequence[Contender], progress: Tracker) -> None
 
 def _accuracy(c: Contender, progress: Tracker) -> dict[str, Cell]:
     """How good a contender is on its data."""
-    result: Evaluation | BoxEvaluation | MaskEvaluation
-    if isinstance(c.data, AnnotatedSet):
-        find = evaluate_boxes if c.spec.task == "detection" else evaluate_masks
-        result = find(c.name, c.data, engine=c.engine, progress=progress)
-        value = float(result.figure(np.ones((1, len(result.samples)), np.int32))[0, 0])
-    else:
-        assert c.data is not None
-        result = evaluate(c.name, c.data, engine=c.engine, progress=progress)
-        value = float(result.right.mean())
+    assert c.data is not None
+    result = evaluate(c.name, c.data, engine=c.engine, progress=progress)
     source = Path(result.source).resolve().name
     return {
-        MEASURES[c.spec.task]: None if math.isnan(value) else rounded(100 * value),
+        MEASURES[c.spec.task]: None if result.value is None else rounded(100 * result.value),
         "measured_on": f"{len(result.samples)} pictures of {source} ({result.split})",
     }
 

@@ -182,16 +182,6 @@ def _with_outputs(data: DataSet, spec: ModelSpec) -> DataSet:
     return replace(data, classes=spec.labels, splits=splits)
 
 
-def read_boxes(source: Source, spec: ModelSpec, *, model: str) -> AnnotatedSet:
-    """``open_dataset`` for a detector."""
-    return open_dataset(source, task="detection", spec=spec, model=model)
-
-
-def read_masks(source: Source, spec: ModelSpec, *, model: str) -> AnnotatedSet:
-    """``open_dataset`` for a segmenter."""
-    return open_dataset(source, task="segmentation", spec=spec, model=model)
-
-
 def bind_masks(data: AnnotatedSet, spec: ModelSpec, *, model: str) -> tuple[int, ...]:
     """The model's label for each of the data's classes, bound by name; UsageError for a class that it does not have."""
     labels = {nfc(name): k for k, name in enumerate(spec.labels)}

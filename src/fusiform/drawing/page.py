@@ -87,6 +87,10 @@ class Page:
             f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}\n</body></html>\n"
         )
 
+    def fragment(self) -> str:
+        """The sections alone, to stand within another page, as in a notebook's cell: no style, which would reach it."""
+        return "<div>" + "\n".join(self._parts) + "</div>"
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the page, whole or not at all; OutputError where that cannot be done."""
         write_file(path, self.render().encode("utf-8", "replace"))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.data.dataset import Split
 from fusiform.errors import UsageError
 from fusiform.files import write_file
 from fusiform.report import printable
 from fusiform.tasks import classification_metrics as metrics
-from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.model import Model
 from fusiform.zoo.restamp import restamp
-
-if TYPE_CHECKING:
-    from fusiform.evaluation.classification import Evaluation
 
 
 class Calibration(NamedTuple):
@@ -33,29 +31,37 @@ class Calibration(NamedTuple):
     ece_held_out: float
 
 
-def check_calibration(model: str | os.PathLike[str], out: str | os.PathLike[str]) -> Model:
-    """The model, opened, if a temperature can be written into a copy of it at ``out``; else UsageError."""
-    opened = open_model(model)
-    if opened.spec.output != "logits":
-        raise UsageError(f"{opened.path}: the file ends in a softmax, so that no temperature can be applied to it")
-    if opened.format != "pth" and Path(out).suffix != f".{opened.format}":
-        raise UsageError(f"{out}: the copy is a file of the same kind as the model: end its name in .{opened.format}")
-    restamp(opened, opened.spec)
-    return opened
+def check_calibration(model: Model, out: str | os.PathLike[str]) -> None:
+    """Raise UsageError where no temperature can be written into a copy of the model at ``out``."""
+    if model.spec.output != "logits":
+        raise UsageError(f"{model.path}: the file ends in a softmax, so that no temperature can be applied to it")
+    if model.format != "pth" and Path(out).suffix != f".{model.format}":
+        raise UsageError(f"{out}: the copy is a file of the same kind as the model: end its name in .{model.format}")
+    restamp(model, model.spec)
 
 
-def calibrate(evaluation: Evaluation, out: str | os.PathLike[str]) -> Calibration:
-    """Fit a temperature on an evaluation's pictures and write a copy of the model whose probabilities use it.
+def calibrate(
+    model: Model,
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    out: str | os.PathLike[str],
+    *,
+    source: str,
+    split: Split,
+) -> Calibration:
+    """Fit a temperature on a model's answers and write a copy of the model whose probabilities use it.
 
-    The copy's answers come in the same order, with the confidence that their accuracy deserves (Guo et al., arXiv
-    1706.04599, Section 4.2). Raises UsageError where no temperature fits, or the model cannot hold one.
+    ``logits`` (images, classes) are the model's answers to a split of the dataset at ``source``, ``truth`` (images,)
+    the true classes. The copy's answers come in the same order, with the confidence that their accuracy deserves (Guo
+    et al., arXiv 1706.04599, Section 4.2). Raises UsageError where no temperature fits, or the model cannot hold one.
     """
-    opened = check_calibration(evaluation.model, out)
-    logits, truth, right = evaluation.logits, evaluation.truth, evaluation.right
+    check_calibration(model, out)
+    predicted, before = metrics.predictions(logits, model.spec.temperature)
+    right: NDArray[np.bool_] = predicted == truth
     temperature = metrics.fit_temperature(logits, truth)
     if temperature in metrics.TEMPERATURES:
         raise UsageError(
-            f"{evaluation.source}: no temperature fits {len(right)} pictures of which {int(right.sum())} are named "
+            f"{source}: no temperature fits {len(right)} pictures of which {int(right.sum())} are named "
             "right: calibrate on more pictures, or on ones that the model was not trained on"
         )
 
@@ -68,11 +74,11 @@ def calibrate(evaluation: Evaluation, out: str | os.PathLike[str]) -> Calibratio
         other = metrics.fit_temperature(logits[1 - half :: 2], truth[1 - half :: 2])
         held_out[half::2] = metrics.predictions(logits[half::2], other)[1]
     after = metrics.predictions(logits, temperature)[1]
-    source = printable(Path(evaluation.source).resolve().name)  # any name, in a file that must be Unicode
-    origin = f"temperature fitted on {len(right)} pictures of {source} ({evaluation.split})"
-    provenance = "; ".join(filter(None, (opened.spec.provenance, origin)))
-    write_file(out, restamp(opened, opened.spec.replace(temperature=temperature, provenance=provenance)))
-    return Calibration(temperature, ece(evaluation.confidence), ece(after), ece(held_out))
+    name = printable(Path(source).resolve().name)  # any name, in a file that must be Unicode
+    origin = f"temperature fitted on {len(right)} pictures of {name} ({split})"
+    provenance = "; ".join(filter(None, (model.spec.provenance, origin)))
+    write_file(out, restamp(model, model.spec.replace(temperature=temperature, provenance=provenance)))
+    return Calibration(temperature, ece(before), ece(after), ece(held_out))
 
 
 def calibration_text(calibration: Calibration) -> str:

@@ -1,39 +1,42 @@
-"""How often a model is right about labelled pictures, where it is wrong, and whether it knows when."""
+"""How often a classifier is right about labelled images, where it is wrong, and whether it knows when."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.folders import read_dataset
-from fusiform.data.open import bind_classes, choose_split
+from fusiform.drawing import charts
+from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
-from fusiform.errors import UsageError
-from fusiform.evaluation.calibration import Calibration
-from fusiform.evaluation.figures import rounded
+from fusiform.errors import ImageError
+from fusiform.evaluation.base import OTHER, Evaluation, Rows
+from fusiform.evaluation.calibration import calibration_text
+from fusiform.evaluation.comparison import ClassificationComparison
+from fusiform.evaluation.figures import percent, rounded, shortened
+from fusiform.evaluation.source import choose_classes
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
-from fusiform.spec import ModelSpec
 from fusiform.tasks import classification_metrics as metrics
-from fusiform.tasks.classification_metrics import Difference
-from fusiform.zoo.model import Model, open_model
+from fusiform.tasks.bootstrap import Interval
+from fusiform.zoo.model import Model
 
-OTHER = "other"
-"""The column of the confusion matrix for classes of the model that the data does not have."""
-SIGNIFICANCE = 0.05
-"""The p-value below which a difference is called real."""
+SHOWN_PAIRS = 20
+SHOWN_THUMBNAILS = 12
+LARGEST_MATRIX = 50
+"""More classes than these make a matrix that nobody can read; the page then has only the most confused pairs."""
 
 
 class Answers(NamedTuple):
@@ -46,27 +49,30 @@ class Answers(NamedTuple):
     errors: Mapping[int, str]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's answers to the pictures of a dataset, and what follows from them.
+class Sums(NamedTuple):
+    """What the parts of a dataset add up to: the loss in nats, the images that are named right, and all images."""
 
-    ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``samples``
-    are the pictures that could be read, ``logits`` (pictures, all of the model's classes) what the model said of
-    them, log-probabilities where its file ends in a softmax. ``skipped`` are the messages about the others.
+    loss: float
+    right: float
+    pictures: float
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ClassificationEvaluation(Evaluation):
+    """A classifier's answers to the images of a dataset, and what follows from them.
+
+    ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
+    (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, log-probabilities
+    where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the page.
     """
 
-    model: str
-    spec: ModelSpec
-    engine: EngineName
-    source: str
-    split: Split
-    outputs: tuple[int, ...]
+    main = "top-1"
+
     samples: tuple[Sample, ...]
+    outputs: tuple[int, ...]
     truth: NDArray[np.int64] = field(repr=False)
     logits: NDArray[np.float32] = field(repr=False)
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
+    explained: tuple[tuple[Image.Image, str], ...] = field(default=(), repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -81,23 +87,23 @@ class Evaluation:
 
     @property
     def predicted(self) -> NDArray[np.intp]:
-        """The likeliest class of each picture."""
+        """The likeliest class of each image."""
         return self._predictions[0]
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """The probability of each picture's likeliest class."""
+        """The probability of each image's likeliest class."""
         return self._predictions[1]
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each picture's likeliest class is its true one."""
+        """Whether each image's likeliest class is its true one."""
         right: NDArray[np.bool_] = self.predicted == self.truth
         return right
 
     @cached_property
     def probability(self) -> NDArray[np.float64]:
-        """The probability of each picture's true class."""
+        """The probability of each image's true class."""
         return np.exp(metrics.log_likelihoods(self.logits, self.truth, self.spec.temperature))
 
     @cached_property
@@ -109,87 +115,251 @@ class Evaluation:
         return metrics.confusion_matrix(place[self.truth], place[self.predicted], len(self.outputs), columns=columns)
 
     @property
-    def title(self) -> str:
-        return f"{self.model} on {self.source} ({self.split})"
-
-
-class Comparison(NamedTuple):
-    """Two models on the same pictures: how often each is right, and the numbers of pictures by who is right."""
-
-    model: str
-    other: str
-    pictures: int
-    top1: float
-    other_top1: float
-    both: int
-    only_model: int
-    only_other: int
-    neither: int
-    p: float
-    difference: Difference
+    def has_others(self) -> bool:
+        """Whether the model knows classes that the data does not have."""
+        return len(self.outputs) < self.spec.num_classes
 
     @property
-    def sentence(self) -> str:
-        """What the comparison says, in words."""
-        value, low, high = self.difference
-        verdict = "is real" if self.p < SIGNIFICANCE else "cannot be told from chance"
-        chance = f"the difference {verdict} (p = {self.p:.2g})"
-        if value == 0:
-            return f"{self.model} and {self.other} are right equally often; {chance}"
-        better, low, high = (self.model, low, high) if value > 0 else (self.other, -high, -low)
-        return (
-            f"{better} is right more often, by {100 * abs(value):.1f} percentage points (95 % interval "
-            f"{100 * low:.1f} to {100 * high:.1f}); {chance}"
+    def value(self) -> float:
+        """The share of the images whose likeliest class is the true one."""
+        return float(self.right.mean())
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(*accuracies(self.logits, self.truth)["top1"])
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """``top1``, ``top5``, ``balanced_accuracy``, ``macro_f1`` and ``ece`` in [0, 1], ``nll`` in nats."""
+        figures = self.report().figures
+        names = ("top1", "top5", "balanced_accuracy", "macro_f1", "ece", "nll")
+        return {name: float(value) for name in names if isinstance(value := figures[name], float)}
+
+    @cached_property
+    def _report(self) -> Report:
+        figures: dict[str, Cell] = {
+            "model": self.model,
+            "data": self.source,
+            "split": self.split,
+            "engine": self.engine,
+            "pictures": len(self.samples),
+            "skipped": len(self.skipped),
+            "classes": len(self.outputs),
+            "model_classes": self.spec.num_classes,
+        }
+        for name, (value, low, high) in accuracies(self.logits, self.truth).items():
+            figures |= {name: rounded(value), f"{name}_low": rounded(low), f"{name}_high": rounded(high)}
+        logits, truth, temperature = self.logits, self.truth, self.spec.temperature
+        figures |= {
+            "macro_f1": rounded(metrics.macro_f1(self.confusion)),
+            "balanced_accuracy": rounded(metrics.balanced_accuracy(self.confusion)),
+            "ece": rounded(metrics.expected_calibration_error(self.confidence, self.right)),
+            "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
+            "temperature": temperature,
+            "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
+            "seconds": round(self.seconds, 3),
+        }
+        rows: tuple[dict[str, Cell], ...] = tuple(
+            {
+                "class": self.names[output],
+                "pictures": score.support,
+                "precision": rounded(score.precision),
+                "recall": rounded(score.recall),
+                "f1": rounded(score.f1),
+            }
+            for output, score in zip(self.outputs, metrics.class_scores(self.confusion), strict=True)
         )
+        return Report(self.title, rows, figures)
+
+    def report(self) -> Report:
+        """The figures about the whole, and a row for each of the data's classes; shares, probabilities in [0, 1].
+
+        ``temperature`` is the model's own, with which ``ece`` and ``nll`` (in nats) were computed; ``best_temperature``
+        is the one that these images would give. The macro average and the balanced accuracy are over the classes that
+        have images; a precision that divides by nothing is 0.
+        """
+        return self._report
+
+    def headlines(self) -> dict[str, str]:
+        figures = self.report().figures
+        unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
+        all_classes = cell_text(figures["model_classes"])
+        among = f"; the model chooses among its {all_classes}" if self.has_others else ""
+        return {
+            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "classes": f"{cell_text(figures['classes'])}{among}",
+            "top-1": percent(figures, "top1"),
+            "top-5": percent(figures, "top5"),
+            "balanced accuracy": percent(figures, "balanced_accuracy"),
+            "macro F1": percent(figures, "macro_f1"),
+            "calibration error": percent(figures, "ece"),
+            "log likelihood loss": cell_text(figures["nll"]),
+            "temperature": f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}",
+            "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
+        }
+
+    def most_confused(self) -> list[dict[str, Cell]]:
+        """The pairs of classes that are taken for each other, the commonest first; the model's others by name."""
+        pairs = Counter(
+            (int(true), int(predicted))
+            for true, predicted in zip(self.truth, self.predicted, strict=True)
+            if true != predicted
+        )
+        support = Counter(map(int, self.truth))
+        return [
+            {
+                "true": self.names[true],
+                "predicted": self.names[predicted],
+                "pictures": count,
+                "share": rounded(count / support[true]),
+            }
+            for (true, predicted), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+        ]
+
+    def mistakes(self) -> list[dict[str, Cell]]:
+        """The images that are named wrongly, the most confident first."""
+        return [
+            {
+                "predicted": self.names[self.predicted[i]],
+                "confidence": rounded(self.confidence[i]),
+                "true": self.names[self.truth[i]],
+                "probability": rounded(self.probability[i]),
+                "path": self.samples[i].name,
+            }
+            for i in self.worst()
+        ]
+
+    def worst(self) -> list[int]:
+        """The indices of the images that are named wrongly, the highest-scoring first."""
+        wrong = np.flatnonzero(~self.right)
+        order: list[int] = wrong[np.argsort(-self.confidence[wrong], kind="stable")].tolist()
+        return order
+
+    def compare(self, other: Evaluation) -> ClassificationComparison:
+        """See ``Evaluation.compare``; by McNemar's test."""
+        other = self._same_task(other)
+        pairs = self._common(other)
+        one, two = (e.right[[pair[k] for pair in pairs]] for k, e in enumerate((self, other)))
+        both, only_one, only_two = (int(x.sum()) for x in (one & two, one & ~two, ~one & two))
+        neither = len(pairs) - both - only_one - only_two
+        return ClassificationComparison(
+            model=self.model,
+            other=other.model,
+            pictures=len(pairs),
+            top1=float(one.mean()),
+            other_top1=float(two.mean()),
+            both=both,
+            only_model=only_one,
+            only_other=only_two,
+            neither=neither,
+            p=metrics.mcnemar(only_one, only_two),
+            difference=metrics.paired_difference(both, only_one, only_two, neither),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        calibration = None if self.calibration is None else self.calibration._asdict()
+        return {**super().to_dict(), "calibration": calibration}
+
+    def _details(self) -> dict[str, Any]:
+        """``confusion`` has a list of counts for each class, in the order of ``columns``."""
+        columns = [row["class"] for row in self.report().rows] + ([OTHER] if self.has_others else [])
+        return {
+            "confusion": {"columns": columns, "counts": self.confusion[:, : len(columns)].tolist()},
+            "most_confused": self.most_confused(),
+            "mistakes": self.mistakes(),
+        }
+
+    def _tables(self) -> dict[str, Rows]:
+        return {"Most confused": self.most_confused(), "Most confident mistakes": self.mistakes()}
+
+    def _keys(self) -> Sequence[Hashable]:
+        return self.samples  # a list may have a picture twice, under two classes
+
+    def _add_sections(self, page: Page) -> None:
+        page.add_heading("Does it know when it is right?")
+        page.add_text(
+            "Each circle holds the answers of one confidence, its size their number. On the dashed line the model is "
+            "right as often as it says; below it, less often."
+        )
+        bins = metrics.reliability(self.confidence, self.right)
+        page.add_svg(charts.reliability_diagram([(b.confidence, b.accuracy, b.pictures) for b in bins]))
+        if self.calibration is not None:
+            page.add_text(calibration_text(self.calibration))
+        if len(self.outputs) <= LARGEST_MATRIX:
+            page.add_heading("Confusion")
+            page.add_text("True classes are rows, predicted ones columns; the share of the row makes the colour.")
+            names = [self.names[output] for output in self.outputs]
+            columns = [*names, OTHER] if self.has_others else names
+            page.add_svg(charts.heat_table(names, columns, self.confusion[:, : len(columns)].tolist()))
+        if pairs := self.most_confused()[:SHOWN_PAIRS]:
+            page.add_heading("Most confused")
+            page.add_table(shortened(pairs))
+        page.add_heading("Classes")
+        page.add_table(shortened(self.report().rows))
+        if self.explained:
+            page.add_heading("What it looks at")
+            page.add_text("Grad-CAM: the brighter a place, the more it speaks for the class named below the picture.")
+            page.add_pictures(self.explained)
+        if confident := self.worst()[:SHOWN_THUMBNAILS]:
+            page.add_heading("Most confident mistakes")
+            page.add_pictures(self._thumbnail(i) for i in confident)
+        page.add_heading("Least sure answers")
+        unsure = np.argsort(self.confidence, kind="stable")[:SHOWN_THUMBNAILS]
+        page.add_pictures(self._thumbnail(int(i)) for i in unsure)
+
+    def _thumbnail(self, i: int) -> tuple[Image.Image | None, str]:
+        names, sample = self.names, self.samples[i]
+        said = f"{names[self.predicted[i]]} {self.confidence[i]:.1%}"
+        truth = "right" if self.right[i] else f"is {names[self.truth[i]]} {self.probability[i]:.1%}"
+        try:
+            image = sample.read(shorter_side=2 * THUMBNAIL)
+        except ImageError:  # it was there a moment ago
+            image = None
+        return image, f"{said}\n{truth}\n{Path(sample.name).name}"
 
 
 def evaluate(
-    model: str | os.PathLike[str],
-    data: DataSet | str | os.PathLike[str],
+    model: Model,
+    data: DataSet,
     *,
+    name: str,
     split: Split | None = None,
     engine: EngineName | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
-) -> Evaluation:
-    """Show a model the pictures of a dataset, a folder or another layout that ``read_dataset`` knows.
+) -> ClassificationEvaluation:
+    """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``.
 
-    ``split`` None is test if there is one, else val, else all, else train; ``all`` is every picture there is. The
-    other arguments are those of ``answers``. Raises UsageError for a split that is not there or has no picture that
-    can be read, and what ``read_dataset``, ``bind_classes`` and ``answers`` raise.
+    Raises UsageError for a split that is not there or has no picture that can be read, and what ``bind_classes`` and
+    ``answers`` raise.
     """
-    opened = open_model(model)
-    spec = opened.spec
-    if spec.task != "classification":
-        raise UsageError(f"{os.fspath(model)}: is for {spec.task}; this is the evaluation of classifiers")
-    engine = engine or engines.own_engine(opened)
-    if not isinstance(data, DataSet):
-        data = read_dataset(data)
-    bound = bind_classes(data.classes, spec)
-    chosen, samples = choose_split(data.source, data.splits, split)
+    spec = model.spec
+    engine = engine or engines.own_engine(model)
+    chosen = choose_classes(data, spec, split=split)
+    samples = chosen.samples
     started = time.perf_counter()
     values, errors = answers(
         model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
     )
     seconds = time.perf_counter() - started
-    read = readable(data.source, chosen, len(samples), errors)
+    read = readable(chosen.source, chosen.split, len(samples), errors)
     logits = values if not errors else values[read]
     if spec.output == "probabilities":
         logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
-    return Evaluation(
-        model=os.fspath(model),
+    return ClassificationEvaluation(
+        model=name,
         spec=spec,
         engine=engine,
-        source=str(data.source),
-        split=chosen,
-        outputs=bound,
+        source=str(chosen.source),
+        split=chosen.split,
+        outputs=chosen.outputs,
         samples=tuple(samples[i] for i in read),
-        truth=np.array([bound[samples[i].label] for i in read], np.int64),
+        truth=np.array([chosen.outputs[samples[i].label] for i in read], np.int64),
         logits=logits,
         skipped=tuple(errors.values()),
-        notes=data.notes,
+        notes=chosen.notes,
         seconds=seconds,
     )
 
@@ -233,190 +403,20 @@ def answers(
     return Answers(values, dict(sorted(errors.items())))
 
 
-def report(evaluation: Evaluation) -> Report:
-    """The figures about the whole, and a row for each of the data's classes; shares and probabilities are in [0, 1].
-
-    ``temperature`` is the model's own, with which ``ece`` and ``nll`` (in nats) were computed; ``best_temperature``
-    is the one that these pictures would give. The macro average and the balanced accuracy are over the classes that
-    have pictures; a precision that divides by nothing is 0.
-    """
-    count = len(evaluation.samples)
-    top5 = metrics.in_top(evaluation.logits, evaluation.truth, 5)
-    figures: dict[str, Cell] = {
-        "model": evaluation.model,
-        "data": evaluation.source,
-        "split": evaluation.split,
-        "engine": evaluation.engine,
-        "pictures": count,
-        "skipped": len(evaluation.skipped),
-        "classes": len(evaluation.outputs),
-        "model_classes": evaluation.spec.num_classes,
-    }
-    for name, right in (("top1", evaluation.right), ("top5", top5)):
-        low, high = metrics.wilson_interval(int(right.sum()), count)
-        figures |= {name: rounded(right.mean()), f"{name}_low": rounded(low), f"{name}_high": rounded(high)}
-    logits, truth, temperature = evaluation.logits, evaluation.truth, evaluation.spec.temperature
-    figures |= {
-        "macro_f1": rounded(metrics.macro_f1(evaluation.confusion)),
-        "balanced_accuracy": rounded(metrics.balanced_accuracy(evaluation.confusion)),
-        "ece": rounded(metrics.expected_calibration_error(evaluation.confidence, evaluation.right)),
-        "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
-        "temperature": temperature,
-        "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
-        "seconds": round(evaluation.seconds, 3),
-    }
-    rows: tuple[dict[str, Cell], ...] = tuple(
-        {
-            "class": evaluation.names[output],
-            "pictures": score.support,
-            "precision": rounded(score.precision),
-            "recall": rounded(score.recall),
-            "f1": rounded(score.f1),
-        }
-        for output, score in zip(evaluation.outputs, metrics.class_scores(evaluation.confusion), strict=True)
-    )
-    return Report(evaluation.title, rows, figures)
+def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, tuple[float, float, float]]:
+    """``top1`` and ``top5`` in [0, 1], each before Wilson's 95 % interval; there must be images."""
+    found = {}
+    for name, k in (("top1", 1), ("top5", 5)):
+        right = metrics.in_top(logits, truth, k)
+        found[name] = (float(right.mean()), *metrics.wilson_interval(int(right.sum()), len(truth)))
+    return found
 
 
-def most_confused(evaluation: Evaluation) -> list[dict[str, Cell]]:
-    """The pairs of classes that are taken for each other, the commonest first; the model's other classes by name."""
-    pairs = Counter(
-        (int(true), int(predicted))
-        for true, predicted in zip(evaluation.truth, evaluation.predicted, strict=True)
-        if true != predicted
-    )
-    support = Counter(map(int, evaluation.truth))
-    return [
-        {
-            "true": evaluation.names[true],
-            "predicted": evaluation.names[predicted],
-            "pictures": count,
-            "share": rounded(count / support[true]),
-        }
-        for (true, predicted), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    ]
-
-
-def mistakes(evaluation: Evaluation) -> list[dict[str, Cell]]:
-    """The pictures that are named wrongly, the most confident first."""
-    return [_mistake(evaluation, i) for i in worst(evaluation)]
-
-
-def worst(evaluation: Evaluation) -> list[int]:
-    """The indices of the pictures that are named wrongly, the highest-scoring first."""
-    wrong = np.flatnonzero(~evaluation.right)
-    order: list[int] = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")].tolist()
-    return order
-
-
-def compare(first: Evaluation, second: Evaluation) -> Comparison:
-    """Two models on the pictures that both could be shown; UsageError where there are none."""
-    places = {sample: i for i, sample in enumerate(second.samples)}
-    pairs = [(i, places[sample]) for i, sample in enumerate(first.samples) if sample in places]
-    if not pairs:
-        raise UsageError(f"{first.title} and {second.title} have no picture in common: evaluate both on the same data")
-    one, two = (e.right[[pair[k] for pair in pairs]] for k, e in enumerate((first, second)))
-    both, only_one, only_two = (int(x.sum()) for x in (one & two, one & ~two, ~one & two))
-    neither = len(pairs) - both - only_one - only_two
-    return Comparison(
-        model=first.model,
-        other=second.model,
-        pictures=len(pairs),
-        top1=float(one.mean()),
-        other_top1=float(two.mean()),
-        both=both,
-        only_model=only_one,
-        only_other=only_two,
-        neither=neither,
-        p=metrics.mcnemar(only_one, only_two),
-        difference=metrics.paired_difference(both, only_one, only_two, neither),
-    )
-
-
-def to_json(
-    evaluation: Evaluation, *, comparison: Comparison | None = None, calibration: Calibration | None = None
-) -> str:
-    """All of it as one object: the report's title and figures, its rows as ``classes``, confusion and mistakes.
-
-    ``confusion`` has a list of counts for each class, in the order of ``columns``.
-    """
-    made = report(evaluation)
-    columns = [*(row["class"] for row in made.rows), *([OTHER] if has_others(evaluation) else [])]
-    content = {
-        "title": made.title,
-        "figures": made.figures,
-        "classes": made.rows,
-        "confusion": {"columns": columns, "counts": evaluation.confusion[:, : len(columns)].tolist()},
-        "most_confused": most_confused(evaluation),
-        "mistakes": mistakes(evaluation),
-        "skipped": evaluation.skipped,
-        "notes": evaluation.notes,
-        "compare": None if comparison is None else comparison_figures(comparison),
-        "calibration": None if calibration is None else calibration._asdict(),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def headlines(made: Report) -> dict[str, str]:
-    """The figures of a ``report`` in the words of people; shares in percent."""
-    figures = made.figures
-
-    def percent(name: str) -> float:
-        value = figures[name]
-        assert isinstance(value, float)
-        return 100 * value
-
-    def share(name: str) -> str:
-        return f"{percent(name):.1f} % (95 % interval {percent(f'{name}_low'):.1f} to {percent(f'{name}_high'):.1f})"
-
-    unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
-    all_classes = cell_text(figures["model_classes"])
-    among = "" if figures["classes"] == figures["model_classes"] else f"; the model chooses among its {all_classes}"
-    pairs = [
-        ("pictures", f"{cell_text(figures['pictures'])}{unread}"),
-        ("classes", f"{cell_text(figures['classes'])}{among}"),
-        ("top-1", share("top1")),
-        ("top-5", share("top5")),
-        ("balanced accuracy", f"{percent('balanced_accuracy'):.1f} %"),
-        ("macro F1", f"{percent('macro_f1'):.1f} %"),
-        ("calibration error", f"{percent('ece'):.1f} %"),
-        ("log likelihood loss", cell_text(figures["nll"])),
-        ("temperature", f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}"),
-        ("engine", f"{figures['engine']}, {cell_text(figures['seconds'])} s"),
-    ]
-    return dict(pairs)
-
-
-def comparison_figures(comparison: Comparison) -> dict[str, Cell]:
-    """A comparison as a row of a report."""
-    return {
-        "model": comparison.model,
-        "other": comparison.other,
-        "pictures": comparison.pictures,
-        "top1": rounded(comparison.top1),
-        "other_top1": rounded(comparison.other_top1),
-        "both": comparison.both,
-        "only_model": comparison.only_model,
-        "only_other": comparison.only_other,
-        "neither": comparison.neither,
-        "p": rounded(comparison.p),
-        "difference": rounded(comparison.difference.value),
-        "difference_low": rounded(comparison.difference.low),
-        "difference_high": rounded(comparison.difference.high),
-        "sentence": comparison.sentence,
-    }
-
-
-def has_others(evaluation: Evaluation) -> bool:
-    """Whether the model knows classes that the data does not have."""
-    return len(evaluation.outputs) < evaluation.spec.num_classes
-
-
-def _mistake(evaluation: Evaluation, i: int) -> dict[str, Cell]:
-    return {
-        "predicted": evaluation.names[evaluation.predicted[i]],
-        "confidence": rounded(evaluation.confidence[i]),
-        "true": evaluation.names[evaluation.truth[i]],
-        "probability": rounded(evaluation.probability[i]),
-        "path": evaluation.samples[i].name,
-    }
+def sum_up(values: NDArray[np.float32], truth: NDArray[np.int64]) -> Sums:
+    """What training adds up over its processes: of logits (images, classes), those that could not be read left out."""
+    read = ~np.isnan(values).any(axis=1)
+    values, truth = values[read], truth[read]
+    if not len(truth):
+        return Sums(0.0, 0.0, 0.0)
+    loss = metrics.negative_log_likelihood(values, truth) * len(truth)
+    return Sums(loss, float(metrics.in_top(values, truth, 1).sum()), float(len(truth)))

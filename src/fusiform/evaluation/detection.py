@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.dataset import Split
-from fusiform.data.open import choose_split, read_boxes
+from fusiform.drawing.curves import precision_recall_diagram
+from fusiform.drawing.overlay import draw_boxes
+from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
-from fusiform.errors import UsageError
-from fusiform.evaluation.compare import TaskEvaluation, comparison_figures
-from fusiform.evaluation.figures import percent, rounded, share
+from fusiform.errors import ImageError, UsageError
+from fusiform.evaluation.base import AnnotationEvaluation, Rows
+from fusiform.evaluation.figures import percent, rounded, share, shortened
+from fusiform.evaluation.source import choose_boxes
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.tasks import detection
-from fusiform.tasks.bootstrap import RESAMPLES, Comparison
-from fusiform.tasks.detection import EVALUATED_SCORE, SCORE_THRESHOLD, Detections
+from fusiform.tasks.bootstrap import RESAMPLES
+from fusiform.tasks.detection import EVALUATED_SCORE, SCORE_THRESHOLD, Box, Detections
 from fusiform.tasks.detection_metrics import (
     ClassMatches,
     Counts,
@@ -37,10 +40,16 @@ from fusiform.tasks.detection_metrics import (
     mean_average_precisions,
     precision_curve,
 )
-from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.model import Model
 
 CURVES = {"0.50": 0, "0.75": 5}
 """The intersections over union whose curves are shown, and their places among ``IOU_THRESHOLDS``."""
+SHOWN_PICTURES = 12
+SHOWN_CURVES = 20
+"""More classes than these make lines that nobody can tell apart; the drawing then has only their mean."""
+
+Look = Callable[[int, tuple[int, int], Mapping[str, NDArray[np.float32]]], None]
+"""Is shown a picture's number and size (width, height), and the network's answer to it as ``Engine.run`` gives it."""
 
 
 class FoundBoxes(NamedTuple):
@@ -54,16 +63,16 @@ class FoundBoxes(NamedTuple):
     errors: Mapping[int, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoxEvaluation(TaskEvaluation):
-    """A detector's boxes in the pictures of a dataset, and what follows from them.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class DetectionEvaluation(AnnotationEvaluation):
+    """A detector's boxes in the images of a dataset, and what follows from them.
 
     ``truth`` are the true boxes of ``samples``, ``found`` all found ones scored above ``EVALUATED_SCORE``; labels are
     the model's. ``score`` is the threshold for boxes that are shown to people.
     """
 
     names = ("map", "map50")
-    what = "mAP 0.50:0.95"
+    main = "mAP 0.50:0.95"
 
     score: float
     truth: tuple[tuple[BoxLabel, ...], ...] = field(repr=False)
@@ -93,11 +102,174 @@ class BoxEvaluation(TaskEvaluation):
         values = mean_average_precisions(self.matches, weights)
         return np.stack([values.mean(1), values[:, 0]], axis=1)
 
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """``map``, ``map50``, ``map75``, and ``precision`` and ``recall`` at ``score``, all in [0, 1]."""
+        figures = self.report().figures
+        names = ("map", "map50", "map75", "precision", "recall")
+        return {name: value if isinstance(value := figures[name], float) else None for name in names}
+
+    @cached_property
+    def _report(self) -> Report:
+        scores, counts = self.scores, self.counts
+        with_objects = [each for each in self.matches if each.objects.any()]
+        figures: dict[str, Cell] = {
+            "model": self.model,
+            "data": self.source,
+            "split": self.split,
+            "engine": self.engine,
+            "pictures": len(self.samples),
+            "skipped": len(self.skipped),
+            "classes": len(with_objects),
+            "model_classes": self.spec.num_classes,
+            "objects": int(counts.objects.sum()),
+        }
+        for name, value in (("map", scores.ap), ("map50", scores.ap50)):
+            interval = self.intervals[name]
+            figures |= {name: share(value), f"{name}_low": share(interval.low), f"{name}_high": share(interval.high)}
+        figures |= {
+            "map75": share(scores.ap75),
+            "map_small": share(scores.small),
+            "map_medium": share(scores.medium),
+            "map_large": share(scores.large),
+            "resamples": RESAMPLES,
+            "score": self.score,
+            **_counted(counts),
+            "seconds": round(self.seconds, 3),
+        }
+        rows: list[dict[str, Cell]] = []
+        for k, name in enumerate(self.spec.labels):
+            mine = self.class_counts[k]
+            if mine.objects.any() or mine.wrong.any():
+                precisions = {"ap": share(scores.classes[k]), "ap50": share(scores.classes50[k])}
+                rows.append({"class": name, "objects": int(mine.objects.sum()), **precisions, **_counted(mine)})
+        return Report(self.title, tuple(rows), figures)
+
+    def report(self) -> Report:
+        """The figures about the whole, and a row for each class that has objects or was found; shares are in [0, 1].
+
+        ``map`` is COCO's mean over intersections over union of 0.50 to 0.95, None where there is no object that it
+        could be about; intervals are bootstrapped over the images. ``found`` and ``wrong`` count boxes scored above
+        ``score``: of the ``objects``, those found at an intersection over union of 0.5, and the boxes that found none.
+        """
+        return self._report
+
+    def headlines(self) -> dict[str, str]:
+        figures = self.report().figures
+        unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
+        every = figures["model_classes"]
+        among = "" if figures["classes"] == every else f"; the model knows {every}"
+        found, wrong = int(self.counts.found.sum()), int(self.counts.wrong.sum())
+        shown = f"boxes scored above {cell_text(figures['score'])}"
+        return {
+            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "objects": f"{cell_text(figures['objects'])} of {cell_text(figures['classes'])} classes{among}",
+            "mAP 0.50:0.95": percent(figures, "map"),
+            "mAP 0.50": percent(figures, "map50"),
+            "mAP 0.75": percent(figures, "map75"),
+            "mAP small": f"{percent(figures, 'map_small')}, below 32 x 32 pixels",
+            "mAP medium": percent(figures, "map_medium"),
+            "mAP large": f"{percent(figures, 'map_large')}, above 96 x 96 pixels",
+            "intervals": f"over {cell_text(figures['resamples'])} resamples of the pictures",
+            "recall": f"{percent(figures, 'recall')}: {found:,} of the objects found by {shown}",
+            "precision": f"{percent(figures, 'precision')}: {found:,} of {found + wrong:,} such boxes right",
+            "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
+        }
+
+    def worst(self) -> list[int]:
+        """The indices of the images with a missed object or a wrong box at ``score``, the worst first.
+
+        The worst has the lowest F1, 2 found / (objects + boxes), and among equals the most that is wrong.
+        """
+        objects, found, wrong = self.counts
+        mistakes = objects - found + wrong
+        f1 = 2 * found / np.maximum(objects + found + wrong, 1)
+        order = np.lexsort((-mistakes, f1))
+        return [int(i) for i in order if mistakes[i]]
+
+    def pictures(self) -> list[dict[str, Cell]]:
+        """What is found, missed and wrong in each image that is not all right, the worst first."""
+        objects, found, wrong = self.counts
+        return [
+            {
+                "path": self.samples[i].name,
+                "objects": int(objects[i]),
+                "found": int(found[i]),
+                "missed": int(objects[i] - found[i]),
+                "wrong": int(wrong[i]),
+            }
+            for i in self.worst()
+        ]
+
+    def mean_curve(self, threshold: int) -> list[float] | None:
+        """The mean over the classes of ``precision_curve``, at 101 recalls; None where there are no objects."""
+        curves = [precision_curve(each, threshold) for each in self.matches]
+        known = [curve for curve in curves if curve is not None]
+        return [rounded(value) for value in np.mean(known, axis=0)] if known else None
+
+    def _details(self) -> dict[str, Any]:
+        """``curves`` at recalls 0.00, 0.01 ... 1.00, by the intersection over union; ``pictures`` not all right."""
+        return {"curves": {name: self.mean_curve(k) for name, k in CURVES.items()}, "pictures": self.pictures()}
+
+    def _tables(self) -> dict[str, Rows]:
+        return {"Worst pictures": self.pictures()}
+
+    def _add_sections(self, page: Page) -> None:
+        self._add_curves(page)
+        if rows := self.report().rows:
+            page.add_heading("Classes")
+            page.add_table(shortened(rows))
+        if worst := self.worst()[:SHOWN_PICTURES]:
+            page.add_heading("Worst pictures")
+            page.add_text(
+                f"Each with what was found, scored above {self.score:g}, and then with what is there. "
+                "Crowds and difficult objects are marked; who finds one is neither right nor wrong."
+            )
+            page.add_pictures(part for i in worst for part in self._draw(i))
+
+    def _add_curves(self, page: Page) -> None:
+        curves = {
+            f"mean of the classes, IoU {name}": curve
+            for name, k in CURVES.items()
+            if (curve := self.mean_curve(k)) is not None
+        }
+        if not curves:
+            return
+        found = {
+            name: values.tolist()
+            for name, matches in zip(self.spec.labels, self.matches, strict=True)
+            if (values := precision_curve(matches)) is not None
+        }
+        few = len(found) <= SHOWN_CURVES
+        page.add_heading("Precision and recall")
+        page.add_text(
+            "Left the highest-scoring boxes alone, right all of them: how many objects are found, how many boxes are "
+            "right." + (" Thin lines are single classes at an intersection over union of 0.50." if few else "")
+        )
+        page.add_svg(precision_recall_diagram(curves, found if few else {}))
+
+    def _draw(self, i: int) -> Iterator[tuple[Image.Image | None, str]]:
+        """A picture with the boxes that were found, and once more with the true ones."""
+        sample, found = self.samples[i], self.found[i]
+        name = Path(sample.name).name
+        objects, right, wrong = (int(values[i]) for values in self.counts)
+        try:
+            image = sample.read()
+        except ImageError:  # it was there a moment ago
+            yield None, name
+            return
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        shown = Detections(tuple(box for box in found.boxes if box.score > self.score), found.width, found.height)
+        yield draw_boxes(image, shown), f"{name}\nfound: {right} right, {wrong} wrong, {objects - right} missed"
+        known = tuple(_known(box, self.spec.labels) for box in self.truth[i])
+        yield draw_boxes(image, Detections(known, found.width, found.height), scores=False), f"there are: {objects}"
+
 
 def evaluate(
-    model: str | os.PathLike[str],
-    data: AnnotatedSet | str | os.PathLike[str],
+    model: Model,
+    data: AnnotatedSet,
     *,
+    name: str,
     split: Split | None = None,
     score: float = SCORE_THRESHOLD,
     engine: EngineName | None = None,
@@ -105,43 +277,35 @@ def evaluate(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
-) -> BoxEvaluation:
-    """Show a detector the pictures of a dataset, a folder or file that ``read_boxes`` knows or what it has read.
+) -> DetectionEvaluation:
+    """Show a detector, called ``name``, the images of a dataset; see ``job.evaluate``.
 
-    ``split`` None is test if there is one, else val, else all, else train; ``all`` is every picture there is. ``score``
-    in [0, 1] is the threshold for precision and recall; average precision looks at every box. The other arguments are
-    those of ``find_boxes``. Raises UsageError for a model that is no detector, data whose classes are not its own in
-    their order, a split that is not there or has no picture that can be read, and what ``read_boxes``,
-    ``find_boxes`` and ``coco_scores`` raise.
+    ``score`` in [0, 1] is the threshold for precision and recall; average precision looks at every box. Raises
+    UsageError for data whose classes are not the model's in their order, a split that is not there or has no picture
+    that can be read, and what ``find_boxes`` and ``coco_scores`` raise.
     """
-    opened, name = open_model(model), os.fspath(model)
-    spec = opened.spec
-    if spec.task != "detection":
-        raise UsageError(f"{name}: is for {spec.task}; boxes are for a detector")
+    spec = model.spec
     if not 0 <= score <= 1:
         raise UsageError(f"score must be in [0, 1], got {score}")
-    if not isinstance(data, AnnotatedSet):
-        data = read_boxes(data, spec, model=name)
-    if data.task != "detection" or data.classes != spec.labels:
-        raise UsageError(f"{data.source}: was not read with the classes of {name}: give its path")
-    chosen, samples = choose_split(data.source, data.splits, split)
+    chosen = choose_boxes(data, spec, split=split, model=name)
+    samples = chosen.samples
     coco_scores((), (), spec.num_classes)  # a missing evaluator is told now, not when all the pictures were shown
     started = time.perf_counter()
-    answers = find_boxes(opened, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
+    answers = find_boxes(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
     seconds = time.perf_counter() - started
-    read = readable(data.source, chosen, len(samples), answers.errors)
-    return BoxEvaluation(
+    read = readable(chosen.source, chosen.split, len(samples), answers.errors)
+    return DetectionEvaluation(
         model=name,
         spec=spec,
-        engine=engine or engines.own_engine(opened),
-        source=str(data.source),
-        split=chosen,
+        engine=engine or engines.own_engine(model),
+        source=str(chosen.source),
+        split=chosen.split,
         score=score,
         samples=tuple(samples[i] for i in read),
         truth=tuple(answers.truth[i] for i in read),
         found=tuple(each for each in answers.found if each is not None),
         skipped=tuple(answers.errors.values()),
-        notes=data.notes,
+        notes=chosen.notes,
         seconds=seconds,
     )
 
@@ -155,13 +319,15 @@ def find_boxes(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
+    look: Look | None = None,
 ) -> FoundBoxes:
     """What a detector finds in each picture, down to ``EVALUATED_SCORE``, and the true boxes within the picture.
 
     ``threads`` is the number of cores to use, all by default, with an engine for each; ``device`` is where the engine
-    ``torch`` computes; ``batch`` is the number of pictures that go through the network together. Raises UsageError for
-    arguments that do not fit, WeightsError for a model that cannot be used or answers with values that are not finite,
-    and what ``open_engine`` raises.
+    ``torch`` computes; ``batch`` is the number of pictures that go through the network together. ``look`` is shown the
+    network's answer to each picture that can be read, in several threads. Raises UsageError for arguments that do not
+    fit, WeightsError for a model that cannot be used or answers with values that are not finite, and what
+    ``open_engine`` raises.
     """
 
     def start(cores: int) -> Engine:
@@ -186,33 +352,33 @@ def find_boxes(
                 sizes=[size for _, size in some],
                 score_threshold=EVALUATED_SCORE,
             )
-            for (i, size), each in zip(some, boxes, strict=True):
+            for row, ((i, size), each) in enumerate(zip(some, boxes, strict=True)):
                 truth[i], found[i] = boxes_within(samples[i], size), each
+                if look is not None:
+                    look(i, size, {name: values[row] for name, values in said.items()})
 
     crew.work(answer, progress)
     return FoundBoxes(tuple(truth), tuple(found), dict(sorted(errors.items())))
 
 
 def box_figures(
-    model: Model,
-    samples: Sequence[AnnotatedSample],
-    *,
-    engine: EngineName | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    batch: int = 1,
-    progress: Tracker = silent,
+    model: Model, samples: Sequence[AnnotatedSample], *, threads: int | None = None, progress: Tracker = silent
 ) -> dict[str, float]:
-    """What training tells of its validation pictures: ``val_map`` and ``val_map50`` in [0, 1], and ``pictures``.
+    """What training tells of its images at the end: ``map`` and ``map50`` in [0, 1], and ``pictures``.
 
-    Labels are the model's. Pictures that cannot be read are left out; where there is no object, both are 0. The
-    arguments are those of ``find_boxes``.
+    Labels are the model's. Pictures that cannot be read are left out; where there is no object, both are 0.
     """
-    answers = find_boxes(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
-    truth = [boxes for boxes, each in zip(answers.truth, answers.found, strict=True) if each is not None]
-    found = [each for each in answers.found if each is not None]
-    values = np.nan_to_num(mean_average_precisions(match_boxes(truth, found, model.spec.num_classes))[0])
-    return {"val_map": float(values.mean()), "val_map50": float(values[0]), "pictures": len(found)}
+    answers = find_boxes(model, samples, threads=threads, progress=progress)
+    pairs = zip(answers.truth, answers.found, strict=True)
+    seen = [(boxes, each) for boxes, each in pairs if each is not None]
+    return {**precisions(seen, model.spec.num_classes), "pictures": len(seen)}
+
+
+def precisions(seen: Sequence[tuple[Sequence[BoxLabel], Detections]], classes: int) -> dict[str, float]:
+    """``map`` and ``map50`` in [0, 1] of what is there and what was found in each image; 0 where there is no object."""
+    truth, found = [boxes for boxes, _ in seen], [each for _, each in seen]
+    values = np.nan_to_num(mean_average_precisions(match_boxes(truth, found, classes))[0])
+    return {"map": float(values.mean()), "map50": float(values[0])}
 
 
 def boxes_within(sample: AnnotatedSample, size: tuple[int, int]) -> tuple[BoxLabel, ...]:
@@ -226,127 +392,6 @@ def boxes_within(sample: AnnotatedSample, size: tuple[int, int]) -> tuple[BoxLab
     return tuple(box for box in clipped if box.left < box.right and box.top < box.bottom)
 
 
-def report(evaluation: BoxEvaluation) -> Report:
-    """The figures about the whole, and a row for each class that has objects or was found; shares are in [0, 1].
-
-    ``map`` is COCO's mean over intersections over union of 0.50 to 0.95, None where there is no object that it could
-    be about; intervals are bootstrapped over the pictures. ``found`` and ``wrong`` count boxes scored above ``score``:
-    of the ``objects``, those found at an intersection over union of 0.5, and the boxes that found none.
-    """
-    scores, counts = evaluation.scores, evaluation.counts
-    with_objects = [each for each in evaluation.matches if each.objects.any()]
-    figures: dict[str, Cell] = {
-        "model": evaluation.model,
-        "data": evaluation.source,
-        "split": evaluation.split,
-        "engine": evaluation.engine,
-        "pictures": len(evaluation.samples),
-        "skipped": len(evaluation.skipped),
-        "classes": len(with_objects),
-        "model_classes": evaluation.spec.num_classes,
-        "objects": int(counts.objects.sum()),
-    }
-    for name, value in (("map", scores.ap), ("map50", scores.ap50)):
-        interval = evaluation.intervals[name]
-        figures |= {name: share(value), f"{name}_low": share(interval.low), f"{name}_high": share(interval.high)}
-    figures |= {
-        "map75": share(scores.ap75),
-        "map_small": share(scores.small),
-        "map_medium": share(scores.medium),
-        "map_large": share(scores.large),
-        "resamples": RESAMPLES,
-        "score": evaluation.score,
-        **_counted(counts),
-        "seconds": round(evaluation.seconds, 3),
-    }
-    rows: list[dict[str, Cell]] = []
-    for k, name in enumerate(evaluation.spec.labels):
-        mine = evaluation.class_counts[k]
-        if mine.objects.any() or mine.wrong.any():
-            precisions = {"ap": share(scores.classes[k]), "ap50": share(scores.classes50[k])}
-            rows.append({"class": name, "objects": int(mine.objects.sum()), **precisions, **_counted(mine)})
-    return Report(evaluation.title, tuple(rows), figures)
-
-
-def worst(evaluation: BoxEvaluation) -> list[int]:
-    """The indices of the pictures with a missed object or a wrong box at ``score``, the worst first.
-
-    The worst has the lowest F1, 2 found / (objects + boxes), and among equals the most that is wrong.
-    """
-    objects, found, wrong = evaluation.counts
-    mistakes = objects - found + wrong
-    f1 = 2 * found / np.maximum(objects + found + wrong, 1)
-    order = np.lexsort((-mistakes, f1))
-    return [int(i) for i in order if mistakes[i]]
-
-
-def pictures(evaluation: BoxEvaluation) -> list[dict[str, Cell]]:
-    """What is found, missed and wrong in each picture that is not all right, the worst first."""
-    objects, found, wrong = evaluation.counts
-    return [
-        {
-            "path": evaluation.samples[i].name,
-            "objects": int(objects[i]),
-            "found": int(found[i]),
-            "missed": int(objects[i] - found[i]),
-            "wrong": int(wrong[i]),
-        }
-        for i in worst(evaluation)
-    ]
-
-
-def mean_curve(evaluation: BoxEvaluation, threshold: int) -> list[float] | None:
-    """The mean over the classes of ``precision_curve``, at 101 recalls; None where there are no objects."""
-    curves = [precision_curve(each, threshold) for each in evaluation.matches]
-    known = [curve for curve in curves if curve is not None]
-    return [rounded(value) for value in np.mean(known, axis=0)] if known else None
-
-
-def to_json(evaluation: BoxEvaluation, *, comparison: Comparison | None = None) -> str:
-    """All of it as one object: the report's title and figures, its rows as ``classes``, curves and pictures.
-
-    ``curves`` have the classes' mean precision at recalls 0.00, 0.01 ... 1.00, by the intersection over union;
-    ``pictures`` those that are not all right.
-    """
-    made = report(evaluation)
-    content = {
-        "title": made.title,
-        "figures": made.figures,
-        "classes": made.rows,
-        "curves": {name: mean_curve(evaluation, k) for name, k in CURVES.items()},
-        "pictures": pictures(evaluation),
-        "skipped": evaluation.skipped,
-        "notes": evaluation.notes,
-        "compare": None if comparison is None else comparison_figures(comparison),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def headlines(made: Report) -> dict[str, str]:
-    """The figures of a ``report`` in the words of people; shares in percent."""
-    figures = made.figures
-    unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
-    among = "" if figures["classes"] == figures["model_classes"] else f"; the model knows {figures['model_classes']}"
-    found, wrong = figures["found"], figures["wrong"]
-    assert isinstance(found, int)
-    assert isinstance(wrong, int)
-    shown = f"boxes scored above {cell_text(figures['score'])}"
-    return {
-        "pictures": f"{cell_text(figures['pictures'])}{unread}",
-        "objects": f"{cell_text(figures['objects'])} of {cell_text(figures['classes'])} classes{among}",
-        "mAP 0.50:0.95": percent(figures, "map"),
-        "mAP 0.50": percent(figures, "map50"),
-        "mAP 0.75": percent(figures, "map75"),
-        "mAP small": f"{percent(figures, 'map_small')}, below 32 x 32 pixels",
-        "mAP medium": percent(figures, "map_medium"),
-        "mAP large": f"{percent(figures, 'map_large')}, above 96 x 96 pixels",
-        "intervals": f"over {cell_text(figures['resamples'])} resamples of the pictures",
-        "recall": f"{percent(figures, 'recall')}: {found:,} of the objects found by {shown}",
-        "precision": f"{percent(figures, 'precision')}: {found:,} of {found + wrong:,} such boxes right",
-        "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
-    }
-
-
 def _counted(counts: Counts) -> dict[str, Cell]:
     objects, found, wrong = (int(values.sum()) for values in counts)
     return {
@@ -355,3 +400,8 @@ def _counted(counts: Counts) -> dict[str, Cell]:
         "precision": rounded(found / (found + wrong)) if found + wrong else None,
         "recall": rounded(found / objects) if objects else None,
     }
+
+
+def _known(box: BoxLabel, labels: Sequence[str]) -> Box:
+    mark = " (crowd)" if box.crowd else " (difficult)" if box.difficult else ""
+    return Box(box.label, labels[box.label] + mark, 1.0, box.left, box.top, box.right, box.bottom)

@@ -19,12 +19,17 @@ def share(value: float | None) -> float | None:
 
 def percent(figures: Mapping[str, Cell], name: str) -> str:
     """A share as people read it, with its interval if there is one."""
-    values = [figures.get(key) for key in (name, f"{name}_low", f"{name}_high")]
-    share, low, high = (100 * value if isinstance(value, (int, float)) else None for value in values)
-    if share is None:
+    found = (figures.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    values = [value if isinstance(value, (int, float)) else None for value in found]
+    return interval_text(*values)
+
+
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """A share and its 95 % interval in percent."""
+    if value is None:
         return "none"
-    interval = "" if low is None or high is None else f" (95 % interval {low:.1f} to {high:.1f})"
-    return f"{share:.1f} %{interval}"
+    interval = "" if low is None or high is None else f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * value:.1f} %{interval}"
 
 
 def shortened(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,22 @@ from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import Split
 from fusiform.data.masks import IGNORE, read_mask
-from fusiform.data.open import bind_masks, choose_split, read_masks
 from fusiform.data.preprocess import Placement, crop_pixels, placement
+from fusiform.drawing import charts
+from fusiform.drawing.overlay import draw_mask
+from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError, UsageError
-from fusiform.evaluation.classification import OTHER
-from fusiform.evaluation.compare import TaskEvaluation, comparison_figures
-from fusiform.evaluation.figures import percent, rounded
+from fusiform.evaluation.base import OTHER, AnnotationEvaluation, Rows
+from fusiform.evaluation.figures import percent, rounded, share, shortened
 from fusiform.evaluation.multi_scale import MultiScaleEngine
+from fusiform.evaluation.source import choose_masks
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.tasks import segmentation
-from fusiform.tasks.bootstrap import RESAMPLES, Comparison
+from fusiform.tasks.bootstrap import RESAMPLES
 from fusiform.tasks.segmentation import SegmentationMap
 from fusiform.tasks.segmentation_metrics import (
     class_counts,
@@ -40,10 +42,17 @@ from fusiform.tasks.segmentation_metrics import (
     pixel_accuracy,
     pixel_confusion,
 )
-from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.model import Model
 
+SHOWN_PICTURES = 12
+LARGEST_MATRIX = 50
+"""More classes than these make a matrix that nobody can read."""
 _NO_CLASS = -1
 """Stands for ``IGNORE`` in a true mask of the model's labels, of which there may be more than 255."""
+
+Look = Callable[[int, NDArray[np.float32], NDArray[np.int32]], None]
+"""Is shown a picture's number, the network's logits (h, w, classes) and the true mask (height, width) of the model's
+labels, -1 where a pixel belongs to no class."""
 
 
 class Outlines(NamedTuple):
@@ -58,19 +67,22 @@ class Outlines(NamedTuple):
     errors: Mapping[int, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskEvaluation(TaskEvaluation):
-    """A segmenter's masks of the pictures of a dataset against the true ones, and what follows from them.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class SegmentationEvaluation(AnnotationEvaluation):
+    """A segmenter's masks of the images of a dataset against the true ones, and what follows from them.
 
     ``outputs`` are the model's classes that the data knows, in the order of the data's, whose labels the masks' values
-    are. ``counts`` (pictures, 3, model's classes) are the pixels of ``samples`` as ``class_counts`` counts them,
-    ``confusion`` (model's classes, the same) those of all pictures.
+    are. ``counts`` (images, 3, model's classes) are the pixels of ``samples`` as ``class_counts`` counts them,
+    ``confusion`` (model's classes, the same) those of all images. No mask is kept: a page shows the worst images to
+    ``opened``, the model, once more, on ``threads`` cores, all by default.
     """
 
     names = ("miou", "pixel_accuracy")
-    what = "mean IoU"
+    main = "mean IoU"
 
+    opened: Model = field(repr=False)
     device: str
+    threads: int | None
     multi_scale: bool
     outputs: tuple[int, ...]
     counts: NDArray[np.int64] = field(repr=False)
@@ -81,11 +93,155 @@ class MaskEvaluation(TaskEvaluation):
         total = (weights @ counts).reshape(len(weights), *self.counts.shape[1:])
         return np.stack([mean_iou(total, self.outputs), pixel_accuracy(total)], axis=1)
 
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """``miou`` and ``pixel_accuracy`` in [0, 1]."""
+        return {name: share(interval.value) for name, interval in self.intervals.items()}
+
+    @cached_property
+    def _report(self) -> Report:
+        total = self.counts.sum(0)
+        right, true, found = total
+        figures: dict[str, Cell] = {
+            "model": self.model,
+            "data": self.source,
+            "split": self.split,
+            "engine": self.engine,
+            "multi_scale": self.multi_scale,
+            "pictures": len(self.samples),
+            "skipped": len(self.skipped),
+            "classes": len(self.outputs),
+            "model_classes": self.spec.num_classes,
+            "pixels": int(true.sum()),
+        }
+        for name, (value, low, high) in self.intervals.items():
+            figures |= {name: share(value), f"{name}_low": share(low), f"{name}_high": share(high)}
+        figures |= {"resamples": RESAMPLES, "seconds": round(self.seconds, 3)}
+        ious = class_ious(total)
+        rows: tuple[dict[str, Cell], ...] = tuple(
+            {
+                "class": self.spec.labels[k],
+                "pixels": int(true[k]),
+                "iou": None if np.isnan(ious[k]) else rounded(ious[k]),
+                "precision": rounded(right[k] / found[k]) if found[k] else None,
+                "recall": rounded(right[k] / true[k]) if true[k] else None,
+            }
+            for k in self.outputs
+        )
+        return Report(self.title, rows, figures)
+
+    def report(self) -> Report:
+        """The figures about the whole, and a row for each of the data's classes; shares are in [0, 1].
+
+        ``miou`` is the mean over the data's classes of true positives / (true positives + false positives + false
+        negatives), counted over all pixels at once; a class that is neither true nor found anywhere is no part of it,
+        and has no ``iou``. Intervals are bootstrapped over the images. ``pixels`` are those that belong to a class.
+        """
+        return self._report
+
+    def headlines(self) -> dict[str, str]:
+        figures = self.report().figures
+        unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
+        all_classes = cell_text(figures["model_classes"])
+        among = "" if len(self.outputs) == self.spec.num_classes else f"; the model chooses among its {all_classes}"
+        scales = ", at six scales and mirrored" if self.multi_scale else ""
+        return {
+            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "classes": f"{cell_text(figures['classes'])}{among}",
+            "mean IoU": percent(figures, "miou"),
+            "pixel accuracy": f"{percent(figures, 'pixel_accuracy')}, of {cell_text(figures['pixels'])} pixels",
+            "intervals": f"over {cell_text(figures['resamples'])} resamples of the pictures",
+            "engine": f"{figures['engine']}{scales}, {cell_text(figures['seconds'])} s",
+        }
+
+    def confusion_columns(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The names of the columns, and pixels (data's classes, columns): true classes by found ones.
+
+        The columns are the same classes, and one for all others of the model where it has others.
+        """
+        chosen = list(self.outputs)
+        names = [self.spec.labels[k] for k in chosen]
+        rows = self.confusion[chosen]
+        if len(chosen) == self.spec.num_classes:
+            return names, rows[:, chosen]
+        others = rows.sum(1) - rows[:, chosen].sum(1)
+        return [*names, OTHER], np.concatenate([rows[:, chosen], others[:, None]], axis=1)
+
+    def worst(self) -> list[int]:
+        """The indices of the images, the one with the lowest mean intersection over union first.
+
+        Of each image over its own classes, those that are true or found in it; images without a pixel that counts are
+        left out.
+        """
+        ious = mean_iou(self.counts, self.outputs)
+        return [int(i) for i in np.argsort(ious, kind="stable") if not np.isnan(ious[i])]
+
+    def pictures(self) -> list[dict[str, Cell]]:
+        """The mean intersection over union and the share of right pixels of each image, the worst first."""
+        ious, accuracies = mean_iou(self.counts, self.outputs), pixel_accuracy(self.counts)
+        return [
+            {
+                "path": self.samples[i].name,
+                "miou": rounded(ious[i]),
+                "pixel_accuracy": None if np.isnan(accuracies[i]) else rounded(accuracies[i]),
+            }
+            for i in self.worst()
+        ]
+
+    def _details(self) -> dict[str, Any]:
+        """``confusion`` has a list of pixels for each class, in the order of ``columns``."""
+        columns, counts = self.confusion_columns()
+        return {"confusion": {"columns": columns, "counts": counts.tolist()}, "pictures": self.pictures()}
+
+    def _tables(self) -> dict[str, Rows]:
+        return {"Worst pictures": self.pictures()}
+
+    def _add_sections(self, page: Page) -> None:
+        self._add_confusion(page)
+        if rows := self.report().rows:
+            page.add_heading("Classes")
+            page.add_table(shortened(rows))
+        if chosen := self.worst()[:SHOWN_PICTURES]:
+            page.add_heading("Worst pictures")
+            page.add_text("Each with what was found, and then with what is there; a colour is always the same class.")
+            page.add_pictures(self._draw(chosen))
+
+    def _add_confusion(self, page: Page) -> None:
+        columns, counts = self.confusion_columns()
+        rows = [int(k) for k in np.flatnonzero(counts.sum(1))]
+        # The diagonal is green where rows and columns are in one order: classes that are only found come last.
+        seen = [*rows, *(int(k) for k in np.flatnonzero(counts.sum(0)) if k not in rows)]
+        if not rows or len(seen) > LARGEST_MATRIX:
+            return
+        page.add_heading("Confusion")
+        page.add_text(
+            "True classes are rows, found ones columns; percent of the true class's pixels. Classes that are neither "
+            "true nor found anywhere are left out."
+        )
+        names = [columns[k] for k in seen]
+        page.add_svg(charts.heat_table(names[: len(rows)], names, percentages(counts[np.ix_(rows, seen)])))
+
+    def _draw(self, chosen: Sequence[int]) -> Iterator[tuple[Image.Image | None, str]]:
+        """Pictures with the masks that were found, and once more with the true ones."""
+        ious = {str(row["path"]): row["miou"] for row in self.pictures()}
+        for i, shown in zip(chosen, outline_again(self, chosen), strict=True):
+            name = self.samples[i].name
+            caption = f"{Path(name).name}\nmean IoU {float(ious[name] or 0):.1%}"
+            if shown is None:
+                yield None, caption
+                continue
+            image, true, found = shown
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            for what, mask in ((f"{caption}\nfound", found), ("there", true)):
+                classes = ", ".join(part.name for part in mask.shares() if part.index)
+                yield draw_mask(image, mask), f"{what}: {classes or 'nothing'}"
+
 
 def evaluate(
-    model: str | os.PathLike[str],
-    data: AnnotatedSet | str | os.PathLike[str],
+    model: Model,
+    data: AnnotatedSet,
     *,
+    name: str,
     split: Split | None = None,
     multi_scale: bool = False,
     engine: EngineName | None = None,
@@ -93,26 +249,19 @@ def evaluate(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
-) -> MaskEvaluation:
-    """Show a segmenter the pictures of a dataset, a folder that ``read_masks`` knows or what it has read.
+) -> SegmentationEvaluation:
+    """Show a segmenter, called ``name``, the images of a dataset; see ``job.evaluate``.
 
-    ``split`` None is test if there is one, else val, else all, else train; ``all`` is every picture there is. The other
-    arguments are those of ``outline``. Raises UsageError for a model that is no segmenter, a split that is not there or
-    has no picture that can be read, and what ``read_masks`` and ``outline`` raise.
+    Raises UsageError for data with classes that the model does not have, a split that is not there or has no picture
+    that can be read, and what ``outline`` raises.
     """
-    opened, name = open_model(model), os.fspath(model)
-    spec = opened.spec
-    if spec.task != "segmentation":
-        raise UsageError(f"{name}: is for {spec.task}; masks are for a segmenter")
-    if not isinstance(data, AnnotatedSet):
-        data = read_masks(data, spec, model=name)
-    bound = bind_masks(data, spec, model=name)
-    chosen, samples = choose_split(data.source, data.splits, split)
+    chosen = choose_masks(data, model.spec, split=split, model=name)
+    samples = chosen.samples
     started = time.perf_counter()
     outlines = outline(
-        opened,
+        model,
         samples,
-        labels=bound,
+        labels=chosen.outputs,
         multi_scale=multi_scale,
         engine=engine,
         device=device,
@@ -121,21 +270,23 @@ def evaluate(
         progress=progress,
     )
     seconds = time.perf_counter() - started
-    read = readable(data.source, chosen, len(samples), outlines.errors)
-    return MaskEvaluation(
+    read = readable(chosen.source, chosen.split, len(samples), outlines.errors)
+    return SegmentationEvaluation(
         model=name,
-        spec=spec,
-        engine="torch" if multi_scale else engine or engines.own_engine(opened),
+        spec=model.spec,
+        engine="torch" if multi_scale else engine or engines.own_engine(model),
+        opened=model,
         device=device,
+        threads=threads,
         multi_scale=multi_scale,
-        source=str(data.source),
-        split=chosen,
-        outputs=bound,
+        source=str(chosen.source),
+        split=chosen.split,
+        outputs=chosen.outputs,
         samples=tuple(samples[i] for i in read),
         counts=outlines.counts[read],
         confusion=outlines.confusion,
         skipped=tuple(outlines.errors.values()),
-        notes=data.notes,
+        notes=chosen.notes,
         seconds=seconds,
     )
 
@@ -151,6 +302,7 @@ def outline(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
+    look: Look | None = None,
 ) -> Outlines:
     """Compare a segmenter's masks with the true ones, pixel by pixel at the photographs' own size.
 
@@ -158,9 +310,10 @@ def outline(
     mask that cannot be read is in the answer's ``errors``. ``multi_scale`` shows every picture at six scales and
     mirrored, at its own aspect (Sandler et al., arXiv 1801.04381, Section 6.3), which the engine ``torch`` does.
     ``threads`` is the number of cores to use, all by default, with an engine for each; ``device`` is where the engine
-    ``torch`` computes; ``batch`` is the number of pictures that go through the network together. Raises UsageError for
-    arguments that do not fit, WeightsError for a model that cannot be used or answers with values that are not finite,
-    and what ``open_engine`` raises.
+    ``torch`` computes; ``batch`` is the number of pictures that go through the network together. ``look`` is shown the
+    network's answer to each picture that can be read, in several threads. Raises UsageError for arguments that do not
+    fit, WeightsError for a model that cannot be used or answers with values that are not finite, and what
+    ``open_engine`` raises.
     """
     start = _starter(model, multi_scale=multi_scale, engine=engine, device=device)
     crew = Crew(start, len(samples), threads=threads, batch=batch)
@@ -193,32 +346,30 @@ def outline(
                 counts[i] = class_counts(found)
                 with adding:
                     confusion[:] += found
+                if look is not None:
+                    look(i, values, truth)
 
     crew.work(answer, progress)
     return Outlines(counts, confusion, dict(sorted(errors.items())))
 
 
 def mask_figures(
-    model: Model,
-    samples: Sequence[AnnotatedSample],
-    *,
-    engine: EngineName | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    batch: int = 1,
-    progress: Tracker = silent,
+    model: Model, samples: Sequence[AnnotatedSample], *, threads: int | None = None, progress: Tracker = silent
 ) -> dict[str, float]:
-    """What training tells of its validation pictures: ``val_miou``, ``val_pixel_accuracy`` in [0, 1], ``pictures``.
+    """What training tells of its images at the end: ``miou``, ``pixel_accuracy`` in [0, 1], and ``pictures``.
 
     The masks' values are the model's labels. Pictures and masks that cannot be read are left out; where no pixel
-    counts, both are 0. The arguments are those of ``outline``.
+    counts, both are 0.
     """
-    found = outline(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
-    total = found.counts.sum(0)
+    found = outline(model, samples, threads=threads, progress=progress)
+    return {**overlaps(found.counts.sum(0)), "pictures": len(samples) - len(found.errors)}
+
+
+def overlaps(counts: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:
+    """``miou`` and ``pixel_accuracy`` in [0, 1] of counts (3, classes) over all images; 0 where no pixel counts."""
     return {
-        "val_miou": float(np.nan_to_num(mean_iou(total, range(model.spec.num_classes)))),
-        "val_pixel_accuracy": float(np.nan_to_num(pixel_accuracy(total))),
-        "pictures": len(samples) - len(found.errors),
+        "miou": float(np.nan_to_num(mean_iou(counts, range(counts.shape[-1])))),
+        "pixel_accuracy": float(np.nan_to_num(pixel_accuracy(counts))),
     }
 
 
@@ -233,7 +384,7 @@ def read_truth(sample: AnnotatedSample, size: tuple[int, int], labels: Sequence[
 
 
 def outline_again(
-    evaluation: MaskEvaluation, chosen: Sequence[int], *, threads: int | None = None
+    evaluation: SegmentationEvaluation, chosen: Sequence[int]
 ) -> Iterator[tuple[Image.Image, SegmentationMap, SegmentationMap] | None]:
     """Some pictures with their true and found masks, to look at; None for one that can no longer be read.
 
@@ -241,12 +392,9 @@ def outline_again(
     """
     spec = evaluation.spec
     start = _starter(
-        open_model(evaluation.model),
-        multi_scale=evaluation.multi_scale,
-        engine=evaluation.engine,
-        device=evaluation.device,
+        evaluation.opened, multi_scale=evaluation.multi_scale, engine=evaluation.engine, device=evaluation.device
     )
-    engine = start(threads or usable_cores())
+    engine = start(evaluation.threads or usable_cores())
     for i in chosen:
         sample = evaluation.samples[i]
         try:
@@ -261,117 +409,12 @@ def outline_again(
         yield image, true, segmentation.decode(said, spec, image.size, placement=place)
 
 
-def report(evaluation: MaskEvaluation) -> Report:
-    """The figures about the whole, and a row for each of the data's classes; shares are in [0, 1].
-
-    ``miou`` is the mean over the data's classes of true positives / (true positives + false positives + false
-    negatives), counted over all pixels at once; a class that is neither true nor found anywhere is no part of it, and
-    has no ``iou``. Intervals are bootstrapped over the pictures. ``pixels`` are those that belong to a class.
-    """
-    total = evaluation.counts.sum(0)
-    right, true, found = total
-    figures: dict[str, Cell] = {
-        "model": evaluation.model,
-        "data": evaluation.source,
-        "split": evaluation.split,
-        "engine": evaluation.engine,
-        "multi_scale": evaluation.multi_scale,
-        "pictures": len(evaluation.samples),
-        "skipped": len(evaluation.skipped),
-        "classes": len(evaluation.outputs),
-        "model_classes": evaluation.spec.num_classes,
-        "pixels": int(true.sum()),
-    }
-    for name, interval in evaluation.intervals.items():
-        value, low, high = (None if each is None else rounded(each) for each in interval)
-        figures |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    figures |= {"resamples": RESAMPLES, "seconds": round(evaluation.seconds, 3)}
-    ious = class_ious(total)
-    rows: tuple[dict[str, Cell], ...] = tuple(
-        {
-            "class": evaluation.spec.labels[k],
-            "pixels": int(true[k]),
-            "iou": None if np.isnan(ious[k]) else rounded(ious[k]),
-            "precision": rounded(right[k] / found[k]) if found[k] else None,
-            "recall": rounded(right[k] / true[k]) if true[k] else None,
-        }
-        for k in evaluation.outputs
-    )
-    return Report(evaluation.title, rows, figures)
-
-
-def confusion(evaluation: MaskEvaluation) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of the columns, and pixels (data's classes, columns): true classes by found ones.
-
-    The columns are the same classes, and one for all others of the model where it has others.
-    """
-    chosen = list(evaluation.outputs)
-    names = [evaluation.spec.labels[k] for k in chosen]
-    rows = evaluation.confusion[chosen]
-    if len(chosen) == evaluation.spec.num_classes:
-        return names, rows[:, chosen]
-    others = rows.sum(1) - rows[:, chosen].sum(1)
-    return [*names, OTHER], np.concatenate([rows[:, chosen], others[:, None]], axis=1)
-
-
-def worst(evaluation: MaskEvaluation) -> list[int]:
-    """The indices of the pictures, the one with the lowest mean intersection over union first.
-
-    Of each picture over its own classes, those that are true or found in it; pictures without a pixel that counts are
-    left out.
-    """
-    ious = mean_iou(evaluation.counts, evaluation.outputs)
-    return [int(i) for i in np.argsort(ious, kind="stable") if not np.isnan(ious[i])]
-
-
-def pictures(evaluation: MaskEvaluation) -> list[dict[str, Cell]]:
-    """The mean intersection over union and the share of right pixels of each picture, the worst first."""
-    ious, accuracies = mean_iou(evaluation.counts, evaluation.outputs), pixel_accuracy(evaluation.counts)
-    return [
-        {
-            "path": evaluation.samples[i].name,
-            "miou": rounded(ious[i]),
-            "pixel_accuracy": None if np.isnan(accuracies[i]) else rounded(accuracies[i]),
-        }
-        for i in worst(evaluation)
-    ]
-
-
-def to_json(evaluation: MaskEvaluation, *, comparison: Comparison | None = None) -> str:
-    """All of it as one object: the report's title and figures, its rows as ``classes``, confusion and pictures.
-
-    ``confusion`` has a list of pixels for each class, in the order of ``columns``.
-    """
-    made = report(evaluation)
-    columns, counts = confusion(evaluation)
-    content = {
-        "title": made.title,
-        "figures": made.figures,
-        "classes": made.rows,
-        "confusion": {"columns": columns, "counts": counts.tolist()},
-        "pictures": pictures(evaluation),
-        "skipped": evaluation.skipped,
-        "notes": evaluation.notes,
-        "compare": None if comparison is None else comparison_figures(comparison),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def headlines(made: Report) -> dict[str, str]:
-    """The figures of a ``report`` in the words of people; shares in percent."""
-    figures = made.figures
-    unread = f", {cell_text(figures['skipped'])} could not be read" if figures["skipped"] else ""
-    all_classes = cell_text(figures["model_classes"])
-    among = "" if figures["classes"] == figures["model_classes"] else f"; the model chooses among its {all_classes}"
-    scales = ", at six scales and mirrored" if figures["multi_scale"] else ""
-    return {
-        "pictures": f"{cell_text(figures['pictures'])}{unread}",
-        "classes": f"{cell_text(figures['classes'])}{among}",
-        "mean IoU": percent(figures, "miou"),
-        "pixel accuracy": f"{percent(figures, 'pixel_accuracy')}, of {cell_text(figures['pixels'])} pixels",
-        "intervals": f"over {cell_text(figures['resamples'])} resamples of the pictures",
-        "engine": f"{figures['engine']}{scales}, {cell_text(figures['seconds'])} s",
-    }
+def percentages(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Each row of a confusion matrix in whole percent that add up to 100; a row of nothing stays so."""
+    totals = np.maximum(counts.sum(1, keepdims=True), 1)
+    ends = np.rint(100 * np.cumsum(counts, axis=1) / totals).astype(int)
+    rows: list[list[int]] = np.diff(ends, axis=1, prepend=0).tolist()
+    return rows
 
 
 def _starter(model: Model, *, multi_scale: bool, engine: EngineName | None, device: str) -> Callable[[int], Engine]:

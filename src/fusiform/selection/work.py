@@ -11,7 +11,7 @@ from fusiform.benchmarking.latency import measure_latency
 from fusiform.data.dataset import Split
 from fusiform.engines import open_engine
 from fusiform.errors import UsageError
-from fusiform.evaluation.classification import evaluate, report
+from fusiform.evaluation.job import evaluate
 from fusiform.exporting.job import export
 from fusiform.exporting.targets.base import Precision, TargetName
 from fusiform.progress import Tracker
@@ -101,13 +101,13 @@ class Work:
         opened = open_engine(file, engine=self.engine, threads=self.threads)
         checks = tuple(measure_latency(opened, seconds=CHECK_SECONDS).median_ms for _ in range(CHECKS))
         answered = evaluate(file, read_list(training.run), split="val", progress=self.progress)
-        return Shipped(training, precision, file, checks, file.stat().st_size / 1e6, float(answered.right.mean()))
+        return Shipped(training, precision, file, checks, file.stat().st_size / 1e6, cast("float", answered.value))
 
     def judge(self, file: Shipped) -> Mapping[str, Cell]:
         """``split``, ``pictures``, ``top1`` and its 95 % interval; on pictures without a part in the choice if any."""
         pictures = read_list(file.training.run)
         split: Split = "test" if pictures.splits.get("test") else "val"
-        figures = report(evaluate(file.file, pictures, split=split, progress=self.progress)).figures
+        figures = evaluate(file.file, pictures, split=split, progress=self.progress).report().figures
         return {name: figures[name] for name in ("split", "pictures", "top1", "top1_low", "top1_high")}
 
 

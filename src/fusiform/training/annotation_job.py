@@ -157,7 +157,7 @@ class AnnotatedJob(Job[AnnotatedSet]):
             return {}
         measure = box_figures if self.recipe.task == "detection" else mask_figures
         found = measure(open_model(best), samples, threads=self.threads, progress=self.progress)
-        return {"split": split, **{name.removeprefix("val_"): value for name, value in found.items()}}
+        return {"split": split, **found}
 
 
 def read_annotated_list(run: Path) -> AnnotatedSet:

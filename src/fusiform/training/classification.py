@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from fusiform.data.dataset import Sample
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.evaluation.classification import answers
+from fusiform.evaluation.classification import answers, sum_up
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.nets import MobileNetV2, build_network
 from fusiform.spec import ModelSpec
-from fusiform.tasks import classification_metrics as metrics
 from fusiform.training.augment import mix_batch
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, Normalization, Pictures
@@ -204,13 +203,7 @@ def measure(
     mine = samples[world.rank :: world.size]
     values = _answer(in_memory(state, spec), mine, world, threads)
     truth = np.array([sample.label for sample in mine], np.int64)
-    read = ~np.isnan(values).any(axis=1)
-    sums = [0.0, 0.0, 0.0]
-    if read.any():
-        values, truth = values[read], truth[read]
-        loss = metrics.negative_log_likelihood(values, truth) * len(truth)
-        sums = [loss, float(metrics.in_top(values, truth, 1).sum()), float(len(truth))]
-    loss, right, count = world.sum(sums)
+    loss, right, count = world.sum(sum_up(values, truth))
     return {"val_loss": loss / count, "val_top1": right / count, "val_pictures": count} if count else {}
 
 

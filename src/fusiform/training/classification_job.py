@@ -13,17 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.open import open_dataset, recognise
 from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError, WeightsError
-from fusiform.evaluation.classification import answers
+from fusiform.evaluation.classification import accuracies, answers
 from fusiform.report import Cell
 from fusiform.spec import Accuracy, Architecture, ModelSpec, Preprocess
-from fusiform.tasks import classification_metrics as metrics
 from fusiform.training.base import Job, Start, read_text
 from fusiform.training.classification import ClassificationTask, State, Teacher, compute_features, head_name, train_head
 from fusiform.training.loader import ClassExamples, Pictures
@@ -142,16 +140,17 @@ class ClassificationJob(Job[DataSet]):
         truth = np.array([sample.label for sample in samples])[read]
         if not len(truth):
             return {}
-        figures = _figures(values[read], truth, split)
-        accuracy = Accuracy(
-            f"{dataset.source.name} {split}",
-            100 * cast("float", figures["top1"]),
-            100 * cast("float", figures["top5"]),
-            len(truth),
-            "fusiform train",
-        )
+        (top1, low, high), (top5, _, _) = accuracies(values[read], truth).values()
+        accuracy = Accuracy(f"{dataset.source.name} {split}", 100 * top1, 100 * top5, len(truth), "fusiform train")
         write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
-        return figures
+        return {
+            "split": split,
+            "pictures": len(truth),
+            "top1": top1,
+            "top1_low": low,
+            "top1_high": high,
+            "top5": top5,
+        }
 
 
 def read_list(run: Path) -> DataSet:
@@ -221,20 +220,6 @@ def _complete(spec: ModelSpec, state: State, same_head: bool, seed: int) -> Stat
         return fresh
     name = head_name(spec)
     return {**state, **{key: fresh[key] for key in (f"{name}.weight", f"{name}.bias")}}
-
-
-def _figures(values: NDArray[np.float32], truth: NDArray[np.int64], split: str) -> dict[str, Cell]:
-    top = min(5, values.shape[1])
-    right = int(metrics.in_top(values, truth, 1).sum())
-    low, high = metrics.wilson_interval(right, len(truth))
-    return {
-        "split": split,
-        "pictures": len(truth),
-        "top1": right / len(truth),
-        "top1_low": low,
-        "top1_high": high,
-        "top5": metrics.top_k_accuracy(values, truth, top),
-    }
 
 
 def _kept_side(recipe: Recipe) -> int:

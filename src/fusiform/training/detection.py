@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,17 +12,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.preprocess import mean_color
-from fusiform.engines import Engine
-from fusiform.engines.crew import Crew, not_finite, read_pixels
+from fusiform.engines import EngineName
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.evaluation.detection import find_boxes, precisions
 from fusiform.nets import SSDLite, build_network
 from fusiform.spec import ModelSpec, Preprocess, Scores
 from fusiform.tasks import detection
 from fusiform.tasks.detection import Detections
-from fusiform.tasks.detection_metrics import match_boxes, mean_average_precisions
 from fusiform.training.augment import apply_seeded
 from fusiform.training.classification import GPU_BATCH, State, backbone_stages, in_memory
 from fusiform.training.distributed import World
@@ -337,19 +334,33 @@ class DetectionTask:
         if not self.validation:
             return {}
         state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
+        model = in_memory(state, self.spec)
         mine = self.validation[world.rank :: world.size]
-        seen = _look(state, self.spec, mine, self.recipe, world, threads=self.threads)
-        loss, objects = world.sum([sum(one.loss for one in seen), sum(one.objects for one in seen)])
-        parts = world.gather([(one.truth, one.found) for one in seen])
+        losses, objects = np.zeros(len(mine)), np.zeros(len(mine))
+
+        def look(i: int, size: tuple[int, int], said: Mapping[str, NDArray[np.float32]]) -> None:
+            """What a picture adds to the loss of them all as one batch."""
+            label = make_label(find_objects(mine[i], size), self.spec.input_size)[None]
+            logits, codes = (torch.from_numpy(said[name][None]) for name in ("logits", "codes"))
+            objects[i] = self.amount(label)
+            losses[i] = box_loss(logits, codes, label, self.recipe).item() * max(objects[i], 1)
+
+        engine: EngineName = "litert" if world.device.type == "cpu" else "torch"
+        batch = 1 if world.device.type == "cpu" else GPU_BATCH
+        answers = find_boxes(
+            model, mine, engine=engine, device=str(world.device), threads=self.threads, batch=batch, look=look
+        )
+        loss, count = world.sum([sum(losses.tolist()), sum(objects.tolist())])
+        pairs = zip(answers.truth, answers.found, strict=True)
+        parts = world.gather([(truth, found) for truth, found in pairs if found is not None])
         every: list[tuple[tuple[BoxLabel, ...], Detections]] = [one for part in parts for one in part]
         if not every:
             return {}
-        truth, found = zip(*every, strict=True)
-        precision = np.nan_to_num(mean_average_precisions(match_boxes(truth, found, self.spec.num_classes))[0])
+        found = precisions(every, self.spec.num_classes)
         return {
-            "val_loss": loss / max(objects, 1),
-            "val_map": float(precision.mean()),
-            "val_map50": float(precision[0]),
+            "val_loss": loss / max(count, 1),
+            "val_map": found["map"],
+            "val_map50": found["map50"],
             "val_pictures": float(len(every)),
         }
 
@@ -360,67 +371,3 @@ def box_loss(logits: Tensor, codes: Tensor, targets: Tensor, recipe: Recipe) -> 
         gamma, alpha = recipe.focal_gamma, recipe.focal_alpha
         return focal_loss(logits, codes, targets, gamma=gamma, alpha=alpha, box_weight=recipe.box_weight)
     return multibox_loss(logits, codes, targets, negatives=recipe.negatives, box_weight=recipe.box_weight)
-
-
-class _Seen(NamedTuple):
-    """What a picture came to: its number, what is there and was found, its part in the loss, and its object priors."""
-
-    number: int
-    truth: tuple[BoxLabel, ...]
-    found: Detections
-    loss: float
-    objects: int
-
-
-def _look(
-    state: Mapping[str, NDArray[Any]],
-    spec: ModelSpec,
-    samples: Sequence[AnnotatedSample],
-    recipe: Recipe,
-    world: World,
-    *,
-    threads: int,
-) -> list[_Seen]:
-    """Show the pictures that can be read to the network, in their order."""
-    model = in_memory(state, spec)
-    on_cpu = world.device.type == "cpu"
-    batch = 1 if on_cpu else GPU_BATCH
-
-    def start(cores: int) -> Engine:
-        return engines.open_engine(
-            model, engine="litert" if on_cpu else "torch", threads=cores, device=str(world.device)
-        )
-
-    seen: list[_Seen] = []
-
-    def answer(engine: Engine, group: range) -> None:
-        read, pixels = read_pixels([samples[i] for i in group], spec, {}, first=group.start)
-        for k in range(0, len(read), batch):
-            said = engine.run(np.stack(pixels[k : k + batch]))
-            if not all(np.isfinite(values).all() for values in said.values()):
-                raise not_finite(model)
-            for (i, size), logits, codes in zip(read[k : k + batch], said["logits"], said["codes"], strict=True):
-                seen.append(_judge(i, samples[i], size, logits[None], codes[None], spec, recipe))
-
-    Crew(start, len(samples), threads=threads, batch=batch).work(answer)
-    return sorted(seen, key=lambda one: one.number)
-
-
-def _judge(
-    number: int,
-    sample: AnnotatedSample,
-    size: tuple[int, int],
-    logits: NDArray[np.float32],
-    codes: NDArray[np.float32],
-    spec: ModelSpec,
-    recipe: Recipe,
-) -> _Seen:
-    label = make_label(find_objects(sample, size), spec.input_size)[None]
-    loss = box_loss(torch.from_numpy(logits), torch.from_numpy(codes), label, recipe)
-    objects = int((label[..., 0] > 0).sum())
-    (found,) = detection.decode(logits, codes, spec, sizes=[size], score_threshold=detection.EVALUATED_SCORE)
-    # Where annotations do not say how large the picture is, some may reach out of it.
-    width, height = size
-    within = (replace(b, right=min(b.right, width), bottom=min(b.bottom, height)) for b in sample.boxes or ())
-    truth = tuple(box for box in within if box.left < box.right and box.top < box.bottom)
-    return _Seen(number, truth, found, loss.item() * max(objects, 1), objects)

@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.masks import IGNORE, read_mask
-from fusiform.data.preprocess import crop_pixels, mean_color, placement
-from fusiform.engines import Engine, EngineName
-from fusiform.engines.crew import Crew
+from fusiform.data.preprocess import mean_color, placement
+from fusiform.engines import EngineName
 from fusiform.errors import ImageError, MissingExtraError, WeightsError
-from fusiform.evaluation.segmentation import outline
+from fusiform.evaluation.segmentation import outline, overlaps
 from fusiform.graph.shapes import state_shapes
 from fusiform.nets import DeepLabV3, build_network
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.tasks.segmentation_metrics import mean_iou, pixel_accuracy
 from fusiform.training.augment import apply_seeded
 from fusiform.training.classification import State, backbone_stages, in_memory
 from fusiform.training.distributed import World
@@ -267,66 +264,42 @@ def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, t
     engine: EngineName | None = None if on_cpu else "torch"
     device, batch = ("cpu", 1) if on_cpu else (str(world.device), GPU_BATCH)
     mine = samples[world.rank :: world.size]
-    found = outline(model, mine, engine=engine, device=device, threads=threads, batch=batch)
+    loss = ValidationLoss(model.spec)
+    found = outline(model, mine, engine=engine, device=device, threads=threads, batch=batch, look=loss)
     # Means over classes do not add up, but the pixels that they come from do.
     counts = found.counts.sum(0)
-    pictures, *pixels = world.sum([float(len(mine) - len(found.errors)), *counts.ravel().tolist()])
+    pictures, total, pixels, *counted = world.sum(
+        [float(len(mine) - len(found.errors)), loss.total, loss.pixels, *counts.ravel().tolist()]
+    )
     if not pictures:
         return {}
-    total = np.array(pixels).reshape(counts.shape)
-    loss = validation_loss(model, mine, world, engine=engine, device=device, threads=threads, batch=batch)
+    figures = overlaps(np.array(counted).reshape(counts.shape))
     return {
-        "val_loss": loss,
-        "val_miou": float(np.nan_to_num(mean_iou(total, range(model.spec.num_classes)))),
-        "val_pixel_accuracy": float(np.nan_to_num(pixel_accuracy(total))),
+        "val_loss": total / max(pixels, 1),
+        "val_miou": figures["miou"],
+        "val_pixel_accuracy": figures["pixel_accuracy"],
         "val_pictures": pictures,
     }
 
 
-def validation_loss(
-    model: Model,
-    samples: Sequence[AnnotatedSample],
-    world: World | None = None,
-    *,
-    engine: EngineName | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    batch: int = 1,
-) -> float:
-    """Cross-entropy, the mean over all pixels that count of the network's inputs; 0 where there are none.
+class ValidationLoss:
+    """Adds up the cross-entropy over all pixels that count of the network's inputs, shown what ``outline`` looks at."""
 
-    With a ``world`` the mean is over all of its processes, each of which gives ``samples`` of its own.
-    """
-    spec = model.spec
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.total, self.pixels = 0.0, 0.0
+        self._adding = threading.Lock()
 
-    def start(cores: int) -> Engine:
-        return engines.open_engine(model, engine=engine, threads=cores, device=device)
-
-    crew = Crew(start, len(samples), threads=threads, batch=batch)
-    sums = np.zeros(2)
-    adding = threading.Lock()
-
-    def answer(mine: Engine, group: range) -> None:
-        seen = []
-        for i in group:
-            try:
-                image, mask = read_pair(samples[i], classes=spec.num_classes)
-            except ImageError:
-                continue
-            seen.append((crop_pixels(image, spec.preprocess), place_mask(mask, spec.preprocess)))
-        for k in range(0, len(seen), batch):
-            pixels, masks = zip(*seen[k : k + batch], strict=True)
-            values = mine.run(np.stack(pixels))["logits"]
-            coarse = torch.from_numpy(values).permute(0, 3, 1, 2)
-            logits = resize_logits(coarse, masks[0].shape, align_corners=spec.align_corners)
-            targets = torch.from_numpy(np.stack(masks))
-            count = int((targets != IGNORE).sum())
-            with adding:
-                sums[:] += float(mask_loss(logits, targets)) * count, count
-
-    crew.work(answer)
-    loss, pixels = world.sum(sums.tolist()) if world else sums.tolist()
-    return float(loss / max(pixels, 1))
+    def __call__(self, _: int, values: NDArray[np.float32], truth: NDArray[np.int32]) -> None:
+        """Take in the logits (h, w, classes) of a picture and its true mask, -1 where a pixel belongs to no class."""
+        mask = place_mask(np.where(truth < 0, IGNORE, truth).astype(np.uint8), self.spec.preprocess)
+        coarse = torch.from_numpy(values[None]).permute(0, 3, 1, 2)
+        logits = resize_logits(coarse, mask.shape, align_corners=self.spec.align_corners)
+        targets = torch.from_numpy(mask[None])
+        count = int((targets != IGNORE).sum())
+        with self._adding:
+            self.total += float(mask_loss(logits, targets)) * count
+            self.pixels += count
 
 
 def place_mask(mask: Mask, preprocess: Preprocess) -> Mask:

@@ -1,0 +1,216 @@
+"""How good a model is on labelled images: what ``fusiform evaluate`` runs, for every task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fusiform.data.annotated import AnnotatedSet
+from fusiform.data.dataset import DataSet, Split
+from fusiform.engines import EngineName
+from fusiform.errors import OutputError, UsageError
+from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
+from fusiform.evaluation.classification import ClassificationEvaluation
+from fusiform.evaluation.detection import DetectionEvaluation
+from fusiform.evaluation.segmentation import SegmentationEvaluation
+from fusiform.evaluation.source import read_data
+from fusiform.progress import Tracker, tracker
+from fusiform.spec import Task
+from fusiform.tasks.detection import SCORE_THRESHOLD
+from fusiform.zoo.model import Model, open_model
+
+AnyEvaluation = ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation
+
+_MODELS: dict[Task, str] = {"classification": "classifier", "detection": "detector", "segmentation": "segmenter"}
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Model,
+    data: str | os.PathLike[str] | DataSet | AnnotatedSet,
+    *,
+    split: Split | None = None,
+    compare: str | os.PathLike[str] | Model | None = None,
+    engine: EngineName | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    html: str | os.PathLike[str] | None = None,
+    explain: Sequence[int | str | os.PathLike[str]] = (),
+    calibrate: str | os.PathLike[str] | None = None,
+    score: float | None = None,
+    multi_scale: bool = False,
+    progress: bool | Tracker | None = None,
+) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
+    """Measure how good a model is on the labelled images of a dataset, whatever its task.
+
+    Every image is shown to the model with the preprocessing of its spec. Classes are bound by their names; a classifier
+    chooses among all of its own, where the dataset has only some of them.
+
+    Args:
+        model: A name of ``list_models``, a model file, the folder of a training run, or a model that is open already.
+        data: A folder with a folder for each class, or such folders within train, val and test, for a classifier;
+            COCO's layout or Pascal VOC's, with boxes for a detector, with masks for a segmenter; or a dataset that was
+            read before.
+        split: Which images: ``train``, ``val``, ``test``, or ``all``. None is test if there is one, else val, else all.
+        compare: Another model for the same images: ``comparison`` says whether the difference is more than chance.
+        engine: The runtime; None is the one that the file is for.
+        device: Where the engine ``torch`` computes: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: Cores to use, all by default.
+        batch: Images that go through the network together.
+        html: Where to write a page with drawings and pictures, one file.
+        explain: For a classifier: on the page, show with Grad-CAM what the network looks at in these images, given by
+            their paths, or in so many of the dataset's. Needs PyTorch.
+        calibrate: For a classifier: fit a temperature, and write a copy of the model there whose probabilities use it.
+        score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
+        multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
+            Section 6.3), which takes PyTorch.
+        progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
+
+    Returns:
+        The evaluation: ``metrics`` has the headline numbers, accuracies as shares in [0, 1]; ``report()`` all figures
+        with their 95 % intervals and a row for each class; ``skipped`` the messages about images that could not be
+        read, which do not count.
+
+    Raises:
+        UsageError: For arguments that do not go with the model's task, data that do not fit the model, a split that is
+            not there, or no image that can be read.
+        WeightsError: For a model that cannot be used, or answers with values that are not finite.
+        SpecError: For a model that does not say how to use it.
+        MissingExtraError: For a runtime that is not installed, or COCO's evaluator where a detector needs it.
+        OutputError: For a file that cannot be written.
+
+    Example:
+        >>> import fusiform
+        >>> result = fusiform.evaluate("mobilenet_v2", "photographs")  # folders "tabby", "espresso", ...
+        >>> len(result.samples), result.metrics["top5"]
+        (2, 1.0)
+
+    """
+    models = [_open(each) for each in ([model] if compare is None else [model, compare])]
+    _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale)
+    # What cannot work at the end is told before the work.
+    opened, _ = models[0]
+    for path in (html, calibrate):
+        _check_folder(path)
+    if calibrate is not None:
+        calibration.check_calibration(opened, calibrate)
+    network = explanation.open_network(opened) if explain else None
+    asked = explanation.read_asked(explain)
+    how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
+    result, *others = [_measure(*each, known, how) for each, known in _read(models, data)]
+    if others:
+        result = result.including(comparison=result.compare(others[0]))
+    if isinstance(result, ClassificationEvaluation):
+        if calibrate is not None:
+            fitted = calibration.calibrate(
+                opened, result.logits, result.truth, calibrate, source=result.source, split=result.split
+            )
+            result = result.including(calibration=fitted)
+        if network is not None:
+            samples = explanation.asked_samples(result, asked)
+            result = result.including(explained=tuple(explanation.explain(result, network, samples)))
+    if html is not None:
+        result.write_page(html)
+    return result
+
+
+class _How(NamedTuple):
+    """How images are chosen and shown to a model; see ``evaluate``."""
+
+    split: Split | None
+    engine: EngineName | None
+    device: str
+    threads: int | None
+    batch: int
+    score: float | None
+    multi_scale: bool
+    progress: Tracker
+
+
+def _open(model: str | os.PathLike[str] | Model) -> tuple[Model, str]:
+    """The model, and what to call it."""
+    if isinstance(model, Model):
+        return model, str(model.path)
+    return open_model(model), os.fspath(model)
+
+
+def _check_task(
+    models: Sequence[tuple[Model, str]], explain: bool, calibrate: bool, score: bool, multi_scale: bool
+) -> None:
+    """UsageError for what was asked for and is for models of another task, a second model included."""
+    opened, name = models[0]
+    what = _MODELS[opened.spec.task]
+    given: dict[str, tuple[bool, Task]] = {
+        "--explain": (explain, "classification"),
+        "--calibrate": (calibrate, "classification"),
+        "--score": (score, "detection"),
+        "--multi-scale": (multi_scale, "segmentation"),
+    }
+    for flag, (asked, task) in given.items():
+        if asked and task != opened.spec.task:
+            raise UsageError(f"{flag} is for a {_MODELS[task]}; {name} is a {what}: leave it out")
+    for other, called in models[1:]:
+        if other.spec.task != opened.spec.task:
+            raise UsageError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
+
+
+def _check_folder(path: str | os.PathLike[str] | None) -> None:
+    """OutputError for a file that is to be written where there is no folder."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"cannot write {path} (there is no such folder): choose another place")
+
+
+def _read(
+    models: Sequence[tuple[Model, str]], data: str | os.PathLike[str] | DataSet | AnnotatedSet
+) -> list[tuple[tuple[Model, str], DataSet | AnnotatedSet]]:
+    """The dataset as each of the models needs it: boxes have the labels of the model that they are read for."""
+    found = []
+    for model, name in models:
+        labelled = read_data(data, model.spec, model=name)
+        if isinstance(labelled, DataSet):
+            data = labelled  # once is enough for all classifiers
+        found.append(((model, name), labelled))
+    return found
+
+
+def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -> AnyEvaluation:
+    """Show a model the images, whatever its task."""
+    if isinstance(data, DataSet):
+        return classification.evaluate(
+            model,
+            data,
+            name=name,
+            split=how.split,
+            engine=how.engine,
+            device=how.device,
+            threads=how.threads,
+            batch=how.batch,
+            progress=how.progress,
+        )
+    if model.spec.task == "detection":
+        return detection.evaluate(
+            model,
+            data,
+            name=name,
+            split=how.split,
+            score=SCORE_THRESHOLD if how.score is None else how.score,
+            engine=how.engine,
+            device=how.device,
+            threads=how.threads,
+            batch=how.batch,
+            progress=how.progress,
+        )
+    return segmentation.evaluate(
+        model,
+        data,
+        name=name,
+        split=how.split,
+        multi_scale=how.multi_scale,
+        engine=how.engine,
+        device=how.device,
+        threads=how.threads,
+        batch=how.batch,
+        progress=how.progress,
+    )
