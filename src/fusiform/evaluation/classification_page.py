@@ -32,7 +32,7 @@ from fusiform.evaluation.figures import shortened
 from fusiform.tasks import classification_metrics as metrics
 
 if TYPE_CHECKING:
-    from fusiform.nets import MobileNetV2, ShuffleNetV2
+    from fusiform.nets.backbones import Backbone
 
 SHOWN_PAIRS = 20
 SHOWN_THUMBNAILS = 12
@@ -110,24 +110,22 @@ def examples(evaluation: Evaluation, count: int) -> list[Sample]:
     return [evaluation.samples[i] for i in (*wrong[: count - spread], *picked.tolist())]
 
 
-def open_network(model: str | os.PathLike[str]) -> MobileNetV2 | ShuffleNetV2:
+def open_network(model: str | os.PathLike[str]) -> Backbone:
     """The PyTorch network that ``explain`` needs; MissingExtraError without PyTorch, and what ``open_model`` raises."""
     try:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "--explain") from None
-    from fusiform.nets import MobileNetV2, ShuffleNetV2
+    from fusiform.nets.backbones import Backbone
     from fusiform.zoo.load import load
 
     network = load(model)
-    if not isinstance(network, MobileNetV2 | ShuffleNetV2):
+    if not isinstance(network, Backbone):
         raise UsageError(f"{os.fspath(model)}: --explain is for classifiers")
     return network
 
 
-def explain(
-    evaluation: Evaluation, network: MobileNetV2 | ShuffleNetV2, samples: Sequence[Sample]
-) -> list[tuple[Image.Image, str]]:
+def explain(evaluation: Evaluation, network: Backbone, samples: Sequence[Sample]) -> list[tuple[Image.Image, str]]:
     """What in each picture speaks for the answer, and for a mistake also what speaks for the true class.
 
     ``network`` is ``open_network`` of the same model; ``samples`` may be from elsewhere, their label is then not

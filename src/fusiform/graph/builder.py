@@ -106,8 +106,8 @@ class Outline(Weights):
 
 
 def _zeros(shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A weight and a bias of one byte a number, which the system only provides where they are touched."""
-    return np.zeros(shape, bool), np.zeros(shape[:1], bool)
+    """A weight and a bias that take no memory, however large the network."""
+    return np.broadcast_to(np.False_, shape), np.broadcast_to(np.False_, shape[:1])
 
 
 class FeatureMap(NamedTuple):
