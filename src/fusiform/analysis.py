@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from fusiform.graph.receptive_field import receptive_fields
 from fusiform.graph.shapes import state_shapes
 from fusiform.graph.split import find_expansions, split_expansion
 from fusiform.report import Cell, Report
-from fusiform.spec import Architecture, ModelSpec, Preprocess
+from fusiform.spec import Architecture, ModelSpec, Preprocess, parse_network_name
 from fusiform.zoo.catalog import find_weights, imagenet_labels
 from fusiform.zoo.model import open_model
 
@@ -107,10 +105,9 @@ def _spec(name: str) -> ModelSpec:
     path = Path(name)
     if path.exists() or path.name != name:
         return open_model(name).spec
-    architecture: Architecture
-    for architecture in get_args(Architecture):
-        if found := re.fullmatch(rf"(ssdlite_|deeplab_v3_|){architecture}_x(\d+)_(\d+)", name):
-            return _named(found[1], architecture, float(f"{found[2]}.{found[3]}"))
+    for system in ("", "ssdlite_", "deeplab_v3_"):
+        if name.startswith(system) and (network := parse_network_name(name.removeprefix(system))):
+            return _named(system, *network)
     try:
         weights = find_weights(name)
     except UsageError:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusiform.errors import SpecError
-from fusiform.fields import check_types, from_dict
-from fusiform.tables import SHUFFLENET_V2_CHANNELS, ssd_priors
+from fusiform.fields import check_types, from_dict, show
+from fusiform.tables import TRAITS, ssd_priors
 
 SPEC_VERSION = 1
 METADATA_KEY = "fusiform.spec"
 """The name under which the JSON lies in a safetensors header, TFLite metadata or ONNX metadata_props."""
 
-Architecture = Literal["mobilenet_v2", "shufflenet_v2"]
+Architecture = str
+"""A key of ``tables.TRAITS``: ``mobilenet_v2`` or ``shufflenet_v2``."""
 Padding = Literal["symmetric", "same"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ColorOrder = Literal["rgb", "bgr"]
@@ -117,10 +119,14 @@ class ModelSpec:
                 f"spec version {self.version} is not the version {SPEC_VERSION} that this fusiform reads: "
                 "update fusiform, or write the file again with this version"
             )
+        if self.architecture not in TRAITS:
+            known = ", ".join(map(repr, TRAITS))
+            raise SpecError(f"field 'architecture' must be one of {known}, got {show(self.architecture)}")
         if not (math.isfinite(self.width) and self.width > 0):
             raise SpecError(f"width must be a positive number, got {self.width}")
-        if self.architecture == "shufflenet_v2" and self.width not in SHUFFLENET_V2_CHANNELS:
-            raise SpecError(f"shufflenet_v2 has widths {sorted(SHUFFLENET_V2_CHANNELS)}, not {self.width}")
+        traits = TRAITS[self.architecture]
+        if not traits.any_width and self.width not in traits.widths:
+            raise SpecError(f"{self.architecture} has widths {list(traits.widths)}, not {self.width}")
         if not self.labels:
             raise SpecError("labels must name at least one class")
         for label in self.labels:
@@ -236,6 +242,14 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec
 def network_name(architecture: str, width: float) -> str:
     """``("shufflenet_v2", 0.5)`` -> ``shufflenet_v2_x0_5``."""
     return f"{architecture}_x{float(width)!r}".replace(".", "_")
+
+
+def parse_network_name(name: str) -> tuple[Architecture, float] | None:
+    """The other way round, whatever the width; None for what is not the name of an architecture with a width."""
+    found = re.fullmatch(r"(\w+)_x(\d+)_(\d+)", name, re.ASCII)
+    if found is None or found[1] not in TRAITS:
+        return None
+    return found[1], float(f"{found[2]}.{found[3]}")
 
 
 def _is_unicode(text: str) -> bool:

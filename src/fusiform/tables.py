@@ -1,4 +1,4 @@
-"""The two papers' tables: what a width means in channels, without any framework.
+"""The papers' tables and what sets the architectures apart, without any framework.
 
 The PyTorch networks (``nets/``) and the framework-free graphs (``graph/``) are both built from these numbers.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 # MobileNetV2, Table 2 (arXiv 1801.04381): expansion t, output channels c, repeats n, stride s of the first repeat.
 MOBILENET_V2_STEM = 32
@@ -33,6 +34,56 @@ SHUFFLENET_V2_CHANNELS = {
     2.0: (24, 244, 488, 976, 2048),
 }
 
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets an architecture apart for all that serves any: heads, weight files, training, the search.
+
+    Names are those of the state dict, without ``.weight``: ``stem`` is the first convolution, by which a state is
+    recognised, ``last`` what begins the names of the last 1x1 convolution and its normalisation, which segmenters
+    leave out, and ``classifier`` the linear layer. ``detection_map`` is the feature map that SSDLite reads first, the
+    widest at stride 16; the other two that heads read have one name everywhere, ``stride_32`` (DeepLabv3) and
+    ``last`` (classifier and SSDLite).
+
+    ``widths`` are the published ones, in ascending order; only with ``any_width`` can others be built, and layers
+    then only grow with the width. ``scales_heads`` says that the width also multiplies SSDLite's extra layers.
+    """
+
+    title: str
+    stem: str
+    last: str
+    classifier: str
+    detection_map: str
+    widths: tuple[float, ...]
+    any_width: bool = False
+    scales_heads: bool = False
+
+    def head_width(self, width: float) -> float:
+        """What SSDLite's extra layers are multiplied by, for a backbone of ``width``."""
+        return width if self.scales_heads else 1.0
+
+
+TRAITS: dict[str, Traits] = {
+    "mobilenet_v2": Traits(
+        title="MobileNetV2",
+        stem="features.0.0",
+        last="features.18",
+        classifier="classifier.1",
+        detection_map="expansion_13",
+        widths=MOBILENET_V2_WIDTHS,
+        any_width=True,
+        scales_heads=True,
+    ),
+    "shufflenet_v2": Traits(
+        title="ShuffleNetV2",
+        stem="conv1.0",
+        last="conv5",
+        classifier="fc",
+        detection_map="stride_16",
+        widths=tuple(SHUFFLENET_V2_CHANNELS),
+    ),
+}
+"""The architectures there are, by their names in specs and commands."""
 
 # SSDLite (arXiv 1801.04381, Section 6.2): the pixels from cell to cell and the priors of a cell in each of the six
 # maps, and the channels of the last four. The first map has fewer priors because it has the most cells.

@@ -1,4 +1,4 @@
-"""What an evaluation reads: a dataset for the model's task, the images of a split, and the model's label of each class."""
+"""What an evaluation reads: a dataset for the model's task, a split's images, and the model's label of each class."""
 
 from __future__ import annotations
 

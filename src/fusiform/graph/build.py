@@ -1,4 +1,4 @@
-"""Both networks, and SSDLite and DeepLabv3 over them, as graphs: from their spec and torchvision-named weights."""
+"""The networks, and SSDLite and DeepLabv3 over them, as graphs: from their spec and torchvision-named weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
-from fusiform.graph.builder import Builder, FoldedWeights, Numbers, State
-from fusiform.graph.heads import classifier, deeplab_v3, ssdlite
-from fusiform.graph.ir import (
-    Graph,
-)
+from fusiform.graph.builder import Builder, FoldedWeights, Numbers, State, Weights
+from fusiform.graph.heads import build_nodes
+from fusiform.graph.ir import Graph
 from fusiform.spec import ModelSpec
 
 
@@ -43,7 +41,7 @@ def number_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> Grap
     return _build(spec, Numbers(weights))
 
 
-def _build(spec: ModelSpec, weights: FoldedWeights | Numbers) -> Graph:
+def _build(spec: ModelSpec, weights: Weights) -> Graph:
     build = Builder(weights, spec)
-    {"classification": classifier, "detection": ssdlite, "segmentation": deeplab_v3}[spec.task](build)
+    build_nodes(build)
     return Graph(spec, tuple(build.nodes))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fusiform.graph.backbones import BACKBONES
 from fusiform.graph.builder import Builder, FeatureMap
 from fusiform.graph.ir import Gather, Mean, Spread, Stack
-from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS, SSD_PRIORS_PER_CELL, ssd_extra_channels
+from fusiform.spec import Task
+from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS, SSD_PRIORS_PER_CELL, TRAITS, ssd_extra_channels
+
+
+def build_nodes(build: Builder) -> None:
+    """Add all nodes of the network that the builder's spec describes."""
+    HEADS[build.spec.task](build)
 
 
 def classifier(build: Builder) -> None:
     """The mean over the last feature map, and one linear layer."""
     features = BACKBONES[build.spec.architecture](build)
-    build.classifier(features["last"].name, "classifier.1" if build.spec.architecture == "mobilenet_v2" else "fc")
+    build.classifier(features["last"].name, TRAITS[build.spec.architecture].classifier)
 
 
 def ssdlite(build: Builder) -> None:
@@ -19,10 +27,9 @@ def ssdlite(build: Builder) -> None:
     spec = build.spec
     features = BACKBONES[spec.architecture](build)
     build.prefix = ""
-    wide = "expansion_13" if spec.architecture == "mobilenet_v2" else "stride_16"
-    maps = [features[wide], features["last"]]
-    width = spec.width if spec.architecture == "mobilenet_v2" else 1.0
-    for k, (half, outputs) in enumerate(ssd_extra_channels(width)):
+    traits = TRAITS[spec.architecture]
+    maps = [features[traits.detection_map], features["last"]]
+    for k, (half, outputs) in enumerate(ssd_extra_channels(traits.head_width(spec.width))):
         at = f"extras.{k}"
         x = build.conv(maps[-1].name, f"{at}.0.0", f"{at}.0.1", half, activation="relu6")
         x = build.conv(x, f"{at}.1.0", f"{at}.1.1", half, stride=2, depthwise=True, activation="relu6")
@@ -71,3 +78,10 @@ def deeplab_v3(build: Builder) -> None:
     x = build.add(Gather("branches", pieces), len(pieces) * DEEPLAB_CHANNELS)
     x = build.conv(x, "projection.0", "projection.1", DEEPLAB_CHANNELS, activation="relu")
     build.conv(x, "classifier", "", spec.num_classes, activation=None)
+
+
+HEADS: dict[Task, Callable[[Builder], None]] = {
+    "classification": classifier,
+    "detection": ssdlite,
+    "segmentation": deeplab_v3,
+}

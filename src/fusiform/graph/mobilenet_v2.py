@@ -17,7 +17,7 @@ def mobilenet_v2(build: Builder) -> dict[str, FeatureMap]:
     strides = [s if i == 0 else 1 for _, _, n, s in MOBILENET_V2_BOTTLENECKS for i in range(n)]
     steps = iter(trade_strides(strides, 2, spec.output_stride))
     maps: dict[str, FeatureMap] = {}
-    x = build.conv(INPUT, "features.0.0", "features.0.1", stem, stride=2, activation="relu6")
+    x = build.conv(INPUT, "features.0.0", "features.0.1", stem, kernel=3, stride=2, activation="relu6")
     block = 0
     for (expansion, _, repeats, first_stride), narrow in zip(MOBILENET_V2_BOTTLENECKS, rows, strict=True):
         for repeat in range(repeats):

@@ -45,23 +45,23 @@ class _Stage:
 
     def __init__(self, build: Builder, name: str, repeats: int, half: int) -> None:
         self.build, self.name, self.half = build, name, half
-        self.reader = _readers(repeats, half)
+        reader = _readers(repeats, half)
+        branches = ("0.branch1", *(f"{unit}.branch2" for unit in range(repeats)))
+        self.readers = {branch: np.array([reader[branch, i] for i in range(half)]) for branch in branches}
+        self.orders = {branch: np.argsort(readers, kind="stable") for branch, readers in self.readers.items()}
+        """The channels of each branch, sorted by who reads them."""
         self.tensors: dict[str, str] = {}
-
-    def order(self, branch: str) -> NDArray[np.intp]:
-        """The channels of a branch, sorted by who reads them."""
-        return np.argsort([self.reader[branch, i] for i in range(self.half)], kind="stable")
 
     def gather(self, unit: int, channels: list[Channel]) -> tuple[str, NDArray[np.intp]]:
         """The tensor that holds the ``channels`` that ``unit`` reads, and which of them each of its channels is."""
         pieces, positions = [], []
         position = {channel: k for k, channel in enumerate(channels)}
         for branch, tensor in self.tensors.items():
-            made: list[Channel] = [(branch, int(i)) for i in self.order(branch)]
-            mine = [k for k, channel in enumerate(made) if self.reader[channel] == unit]
-            if mine:
-                pieces.append((tensor, mine[0], mine[-1] + 1))
-                positions += [position[made[k]] for k in mine]
+            order, readers = self.orders[branch], self.readers[branch]
+            first, end = np.searchsorted(readers[order], (unit, unit + 1)).tolist()
+            if first < end:
+                pieces.append((tensor, first, end))
+                positions += [position[branch, i] for i in order[first:end].tolist()]
         node = Gather(f"{self.build.prefix}{self.name}.{unit}.gather", tuple(pieces))
         return self.build.add(node, len(positions)), np.array(positions)
 
@@ -81,7 +81,7 @@ def shufflenet_v2(build: Builder) -> dict[str, FeatureMap]:
     strides = [2 if unit == 0 else 1 for repeats in SHUFFLENET_V2_REPEATS for unit in range(repeats)]
     steps = iter(trade_strides(strides, 4, spec.output_stride))
     maps: dict[str, FeatureMap] = {}
-    x = build.conv(INPUT, "conv1.0", "conv1.1", stem, stride=2, activation="relu")
+    x = build.conv(INPUT, "conv1.0", "conv1.1", stem, kernel=3, stride=2, activation="relu")
     x = build.add(MaxPool("maxpool", x, build.padding), build.channels[x])
     order: Order = None
     for k, (repeats, out_channels) in enumerate(zip(SHUFFLENET_V2_REPEATS, stages, strict=True)):
@@ -106,14 +106,14 @@ def shufflenet_v2(build: Builder) -> dict[str, FeatureMap]:
             stage.half,
             activation="relu",
             in_order=order,
-            out_order=stage.order("0.branch1"),
+            out_order=stage.orders["0.branch1"],
         )
-        stage.tensors["0.branch2"] = _branch2(build, x, at, step, order, stage.order("0.branch2"))
+        stage.tensors["0.branch2"] = _branch2(build, x, at, step, order, stage.orders["0.branch2"])
         channels = _first_unit(stage.half)
         for unit in range(1, repeats):
             y, order = stage.gather(unit, channels[stage.half :])
             branch = f"{unit}.branch2"
-            stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", next(steps), order, stage.order(branch))
+            stage.tensors[branch] = _branch2(build, y, f"{stage.name}.{unit}", next(steps), order, stage.orders[branch])
             channels = _next_unit(channels, unit)
         x, order = stage.gather(repeats, channels)
         maps[f"stride_{2 ** (k + 3)}"] = FeatureMap(x, order)

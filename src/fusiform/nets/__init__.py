@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 
-from fusiform.nets.backbones import Backbone
+from fusiform.nets.backbones import Backbone, BackboneClass
 from fusiform.nets.deeplab_v3 import DeepLabV3
 from fusiform.nets.mobilenet_v2 import MobileNetV2
 from fusiform.nets.shufflenet_v2 import ShuffleNetV2
 from fusiform.nets.ssdlite import SSDLite
 from fusiform.spec import Architecture, ModelSpec
+from fusiform.tables import TRAITS
 
 __all__ = ["ARCHITECTURES", "DeepLabV3", "MobileNetV2", "SSDLite", "ShuffleNetV2", "build_backbone", "build_network"]
 
-ARCHITECTURES: dict[Architecture, type[MobileNetV2] | type[ShuffleNetV2]] = {
+ARCHITECTURES: dict[Architecture, BackboneClass] = {
     "mobilenet_v2": MobileNetV2,
     "shufflenet_v2": ShuffleNetV2,
 }
@@ -27,7 +28,7 @@ def build_network(spec: ModelSpec, *, dropout: float | None = None) -> Backbone 
     wrong dropout.
     """
     if spec.task == "detection":
-        width = spec.width if spec.architecture == "mobilenet_v2" else 1.0
+        width = TRAITS[spec.architecture].head_width(spec.width)
         return SSDLite(build_backbone(spec), spec.num_classes + 1, width=width, padding=spec.padding)
     if spec.task == "segmentation":
         segmenter = functools.partial(

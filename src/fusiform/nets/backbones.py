@@ -1,38 +1,78 @@
-"""What detectors and segmenters ask of a backbone, and take off it."""
+"""What every architecture's module is to detectors, segmenters and training."""
 
 from __future__ import annotations
 
-import math
+from typing import ClassVar, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
-from fusiform.nets.mobilenet_v2 import MobileNetV2
-from fusiform.nets.shufflenet_v2 import ShuffleNetV2
-
-Backbone = MobileNetV2 | ShuffleNetV2
+from fusiform.spec import Padding
+from fusiform.tables import Traits
 
 
-def output_stride_of(backbone: Backbone) -> int:
-    """The output stride that a backbone was built with: what is left of its table's strides."""
-    if isinstance(backbone, MobileNetV2):
-        return math.prod(_strides(backbone.features))
-    # Both branches of a stage's first unit have its stride; conv1 and the max pool keep theirs.
-    return 4 * math.prod(max(_strides(stage)) for stage in (backbone.stage2, backbone.stage3, backbone.stage4))
+class Backbone(nn.Module):
+    """A classifier whose feature maps detectors and segmenters can read.
+
+    A subclass has its ``traits`` and is built as ``BackboneClass`` says. Its ``forward`` averages the map ``last`` and
+    sends it through its only ``nn.Dropout`` and its classifier. ``output_stride`` is the one that it was built with,
+    and ``feature_channels`` maps the names of ``forward_features`` to channels.
+    """
+
+    traits: ClassVar[Traits]
+
+    # Set here and not annotated above: TorchScript would read annotations of the class, which are text.
+    def __init__(self, output_stride: int) -> None:
+        super().__init__()
+        self.output_stride = output_stride
+        self.feature_channels: dict[str, int] = {}
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """The feature maps of pictures (N, in_channels, H, W) by name.
+
+        Every architecture has ``stride_4``, ``stride_8``, ``stride_16``, ``stride_32``, ``last`` and
+        ``traits.detection_map``, whose sides are ceil(H / stride) and ceil(W / stride).
+        """
+        raise NotImplementedError
+
+    def stages(self) -> list[nn.Module]:
+        """The blocks from the input on, up to the last map: the rows of the paper's table, repeats one by one."""
+        raise NotImplementedError
+
+
+class BackboneClass(Protocol):
+    """What builds an architecture's module: each knows its own dropout, and checks all arguments (UsageError)."""
+
+    def __call__(
+        self,
+        width: float = ...,
+        num_classes: int = ...,
+        *,
+        padding: Padding = ...,
+        in_channels: int = ...,
+        dropout: float = ...,
+        output_stride: int = ...,
+    ) -> Backbone: ...
+
+
+def classifier_of(backbone: nn.Module) -> nn.Linear:
+    """The linear layer that ends a classifier."""
+    assert isinstance(backbone, Backbone)
+    layer = backbone.get_submodule(backbone.traits.classifier)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def take_off_classifier(backbone: Backbone) -> None:
     """Replace a backbone's classifier by nothing, so that no unused weights are trained, counted or saved."""
-    backbone.add_module("classifier" if isinstance(backbone, MobileNetV2) else "fc", nn.Sequential())
+    _take_off(backbone, backbone.traits.classifier.partition(".")[0])
 
 
 def take_off_last(backbone: Backbone) -> None:
     """Replace the last 1x1 convolution, where nothing reads it, by nothing: ``last`` is then the map before it."""
-    if isinstance(backbone, MobileNetV2):
-        backbone.features[18] = nn.Sequential()
-    else:
-        backbone.conv5 = nn.Sequential()
+    _take_off(backbone, backbone.traits.last)
     backbone.feature_channels["last"] = backbone.feature_channels["stride_32"]
 
 
-def _strides(layers: nn.Module) -> list[int]:
-    return [module.stride[0] for module in layers.modules() if isinstance(module, nn.Conv2d)]
+def _take_off(backbone: Backbone, path: str) -> None:
+    parent, _, name = path.rpartition(".")
+    backbone.get_submodule(parent).add_module(name, nn.Sequential())

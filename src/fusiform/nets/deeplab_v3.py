@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone, output_stride_of, take_off_classifier, take_off_last
+from fusiform.nets.backbones import Backbone, take_off_classifier, take_off_last
 from fusiform.nets.layers import LoneBatchNorm2d, check_arguments, conv1x1, conv3x3
 from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS
 
@@ -68,10 +68,10 @@ class DeepLabV3(nn.Module):
         super().__init__()
         if output_stride not in DEEPLAB_ASPP_RATES:
             raise UsageError(f"DeepLabV3: output_stride must be 8 or 16, got {output_stride!r}")
-        built = output_stride_of(backbone)
-        if built != output_stride:
+        if backbone.output_stride != output_stride:
             raise UsageError(
-                f"DeepLabV3: the backbone has output stride {built}; build it with output_stride={output_stride}"
+                f"DeepLabV3: the backbone has output stride {backbone.output_stride}; build it with "
+                f"output_stride={output_stride}"
             )
         check_arguments(
             "DeepLabV3",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusiform.errors import UsageError
-from fusiform.nets.mobilenet_v2 import MobileNetV2
-from fusiform.nets.shufflenet_v2 import ShuffleNetV2
+from fusiform.nets.backbones import Backbone, classifier_of
 
 
-def grad_cam(network: MobileNetV2 | ShuffleNetV2, pictures: Tensor, classes: Sequence[int]) -> Tensor:
+def grad_cam(network: Backbone, pictures: Tensor, classes: Sequence[int]) -> Tensor:
     """Heat maps (N, h, w) in [0, 1] of what in each picture speaks for a class, on the network's last feature map.
 
     ``pictures`` are (N, channels, H, W), normalised as for the network, which is in eval mode; ``classes`` is one
@@ -28,9 +27,8 @@ def grad_cam(network: MobileNetV2 | ShuffleNetV2, pictures: Tensor, classes: Seq
         raise UsageError("Grad-CAM: the network is in training mode: call eval() first")
     with torch.no_grad():
         maps = network.forward_features(pictures)["last"]
-        linear = network.classifier[-1] if isinstance(network, MobileNetV2) else network.fc
-        assert isinstance(linear, nn.Linear)
-        weights = linear.weight[torch.as_tensor(list(classes), device=linear.weight.device)]
+        weight = classifier_of(network).weight
+        weights = weight[torch.as_tensor(list(classes), device=weight.device)]
         heat = torch.einsum("nk,nkhw->nhw", weights, maps).clamp(min=0)
         hottest = heat.amax(dim=(1, 2), keepdim=True)
         return heat / torch.where(hottest > 0, hottest, torch.ones_like(hottest))

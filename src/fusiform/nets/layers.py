@@ -1,4 +1,4 @@
-"""What both networks share: the two padding rules and the check of their arguments."""
+"""What the networks share: the two padding rules and the check of their arguments."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LoneBatchNorm2d(nn.BatchNorm2d):
 def check_arguments(
     network: str, num_classes: int, *, padding: str, in_channels: int, dropout: float, output_stride: int
 ) -> None:
-    """Raise UsageError, which names ``network``, for an argument that neither network can be built with."""
+    """Raise UsageError, which names ``network``, for an argument that no network can be built with."""
     for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise UsageError(f"{network}: {name} must be a whole number, 1 or more, got {number!r}")

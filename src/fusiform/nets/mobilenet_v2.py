@@ -27,13 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
+from fusiform.nets.backbones import Backbone
 from fusiform.nets.layers import check_arguments, conv1x1, conv3x3
 from fusiform.nets.split import Layer, in_slices, with_norm
 from fusiform.spec import Padding
-from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels, trade_strides
+from fusiform.tables import MOBILENET_V2_BOTTLENECKS, TRAITS, mobilenet_v2_channels, trade_strides
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """MobileNetV2 at any width, for (N, in_channels, H, W) pictures of any size from 32x32 up.
 
     ``width`` multiplies the channels of every layer, rounded to multiples of 8; the paper trains 0.35 to 1.4
@@ -42,6 +43,8 @@ class MobileNetV2(nn.Module):
     weights (Section 6.3). ``dropout``, in [0, 1), acts before the classifier while training. ``feature_channels``
     maps the names of ``forward_features`` to channels. Wrong arguments raise UsageError.
     """
+
+    traits = TRAITS["mobilenet_v2"]
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.2,
         output_stride: int = 32,
     ) -> None:
-        super().__init__()
+        super().__init__(output_stride)
         if not isinstance(width, (int, float)) or not (math.isfinite(width) and width > 0):
             raise UsageError(f"MobileNetV2: width must be a positive number such as 1.0 or 0.35, got {width!r}")
         check_arguments(
@@ -146,6 +149,10 @@ class MobileNetV2(nn.Module):
                 features["bottleneck_17"] = x
         features["last"] = x
         return features
+
+    def stages(self) -> list[nn.Module]:
+        """Each of ``features``."""
+        return list(self.features)
 
     def _features_in_slices(self, x: Tensor) -> Tensor:
         """``features`` in eval mode, all bottlenecks in slices: the stem is the first one's expansion."""

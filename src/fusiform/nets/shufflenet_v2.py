@@ -27,12 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
+from fusiform.nets.backbones import Backbone
 from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, max_pool3x3
 from fusiform.spec import Padding
-from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS, trade_strides
+from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS, TRAITS, trade_strides
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Backbone):
     """ShuffleNetV2 at a width of Table 5, for (N, in_channels, H, W) pictures of any size from 32x32 up.
 
     ``width`` is 0.5, 1.0, 1.5 or 2.0. ``padding`` belongs to the weights: ``symmetric`` for PyTorch's, ``same`` for
@@ -41,6 +42,8 @@ class ShuffleNetV2(nn.Module):
     paper uses none. ``feature_channels`` maps the names of ``forward_features`` to channels. Wrong arguments raise
     UsageError.
     """
+
+    traits = TRAITS["shufflenet_v2"]
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class ShuffleNetV2(nn.Module):
         dropout: float = 0.0,
         output_stride: int = 32,
     ) -> None:
-        super().__init__()
+        super().__init__(output_stride)
         if width not in SHUFFLENET_V2_CHANNELS:
             widths = ", ".join(map(str, SHUFFLENET_V2_CHANNELS))
             raise UsageError(f"ShuffleNetV2: width must be one of {widths} (Table 5 of the paper), got {width!r}")
@@ -114,6 +117,10 @@ class ShuffleNetV2(nn.Module):
             "stride_32": stride_32,
             "last": last,
         }
+
+    def stages(self) -> list[nn.Module]:
+        """conv1, each unit, conv5."""
+        return [self.conv1, *self.stage2, *self.stage3, *self.stage4, self.conv5]
 
 
 class BasicUnit(nn.Module):

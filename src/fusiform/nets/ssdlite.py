@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone, output_stride_of, take_off_classifier
+from fusiform.nets.backbones import Backbone, take_off_classifier
 from fusiform.nets.layers import LoneBatchNorm2d, conv1x1, conv3x3
-from fusiform.nets.mobilenet_v2 import MobileNetV2
 from fusiform.spec import Padding
 from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_extra_channels
 
@@ -61,13 +60,13 @@ class SSDLite(nn.Module):
             )
         if not isinstance(width, (int, float)) or not (math.isfinite(width) and width > 0):
             raise UsageError(f"SSDLite: width must be a positive number such as 1.0 or 0.35, got {width!r}")
-        if output_stride_of(backbone) != 32:
+        if backbone.output_stride != 32:
             raise UsageError(
-                f"SSDLite: the backbone has output stride {output_stride_of(backbone)}; build it with output_stride=32"
+                f"SSDLite: the backbone has output stride {backbone.output_stride}; build it with output_stride=32"
             )
         take_off_classifier(backbone)
         self.backbone = backbone
-        self.first_map = "expansion_13" if isinstance(backbone, MobileNetV2) else "stride_16"
+        self.first_map = backbone.traits.detection_map
         self.num_classes = num_classes
 
         last = backbone.feature_channels["last"]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from fusiform.errors import WeightsError
 from fusiform.graph.builder import BATCH_NORM_EPSILON
 from fusiform.graph.ir import Activation
-from fusiform.graph.shapes import expected_shapes
 from fusiform.porting.tracer import PADDINGS, Convolution, Layer, MaxPool, Numbers, Tracer, describe
 from fusiform.spec import Padding
 from fusiform.zoo.checkpoint import State, guess_architecture
@@ -23,9 +22,9 @@ class Matcher:
     Channels are passed from layer to layer in torchvision's order, whatever order the file keeps them in.
     """
 
-    def __init__(self, tracer: Tracer, architecture: str, layers: list[Layer]) -> None:
+    def __init__(self, tracer: Tracer, title: str, layers: list[Layer]) -> None:
         self.tracer = tracer
-        self.architecture = architecture
+        self.title = title
         self.layers = layers
         self.input = next(layer.makes for layer in layers if layer.kind == "input")
         self.state: State = {}
@@ -33,7 +32,7 @@ class Matcher:
 
     def differs(self, name: str, wanted: str, found: str) -> WeightsError:
         return WeightsError(
-            f"{self.tracer.source} is no {self.architecture}, the network it resembles: for {name}, {wanted} was "
+            f"{self.tracer.source} is no {self.title}, the network it resembles: for {name}, {wanted} was "
             f"expected, and it has {found}. Only MobileNetV2 and ShuffleNetV2 classifiers can be ported"
         )
 
@@ -115,13 +114,7 @@ class Matcher:
         for name in [name for name in self.state if name.endswith(".running_mean")]:
             self.state[name.replace("running_mean", "num_batches_tracked")] = np.array(0, np.int64)
         network = guess_architecture(self.state, source=self.tracer.source)
-        shapes = expected_shapes(
-            network.architecture,
-            network.width,
-            num_classes=network.num_classes,
-            input_channels=network.input_channels,
-        )
-        return {name: self.state[name] for name in shapes}
+        return {name: self.state[name] for name in network.shapes()}
 
     def padding(self) -> Padding:
         """The padding that all layers share. An odd side is padded alike by both: then TensorFlow's layout decides."""

@@ -8,11 +8,9 @@ from fusiform.porting.matcher import Matcher
 from fusiform.porting.tracer import Layer, Numbers
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS
 
-TITLE = "MobileNetV2"
-
 
 def resembles(layers: Sequence[Layer]) -> bool:
-    """Whether a network of these layers is to be compared with this one: only ShuffleNetV2 has a max pooling."""
+    """Whether a network of these layers is to be compared with this one, which has no max pooling."""
     return not any(layer.kind == "maximum" for layer in layers)
 
 

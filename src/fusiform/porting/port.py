@@ -15,17 +15,17 @@ from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
 from fusiform.files import write_file
 from fusiform.graph.build import build_graph
 from fusiform.graph.numbers import to_state
-from fusiform.graph.shapes import expected_shapes, state_shapes
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
 from fusiform.porting import deeplab_v3
 from fusiform.porting.network import ForeignNetwork
 from fusiform.porting.onnx import read_onnx
 from fusiform.porting.tflite import read_tflite
 from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
-from fusiform.tables import MOBILENET_V2_WIDTHS
+from fusiform.tables import MOBILENET_V2_WIDTHS, TRAITS
 from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
-from fusiform.zoo.checkpoint import State, guess_architecture, read_pth, read_safetensors, write_safetensors
+from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
 from fusiform.zoo.model import open_model
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
@@ -179,12 +179,7 @@ def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, Stat
     except Exception as error:  # the formats' libraries raise many kinds for damaged files
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}): fetch or write it again") from None
     found = guess_architecture(state, source=str(path))
-    shapes = expected_shapes(
-        found.architecture, found.width, num_classes=found.num_classes, input_channels=found.input_channels
-    )
-    if shapes != expected_shapes(
-        spec.architecture, spec.width, num_classes=spec.num_classes, input_channels=spec.input_channels
-    ):
+    if found.shapes() != Network(spec.architecture, spec.width, spec.num_classes, spec.input_channels).shapes():
         raise SpecError(
             f"{path} describes itself as {spec.name} with {spec.num_classes} classes, but its weights are those of "
             f"another network: write it again"
@@ -197,10 +192,7 @@ def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, Stat
 
 def _named(path: Path, state: State) -> ForeignNetwork:
     """A state with torchvision's names as it came, in torchvision's order and complete."""
-    found = guess_architecture(state, source=str(path))
-    shapes = expected_shapes(
-        found.architecture, found.width, num_classes=found.num_classes, input_channels=found.input_channels
-    )
+    shapes = guess_architecture(state, source=str(path)).shapes()
     counted = {name: np.array(0, np.int64) for name in shapes if name.endswith(".num_batches_tracked")}
     ordered = {name: state[name] if name in state else counted[name] for name in shapes}
     return ForeignNetwork(ordered, "symmetric", _DEFAULT_SIZE)
@@ -212,7 +204,7 @@ def _describe(
     found = guess_architecture(network.state, source=str(path))
     state, classes = network.state, found.num_classes
     if classes == _IMAGENET_CLASSES + 1 and (labels is None or len(labels) == _IMAGENET_CLASSES):
-        matrix = "classifier.1" if found.architecture == "mobilenet_v2" else "fc"
+        matrix = TRAITS[found.architecture].classifier
         state = state | {name: state[name][1:] for name in (f"{matrix}.weight", f"{matrix}.bias")}
         classes -= 1
         origin += ", class 0 (background) dropped"

@@ -19,11 +19,8 @@ class _Branch(NamedTuple):
     names: list[tuple[str, str]]
 
 
-TITLE = "ShuffleNetV2"
-
-
 def resembles(layers: Sequence[Layer]) -> bool:
-    """Whether a network of these layers is to be compared with this one: only ShuffleNetV2 has a max pooling."""
+    """Whether a network of these layers is to be compared with this one, which has a max pooling."""
     return any(layer.kind == "maximum" for layer in layers)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from fusiform.errors import UsageError
 from fusiform.exporting.targets.base import Precision
 from fusiform.spec import Architecture, network_name
+from fusiform.zoo.catalog import ALIASES, CATALOG
 
 SIZE_MARGIN = 1.01
 """Metadata that an exported file has and a candidate's does not."""
@@ -66,10 +67,14 @@ class Plan:
 
     @property
     def start(self) -> Literal["bundled", "cut", "random"]:
-        """What a training begins with: weights that come along, a part of such weights, or none."""
-        if self.width == 1.0:
-            return "bundled"
-        return "cut" if self.architecture == "mobilenet_v2" and self.width < 1 else "random"
+        """What a training begins with: weights that come along, a part of such weights, or none.
+
+        A search downloads nothing: a network whose own weights would have to be fetched begins with none.
+        """
+        own, wide = (CATALOG[ALIASES[name]] if name in ALIASES else None for name in (self.network, self.architecture))
+        if own is not None:
+            return "bundled" if own.bundled else "random"
+        return "cut" if wide is not None and wide.bundled and wide.width >= self.width else "random"
 
 
 @dataclass(frozen=True)

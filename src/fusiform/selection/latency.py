@@ -20,8 +20,8 @@ from fusiform.graph.ir import INPUT, Add, Conv, Gather, Graph, Linear, MaxPool, 
 from fusiform.graph.shapes import expected_shapes
 from fusiform.graph.tflite import to_tflite
 from fusiform.selection.budget import Candidate, Plan
-from fusiform.spec import Architecture, ModelSpec, Preprocess
-from fusiform.tables import MOBILENET_V2_WIDTHS, SHUFFLENET_V2_CHANNELS
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.tables import TRAITS
 from fusiform.zoo.model import FileFormat, Model
 
 SIZES = (96, 128, 160, 192, 224)
@@ -35,8 +35,7 @@ ChooseEngine = Literal["litert", "onnxruntime"]
 
 def plans(sizes: Iterable[int], *, scratch: bool) -> list[Plan]:
     """Every network at every size; those without weights to start from only for ``scratch``."""
-    widths: list[tuple[Architecture, float]] = [("mobilenet_v2", width) for width in MOBILENET_V2_WIDTHS]
-    widths += [("shufflenet_v2", width) for width in SHUFFLENET_V2_CHANNELS]
+    widths = [(architecture, width) for architecture, traits in TRAITS.items() for width in traits.widths]
     every = [Plan(architecture, width, size) for architecture, width in widths for size in dict.fromkeys(sizes)]
     return [plan for plan in every if scratch or plan.start != "random"]
 

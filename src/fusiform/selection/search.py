@@ -114,12 +114,15 @@ def search(
         say(f"{plan.name}: {100 * training.val_top1:.1f} % of the validation pictures")
         return training
 
+    def teaches(plan: Plan) -> tuple[bool, int]:
+        return plan.start == "bundled", cost[plan]
+
     def in_full(plan: Plan) -> Training | None:
         if plan.start == "bundled":
             return learn(plan, whole)
         # A network cut from a wider one hardly sees more than a random one: it learns for long, from a wide one.
         wide = [done for done in known() if done.plan.start == "bundled"]
-        teacher = min(wide, key=_rank) if wide else learn(max(cost, key=_teaches), whole)
+        teacher = min(wide, key=_rank) if wide else learn(max(cost, key=teaches), whole)
         return (learn(plan, by_distillation, teacher) if teacher else None) or learn(plan, whole)
 
     racers = promising(fits, trials)
@@ -173,10 +176,6 @@ def _ship(training: Training, precision: Precision, steps: Steps, journal: Journ
 def _rank(training: Training) -> tuple[float, float, float]:
     """Smaller is better: trained for longer, then more right answers, then more confident in them."""
     return -training.epochs, -training.val_top1, training.val_loss
-
-
-def _teaches(plan: Plan) -> tuple[bool, bool, int]:
-    return plan.start == "bundled", plan.architecture == "mobilenet_v2", plan.size
 
 
 def _listed(of: Iterable[Plan]) -> str:

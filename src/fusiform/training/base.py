@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from fusiform.errors import UsageError
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
-from fusiform.spec import Architecture, ModelSpec
+from fusiform.spec import Architecture, ModelSpec, parse_network_name
 from fusiform.training import batch_norm
 from fusiform.training.distributed import World
 from fusiform.training.environment import describe_environment
@@ -246,14 +245,14 @@ class Job(ABC, Generic[D]):
 
 def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tuple[Architecture, float, Model | None]:
     """The model to start from, or the network's name and what it is cut from (None for random weights)."""
-    network = re.fullmatch(r"(mobilenet_v2|shufflenet_v2)_x(\d+)_(\d+)", model)
+    network = parse_network_name(model)
     named = model in ALIASES or model in CATALOG
     if scratch and network is None:
         spec = open_model(model).spec
         return spec.architecture, spec.width, None
     if network is None or (named and not scratch):
         return open_model(model)
-    architecture, width = cast("Architecture", network[1]), float(f"{network[2]}.{network[3]}")
+    architecture, width = network
     if scratch:
         return architecture, width, None
     for wider in (teacher, open_model(architecture) if architecture in ALIASES else None):

@@ -19,8 +19,10 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.evaluation.classification import answers, sum_up
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
-from fusiform.nets import MobileNetV2, build_network
+from fusiform.nets import build_network
+from fusiform.nets.backbones import Backbone, classifier_of
 from fusiform.spec import ModelSpec
+from fusiform.tables import TRAITS
 from fusiform.training.augment import mix_batch
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, Normalization, Pictures
@@ -39,26 +41,7 @@ GPU_BATCH = 128
 
 def head_name(spec: ModelSpec) -> str:
     """Where the classifier stands in the state dict."""
-    return "classifier.1" if spec.architecture == "mobilenet_v2" else "fc"
-
-
-def head_of(network: nn.Module) -> nn.Linear:
-    """The classifier of one of our networks."""
-    head = network.classifier[1] if isinstance(network, MobileNetV2) else network.fc
-    assert isinstance(head, nn.Linear)
-    return head
-
-
-def backbone_stages(network: nn.Module) -> list[nn.Module]:
-    """The blocks of the backbone from the input on: the rows of the paper's table, repeats one by one."""
-    if isinstance(network, MobileNetV2):
-        return list(network.features)
-    parts = (network.conv1, network.stage2, network.stage3, network.stage4, network.conv5)
-    stages: list[nn.Module] = []
-    for part in parts:
-        assert isinstance(part, nn.Module)
-        stages += [part] if part is network.conv1 or part is network.conv5 else list(part.children())
-    return stages
+    return TRAITS[spec.architecture].classifier
 
 
 def compute_features(
@@ -132,16 +115,18 @@ class ClassificationTask:
         threads: int = 1,
     ) -> None:
         self.spec, self.recipe, self.pictures, self.validation = spec, recipe, pictures, validation
-        self.network: nn.Module = build_network(spec, dropout=recipe.dropout)
-        load_state(self.network, state, source=spec.name)
-        self.network.to(world.device)
-        self.head = list(head_of(self.network).parameters())
-        self.stages = backbone_stages(self.network)
+        network = build_network(spec, dropout=recipe.dropout)
+        assert isinstance(network, Backbone)
+        self.network: nn.Module = network
+        load_state(network, state, source=spec.name)
+        network.to(world.device)
+        self.head = list(classifier_of(network).parameters())
+        self.stages = network.stages()
         self.steps, self.batch = pictures.steps, pictures.batch
         self.teacher, self.threads = teacher, threads
         self.extra = nn.ModuleDict()
         if teacher:
-            width = head_of(self.network).in_features
+            width = classifier_of(network).in_features
             if recipe.distill and teacher.columns is None:
                 self.extra["answers"] = nn.Linear(width, teacher.weight.shape[0])
             if recipe.distill_features:

@@ -19,10 +19,11 @@ from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.evaluation.detection import find_boxes, precisions
 from fusiform.nets import SSDLite, build_network
 from fusiform.spec import ModelSpec, Preprocess, Scores
+from fusiform.tables import TRAITS
 from fusiform.tasks import detection
 from fusiform.tasks.detection import Detections
 from fusiform.training.augment import apply_seeded
-from fusiform.training.classification import GPU_BATCH, State, backbone_stages, in_memory
+from fusiform.training.classification import GPU_BATCH, State, in_memory
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, Example, Normalization, Pictures, shrink
 from fusiform.training.recipe import Recipe
@@ -232,7 +233,8 @@ def start_detector(
     if not state:
         fresh = ("",)
     elif base.task == "classification":
-        kept = {f"backbone.{name}": v for name, v in state.items() if not name.startswith(("classifier.", "fc."))}
+        classifier = f"{TRAITS[base.architecture].classifier}."
+        kept = {f"backbone.{name}": v for name, v in state.items() if not name.startswith(classifier)}
     elif (base.labels, base.scores) == (classes, scores):
         return spec, kept, frozenset()
     else:
@@ -304,7 +306,7 @@ class DetectionTask:
         self.network: nn.Module = network.to(world.device)
         named = self.network.named_parameters()
         self.head = [value for name, value in named if (name.startswith(_HEADS) if fresh is None else name in fresh)]
-        self.stages = backbone_stages(network.backbone)
+        self.stages = network.backbone.stages()
         self.steps, self.batch = pictures.steps, pictures.batch
         self.threads = threads
         self.extra = nn.ModuleDict()

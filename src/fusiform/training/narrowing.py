@@ -8,18 +8,19 @@ that are added, passed on or shuffled together stay together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import UsageError
-from fusiform.spec import ModelSpec
+from fusiform.spec import Architecture, ModelSpec
 from fusiform.tables import (
     MOBILENET_V2_BOTTLENECKS,
     SHUFFLENET_V2_CHANNELS,
     SHUFFLENET_V2_REPEATS,
+    TRAITS,
     mobilenet_v2_channels,
 )
 
@@ -41,19 +42,21 @@ def slice_state(state: Mapping[str, NDArray[Any]], spec: ModelSpec, width: float
     statistics of the narrow network. So unfold folded weights before they are cut (``batch_norm.unfold``), and train
     with ``batch_norm="train"``.
 
-    Raises UsageError for a width that is larger or that the network does not have.
+    Raises UsageError for a width that is larger or that the network does not have, and for one of none of ``SLICES``.
     """
-    if spec.architecture == "mobilenet_v2":
-        return _slice_mobilenet_v2(state, spec, width)
-    if width not in SHUFFLENET_V2_CHANNELS:
-        raise UsageError(f"shufflenet_v2 has widths {', '.join(map(str, SHUFFLENET_V2_CHANNELS))}, not {width}")
-    return _slice_shufflenet_v2(state, spec, width)
-
-
-def _slice_mobilenet_v2(state: Mapping[str, NDArray[Any]], spec: ModelSpec, width: float) -> State:
+    traits = TRAITS[spec.architecture]
+    if not traits.any_width and width not in traits.widths:
+        raise UsageError(f"{spec.architecture} has widths {', '.join(map(str, traits.widths))}, not {width}")
     if not 0 < width <= spec.width:
         raise UsageError(f"a network of width {spec.width} can be cut to a smaller one, not to {width}")
+    if (slice_network := SLICES.get(spec.architecture)) is None:
+        raise UsageError(f"a {traits.title} cannot be cut to another width: use --scratch, or weights of its own")
     cut = _Cut(state)
+    slice_network(cut, width)
+    return cut.result
+
+
+def _slice_mobilenet_v2(cut: _Cut, width: float) -> None:
     stem, rows, last = mobilenet_v2_channels(width)
 
     # Layer i of features: the row of the table that it is in, and whether there is an expansion before the depthwise.
@@ -94,13 +97,9 @@ def _slice_mobilenet_v2(state: Mapping[str, NDArray[Any]], spec: ModelSpec, widt
     features = _largest(cut.makes("features.18.0", "features.18.1") * cut.reads("classifier.1"), last)
     cut.conv("features.18.0", "features.18.1", features, inputs)
     cut.linear("classifier.1", features)
-    return cut.result
 
 
-def _slice_shufflenet_v2(state: Mapping[str, NDArray[Any]], spec: ModelSpec, width: float) -> State:
-    if width > spec.width:
-        raise UsageError(f"a network of width {spec.width} can be cut to a smaller one, not to {width}")
-    cut = _Cut(state)
+def _slice_shufflenet_v2(cut: _Cut, width: float) -> None:
     channels = SHUFFLENET_V2_CHANNELS[width]
 
     # How much the weights behind each stage's last unit read of its channels; stages 2 to 4 are 0 to 2 here.
@@ -121,7 +120,6 @@ def _slice_shufflenet_v2(state: Mapping[str, NDArray[Any]], spec: ModelSpec, wid
     features = _largest(cut.makes("conv5.0", "conv5.1") * cut.reads("fc"), channels[4])
     cut.conv("conv5.0", "conv5.1", features, inputs)
     cut.linear("fc", features)
-    return cut.result
 
 
 def _slice_stage(cut: _Cut, name: str, units: int, *, channels: int, inputs: Indices, read: Importance) -> Indices:
@@ -230,6 +228,13 @@ class _Cut:
         if (weight := self._state.get(f"{layer}.weight")) is not None:
             self.result[f"{layer}.weight"] = _rescaled(weight[:, inputs], weight)
             self.result[f"{layer}.bias"] = self._state[f"{layer}.bias"]
+
+
+SLICES: dict[Architecture, Callable[[_Cut, float], None]] = {
+    "mobilenet_v2": _slice_mobilenet_v2,
+    "shufflenet_v2": _slice_shufflenet_v2,
+}
+"""How a network is cut to a smaller width; those without an entry start from weights of their own, or random ones."""
 
 
 def _absolute_sum(weight: NDArray[Any], axes: tuple[int, ...]) -> Importance:

@@ -25,7 +25,7 @@ from fusiform.nets import DeepLabV3, build_network
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.training.augment import apply_seeded
-from fusiform.training.classification import State, backbone_stages, in_memory
+from fusiform.training.classification import State, in_memory
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, Example, Normalization, Pictures
 from fusiform.training.recipe import Recipe
@@ -203,7 +203,7 @@ class SegmentationTask:
         self.head = [parameter for name, parameter in network.named_parameters() if name in fresh]
         self.extra = nn.ModuleDict()
         # Without the last 1x1 convolution, which a segmenter's backbone does not have.
-        self.stages = [stage for stage in backbone_stages(network.backbone) if any(True for _ in stage.parameters())]
+        self.stages = [stage for stage in network.backbone.stages() if any(True for _ in stage.parameters())]
         self.steps, self.batch = pictures.steps, pictures.batch
         self.threads = threads
         self.normalize = Normalization(spec.preprocess, recipe, world)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +22,10 @@ from safetensors.numpy import save
 
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.files import write_file
-from fusiform.graph.shapes import Shape, expected_shapes
+from fusiform.graph.builder import Shape
+from fusiform.graph.shapes import Shapes, expected_shapes
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
-from fusiform.tables import (
-    MOBILENET_V2_BOTTLENECKS,
-    MOBILENET_V2_WIDTHS,
-    SHUFFLENET_V2_CHANNELS,
-    mobilenet_v2_channels,
-)
+from fusiform.tables import TRAITS
 
 State = dict[str, NDArray[Any]]
 
@@ -126,42 +122,50 @@ class Network(NamedTuple):
     num_classes: int
     input_channels: int
 
+    def shapes(self) -> Shapes:
+        """The entries of its state dict, in torchvision's order."""
+        return expected_shapes(
+            self.architecture, self.width, num_classes=self.num_classes, input_channels=self.input_channels
+        )
+
 
 def guess_architecture(state: Mapping[str, NDArray[Any]], *, source: str = "the state dict") -> Network:
     """The network that a state with torchvision's names fits exactly; ``num_batches_tracked`` may be missing.
 
-    MobileNetV2's width is a published one if that fits, else the roundest number that does. Raises WeightsError,
-    which names ``source`` and the first entries that are missing, unexpected or of another shape.
+    Where an architecture has any width it is a published one if that fits, else the roundest number that does. Raises
+    WeightsError, which names ``source`` and the first entries that are missing, unexpected or of another shape.
     """
     shapes = {name: tuple(array.shape) for name, array in state.items()}
-    architecture: Architecture
-    if "features.0.0.weight" in shapes:
-        architecture, stem, classifier = "mobilenet_v2", "features.0.0.weight", "classifier.1.weight"
-        widths = _mobilenet_v2_widths(shapes)
-    elif "conv1.0.weight" in shapes:
-        architecture, stem, classifier = "shufflenet_v2", "conv1.0.weight", "fc.weight"
-        widths = tuple(SHUFFLENET_V2_CHANNELS)
-    else:
-        raise WeightsError(
-            f"{source} is no MobileNetV2 or ShuffleNetV2 with torchvision's names: it has neither features.0.0.weight "
-            f"nor conv1.0.weight, but {', '.join(list(shapes)[:3]) or 'nothing'}, ... Files from other frameworks "
-            "have to be ported first (fusiform port)"
-        )
-    # A shape of another rank is told below, as a difference from what it should be.
-    num_classes = (shapes.get(classifier) or (1000,))[0]
-    input_channels = (*shapes[stem], 3, 3)[1]
-
     best: list[str] | None = None
-    for width in widths:
-        expected = expected_shapes(architecture, width, num_classes=num_classes, input_channels=input_channels)
-        differences = _differences(shapes, expected)
+    for network in _candidates(shapes):
+        differences = _differences(shapes, network.shapes())
         if not differences:
-            return Network(architecture, width, num_classes, input_channels)
+            return network
         if best is None or len(differences) < len(best):
-            best, nearest = differences, network_name(architecture, width)
-    assert best is not None
+            best, nearest = differences, network_name(network.architecture, network.width)
+    if best is None:
+        raise WeightsError(
+            f"{source} is no {' or '.join(traits.title for traits in TRAITS.values())} with torchvision's names: it "
+            f"has neither {' nor '.join(f'{traits.stem}.weight' for traits in TRAITS.values())}, but "
+            f"{', '.join(list(shapes)[:3]) or 'nothing'}, ... Files from other frameworks have to be ported first "
+            "(fusiform port)"
+        )
     more = f" (and {len(best) - 3} more)" if len(best) > 3 else ""
     raise WeightsError(f"{source} does not fit {nearest}, the nearest network: {'; '.join(best[:3])}{more}")
+
+
+def _candidates(shapes: Mapping[str, Shape]) -> Iterator[Network]:
+    """The networks that a state may be of, by its first convolution: published widths first."""
+    for architecture, traits in TRAITS.items():
+        if (stem := shapes.get(f"{traits.stem}.weight")) is None:
+            continue
+        # A shape of another rank is told later, as a difference from what it should be.
+        num_classes = (shapes.get(f"{traits.classifier}.weight") or (1000,))[0]
+        input_channels = (*stem, 3, 3)[1] or 3
+        for width in traits.widths:
+            yield Network(architecture, width, num_classes, input_channels)
+        if traits.any_width and (other := _other_width(architecture, shapes)) is not None:
+            yield Network(architecture, other, num_classes, input_channels)
 
 
 def _differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
@@ -177,32 +181,27 @@ def _differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> 
     return [*missing, *wrong, *(f"{name} is unexpected" for name in shapes if name not in expected)]
 
 
-def _mobilenet_v2_widths(shapes: Mapping[str, Shape]) -> tuple[float, ...]:
-    """The published widths, then the width that has this state's channels, if one has: the one of fewest digits."""
-    found = _channels_found(shapes)
-    if found is None or any(mobilenet_v2_channels(width) == found for width in MOBILENET_V2_WIDTHS):
-        return MOBILENET_V2_WIDTHS
-    # Rounding moves a product by at most 8 channels.
-    base, channels = MOBILENET_V2_BOTTLENECKS[-1][1], found[1][-1]
-    low, high = (channels - 8) / base, (channels + 8) / base
-    for scale in (10, 100, 1000, 10_000):
-        for step in range(max(1, math.ceil(low * scale)), math.floor(high * scale) + 1):
-            if mobilenet_v2_channels(step / scale) == found:
-                return (*MOBILENET_V2_WIDTHS, step / scale)
-    return MOBILENET_V2_WIDTHS
+def _other_width(architecture: Architecture, shapes: Mapping[str, Shape]) -> float | None:
+    """The width of fewest digits, up to four behind the point, whose layers are as wide as these together.
+
+    Layers only grow with the width, so that no two sets of channels have the same sum.
+    """
+
+    def channels(step: int) -> int:
+        return _channels(expected_shapes(architecture, step / 10_000))
+
+    found, limit = _channels(shapes), 10_000
+    while channels(limit) <= found and limit < 1_000_000:  # a hundred times the published network
+        limit *= 2
+    first = bisect_left(range(limit), found, 1, key=channels)
+    end = bisect_right(range(limit), found, first, key=channels)
+    roundest = (-(-first // digit) * digit for digit in (1000, 100, 10, 1))
+    return next((step / 10_000 for step in roundest if step < end), None)
 
 
-def _channels_found(shapes: Mapping[str, Shape]) -> tuple[int, tuple[int, ...], int] | None:
-    """The output channels of the stem, of each row of Table 2 and of the last 1x1 convolution."""
-    projections, index = [], 1
-    for expansion, _, repeats, _ in MOBILENET_V2_BOTTLENECKS:
-        projections.append(f"features.{index}.conv.{1 if expansion == 1 else 2}.weight")
-        index += repeats
-    names = ("features.0.0.weight", *projections, f"features.{index}.0.weight")
-    if not all(shapes.get(name) for name in names):
-        return None
-    stem, *rows, last = (shapes[name][0] for name in names)
-    return stem, tuple(rows), last
+def _channels(shapes: Mapping[str, Shape]) -> int:
+    """The channels that all convolutions make."""
+    return sum(shape[0] for shape in shapes.values() if len(shape) == 4)
 
 
 def _array(path: str | os.PathLike[str], name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:

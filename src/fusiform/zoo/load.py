@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.tables import TRAITS
 from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def load(
         if spec.task != "classification":
             raise UsageError(f"{opened.path}: a fresh head is for classifiers; train this {spec.task} model instead")
         spec = spec.replace(labels=tuple(f"class {k}" for k in range(num_classes)), label_ids=())
-        head = "classifier.1" if spec.architecture == "mobilenet_v2" else "fc"
+        head = TRAITS[spec.architecture].classifier
         fresh = [f"{head}.weight", f"{head}.bias"]
         for name in fresh:
             state.pop(name, None)
