@@ -14,12 +14,13 @@ def render() -> str:
     from fusiform.cli import COMMANDS, commands
 
     general = click.Context(commands, info_name="fusiform")
-    parts = [f"{commands.epilog} A command with more to say of its exit codes says so below."]
-    for name, (_, summary) in COMMANDS.items():
+    parts = ["\n".join(f"- [`fusiform {name}`](#{name}): {summary}" for name, (_, summary) in COMMANDS.items())]
+    parts.append(f"{commands.epilog} A command with more to say of its exit codes says so below.")
+    for name in COMMANDS:
         command = commands.get_command(general, name)
         assert command is not None, name
         context = click.Context(command, info_name=name, parent=general)
-        parts += [f"## fusiform {name} {{ #{name} }}", f"**{summary}**"]
+        parts.append(f"## fusiform {name} {{ #{name} }}")
         usage = " ".join(["fusiform", name, *command.collect_usage_pieces(context)])
         parts += [f"```text\n{usage}\n```", *_paragraphs(command.help or "")]
         options = [found for found in command.get_params(context) if isinstance(found, click.Option)]
@@ -66,5 +67,6 @@ def _default(option: click.Option) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is Markdown: names with underscores, patterns with stars, angle brackets."""
-    return re.sub(r"([\\`*_<>\[\]{}#|])", r"\\\1", text)
+    """Text in which nothing is Markdown, such as names with underscores, but options, which become code."""
+    escaped = re.sub(r"([\\`*_<>\[\]{}#|])", r"\\\1", text)
+    return re.sub(r"(?<!\w)--[a-z][a-z-]*[a-z]", r"`\g<0>`", escaped)

@@ -21,6 +21,7 @@ for folder in (str(ROOT / "src"), str(Path(__file__).parent)):
 import api_pages  # noqa: E402
 import command_pages  # noqa: E402
 import drawings  # noqa: E402
+import recipe_pages  # noqa: E402
 import result_tables  # noqa: E402
 
 MARK = re.compile(r"<!-- build: (\w+) ?(.*?) -->")
@@ -43,7 +44,9 @@ _MAKERS: dict[str, Callable[[str], str]] = {
     "costs": drawings.costs,
     "drawing": _drawing,
     "file": _file,
+    "hyperparameters": recipe_pages.hyperparameters,
     "machine": result_tables.machine,
+    "presets": recipe_pages.presets,
     "table": result_tables.table,
     "value": result_tables.value,
     "widths": drawings.widths,
