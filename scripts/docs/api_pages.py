@@ -13,9 +13,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Predict": ("predict", "predict_iter", "Predictor"),
     "Train and measure": ("train", "evaluate", "diagnose"),
     "Export and verify": ("export", "verify", "benchmark", "choose", "analyze", "port"),
-    "Models": ("load", "open_model", "list_models", "ModelSpec", "Preprocess"),
+    "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),
+    "Results": ("Predictions", "Prediction", "Run", "Report"),
 }
-"""The names of ``fusiform.__all__``; those that no group has come last."""
+"""The names of ``fusiform.__all__``; those that no group has come under the last heading."""
 
 PARTS = (
     "fusiform.prediction.answer.Prediction",
@@ -26,7 +27,7 @@ PARTS = (
     "fusiform.tasks.segmentation.SegmentationMap",
     "fusiform.report.Report",
 )
-"""What results consist of; what the functions themselves return is found in their annotations."""
+"""What results consist of; what else the functions return is found in their annotations."""
 
 ERRORS = (
     "FusiformError",
@@ -46,28 +47,37 @@ def render(_: str) -> str:
     public = [str(name).strip("'") for name in package.exports or ()]
     groups = {title: [name for name in names if name in public] for title, names in GROUPS.items()}
     grouped = {name for names in groups.values() for name in names}
-    groups["More"] = [name for name in public if name not in grouped]
-    results = {path: None for name in public for path in _returned(package, name)}
+    paths = {title: [f"fusiform.{name}" for name in names] for title, names in groups.items()}
+    returned = [path for name in public for path in _returned(package, name)]
     shown = {package[name].canonical_path for name in public}
+    paths["Results"] += [path for path in (*returned, *PARTS) if path not in shown]
+    paths["Errors"] = [f"fusiform.errors.{name}" for name in ERRORS]
+    paths["Other"] = [f"fusiform.{name}" for name in public if name not in grouped]
     parts = []
-    for title, names in groups.items():
-        if names:
-            parts += [f"## {title}", *(f"::: fusiform.{name}" for name in names)]
-    parts += ["## Results", *(f"::: {path}" for path in (*results, *PARTS) if path not in shown)]
-    parts += ["## Errors", *(f"::: fusiform.errors.{name}" for name in ERRORS)]
-    return "\n\n".join(dict.fromkeys(parts))
+    for title, listed in paths.items():
+        if listed:
+            parts += [f"## {title}", *(f"::: {path}" for path in dict.fromkeys(listed))]
+    return "\n\n".join(parts)
 
 
 def _returned(package: griffe.Module | griffe.Alias, name: str) -> Iterator[str]:
-    """The classes of this package that a public function, or a public class's methods, return."""
+    """The classes of this package that a public function returns; PyTorch's modules are described elsewhere."""
     found = package[name]
     if found.is_alias:
         found = found.final_target
-    functions = [found] if found.is_function else [member for member in found.members.values() if member.is_function]
-    for function in functions:
-        if function.returns is None or isinstance(function.returns, str):
-            continue
-        for part in function.returns.iterate(flat=True):
-            path = part.canonical_path if isinstance(part, griffe.ExprName) else ""
-            if path.startswith("fusiform.") and ".nets." not in path:
+    if found.is_function and isinstance(found.returns, griffe.Expr):
+        for path in _classes(found.returns):
+            if path.startswith("fusiform.") and not path.startswith("fusiform.nets."):
                 yield path
+
+
+def _classes(annotation: griffe.Expr) -> Iterator[str]:
+    """The names in an annotation, less what stands in brackets."""
+    if isinstance(annotation, griffe.ExprSubscript):
+        annotation = annotation.left
+    if isinstance(annotation, griffe.ExprBinOp):
+        for side in (annotation.left, annotation.right):
+            if isinstance(side, griffe.Expr):
+                yield from _classes(side)
+    elif isinstance(annotation, griffe.ExprName):
+        yield annotation.canonical_path
