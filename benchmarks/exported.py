@@ -1,16 +1,15 @@
-"""What ``formats.py`` and ``tasks.py`` share: a network in every target and precision, timed; a table in the docs."""
+"""What ``formats.py`` and ``tasks.py`` share: a network in every target and precision, timed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusiform.report import Cell
 
 PACKAGES = ("fusiform", "torch", "ai-edge-litert", "onnxruntime", "openvino", "executorch", "coremltools")
-MARK = "<!-- table -->"
 
 Row = dict[str, Any]
 
@@ -72,54 +71,3 @@ def measure_times(
 def label(row: Mapping[str, Any]) -> str:
     """The target, with the form of its file if it has several."""
     return f"{row['target']}, {row['form']}" if row.get("form") else str(row["target"])
-
-
-def write_tables(
-    docs: Path,
-    result: Mapping[str, Any],
-    *,
-    title: Callable[[Row], str],
-    columns: Callable[[Row], Sequence[str]],
-    cells: Callable[[Row], Sequence[str]],
-) -> None:
-    """Put a result's rows between the marks of a document, a table for each ``title``.
-
-    ``cells`` are those after target, precision and megabytes, under ``columns``.
-    """
-    networks: dict[str, list[Row]] = {}
-    for row in result["rows"]:
-        networks.setdefault(title(row), []).append(row)
-    parts = []
-    for name, rows in networks.items():
-        header = ["target", "precision", "MB", *columns(rows[0])]
-        lines = [f"### {name}", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-        for row in rows:
-            if row.get("passed") is False:
-                values = ["", "did not pass verification", *[""] * (len(header) - 4)]
-            else:
-                values = [f"{row['bytes'] / 1e6:.2f}", *cells(row)]
-            lines.append(f"| {' | '.join([row['target'], row['precision'], *values])} |")
-        parts.append("\n".join(lines))
-    about = result["about"]
-    machine = f"{about['processor']}, {about['cores']} cores; " + ", ".join(
-        f"{name} {about[name]}" for name in PACKAGES if name not in ("fusiform", "coremltools")
-    )
-    before, _, rest = docs.read_text(encoding="utf-8").partition(MARK)
-    after = rest.partition(MARK)[2]
-    text = f"{before}{MARK}\n\nMeasured on {machine}.\n\n" + "\n\n".join(parts) + f"\n\n{MARK}{after}"
-    docs.write_text(text, encoding="utf-8")
-
-
-def interval(row: Row, name: str, *, percent: bool = False) -> str:
-    """A figure with its 95 % interval; nothing where it was not measured."""
-    if row.get(name) is None:
-        return ""
-    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    if percent:
-        return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-
-def number(row: Row, name: str, decimals: int) -> str:
-    """A figure; nothing where it was not measured."""
-    return "" if row.get(name) is None else f"{row[name]:.{decimals}f}"

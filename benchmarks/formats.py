@@ -1,9 +1,9 @@
 """What every target makes of the networks: verified files, their size, accuracy, agreement and speed.
 
-    python benchmarks/formats.py [--scenes RUN] [--keep DIR] [--json FILE] [--docs]
+    python benchmarks/formats.py [--scenes RUN] [--keep DIR] [--json FILE]
 
 Exports MobileNetV2 1.0 and ShuffleNetV2 x1.0 (the shared data's float weights, ImageNet) and the network of a training
-run on the Intel scenes (``--scenes``, the folder of the run; the README's last training command makes one) to every
+run on the Intel scenes (``--scenes``, the folder of the run; docs/guides/train.md has the command) to every
 target, in float32, and float16 and int8 where the target has them. int8 is calibrated on 160 of the 300 shared ImageNet
 training photographs, or of the run's training photographs; nothing is trained. Each file passed the verification of
 ``fusiform export`` or is listed as failed.
@@ -11,13 +11,12 @@ training photographs, or of the run's training photographs; nothing is trained. 
 Accuracy is top-1 on the 500 ImageNet validation photographs, or on the 1,200 test scenes, of the file in its own
 runtime, with Wilson's 95 % interval; agreement is how often the float network in PyTorch gives the same first answer,
 on 500 of them. Latency is one picture, one thread, median, all files of a network in turns. Core ML runs on Apple's
-machines alone: its files are verified by an interpreter and not timed. ``--docs`` renews the table in
-docs/formats.md from the JSON file and measures nothing.
+machines alone: its files are verified by an interpreter and not timed.
+The documentation's table is made from the JSON file.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -29,8 +28,6 @@ import exported
 from fusiform.report import Cell
 
 NETWORKS = ("mobilenet_v2_1.0_224.safetensors", "shufflenet_v2_x1_0.safetensors")
-DOCS = common.ROOT / "docs" / "formats.md"
-RESULT = common.ROOT / "benchmarks" / "results" / "formats.json"
 
 
 def main() -> None:
@@ -38,11 +35,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, metavar="RUN", help="the folder of a training run on the Intel scenes")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files there")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each file's latency (default: %(default)s)")
-    parser.add_argument("--docs", action="store_true", help="only write the table of the JSON file into the docs")
     arguments = parser.parse_args()
-    if arguments.docs:
-        write_docs(json.loads((arguments.json or RESULT).read_text(encoding="utf-8")))
-        return
     if not common.SHARED_DATA.is_dir():
         sys.exit(f"formats: needs the shared weights and photographs ({common.SHARED_DATA} is not there)")
     from fusiform.training.allocator import keep_freed_memory
@@ -100,20 +93,6 @@ def measure(
 
 def accuracy(figures: Any) -> dict[str, Cell]:
     return {key: figures[key] for key in ("pictures", "top1", "top1_low", "top1_high")}
-
-
-def write_docs(result: dict[str, Any]) -> None:
-    def cells(row: exported.Row) -> tuple[str, ...]:
-        agreement = "" if row.get("agreement") is None else f"{100 * row['agreement']:.1f} %"
-        return exported.interval(row, "top1", percent=True), agreement, exported.number(row, "latency_ms", 2)
-
-    exported.write_tables(
-        DOCS,
-        result,
-        title=lambda row: f"{row['network']}, {row['classes']:,} classes",
-        columns=lambda _: ("top-1 (95 % interval)", "agrees with float", "ms, 1 thread"),
-        cells=cells,
-    )
 
 
 if __name__ == "__main__":

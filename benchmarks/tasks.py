@@ -1,8 +1,8 @@
 """What every target makes of a detector and a segmenter: verified files, their size, mAP or mIoU, and speed.
 
-    python benchmarks/tasks.py RUN... [--data SHAPES] [--keep DIR] [--json FILE] [--docs]
+    python benchmarks/tasks.py RUN... [--data SHAPES] [--keep DIR] [--json FILE]
 
-Exports the best model of each training run (of the made shapes: see the README) to every target that runs on Linux, in
+Exports the best model of each training run (docs/guides/detect-and-segment.md) to every target that runs on Linux, in
 float32, and float16 and int8 where the target has them. int8 is calibrated on 160 of the run's training pictures;
 nothing is trained. Each file passed the verification of ``fusiform export`` or is listed as failed: boxes matched at
 IoU 0.95 or pixels that agree for float files, at most two points of mAP or mIoU less for int8.
@@ -10,14 +10,13 @@ IoU 0.95 or pixels that agree for float files, at most two points of mAP or mIoU
 mAP@0.5 or mIoU is of the file in its own runtime on the validation pictures of ``--data``, with the 95 % interval of a
 bootstrap over the pictures. Latency is one picture, one thread, median, all files of a network in turns; decoding, with
 the suppression of boxes or the enlarging of masks, comes on top and is the same for every runtime. Core ML runs on
-Apple's machines alone: its files are verified by an interpreter and not timed. ``--docs`` renews the table in
-docs/tasks.md from the JSON file and measures nothing.
+Apple's machines alone: its files are verified by an interpreter and not timed.
+The documentation's table is made from the JSON file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -28,11 +27,8 @@ import exported
 
 from fusiform.report import Cell
 
-DOCS = common.ROOT / "docs" / "tasks.md"
-RESULT = common.ROOT / "benchmarks" / "results" / "tasks.json"
 FIGURES = {"detection": ("map50", "map"), "segmentation": ("miou", "pixel_accuracy")}
 """Of each task: the figure with an interval, and another."""
-NAMES = {"map50": "mAP@0.5", "map": "mAP", "miou": "mIoU", "pixel_accuracy": "pixels right"}
 
 
 def main() -> None:
@@ -41,11 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="SHAPES", help="the dataset that they were trained on")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files there")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each file's latency (default: %(default)s)")
-    parser.add_argument("--docs", action="store_true", help="only write the table of the JSON file into the docs")
     arguments = parser.parse_args()
-    if arguments.docs:
-        write_docs(json.loads((arguments.json or RESULT).read_text(encoding="utf-8")))
-        return
     if not arguments.runs or arguments.data is None:
         sys.exit("tasks: name the folders of training runs, and their data with --data")
     from fusiform.training.allocator import keep_freed_memory
@@ -101,25 +93,6 @@ def some(model: Any, data: Path) -> Any:
     whole = open_dataset(data, spec=model.spec, model=str(model.path))
     samples = whole.splits["val"]
     return dataclasses.replace(whole, splits={"val": samples[:: max(1, len(samples) // 8)][:8]})
-
-
-def write_docs(result: dict[str, Any]) -> None:
-    def columns(row: exported.Row) -> tuple[str, ...]:
-        main, other = (NAMES[name] for name in FIGURES[row["task"]])
-        return f"{main} (95 % interval)", other, "ms, 1 thread", "ms, decoding"
-
-    def cells(row: exported.Row) -> tuple[str, ...]:
-        main, other = FIGURES[row["task"]]
-        times = (exported.number(row, name, 2) for name in ("latency_ms", "decode_ms"))
-        return exported.interval(row, main), exported.number(row, other, 3), *times
-
-    exported.write_tables(
-        DOCS,
-        result,
-        title=lambda row: f"{row['network']}, {row['side']} x {row['side']} pixels",
-        columns=columns,
-        cells=cells,
-    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 from fusiform.engines.torch import TorchEngine
 from fusiform.errors import SpecError, UsageError, WeightsError
-from fusiform.exporting.job import export_model
+from fusiform.exporting.job import export
 from fusiform.graph.backbones import BACKBONES
 from fusiform.graph.build import build_graph
 from fusiform.graph.builder import Builder, FeatureMap
@@ -237,7 +237,7 @@ def test_it_is_trained_asked_exported_and_verified(tmp_path: Path) -> None:
     assert report.figures["network"] == "toy_x1_0"
     assert report.figures["top1"] > 0.5  # type: ignore[operator]  # guessing gives a third
 
-    exported = export_model(run, tmp_path / "out", targets=["litert", "onnx"], threads=1)
+    exported = export(run, "litert,onnx", tmp_path / "out", threads=1)
     files = [tmp_path / "out" / f"toy_x1_0_float32.{ending}" for ending in ("tflite", "onnx")]
     assert all(file.is_file() for file in files)
     assert len(exported.rows) == 2

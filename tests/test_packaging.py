@@ -1,4 +1,4 @@
-"""What is in the wheel and the lock, and that the README says what the checks do."""
+"""What is in the wheel and the lock, and that the README and the guides say what the program does."""
 
 from __future__ import annotations
 
@@ -81,8 +81,11 @@ def test_the_lock_pins_all_that_the_package_asks_for(wheel: Path) -> None:
             assert requirement.specifier.contains(str(Requirement(line).specifier).removeprefix("==")), line
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_checks_install_and_run_the_tests_as_the_readme_says() -> None:
@@ -94,7 +97,7 @@ def test_the_checks_install_and_run_the_tests_as_the_readme_says() -> None:
 
 
 def test_the_readme_prints_what_the_command_prints() -> None:
-    (shown,) = (block for block in readme_blocks("text") if block.startswith("examples/cat.jpg\n"))
+    (shown,) = (block for block in blocks(README, "text") if block.startswith("examples/cat.jpg\n"))
     printed = subprocess.run(
         [sys.executable, "-m", "fusiform", "predict", "examples/cat.jpg"],
         cwd=ROOT,
@@ -113,10 +116,11 @@ def test_the_readme_prints_what_the_command_prints() -> None:
     assert set(first_names(printed)) == set(first_names(shown))
 
 
-def test_the_readme_shows_python_that_runs() -> None:
-    blocks = readme_blocks("python")
-    assert len(blocks) >= 2
-    for block in blocks:
+@pytest.mark.parametrize("page", ["quickstart.md", "reference/models.md"])
+def test_pages_show_python_that_runs(page: str) -> None:
+    found = blocks((ROOT / "docs" / page).read_text(encoding="utf-8"), "python")
+    assert found
+    for block in found:
         result = subprocess.run(
             [sys.executable, "-W", "error", "-c", block],
             cwd=ROOT,
@@ -129,14 +133,17 @@ def test_the_readme_shows_python_that_runs() -> None:
         assert result.returncode == 0, f"{block}\n{result.stderr}"
 
 
-def test_the_readme_names_options_that_exist() -> None:
+def test_the_readme_and_the_pages_name_options_that_exist() -> None:
     from click.testing import CliRunner
 
     from fusiform.cli import COMMANDS, commands
 
     shown: dict[str, set[str]] = {}
-    for block in readme_blocks("sh"):
+    texts = [README, *(page.read_text(encoding="utf-8") for page in DOCS)]
+    for block in (block for text in texts for block in blocks(text, "sh")):
         for line in block.splitlines():
+            if line.startswith("#"):
+                continue
             for part in line.partition("  #")[0].split(" | "):
                 words = shlex.split(part)
                 if "fusiform" in words and words[-1] != "fusiform":

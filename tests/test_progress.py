@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -118,19 +118,19 @@ def test_a_caller_chooses_whether_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "loaded", "shown"),
+    ("stream", "shell", "shown"),
     [
-        (Terminal(), (), True),
-        (io.StringIO(), (), False),
-        (io.StringIO(), ("ipykernel.zmqshell",), True),
-        (None, (), False),
+        (Terminal(), None, True),
+        (io.StringIO(), None, False),
+        (io.StringIO(), {"TerminalIPythonApp": {}}, False),
+        (io.StringIO(), {"IPKernelApp": {}}, True),
+        (None, None, False),
     ],
 )
 def test_by_default_it_is_shown_where_someone_watches(
-    stream: io.StringIO | None, loaded: tuple[str, ...], shown: bool, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO | None, shell: dict[str, object] | None, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "ipykernel.zmqshell", raising=False)
-    for name in loaded:
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    running = None if shell is None else SimpleNamespace(config=shell)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: running))
     monkeypatch.setattr(sys, "stderr", stream)
     assert tracker(None) is (track if shown else silent)

@@ -50,3 +50,4 @@ def test_labels_are_where_other_readers_look(tmp_path, small_spec, lived_in_stat
     properties = {entry.key: entry.value for entry in onnx.load(str(written.path)).metadata_props}
     assert json.loads(properties["names"]) == {"0": "고양이", "1": 'a "dog"'}
     assert properties["imgsz"] == "[32, 32]"
+    assert properties["task"] == "classify"  # their word, whatever it is called here

@@ -83,7 +83,7 @@ def evaluate(
 
     Example:
         >>> import fusiform
-        >>> result = fusiform.evaluate("mobilenet_v2", "photographs")  # folders "tabby", "espresso", ...
+        >>> result = fusiform.evaluate("mobilenet_v2", "photographs")
         >>> len(result.samples), result.metrics["top5"]
         (2, 1.0)
 

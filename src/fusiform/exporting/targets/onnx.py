@@ -23,7 +23,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     names = {str(k): label for k, label in enumerate(spec.labels)}
     metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
     if spec.task == "classification":
-        metadata = {"task": "classification", **metadata}
+        metadata = {"task": "classify", **metadata}  # the word that these programs know
     path = folder / f"{spec.name}_{precision}.onnx"
     write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
     return [Written(path, (path,))]

@@ -1,0 +1,23 @@
+# Two images, installed as the README says. Light, to predict:
+#   docker build --target predict --tag fusiform . && docker run --rm -v "$PWD:/data" fusiform predict /data/photo.jpg
+# With PyTorch, to train, evaluate and export as well (the stage that "docker build ." makes):
+#   docker build --target training --tag fusiform-training .
+FROM python:3.12-slim AS predict
+WORKDIR /fusiform
+COPY pyproject.toml requirements.lock README.md LICENSE THIRD_PARTY.md ./
+COPY src ./src
+COPY examples ./examples
+RUN python3 -m venv .venv && .venv/bin/pip install -c requirements.lock .
+RUN .venv/bin/fusiform predict examples/cat.jpg
+ENV PATH="/fusiform/.venv/bin:$PATH" FUSIFORM_CACHE="/tmp/fusiform"
+USER nobody
+WORKDIR /data
+ENTRYPOINT ["fusiform"]
+CMD ["--help"]
+
+FROM predict AS training
+USER root
+WORKDIR /fusiform
+RUN .venv/bin/pip install -c requirements.lock ".[train,onnx,detection]"
+USER nobody
+WORKDIR /data

@@ -1,0 +1,353 @@
+"""Tables of what the benchmarks measured, from benchmarks/results/*.json: no figure on those pages is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+Row = dict[str, Any]
+
+
+@cache
+def result(name: str) -> dict[str, Any]:
+    """What ``benchmarks/NAME.py`` wrote: ``about``, ``figures`` and ``rows``."""
+    read: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return read
+
+
+def machine(name: str) -> str:
+    """The machine and the versions that a result was measured with, as a sentence."""
+    about = result(name)["about"]
+    versions = [f"{key} {value}" for key, value in about.items() if key not in _MACHINE and value is not None]
+    return (
+        f"Measured on {about['processor']}, {about['cores']} cores, {about['system']}, Python {about['python']}, with "
+        f"{', '.join(versions)}; load average before the start {about['load before']}."
+    )
+
+
+_MACHINE = ("processor", "cores", "load before", "system", "python", "fusiform")
+
+
+def table(name: str) -> str:
+    """The table that a page asks for by name."""
+    return _TABLES[name]()
+
+
+def value(name: str) -> str:
+    """A single figure within a sentence."""
+    return _VALUES[name]()
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose columns but the first stand to the right where they hold figures."""
+    lines = [list(row) for row in rows]
+    sides = [
+        "---:" if k and all(_is_figure(line[k]) for line in lines) and any(line[k] for line in lines) else "---"
+        for k in range(len(header))
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, sides, *lines))
+
+
+def _is_figure(text: str) -> bool:
+    return not text or text[0].isdigit() or text[0] == "-"
+
+
+def _cold_start() -> str:
+    rows = result("cold_start")["rows"]
+    names = {
+        "fusiform predict": "`fusiform predict cat.jpg`",
+        "PyTorch Hub's script": "the script of PyTorch Hub's page, with local weights",
+    }
+    return markdown(
+        ["one image, from the prompt to five names", "seconds", "MB"],
+        ([names[row["contender"]], f"{row['median s']:.2f}", f"{row['median MB']:.0f}"] for row in rows),
+    )
+
+
+_CONTENDERS = {
+    "fusiform": "`fusiform.predict`",
+    "fusiform fast": "with `fast=True`",
+    "LiteRT loop": "a plain loop over LiteRT with Pillow, the same int8 file, two runtime threads",
+    "timm": "timm's inference loop, two loader workers, batch 32",
+    "torchvision": "torchvision, DataLoader with two workers, batch 32",
+}
+
+
+def _folder() -> str:
+    networks = [{row["contender"]: row for row in result(name)["rows"]} for name in ("folder", "folder_shufflenet_v2")]
+    lines = []
+    for contender, text in _CONTENDERS.items():
+        cells = [text]
+        for rows in networks:
+            row = rows.get(contender, {})
+            ratio = "" if contender.startswith("fusiform") or not row else f"{row['fusiform is x faster']:.2f}"
+            cells += [f"{row['pictures/s']:.0f}" if row else "", ratio]
+        lines.append(cells)
+    header = ["500 JPEGs, two cores", "MobileNetV2, images/s", "ratio", "ShuffleNetV2 x1.0, images/s", "ratio"]
+    return markdown(header, lines)
+
+
+def _stages() -> str:
+    stages = [key for key in result("folder")["figures"] if "ms" in key or key.startswith("the whole")]
+    figures = [result(name)["figures"] for name in ("folder", "folder_shufflenet_v2")]
+    return markdown(
+        ["of an image", "MobileNetV2", "ShuffleNetV2 x1.0"],
+        ([key.replace("a picture", "an image"), *(f"{of[key]:.3f}" for of in figures)] for key in stages),
+    )
+
+
+def _latency() -> str:
+    times: dict[tuple[str, str, str], dict[int, str]] = {}
+    for row in result("latency")["rows"]:
+        if row.get("median ms") is not None:
+            key = (row["network"], row["engine"], row["precision"])
+            times.setdefault(key, {})[row["threads"]] = f"{row['median ms']:.1f}"
+    networks = {"mobilenet_v2": "MobileNetV2", "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0"}
+    columns = [(network, precision) for network in networks for precision in ("int8", "float")]
+    lines = []
+    for engine in sorted({engine for _, engine, _ in times}):
+        cells = [times.get((network, engine, precision), {}) for network, precision in columns]
+        lines.append([engine, *(" / ".join(found[threads] for threads in sorted(found)) for found in cells)])
+    header = [f"{networks[network]} {precision}" for network, precision in columns]
+    return markdown(["ms an image, one thread / two", *header], lines)
+
+
+def _accuracy() -> str:
+    forms = {"reference": "float32 original", "int8": "int8", "dequantised": "int8 weights, computed in float"}
+    lines = [
+        [
+            f"`{row['model']}`",
+            row["engine"],
+            forms[row["form"]],
+            f"{row['top-1 %']:.1f} ({row['top-1 95%']})",
+            f"{row['top-5 %']:.1f} ({row['top-5 95%']})",
+            f"{row['same first answer %']:.1f}" if "same first answer %" in row else "",
+        ]
+        for row in result("accuracy")["rows"]
+        if row["form"] in forms
+    ]
+    header = ["model", "engine", "precision", "top-1 % (95 % interval)", "top-5 % (95 % interval)"]
+    return markdown([*header, "same first answer %"], lines)
+
+
+def _fast() -> str:
+    lines = []
+    for row in result("accuracy")["rows"]:
+        if "read ms" in row:
+            form = row["form"].removeprefix("int8, ")
+            agreement = ""
+            if "compared with" in row:
+                agreement = f"{row['same first answer %']:.1f} ({row['same first answer 95%']})"
+            lines.append([f"`{row['model']}`", form, f"{row['read ms']:.2f}", f"{row['top-1 %']:.1f}", agreement])
+    header = ["model", "decoding", "ms to read", "top-1 %", "same first answer as exact, % (95 % interval)"]
+    return markdown(header, lines)
+
+
+def _time_to_accuracy() -> str:
+    names = {
+        "fusiform": "fusiform, two epochs with the lower third frozen",
+        "tutorial": "the settings of PyTorch's transfer-learning tutorial",
+        "copied": "the commonly copied script (Adam 1e-5, batches of 128)",
+    }
+    lines = []
+    for row in result("time_to_accuracy")["rows"]:
+        reached = row["seconds to reach it"]
+        lines.append(
+            [
+                names[row["contender"]],
+                "not reached" if reached is None else f"{reached:.0f}",
+                f"{row['best top-1 %']:.1f}",
+                f"{row['after seconds']:.0f}",
+            ]
+        )
+    asked = result("time_to_accuracy")["figures"]["accuracy asked for %"]
+    return markdown(["", f"seconds to {asked} % top-1", "best top-1 %", "stopped after seconds"], lines)
+
+
+def _training_step() -> str:
+    names = {
+        "plain": "plain eager PyTorch, float32",
+        "+ allocator": "and malloc keeps memory",
+        "+ channels last": "and channels last",
+        "+ bfloat16": "and bfloat16",
+        "+ fuse": "and fused steps",
+        "fuse in float32": "fused steps, all in float32",
+        "torch.compile": "`torch.compile` instead of fused steps",
+        "fuse, frozen": "fused steps, batch normalisation frozen as in the recipe `finetune_small`",
+    }
+    found = result("training_step")
+    rows, batch = found["rows"], found["figures"]["batch"].replace("pictures", "images")
+    lines = ([names[row["contender"]], f"{row['pictures/s']:.1f}", f"{row['times plain']:.2f}"] for row in rows)
+    return markdown([f"one step, {batch}", "images/s", "times plain"], lines)
+
+
+def _curve() -> str:
+    found = result("training_step_curve")
+    steps = [key for key in found["rows"][0] if key.startswith("steps")]
+    header = ["training", "seed", *(f"loss, {key}" for key in steps)]
+    rows = found["rows"]
+    return markdown(header, ([row["run"], str(row["seed"]), *(f"{row[key]:.3f}" for key in steps)] for row in rows))
+
+
+def _formats() -> str:
+    def cells(row: Row) -> tuple[str, ...]:
+        agreement = "" if row.get("agreement") is None else f"{100 * row['agreement']:.1f} %"
+        return _interval(row, "top1", percent=True), agreement, _number(row, "latency_ms", 2)
+
+    return _by_network(
+        result("formats")["rows"],
+        title=lambda row: f"{row['network']}, {row['classes']:,} classes",
+        columns=lambda _: ("top-1 (95 % interval)", "agrees with float", "ms, 1 thread"),
+        cells=cells,
+    )
+
+
+FIGURES = {"detection": ("map50", "map"), "segmentation": ("miou", "pixel_accuracy")}
+"""Of each task: the figure with an interval, and another."""
+NAMES = {"map50": "mAP@0.5", "map": "mAP", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+
+
+def _tasks() -> str:
+    def columns(row: Row) -> tuple[str, ...]:
+        main, other = (NAMES[name] for name in FIGURES[row["task"]])
+        return f"{main} (95 % interval)", other, "ms, 1 thread", "ms, decoding"
+
+    def cells(row: Row) -> tuple[str, ...]:
+        main, other = FIGURES[row["task"]]
+        times = (_number(row, name, 2) for name in ("latency_ms", "decode_ms"))
+        return _interval(row, main), _number(row, other, 3), *times
+
+    return _by_network(
+        result("tasks")["rows"],
+        title=lambda row: f"{row['network']}, {row['side']} x {row['side']} pixels",
+        columns=columns,
+        cells=cells,
+    )
+
+
+def _by_network(
+    rows: Sequence[Row],
+    *,
+    title: Callable[[Row], str],
+    columns: Callable[[Row], Sequence[str]],
+    cells: Callable[[Row], Sequence[str]],
+) -> str:
+    """A table for each ``title``; ``cells`` are those after target, precision and megabytes, under ``columns``."""
+    networks: dict[str, list[Row]] = {}
+    for row in rows:
+        networks.setdefault(title(row), []).append(row)
+    parts = []
+    for name, of_network in networks.items():
+        header = ["target", "precision", "MB", *columns(of_network[0])]
+        lines = []
+        for row in of_network:
+            if row.get("passed") is False:
+                values = ["", "did not pass verification", *[""] * (len(header) - 4)]
+            else:
+                values = [f"{row['bytes'] / 1e6:.2f}", *cells(row)]
+            lines.append([row["target"], row["precision"], *values])
+        parts.append(f"## {name}\n\n{markdown(header, lines)}")
+    return "\n\n".join(parts)
+
+
+def _interval(row: Row, name: str, *, percent: bool = False) -> str:
+    """A figure with its 95 % interval; nothing where it was not measured."""
+    if row.get(name) is None:
+        return ""
+    found, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if percent:
+        return f"{100 * found:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{found:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _number(row: Row, name: str, decimals: int) -> str:
+    """A figure; nothing where it was not measured."""
+    return "" if row.get(name) is None else f"{row[name]:.{decimals}f}"
+
+
+def _memory() -> str:
+    widths: dict[float, dict[str, Row]] = {}
+    for row in result("peak_memory")["rows"]:
+        widths.setdefault(row["width"], {})[row["program"]] = row
+
+    def pair(row: Mapping[str, Any], key: str) -> str:
+        return f"{row[key] / 1e6:.2f} / {row[f'{key}_sliced'] / 1e6:.2f}"
+
+    lines = []
+    for width, rows in widths.items():
+        paper = rows["the paper's formula"]
+        cells = [pair(paper, "predicted")]
+        cells += [pair(rows[name], key) for name in ("PyTorch", "LiteRT") for key in ("predicted", "measured")]
+        cells += [pair(rows[name], "measured") for name in ("ONNX Runtime", "LiteRT, XNNPACK")]
+        lines.append([str(width), f"{paper['table_3_16_bit'] / 1e3:.0f}", *cells])
+    header = ["width", "the paper's Table 3, kB", "the paper's formula", "PyTorch, predicted", "PyTorch, measured"]
+    header += ["LiteRT's own kernels, predicted", "measured", "ONNX Runtime, measured"]
+    return markdown([*header, "LiteRT with XNNPACK, weights included, measured"], lines)
+
+
+_TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": _accuracy,
+    "cold_start": _cold_start,
+    "curve": _curve,
+    "fast": _fast,
+    "folder": _folder,
+    "formats": _formats,
+    "latency": _latency,
+    "memory": _memory,
+    "stages": _stages,
+    "tasks": _tasks,
+    "time_to_accuracy": _time_to_accuracy,
+    "training_step": _training_step,
+}
+
+
+def _overhead() -> str:
+    shares = [found for key, found in result("latency")["figures"].items() if "over bare LiteRT" in key]
+    return f"{min(shares):.1f} to {max(shares):.1f} %"
+
+
+def _peak(program: str) -> Callable[[], str]:
+    """What a program holds at width 1.0, plain and in slices."""
+
+    def found() -> str:
+        (row,) = (r for r in result("peak_memory")["rows"] if (r["width"], r["program"]) == (1.0, program))
+        return f"{row['measured'] / 1e6:.2f} / {row['measured_sliced'] / 1e6:.2f} MB"
+
+    return found
+
+
+def _onnx_saves() -> str:
+    rows = [row for row in result("peak_memory")["rows"] if row["program"] == "ONNX Runtime"]
+    saved = [100 * (1 - row["measured_sliced"] / row["measured"]) for row in rows]
+    return f"{min(saved):.0f} to {max(saved):.0f} %"
+
+
+def _figure(name: str, key: str, form: str) -> Callable[[], str]:
+    """A named figure of a result, formatted."""
+    return lambda: form.format(result(name)["figures"][key])
+
+
+_CURVE = "training_step_curve"
+
+_VALUES: dict[str, Callable[[], str]] = {
+    "bfloat16_and_plain": _figure(_CURVE, "+ bfloat16 to plain: mean |difference|", "{:.2f}"),
+    "engine_overhead": _overhead,
+    "faster_start": _figure("cold_start", "times faster (target: 10)", "{:.0f}"),
+    "fused_and_plain": _figure(_CURVE, "+ fuse to plain: mean |difference|", "{:.2f}"),
+    "fused_bias": _figure(_CURVE, "+ fuse to plain: mean difference", "{:.2f}"),
+    "fused_bias_error": _figure(_CURVE, "+ fuse to plain: its standard error", "{:.2f}"),
+    "less_memory": _figure("cold_start", "times less memory (target: 5)", "{:.0f}"),
+    "memory_error": _figure("peak_memory", "largest difference of PyTorch and LiteRT, % (target: 10)", "{} %"),
+    "nchw_memory": _peak("PyTorch, NCHW"),
+    "onnx_saves": _onnx_saves,
+    "photograph_classes": _figure("accuracy", "classes among them", "{}"),
+    "photographs": _figure("accuracy", "photographs", "{}"),
+    "seeds": _figure(_CURVE, "seeds", "{}"),
+    "steps": _figure(_CURVE, "steps", "{}"),
+    "two_seeds": _figure(_CURVE, "plain, two seeds: mean |difference|", "{:.2f}"),
+}
