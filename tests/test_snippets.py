@@ -96,6 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k in range(32):
             split = "test" if k >= 24 else "train"
             photograph(root / "photos" / split / label / f"{k}.jpg", 100 * len(label) + k, hue)
+        photograph(root / "new" / f"{label}.jpg", len(label), hue)
     return root
 
 
