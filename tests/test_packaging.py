@@ -44,12 +44,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_models_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name.partition("/")[0] for name in names} == {"fusiform", "fusiform-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {"fusiform", "fusiform-0.2.0.dist-info"}
     assert {f"fusiform/zoo/bundled/{file}" for file in BUNDLED} < names
     assert {f"fusiform/zoo/bundled/{Path(file).stem}.card.json" for file in BUNDLED} < names
     assert {"fusiform/zoo/imagenet_1k.tsv", "fusiform/py.typed", "fusiform/__main__.py"} < names
     for notice in ("LICENSE", "THIRD_PARTY.md"):
-        assert f"fusiform-0.1.0.dist-info/licenses/{notice}" in names
+        assert f"fusiform-0.2.0.dist-info/licenses/{notice}" in names
     assert wheel.stat().st_size < 8e6
 
 
@@ -62,7 +62,7 @@ def test_a_bundled_model_is_the_one_its_card_describes(file: str) -> None:
 
 def test_the_lock_pins_all_that_the_package_asks_for(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        metadata = email.message_from_bytes(archive.read("fusiform-0.1.0.dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read("fusiform-0.2.0.dist-info/METADATA"))
     asked = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     names = {canonicalize_name(requirement.name) for requirement in asked} - {"fusiform"}
     assert {"numpy", "torch", "onnx", "pytest"} < names

@@ -166,4 +166,4 @@ def test_only_explain_needs_pytorch(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_help_is_listed() -> None:
     result = CliRunner().invoke(fusiform.cli.commands, ["--help"], prog_name="fusiform")
-    assert "Measure how often a model is right." in result.stdout
+    assert "Measure a model's accuracy, mAP or mean IoU." in result.stdout

@@ -64,7 +64,9 @@ def benchmark(
 
     Example:
         >>> import fusiform
-        >>> report = fusiform.benchmark("mobilenet_v2", seconds=0.1, progress=False)  # doctest: +SKIP
+        >>> report = fusiform.benchmark("mobilenet_v2", seconds=0.1)
+        >>> report.rows[0]["engine"], report.rows[0]["median_ms"] > 0
+        ('litert', True)
 
     - ``precision`` is what the engine is given the weights in, int8, float16 or float32: what the file has, but
       float32 where PyTorch runs an int8 file dequantised, or a float16 file is converted for another runtime.

@@ -13,10 +13,10 @@ from fusiform.errors import FusiformError
 
 # Name -> the click command and what --help says of it, so that --help imports nothing more.
 COMMANDS = {
-    "predict": ("fusiform.cli.predict:command", "Name what photographs show, find it or outline it."),
-    "evaluate": ("fusiform.cli.evaluate:command", "Measure how often a model is right."),
+    "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them or segment them."),
+    "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
     "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
-    "train": ("fusiform.cli.train:command", "Train a model on your own photographs."),
+    "train": ("fusiform.cli.train:command", "Train a model on your own images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within milliseconds and megabytes."),
     "export": ("fusiform.cli.export:command", "Write a model for other runtimes, proven to answer the same."),
     "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),
@@ -24,7 +24,7 @@ COMMANDS = {
     "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
     "verify": ("fusiform.cli.verify:command", "Prove that a model file gives the answers of its model."),
     "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a dataset."),
-    "benchmark": ("fusiform.cli.benchmark:command", "Measure how fast models are on this machine."),
+    "benchmark": ("fusiform.cli.benchmark:command", "Measure the latency, throughput and memory of models."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
 

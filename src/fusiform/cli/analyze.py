@@ -13,7 +13,7 @@ from fusiform.report import Format
 @click.command("analyze")
 @click.argument("model", type=click.Path(), shell_complete=complete_model)
 @click.option(
-    "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The picture's side.  [default: the model's own]"
+    "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The input image's side.  [default: the model's own]"
 )
 @click.option(
     "--classes",

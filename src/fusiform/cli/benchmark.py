@@ -30,7 +30,7 @@ _SHOWN = {
     "p95_ms": ("p95 ms", 3),
     "best_ms": ("best ms", 3),
     "decode_ms": ("decode ms", 3),
-    "pictures_per_second": ("pictures/s", 1),
+    "pictures_per_second": ("images/s", 1),
     "load_ms": ("load ms", 0),
     "memory_mb": ("memory MB", 1),
     "bytes": ("file MB", 2),
@@ -69,7 +69,7 @@ _SHOWN = {
     "--data",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Labelled pictures to measure the accuracy on.  [default: what the models' descriptions say]",
+    help="Labelled images to measure the accuracy on.  [default: what the models' descriptions say]",
 )
 @click.option(
     "--plot",
@@ -93,7 +93,7 @@ def command(
 ) -> None:
     """Measure on this machine how fast each MODEL, a name or a file, is in each engine with each number of threads.
 
-    Latency is that of one picture, from its pixels to the answer, warm. pictures/s is what as many engines at once as
+    Latency is that of one image, from its pixels to the answer, warm. images/s is what as many engines at once as
     there are cores for come to. load ms is from a fresh Python process to the first answer, and memory MB what this
     adds to the process at its peak. decode ms is what making boxes or a mask of an answer takes, which is no part of
     the other times: with --data on photographs of it. A model is measured as its file is: for another precision,

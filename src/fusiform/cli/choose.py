@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("choose")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder for all of it.")
-@click.option("--max-ms", type=float, metavar="MS", help="Longest time for a picture.  [default: no limit]")
+@click.option("--max-ms", type=float, metavar="MS", help="Largest latency per image.  [default: no limit]")
 @click.option("--max-mb", type=float, metavar="MB", help="Largest file, in 10^6 bytes.  [default: no limit]")
 @click.option("--min-accuracy", type=float, metavar="PERCENT", help="Smallest top-1.  [default: none]")
 @click.option(
@@ -83,7 +83,7 @@ def command(
     resume: bool,
     form: Format,
 ) -> None:
-    """Find the most accurate model for the pictures in DATA that is fast and small enough, and train it.
+    """Find the most accurate model for the images in DATA that is fast and small enough, and train it.
 
     Every network, input size and precision is measured first, with random weights; what cannot fit is dropped. Of the
     rest the promising ones are trained for a while, the better ones in full, and the best file that holds the budget

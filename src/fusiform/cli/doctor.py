@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     "--html",
     type=click.Path(path_type=Path),
     metavar="PAGE.html",
-    help="Also write a page that shows the pictures in question, and the boxes and masks on them.",
+    help="Also write a page that shows the images in question, and the boxes and masks on them.",
 )
 @click.option(
     "--fix",
     type=click.Path(path_type=Path),
     metavar="CLEAN.csv|FOLDER",
-    help="Also write a list of the pictures to go on with, in place of DATA; for boxes a folder with COCO's JSON.  No "
-    "picture is touched.",
+    help="Also write a list of the images to go on with, in place of DATA; for boxes a folder with COCO's JSON.  No "
+    "image is touched.",
 )
 @options.threads
 @click.option("--strict", is_flag=True, help="Exit with 3 if errors or warnings were found.")
@@ -65,13 +65,13 @@ def command(
     train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
     layout or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
 
-    Found are files that cannot be read or are unusual, pictures that are there twice, within or across splits, classes
+    Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,
-    outside their pictures, drawn twice or too small to be seen, and damaged annotations; of masks those that are
-    missing, of another size than their picture, or with labels that are none.
+    outside their images, drawn twice or too small to be seen, and damaged annotations; of masks those that are
+    missing, of another size than their image, or with invalid labels.
 
-    The list that --fix writes leaves out what cannot be read, all copies of a picture but one (of those in several
-    splits the one in test, or else in val, stays), and pictures with two labels. Labels that only look wrong stay. For
+    The list that --fix writes leaves out what cannot be read, all copies of an image but one (of those in several
+    splits the one in test, or else in val, stays), and images with two labels. Labels that only look wrong stay. For
     boxes a new folder is written, which leaves out damaged and empty boxes and exact copies, too.
 
     Exit codes: 0 whatever was found (3 with --strict if that were errors or warnings), 1 if the data cannot be

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
-    help="Which pictures.  [default: test if there is one, else val, else all]",
+    help="Which images.  [default: test if there is one, else val, else all]",
 )
 @click.option(
     "--compare",
     metavar="NAME|FILE",
     shell_complete=complete_model,
-    help="Another model for the same pictures, and whether the difference is more than chance.",
+    help="Another model for the same images, and whether the difference is more than chance.",
 )
 @options.engine
 @options.device
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--explain",
     multiple=True,
     metavar="N|PICTURE",
-    help="On the page, show with Grad-CAM what the network looks at: in N pictures, or in this one. May be repeated.",
+    help="On the page, show with Grad-CAM what the network looks at: in N images, or in this one. May be repeated.",
 )
 @click.option(
     "--calibrate",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--multi-scale",
     is_flag=True,
-    help="For a segmenter: show every picture at six scales and mirrored, as in the papers' best figures (PyTorch).",
+    help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
 )
 @options.strict
 @click.pass_context
@@ -88,15 +88,15 @@ def command(
     multi_scale: bool,
     strict: bool,
 ) -> None:
-    """Measure how often MODEL, a name or a file, is right about the labelled pictures in DATA.
+    """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
 
     For a classifier DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or
     such folders within train, val and test. It may have only some of the model's classes; the model still chooses among
     all of its own. For a detector DATA has boxes, in COCO's layout or Pascal VOC's, and for a segmenter masks, in
-    Pascal VOC's; classes are bound by their names. Pictures that cannot be read are listed on standard error and not
+    Pascal VOC's; classes are bound by their names. Images that cannot be read are listed on standard error and not
     counted. json has everything, jsonl and csv one record for each class.
 
-    Exit codes: 0 if any picture was read (3 with --strict if another could not be), 1 if the model or the data cannot
+    Exit codes: 0 if any image was read (3 with --strict if another could not be), 1 if the model or the data cannot
     be used, 2 for wrong usage, 130 after Ctrl-C.
     """
     if explain and html is None:

@@ -87,10 +87,10 @@ def command(
 ) -> None:
     """Write MODEL, a name, a file or a run's folder, for other runtimes, and prove that it still answers the same.
 
-    Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on made
-    pictures and on noise, by its numbers and by the classes, boxes or masks they stand for. What does not pass is not
+    Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on synthetic
+    images and on noise, by its numbers and by the classes, boxes or masks they stand for. What does not pass is not
     written. int8 is calibrated on photographs in four ways, of which the best is taken; DIR/NAME_int8_layers.csv says
-    how much each layer suffers, DIR/NAME_export.json what passed.
+    how much error the rounding of each layer causes, DIR/NAME_export.json what passed.
 
     Exit codes: 0 if everything was written and passed, 1 if anything failed (the rest is written), 2 for wrong usage.
     """

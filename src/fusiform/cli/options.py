@@ -20,7 +20,7 @@ batch = click.option(
     show_default=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Pictures that go through the network together.",
+    help="Images that go through the network together.",
 )
 form = click.option(
     "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
@@ -28,4 +28,4 @@ form = click.option(
 out = click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
 )
-strict = click.option("--strict", is_flag=True, help="Exit with 3 if any picture could not be read.")
+strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")

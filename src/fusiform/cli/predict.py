@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     help='A name from "fusiform models", or a model file.',
 )
 @click.option(
-    "--top", type=click.IntRange(min=1), metavar="N", help="Classifiers: names for each picture.  [default: 5]"
+    "--top", type=click.IntRange(min=1), metavar="N", help="Classifiers: classes for each image.  [default: 5]"
 )
 @click.option(
     "--score",
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     "  [default: 0.6]",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes in a picture.  [default: 100]"
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
 )
 @click.option(
     "--masks",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Segmenters: write each picture's mask there as NAME.png, a palette PNG whose pixels are indices of classes.",
+    help="Segmenters: write each image's mask there as NAME.png, a palette PNG whose pixels are class indices.",
 )
 @options.form
 @options.out
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"Draw the first {SAVED} pictures with their answers there, as PNG or JPEG; boxes and masks of a single one"
+    help=f"Draw the first {SAVED} images with their answers there, as PNG or JPEG; boxes and masks of a single one"
     " at its own size, up to 1600 pixels.",
 )
 @options.threads
@@ -99,24 +99,24 @@ def command(
     labels: Path | None,
     strict: bool,
 ) -> None:
-    """Name what photographs show, find it or outline it, as the model's task is.
+    """Classify images, detect objects in them or segment them, as the model's task is.
 
-    SOURCE is a picture, a folder (searched with its subfolders), a glob pattern, an http(s) address, or - for a
-    picture on standard input. Pictures that cannot be read are listed on standard error at the end.
+    SOURCE is an image, a folder (searched with its subfolders), a glob pattern, an http(s) address, or - for an
+    image on standard input. Images that cannot be read are listed on standard error at the end.
 
-    A classifier gives the likeliest names. The grid of --save shows each picture's likeliest one: in green or red where
-    the picture lies in a folder named after one of the model's classes, and thus is known to be right or wrong.
+    A classifier gives the most probable classes. The grid of --save shows each image's most probable one: in green or
+    red where the image lies in a folder named after one of the model's classes, and thus is known to be right or wrong.
 
     A detector gives boxes: score, name, left, top, width and height in pixels. As JSON they are in COCO's result format
     and for its tools, with name and path beside. The image_id is the number that a file is named by as in COCO
-    (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), else the picture's place among all, from 1. The
+    (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), else the image's place among all, from 1. The
     category_id is the identifier that the model has for the class where it is a number, else the class's place among
     the model's classes, from 1.
 
-    A segmenter gives the share of the pixels that each class has. The masks of --masks are of the upright picture's
+    A segmenter gives the share of the pixels that each class has. The masks of --masks are of the upright image's
     size and in Pascal VOC's colours; 0 is the model's first class, the background.
 
-    Exit codes: 0 if any picture was answered (3 with --strict if another could not be read), 1 if none was or the model
+    Exit codes: 0 if any image was answered (3 with --strict if another could not be read), 1 if none was or the model
     cannot be used, 2 for wrong usage, 130 after Ctrl-C.
     """
     from fusiform.prediction.predict import predict_iter

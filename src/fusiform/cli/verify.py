@@ -39,7 +39,7 @@ from fusiform.report import Format
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="The largest error of a number in the answer, as a share of the picture's largest; of an int8 FILE the error "
+    help="The largest error of an output value, as a share of the image's largest; of an int8 FILE the error "
     "on average.  [default: that of the kind of file; what rounding explains]",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores for each runtime.  [default: 1]")

@@ -118,7 +118,9 @@ def export(
 
     Example:
         >>> import fusiform
-        >>> report = fusiform.export("shufflenet_v2_x1_0", "litert", "ship", precision="int8")  # doctest: +SKIP
+        >>> report = fusiform.export("shufflenet_v2_x1_0", "onnx", "ship")
+        >>> [row["file"] for row in report.rows]
+        ['ship/shufflenet_v2_x1_0_float32.onnx']
 
     """
     tracked = tracker(progress)

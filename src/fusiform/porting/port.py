@@ -60,7 +60,8 @@ def port(
 
     Example:
         >>> import fusiform
-        >>> spec = fusiform.port("mobilenet_v2_1.0_224_quant.tflite", "google.tflite")  # doctest: +SKIP
+        >>> fusiform.port("ship/shufflenet_v2_x1_0_float32.onnx", "ported.safetensors")
+        <ModelSpec shufflenet_v2_x1_0, classification, 1000 classes, 224 px>
 
     """
     out = Path(out)

@@ -26,7 +26,7 @@ from fusiform.selection.latency import PRECISIONS, SIZES, ChooseEngine, measure,
 from fusiform.selection.search import TRIALS, Say, search
 from fusiform.selection.work import Work
 from fusiform.training.recipe import Recipe, override
-from fusiform.training.recipes import distill_small, find_recipe, finetune_small
+from fusiform.training.recipes import distill_small, find_recipe
 from fusiform.training.run_folder import make_folder
 
 
@@ -60,7 +60,7 @@ def choose(
     trials: int = TRIALS,
     scratch: bool = False,
     minutes: float | None = None,
-    recipe: str | Recipe = finetune_small,
+    recipe: str | Recipe = "finetune_small",
     settings: Mapping[str, object] | Sequence[str] = (),
     resume: bool = False,
     distillation: Recipe = distill_small,
@@ -106,7 +106,9 @@ def choose(
 
     Example:
         >>> import fusiform
-        >>> choice = fusiform.choose("photos", "best", max_ms=5, max_mb=3)  # doctest: +SKIP
+        >>> choice = fusiform.choose("photos", "best", max_mb=8, size=[96], trials=1)
+        >>> choice.file.name
+        'model.tflite'
 
     """
     tracked = tracker(progress)
