@@ -117,3 +117,9 @@ def small_spec_fixture() -> Callable[..., ModelSpec]:
 @pytest.fixture(scope="session", name="lived_in_state")
 def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
     return lived_in_state
+
+
+@pytest.fixture
+def unrendered_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process leave an empty curves.png: to draw takes half a second an epoch, more than to train."""
+    monkeypatch.setattr("fusiform.training.run_folder.draw_curves", lambda records, path: Path(path).write_bytes(b""))
