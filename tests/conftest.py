@@ -1,4 +1,4 @@
-"""Where the real weights and photographs lie, and weights made by a formula for the tests that need none."""
+"""How many processes run the tests, where the real weights and photographs lie, and weights made by a formula."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fusiform.machine import usable_cores
+
+# Workers share the cores. Said before numpy and PyTorch are imported, which ask for it once.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _threads = max(1, usable_cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
 
 import numpy as np
 import pytest
@@ -21,6 +28,30 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(os.environ.get("FUSIFORM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n auto``: a worker for each core that this process may use; one core is best used without any."""
+    cores = usable_cores()
+    return cores if cores > 1 else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in as many processes as there are cores, unless the command says otherwise.
+
+    Named files and folders run in this process, where a debugger and prints work, and which starts sooner. Said here
+    and not in pyproject.toml, where ``-n`` would make an error of ``-p no:xdist``.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
+        return  # a worker starts none
+    if config.option.usepdb or config.option.capture == "no":
+        return
+    if config.args_source is config.ArgsSource.TESTPATHS and config.option.numprocesses is None:
+        config.option.numprocesses = "auto"
+    if config.option.numprocesses and config.option.dist == "no":
+        config.option.dist = "worksteal"  # files differ a hundredfold in time
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +117,9 @@ def small_spec_fixture() -> Callable[..., ModelSpec]:
 @pytest.fixture(scope="session", name="lived_in_state")
 def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
     return lived_in_state
+
+
+@pytest.fixture
+def unrendered_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process leave an empty curves.png: to draw takes half a second an epoch, more than to train."""
+    monkeypatch.setattr("fusiform.training.run_folder.draw_curves", lambda records, path: Path(path).write_bytes(b""))

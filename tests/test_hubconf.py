@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,14 +118,26 @@ def test_a_file(entry, tmp_path):
 def test_a_checkout_without_installation(tmp_path):
     """Only hubconf.py puts the sources on the path."""
     script = (
-        "import sys, torch\n"
-        "sys.path = [p for p in sys.path if 'fusiform' not in p and not p.endswith('/src')]\n"
+        "import importlib.util, os, sys, torch\n"
+        f"sources = {str(REPOSITORY / 'src')!r}\n"
+        # Compared as folders: the environment and all packages in it may lie in a folder called fusiform too.
+        "sys.path = [p for p in sys.path if not (os.path.isdir(p) and os.path.samefile(p, sources))]\n"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
         "assert 'fusiform' not in sys.modules\n"
+        "found = importlib.util.find_spec('fusiform')\n"
+        "assert found is None or not found.origin.startswith(sources), found\n"
         f"network = torch.hub.load({str(REPOSITORY)!r}, 'shufflenet_v2_x1_0', 'bundled', source='local')\n"
         "import fusiform; print(fusiform.__file__)"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == str(REPOSITORY / "src" / "fusiform" / "__init__.py")
 
 

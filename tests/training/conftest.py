@@ -25,12 +25,12 @@ def make_pictures(folder: Path, counts: dict[str, int], *, seed: int = 0, side: 
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
 
 
-@pytest.fixture(name="make_pictures")
+@pytest.fixture(scope="session", name="make_pictures")
 def make_pictures_fixture() -> Callable[..., None]:
     return make_pictures
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick() -> Recipe:
     """A recipe that trains the narrowest network on the smallest pictures in a second or two."""
     return Recipe(

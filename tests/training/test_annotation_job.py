@@ -29,6 +29,8 @@ from fusiform.training.recipes import DEFAULTS, RECIPES
 from fusiform.zoo.checkpoint import read_safetensors
 from fusiform.zoo.model import open_model
 
+pytestmark = pytest.mark.usefixtures("unrendered_curves")
+
 COLORS = {"red": (200, 40, 40), "blue": (50, 70, 210)}
 NETWORK = "mobilenet_v2_x0_35"
 

@@ -14,23 +14,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from fusiform.data.dataset import Sample
 from fusiform.data.open import open_dataset
 from fusiform.errors import UsageError
+from fusiform.nets import build_network
 from fusiform.nets.layers import LoneBatchNorm2d
 from fusiform.progress import silent
-from fusiform.spec import ModelSpec
+from fusiform.spec import ModelSpec, Preprocess
+from fusiform.training.classification import measure
 from fusiform.training.detection import BoxExamples, DetectionTask, start_detector
 from fusiform.training.distributed import SyncedBatchNorm2d, World, join, sync_batch_norm
 from fusiform.training.job import train
-from fusiform.training.loader import Pictures, load
+from fusiform.training.loader import ClassExamples, Loaded, Pictures, load
 from fusiform.training.loop import fit
 from fusiform.training.recipe import Recipe
 from fusiform.training.segmentation import MaskExamples, SegmentationTask, start_segmenter
 from fusiform.zoo.checkpoint import read_safetensors
+
+pytestmark = pytest.mark.usefixtures("unrendered_curves")
 
 NETWORK = "mobilenet_v2_x0_35"
 
@@ -216,7 +222,7 @@ def gradients_of_steps(root: Path, world: World, *, accumulate: int) -> list[dic
     return [gradients(root, dataclasses.replace(step, accumulate=accumulate), world)[0] for step in STEPS]
 
 
-def test_gradients_of_parts_add_up_to_those_of_the_batch(annotated: Path, tmp_path: Path) -> None:
+def test_gradients_of_parts_add_up_to_those_of_the_batch(annotated: Path, together: Any) -> None:
     """Though some have more objects, or pixels that count, than others, and some none at all."""
     alone = World(0, 1, torch.device("cpu"))
     whole = []
@@ -227,9 +233,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(annotated: Path, tmp_pa
         assert step.task == "segmentation" or 0 in quarters
         assert len(found) == len(list(task.network.parameters()))
         whole.append(found)
-    run_twice(__file__, str(annotated), str(tmp_path / "out.pt"))
-    together = torch.load(tmp_path / "out.pt")
-    parts = {"two processes": together[0], "two of two parts": together[1]}
+    parts = dict(zip(("two processes", "two of two parts"), together["gradients"], strict=True))
     parts["four parts"] = gradients_of_steps(annotated, alone, accumulate=4)
     for name, steps in parts.items():
         for step, expected, found in zip(STEPS, whole, steps, strict=True):
@@ -239,67 +243,68 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(annotated: Path, tmp_pa
                 assert distance <= 1e-3 * float(value.norm()) + 1e-7, (name, step.task, step.box_loss, key)
 
 
-MEASURE = """
-import sys
-from pathlib import Path
-from fusiform.data.dataset import Sample
-from fusiform.nets import build_network
-from fusiform.spec import ModelSpec, Preprocess
-from fusiform.training.classification import measure
-from fusiform.training.distributed import join
+# What two processes are asked besides whole trainings, all in one start of both: to import PyTorch takes seconds.
 
-spec = ModelSpec("mobilenet_v2", 0.35, ("a", "b"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
-samples = [Sample(Path(sys.argv[1]), i % 2) for i in range(1201)]
-network = build_network(spec).eval()
-network.classifier[1].bias.data[0] = 1.0  # so that every answer is the first class
-with join() as world:
-    figures = measure(network, spec, samples, world, threads=1)
-    if world.writes:
-        print(int(figures["val_pictures"]), figures["val_top1"])
-"""
+NORMS = {
+    "batch": (nn.BatchNorm2d, (8, 5, 3, 4), 1.0),
+    "batch, far from 0": (nn.BatchNorm2d, (8, 5, 3, 4), 1e3),
+    "lone": (LoneBatchNorm2d, (2, 5, 1, 1), 1.0),
+}
 
 
-def test_two_processes_count_each_of_1201_pictures_once(tmp_path: Path, make_pictures: Callable[..., None]) -> None:
-    make_pictures(tmp_path, {"red": 1})
-    (tmp_path / "measure.py").write_text(MEASURE)
-    count, top1 = run_twice(str(tmp_path / "measure.py"), str(tmp_path / "red" / "0.png")).split()
-    assert count == "1201"
-    assert float(top1) == pytest.approx(601 / 1201)
-
-
-@pytest.mark.parametrize(
-    ("norm", "shape", "mean"),
-    [(nn.BatchNorm2d, (8, 5, 3, 4), 1.0), (nn.BatchNorm2d, (8, 5, 3, 4), 1e3), (LoneBatchNorm2d, (2, 5, 1, 1), 1.0)],
-)
-def test_synced_batch_norm_is_batch_norm_over_all_pictures(
-    tmp_path: Path, norm: type[nn.BatchNorm2d], shape: tuple[int, ...], mean: float
-) -> None:
-    program = tmp_path / "sync.py"
-    program.write_text(
-        "import sys, torch, torch.distributed as dist\n"
-        "from fusiform.training.distributed import join, sync_batch_norm\n"
-        "with join() as world:\n"
-        "    whole, x = torch.load(sys.argv[1], weights_only=False)\n"
-        "    sync_batch_norm(whole, world)\n"
-        "    mine = x.chunk(2)[world.rank].clone().requires_grad_()\n"
-        "    y = whole(mine)\n"
-        "    (y.square().sum() + y.pow(3).sum()).backward()\n"
-        "    parts = world.gather((y.detach(), mine.grad))\n"
-        "    for p in whole.parameters(): dist.all_reduce(p.grad)\n"
-        "    if world.writes:\n"
-        "        torch.save([torch.cat([p[k] for p in parts]) for k in (0, 1)]\n"
-        "                   + [p.grad for p in whole.parameters()] + list(whole.buffers()), sys.argv[2])\n"
-    )
+def norm_and_input(name: str) -> tuple[nn.Module, Tensor]:
+    norm, shape, mean = NORMS[name]
     torch.manual_seed(0)
-    network = nn.Sequential(norm(5))
-    x = torch.randn(shape) * 3 + mean
-    torch.save((network, x), tmp_path / "in.pt")
-    run_twice(str(program), str(tmp_path / "in.pt"), str(tmp_path / "out.pt"))
+    return nn.Sequential(norm(5)), torch.randn(shape) * 3 + mean
+
+
+def normalize_together(world: World, name: str) -> list[Tensor]:
+    """Answers, gradients and statistics of this process's half, put together with the other's."""
+    whole, x = norm_and_input(name)
+    sync_batch_norm(whole, world)
+    mine = x.chunk(2)[world.rank].clone().requires_grad_()
+    y = whole(mine)
+    (y.square().sum() + y.pow(3).sum()).backward()
+    parts = world.gather((y.detach(), mine.grad))
+    for parameter in whole.parameters():
+        dist.all_reduce(parameter.grad)
+    halves = [torch.cat([part[k] for part in parts]) for k in (0, 1)]
+    return [*halves, *(parameter.grad for parameter in whole.parameters()), *whole.buffers()]
+
+
+def measure_together(world: World, picture: Path) -> tuple[float, float]:
+    """How many pictures are counted and how many of them are right, where every answer is the first class."""
+    spec = ModelSpec("mobilenet_v2", 0.35, ("a", "b"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
+    samples = [Sample(picture, i % 2) for i in range(1201)]
+    network = build_network(spec).eval()
+    network.classifier[1].bias.data[0] = 1.0
+    figures = measure(network, spec, samples, world, threads=1)
+    return figures["val_pictures"], figures["val_top1"]
+
+
+@pytest.fixture(scope="module")
+def together(annotated: Path, tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., None]) -> Any:
+    """What two processes answered to all that ``__main__`` below asks them."""
+    folder = tmp_path_factory.mktemp("together")
+    make_pictures(folder, {"red": 1})
+    run_twice(__file__, str(annotated), str(folder / "red" / "0.png"), str(folder / "out.pt"))
+    return torch.load(folder / "out.pt")
+
+
+def test_two_processes_count_each_of_1201_pictures_once(together: Any) -> None:
+    count, top1 = together["measure"]
+    assert count == 1201
+    assert top1 == pytest.approx(601 / 1201)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_synced_batch_norm_is_batch_norm_over_all_pictures(together: Any, name: str) -> None:
+    network, x = norm_and_input(name)
     x.requires_grad_()
     y = network(x)
     (y.square().sum() + y.pow(3).sum()).backward()
     expected = [y.detach(), x.grad, *(p.grad for p in network.parameters()), *network.buffers()]
-    for mine, other in zip(torch.load(tmp_path / "out.pt"), expected, strict=True):
+    for mine, other in zip(together["norms"][name], expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
@@ -319,9 +324,6 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_a_batch_that_the_processes_cannot_share(tmp_path: Path, make_pictures: Callable[..., None]) -> None:
-    from fusiform.data.dataset import Sample
-    from fusiform.training.loader import ClassExamples, Loaded, Pictures
-
     samples = [Sample(tmp_path / "x.png", 0)] * 9
     loaded = Loaded(samples, [None] * 9, [], 0)
     world = World(0, 2, torch.device("cpu"))
@@ -354,9 +356,14 @@ def test_synced_batch_norm_in_evaluation_is_plain() -> None:
     torch.testing.assert_close(synced.eval()(x), plain.eval()(x))
 
 
-if __name__ == "__main__":  # in each of two processes; see test_gradients_of_parts_add_up_to_those_of_the_batch
+if __name__ == "__main__":  # in each of two processes; see the fixture together
     torch.set_num_threads(1)
+    annotations, photograph, answers = map(Path, sys.argv[1:])
     with join() as both:
-        answers = [gradients_of_steps(Path(sys.argv[1]), both, accumulate=count) for count in (1, 2)]
+        found = {
+            "gradients": [gradients_of_steps(annotations, both, accumulate=count) for count in (1, 2)],
+            "measure": measure_together(both, photograph),
+            "norms": {name: normalize_together(both, name) for name in NORMS},
+        }
         if both.writes:
-            torch.save(answers, sys.argv[2])
+            torch.save(found, answers)

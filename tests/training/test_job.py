@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from PIL import Image
 import fusiform
 from fusiform.errors import FusiformError, OutputError, UsageError
 from fusiform.training import loop
+from fusiform.training.curves import draw_curves, read_metrics
 from fusiform.training.job import find_rate, train
 from fusiform.training.recipe import Recipe
 from fusiform.zoo.checkpoint import read_safetensors
+
+pytestmark = pytest.mark.usefixtures("unrendered_curves")
 
 NETWORK = "mobilenet_v2_x0_35"
 FILES = {
@@ -46,10 +50,20 @@ def assert_equal(first: Path, second: Path, name: str = "last.safetensors", tole
         np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=key)
 
 
-@pytest.fixture
-def data(tmp_path: Path, make_pictures: Callable[..., None]) -> Path:
-    make_pictures(tmp_path / "scenes", {"red": 12, "green": 12, "blue": 12})
-    return tmp_path / "scenes"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., None]) -> Path:
+    """Pictures for all tests: a test that changes them makes a copy."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    make_pictures(folder, {"red": 12, "green": 12, "blue": 12})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, quick: Recipe) -> Path:
+    """A run of the quick recipe, to look at; a test that goes on with it makes a copy."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(data, run, model=NETWORK, recipe=quick, threads=1)
+    return run
 
 
 def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
@@ -76,30 +90,44 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
     assert Recipe.from_json((out / "recipe.json").read_text()).epochs == 4
     assert "epoch 4/4" in (out / "train.log").read_text()
     assert len((out / "data.csv").read_text().splitlines()) == 37
+    draw_curves(read_metrics(out / "metrics.jsonl"), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 300
 
     answers = fusiform.predict(data / "red", model=out / "best.safetensors", top=1, threads=1)
     assert np.mean([answer.top[0].name == "red" for answer in answers]) > 0.7
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(data: Path, tmp_path: Path, quick: Recipe) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(data, tmp_path / name, model=NETWORK, recipe=dataclasses.replace(quick, seed=seed), threads=1)
-    assert_equal(tmp_path / "a", tmp_path / "b")
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(
+    data: Path, trained: Path, tmp_path: Path, quick: Recipe
+) -> None:
+    for seed in (0, 1):
+        recipe = dataclasses.replace(quick, seed=seed)
+        train(data, tmp_path / str(seed), model=NETWORK, recipe=recipe, threads=1)
+    assert quick.seed == 0
+    assert_equal(trained, tmp_path / "0")
     with pytest.raises(AssertionError):
-        assert_equal(tmp_path / "a", tmp_path / "c")
+        assert_equal(trained, tmp_path / "1")
 
 
 class Stop(Exception):
     """What stands in for a process's end."""
 
 
+@pytest.fixture(scope="module")
+def by_chance(data: Path, tmp_path_factory: pytest.TempPathFactory, quick: Recipe) -> tuple[Recipe, Path]:
+    """A recipe with chance in all its places, and its run from beginning to end."""
+    recipe = dataclasses.replace(quick, dropout=0.3, mixup=0.2)
+    run = tmp_path_factory.mktemp("by_chance") / "whole"
+    train(data, run, model=NETWORK, recipe=recipe, threads=1)
+    return recipe, run
+
+
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    data: Path, tmp_path: Path, quick: Recipe, step: int, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, by_chance: tuple[Recipe, Path], step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dataclasses.replace(quick, dropout=0.3, mixup=0.2)  # chance in all its places
-    train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1)
-
+    recipe, whole = by_chance
     taken = 0
     one_step = loop._Fit._step
 
@@ -117,14 +145,14 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     said: list[str] = []
     train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
     assert any(line == f"going on from epoch {step // 3}, step {step % 3}" for line in said)
-    assert_equal(tmp_path / "whole", tmp_path / "run")
-    assert_equal(tmp_path / "whole", tmp_path / "run", "best.safetensors")
+    assert_equal(whole, tmp_path / "run")
+    assert_equal(whole, tmp_path / "run", "best.safetensors")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1, 2]
 
 
-def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(data: Path, tmp_path: Path, quick: Recipe) -> None:
-    train(data, tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
     before = weights(tmp_path / "run")
     train(None, tmp_path / "run", resume=True, threads=1)
     (tmp_path / "run" / "state.pt").unlink()
@@ -166,10 +194,11 @@ def test_batch_statistics_can_be_learned_from_weights_that_have_none(data: Path,
     assert np.abs(weights(tmp_path / "run")["features.3.conv.0.1.running_mean"]).max() > 0
 
 
-def test_a_teacher_of_the_same_classes_and_one_of_others(data: Path, tmp_path: Path, quick: Recipe) -> None:
-    train(data, tmp_path / "teacher", model=NETWORK, recipe=quick, threads=1)
+def test_a_teacher_of_the_same_classes_and_one_of_others(
+    data: Path, trained: Path, tmp_path: Path, quick: Recipe
+) -> None:
     recipe = dataclasses.replace(quick, distill=0.9, epochs=1)
-    for name, teacher in (("same", tmp_path / "teacher" / "best.safetensors"), ("others", "shufflenet_v2_x1_0")):
+    for name, teacher in (("same", trained / "best.safetensors"), ("others", "shufflenet_v2_x1_0")):
         report = train(data, tmp_path / name, model=NETWORK, recipe=recipe, teacher=teacher, threads=1)
         assert report.figures["epochs"] == 1
         spec, state = read_safetensors(tmp_path / name / "best.safetensors")
@@ -181,7 +210,7 @@ def test_a_teacher_of_the_same_classes_and_one_of_others(data: Path, tmp_path: P
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
-    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+    data: Path, trained: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fusiform.training import run_folder
 
@@ -198,9 +227,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         patch.setattr(run_folder, "write_file", full)
         with pytest.raises(OutputError, match="No space"):
             train(data, tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
-    train(data, tmp_path / "whole", model=NETWORK, recipe=quick, threads=1)
     train(None, tmp_path / "run", resume=True, threads=1)
-    assert_equal(tmp_path / "whole", tmp_path / "run")
+    assert_equal(trained, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +256,7 @@ def test_poor_data_gives_a_model_or_a_clear_error(
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_named(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    data = shutil.copytree(data, tmp_path / "scenes")
     (data / "red" / "bad.jpg").write_bytes(b"\xff\xd8\xff cut short")
     for cache in ("memory", "none"):
         said: list[str] = []
