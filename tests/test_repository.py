@@ -72,7 +72,7 @@ def test_hooks_before_a_commit_are_checks_of_ci_run() -> None:
     (local,) = read(ROOT / ".pre-commit-config.yaml")["repos"]
     assert local["repo"] == "local"
     for hook in local["hooks"]:
-        assert re.search(rf"^\.venv-ci/bin/{re.escape(hook['entry'])}( \.)?$", CHECKS, re.MULTILINE), hook
+        assert re.search(rf"^\.venv/bin/{re.escape(hook['entry'])}( \.)?$", CHECKS, re.MULTILINE), hook
 
 
 def dockerfile() -> list[tuple[str, str]]:

@@ -64,8 +64,8 @@ def tracker(progress: bool | Tracker | None) -> Tracker:
 
 
 def tell(text: str) -> None:
-    """Print a line for people on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for people on standard error; in a notebook, which shows that in red, on standard output."""
+    print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:

@@ -100,7 +100,8 @@ def to_pandas(rows: Sequence[Mapping[str, Cell]]) -> Any:
         import pandas
     except ImportError:
         raise UsageError("a DataFrame needs pandas, which is not installed: pip install pandas") from None
-    return pandas.DataFrame(rows, columns=_columns(rows))
+    # Whole numbers stay whole where some are missing.
+    return pandas.DataFrame(rows, columns=_columns(rows)).convert_dtypes()
 
 
 def to_arrow(rows: Sequence[Mapping[str, Cell]]) -> Any:
