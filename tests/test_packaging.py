@@ -119,23 +119,6 @@ def test_the_readme_prints_what_the_command_prints() -> None:
     assert set(first_names(printed)) == set(first_names(shown))
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "reference/models.md"])
-def test_pages_show_python_that_runs(page: str) -> None:
-    found = blocks((ROOT / "docs" / page).read_text(encoding="utf-8"), "python")
-    assert found
-    for block in found:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block],
-            cwd=ROOT,
-            capture_output=True,
-            encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
-            timeout=120,
-            check=False,
-        )
-        assert result.returncode == 0, f"{block}\n{result.stderr}"
-
-
 def test_the_readme_and_the_pages_name_options_that_exist() -> None:
     from click.testing import CliRunner
 

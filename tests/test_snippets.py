@@ -171,8 +171,18 @@ def inside(folder: Path, quick: None, tmp_path: Path, monkeypatch: pytest.Monkey
     return place
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+def takes_long(page: Path) -> bool:
+    return any(step in block.code for block in blocks(page) for step in ("train(", "export(", "choose("))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name(page), marks=pytest.mark.slow if takes_long(page) else ())
+        for page in WITH_PYTHON
+        if page != ROOT / "README.md"  # it has a test of its own
+    ],
+)
 def test_every_block_runs(page: Path, inside: Path, request: pytest.FixtureRequest) -> None:
     code = [block for block in blocks(page) if not block.not_run]
     if any("runs/first" in block.code for block in code) and not any(

@@ -35,6 +35,7 @@ FILES = {
     "environment.json",
     "metrics.jsonl",
     "train.log",
+    "report.json",
     "curves.png",
 }
 
