@@ -192,15 +192,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def imported(name: str, path: Path, modules: set[str]) -> set[str]:
-    """The modules that one imports when it is imported, or for its types; not those that a function imports later."""
+    """The modules that one imports, also for its types and within its functions."""
     found: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
-            continue
-        if name == "fusiform" and isinstance(node, ast.If):
-            continue  # the lazy table's types
+        if name == "fusiform":
+            continue  # the lazy table
         if isinstance(node, ast.ImportFrom) and node.module:
             wholes = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {whole if whole in modules else node.module for whole in wholes}

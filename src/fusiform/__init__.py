@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from fusiform.exporting.job import export
     from fusiform.exporting.verification.verify import verify
     from fusiform.porting.port import port
-    from fusiform.prediction.answer import Prediction, Predictions
     from fusiform.prediction.predict import predict, predict_iter
     from fusiform.prediction.predictor import Predictor
+    from fusiform.prediction.results import Prediction, Predictions
     from fusiform.report import Report
     from fusiform.runs import Run, train
     from fusiform.selection.job import choose
@@ -55,8 +55,8 @@ __all__ = [
 _WHERE = {
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
-    "Prediction": "fusiform.prediction.answer",
-    "Predictions": "fusiform.prediction.answer",
+    "Prediction": "fusiform.prediction.results",
+    "Predictions": "fusiform.prediction.results",
     "Predictor": "fusiform.prediction.predictor",
     "Preprocess": "fusiform.spec",
     "Report": "fusiform.report",

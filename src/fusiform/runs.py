@@ -17,7 +17,7 @@ from fusiform.zoo.model import Model, open_model
 if TYPE_CHECKING:
     from fusiform.evaluation.job import AnyEvaluation
     from fusiform.exporting.targets.base import Precision
-    from fusiform.prediction.answer import Predictions
+    from fusiform.prediction.results import Predictions
     from fusiform.prediction.sources import Source
     from fusiform.training.recipe import Recipe
     from fusiform.training.run_folder import Say

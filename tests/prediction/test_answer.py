@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fusiform.errors import ImageError, UsageError
-from fusiform.prediction.answer import Prediction, Predictions
+from fusiform.prediction.results import Prediction, Predictions
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks.classification import Classification, Guess
 from fusiform.tasks.detection import Box, Detections

@@ -19,9 +19,9 @@ from fusiform import engines
 from fusiform.data.image import read_image as read_image_function
 from fusiform.engines.crew import GROUP, LOOK_AHEAD
 from fusiform.errors import SpecError, UsageError
-from fusiform.prediction.answer import Prediction
 from fusiform.prediction.predict import predict, predict_iter
 from fusiform.prediction.predictor import MASKS_AHEAD
+from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import stem_of
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks.classification import Classification, Guess

@@ -148,7 +148,7 @@ def command(
         image_ids = ImageIds()
         errors: list[str] = []
         answered = 0
-        for prediction in write_predictions(predictions, form, stream, folder, image_ids):
+        for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
             if prediction.error is None:
                 answered += 1
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fusiform.prediction.sheet import NOTHING, percent
@@ -12,8 +12,7 @@ from fusiform.report import Cell, Format, align, csv_lines, printable
 
 if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
-    from fusiform.prediction.answer import Prediction
-    from fusiform.prediction.predictor import PredictionStream
+    from fusiform.prediction.answer import Answer
     from fusiform.spec import ModelSpec, Task
     from fusiform.tasks.detection import Box
 
@@ -56,7 +55,7 @@ def _category_ids(spec: ModelSpec) -> Sequence[int]:
     return range(1, spec.num_classes + 1)
 
 
-def _coco(prediction: Prediction, place: int, image_ids: ImageIds, categories: Sequence[int]) -> list[dict[str, Any]]:
+def _coco(prediction: Answer, place: int, image_ids: ImageIds, categories: Sequence[int]) -> list[dict[str, Any]]:
     """The picture's boxes in COCO's result format (https://cocodataset.org/#format-results)."""
     assert prediction.detections is not None
     image_id = image_ids.of(prediction.path, place)
@@ -78,7 +77,7 @@ def _bbox(box: Box) -> tuple[float, float, float, float]:
     return box.left, box.top, box.right - box.left, box.bottom - box.top
 
 
-def _record(prediction: Prediction, mask: str | None) -> dict[str, Any]:
+def _record(prediction: Answer, mask: str | None) -> dict[str, Any]:
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
     if prediction.segmentation is not None:
@@ -96,7 +95,7 @@ def _record(prediction: Prediction, mask: str | None) -> dict[str, Any]:
 
 
 def _rows(
-    prediction: Prediction, task: Task, results: Sequence[dict[str, Any]], mask: str | None
+    prediction: Answer, task: Task, results: Sequence[dict[str, Any]], mask: str | None
 ) -> Iterator[Sequence[Cell]]:
     path = prediction.path
     if prediction.error is not None:
@@ -117,7 +116,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def to_dict(prediction: Prediction) -> dict[str, Any]:
+def to_dict(prediction: Answer) -> dict[str, Any]:
     """See ``Prediction.to_dict``."""
     found = prediction.detections
     if found is None:
@@ -134,7 +133,7 @@ def to_dict(prediction: Prediction) -> dict[str, Any]:
     return {"path": prediction.path, "width": found.width, "height": found.height, "boxes": boxes}
 
 
-def to_rows(predictions: Sequence[Prediction], spec: ModelSpec) -> list[Mapping[str, Cell]]:
+def to_rows(predictions: Sequence[Answer], spec: ModelSpec) -> list[Mapping[str, Cell]]:
     """See ``Predictions.rows``."""
     image_ids, categories = ImageIds(), _category_ids(spec) if spec.task == "detection" else ()
     rows: list[Mapping[str, Cell]] = []
@@ -149,11 +148,16 @@ BAR_WIDTH = 20
 
 
 def write_predictions(
-    predictions: PredictionStream, form: Format, stream: TextIO, masks: MaskFolder | None, image_ids: ImageIds
-) -> Iterator[Prediction]:
-    """Write each prediction as it comes, and its mask where one is wanted, then pass it on."""
-    task = predictions.spec.task
-    categories = _category_ids(predictions.spec) if task == "detection" else ()
+    predictions: Iterable[Answer],
+    spec: ModelSpec,
+    form: Format,
+    stream: TextIO,
+    masks: MaskFolder | None,
+    image_ids: ImageIds,
+) -> Iterator[Answer]:
+    """Write each prediction of the model that ``spec`` describes as it comes, and its mask, if any; then pass it on."""
+    task = spec.task
+    categories = _category_ids(spec) if task == "detection" else ()
     ascii_only = not (stream.encoding or "").lower().startswith("utf")
     full, begun = ("#", "") if ascii_only else ("\N{FULL BLOCK}", "\N{LEFT HALF BLOCK}")
     before = "\n  "  # what stands before the next object in a list of JSON
@@ -182,7 +186,7 @@ def write_predictions(
         stream.write("\n]\n")
 
 
-def _write_mask(prediction: Prediction, masks: MaskFolder | None) -> str | None:
+def _write_mask(prediction: Answer, masks: MaskFolder | None) -> str | None:
     if masks is None or prediction.segmentation is None:
         return None
     from fusiform.prediction.sources import stem_of
@@ -190,7 +194,7 @@ def _write_mask(prediction: Prediction, masks: MaskFolder | None) -> str | None:
     return str(masks.write(stem_of(prediction.path), prediction.segmentation, path=prediction.path))
 
 
-def _table(prediction: Prediction, mask: str | None, full: str, begun: str) -> str:
+def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
     if prediction.error is not None:
         return ""
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 
 from fusiform.engines import EngineName
-from fusiform.prediction.answer import Predictions
 from fusiform.prediction.predictor import PredictionStream, Predictor
+from fusiform.prediction.results import Predictions
 from fusiform.prediction.sources import Source
 from fusiform.progress import Tracker
 from fusiform.zoo.model import Model

@@ -21,7 +21,8 @@ from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import GROUP, LOOK_AHEAD, Engines, in_order
 from fusiform.errors import ImageError, SpecError, UsageError
 from fusiform.machine import usable_cores
-from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP, Prediction, Predictions
+from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
+from fusiform.prediction.results import Prediction, Predictions
 from fusiform.prediction.sources import Picture, Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import ModelSpec, Task

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fusiform.drawing.grid import Tile
-    from fusiform.prediction.answer import Prediction
+    from fusiform.prediction.answer import Answer
     from fusiform.spec import ModelSpec
     from fusiform.tasks.segmentation import Share
 
@@ -52,7 +52,7 @@ class Drawing:
         self.letters: set[str] = set()
         self.shares: list[Share] = []
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Answer) -> None:
         if len(self.tiles) == SAVED:
             return
         if self.task == "classification":
@@ -95,7 +95,7 @@ class Drawing:
         captions = [line for tile in self.tiles for line in (tile.caption, tile.second_line)]
         return ["".join(self.letters), *(captions if self._alone(pictures) is None else [])]
 
-    def _drawn(self, prediction: Prediction) -> Tile:
+    def _drawn(self, prediction: Answer) -> Tile:
         from fusiform.drawing.grid import Tile
         from fusiform.drawing.overlay import draw_boxes, draw_mask
 
@@ -116,7 +116,7 @@ class Drawing:
         return Tile(draw_mask(image, prediction.segmentation), summary or NOTHING, name)
 
 
-def _tile(prediction: Prediction, classes: dict[str, dict[int, str]]) -> Tile:
+def _tile(prediction: Answer, classes: dict[str, dict[int, str]]) -> Tile:
     from fusiform.drawing.grid import Tile
 
     path = prediction.path

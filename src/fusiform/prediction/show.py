@@ -16,7 +16,7 @@ from PIL import Image
 
 from fusiform.data.image import read_image
 from fusiform.errors import ImageError
-from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, Prediction
+from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, Answer
 from fusiform.prediction.sheet import NOTHING, SAVED, Drawing, percent
 from fusiform.report import printable
 
@@ -27,7 +27,7 @@ NAMED = 3
 """Names in the line about an answer."""
 
 
-def summary(prediction: Prediction) -> str:
+def summary(prediction: Answer) -> str:
     """The answer in a line: the likeliest names, what was found, or the error."""
     if prediction.error is not None:
         return printable(prediction.error)
@@ -42,7 +42,7 @@ def summary(prediction: Prediction) -> str:
     return printable(", ".join(parts[:NAMED]) + more) or NOTHING
 
 
-def draw(prediction: Prediction) -> Image.Image:
+def draw(prediction: Answer) -> Image.Image:
     """See ``Prediction.draw``."""
     from fusiform.drawing.grid import Tile, draw_grid
     from fusiform.drawing.overlay import add_legend, draw_boxes, draw_mask
@@ -60,7 +60,7 @@ def draw(prediction: Prediction) -> Image.Image:
     return draw_grid([Tile(image, f"{prediction.top[0].probability:.1%}  {prediction.top[0].name}")])
 
 
-def contact_sheet(predictions: Sequence[Prediction], spec: ModelSpec) -> Drawing:
+def contact_sheet(predictions: Sequence[Answer], spec: ModelSpec) -> Drawing:
     """The first pictures with their answers, read again from their paths where they brought no thumbnail along."""
     drawing = Drawing(spec)
     alone = len(predictions) == 1
@@ -69,7 +69,7 @@ def contact_sheet(predictions: Sequence[Prediction], spec: ModelSpec) -> Drawing
     return drawing
 
 
-def to_png(prediction: Prediction) -> bytes | None:
+def to_png(prediction: Answer) -> bytes | None:
     """What ``draw`` gives as a PNG file's bytes; None where there is no picture."""
     try:
         return _png(draw(prediction))
@@ -77,7 +77,7 @@ def to_png(prediction: Prediction) -> bytes | None:
         return None
 
 
-def to_html(prediction: Prediction) -> str:
+def to_html(prediction: Answer) -> str:
     """The picture beside a bar for each name, or with boxes or a mask on it, for a notebook's cell."""
     title = f"<div><b>{html.escape(printable(prediction.path))}</b></div>"
     if prediction.error is not None:
@@ -101,7 +101,7 @@ def to_html(prediction: Prediction) -> str:
     return f'{title}<div style="{row}">{picture}<table>{bars}</table></div>'
 
 
-def list_to_html(predictions: Sequence[Prediction], spec: ModelSpec) -> str:
+def list_to_html(predictions: Sequence[Answer], spec: ModelSpec) -> str:
     """The contact sheet of several answers, for a notebook's cell."""
     if len(predictions) == 1:
         return to_html(predictions[0])
@@ -111,7 +111,7 @@ def list_to_html(predictions: Sequence[Prediction], spec: ModelSpec) -> str:
     return _picture(_png(contact_sheet(predictions, spec).picture(len(predictions)))) + more
 
 
-def _with_picture(prediction: Prediction, spec: ModelSpec, *, alone: bool) -> Prediction:
+def _with_picture(prediction: Answer, spec: ModelSpec, *, alone: bool) -> Answer:
     if prediction.error is not None or prediction.thumbnail is not None:
         return prediction
     side = THUMBNAIL if spec.task == "classification" else ALONE if alone else DRAWN_THUMBNAIL
