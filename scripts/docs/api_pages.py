@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """The names of ``fusiform.__all__``; those that no group has come under the last heading."""
 
 PARTS = (
-    "fusiform.prediction.results.Prediction",
+    "fusiform.prediction.answer.Answer",
     "fusiform.tasks.classification.Classification",
     "fusiform.tasks.classification.Guess",
     "fusiform.tasks.detection.Detections",
