@@ -1,4 +1,4 @@
-"""The floors of the house, and what may be imported where."""
+"""The layers of the package, and what may be imported where."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_python(code: str, *arguments: str) -> str:
     return result.stdout
 
 
-def test_a_file_imports_only_from_lower_floors() -> None:
+def test_a_module_imports_only_from_lower_layers() -> None:
     result = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=ROOT,
@@ -132,3 +132,30 @@ def test_without_pytorch_load_says_which_extra_brings_it() -> None:
         "try:\n    fusiform.load()\nexcept MissingExtraError as error:\n    print(error)"
     )
     assert "pip install 'fusiform[torch]'" in run_python(code)
+
+
+LONGEST_FILE = 600
+LONGEST_FUNCTION = 100
+"""Lines, a function's without its docstring."""
+
+
+def test_files_and_functions_are_short_enough_to_read() -> None:
+    long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(PACKAGE).as_posix()
+        if (lines := len(text.splitlines())) > LONGEST_FILE:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                told = ast.get_docstring(node, clean=False) or ""
+                lines = node.end_lineno - node.lineno - len(told.splitlines()) if node.end_lineno else 0
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{name}: {node.name} has {lines} lines")
+    assert long == []
+
+
+def test_there_are_few_packages() -> None:
+    packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
+    modules = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
+    assert 20 < len(packages) + len(modules) <= 30
