@@ -249,3 +249,10 @@ def test_the_bundled_model_draws_real_photographs(tmp_path: Path, monkeypatch: p
     assert result.exit_code == 0, result.stderr
     red, green, _ = pixels(tmp_path / "grid.png")[:, GAP : GAP + TILE].reshape(-1, 3).T.astype(int)
     assert (green - red > 60).sum() > 500  # the frame around the espresso, which is none of the photograph's colours
+
+
+def test_the_help_names_as_many_pictures_as_are_drawn() -> None:
+    from fusiform.cli import predict
+    from fusiform.prediction import sheet
+
+    assert predict.SAVED == sheet.SAVED

@@ -12,14 +12,16 @@ from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.errors import UsageError
-from fusiform.prediction.formats import ImageIds, write_predictions
-from fusiform.prediction.sheet import SAVED, Drawing
 from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.engines import EngineName
     from fusiform.spec import ModelSpec
+
+
+# Named again, because importing the contact sheet takes longer than printing the help.
+SAVED = 64
 
 
 @click.command("predict")
@@ -119,10 +121,12 @@ def command(
     Exit codes: 0 if any image was answered (3 with --strict if another could not be read), 1 if none was or the model
     cannot be used, 2 for wrong usage, 130 after Ctrl-C.
     """
+    from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
 
     if save is not None:
         from fusiform.drawing.grid import check_place
+        from fusiform.prediction.sheet import Drawing
 
         check_place(save)
     with open_output(out) as stream:

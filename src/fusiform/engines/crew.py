@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform.data.dataset import Split
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine
 from fusiform.errors import ImageError, UsageError, WeightsError
@@ -23,6 +22,9 @@ from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
+
+if TYPE_CHECKING:  # prediction has no dataset, and is not to wait for it
+    from fusiform.data.dataset import Split
 
 GROUP = 8
 """Pictures that a thread takes through one stage after the other: enough to find its code in the cache again."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fusiform.prediction.sheet import NOTHING, percent
 from fusiform.report import Cell, Format, align, csv_lines, printable
 
 if TYPE_CHECKING:
@@ -215,3 +214,11 @@ def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
         lines = [f"{percent(share.share)}  {bar(share.share)}  {printable(share.name)}" for share in shares]
         lines += [f"mask: {printable(mask)}"] if mask else []
     return "\n  ".join([printable(prediction.path), *lines]) + "\n"
+
+
+NOTHING = "nothing found"
+
+
+def percent(share: float) -> str:
+    """A share of the pixels that is there, in six letters."""
+    return f"{share:6.1%}" if share >= 0.0005 else " <0.1%"

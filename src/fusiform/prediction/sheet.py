@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusiform.data.names import nfc
+from fusiform.prediction.formats import NOTHING, percent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,9 +25,6 @@ SAVED = 64
 GREEN, RED, GREY = "#1b7a2f", "#c0281c", "#666666"
 
 
-NOTHING = "nothing found"
-
-
 def _class_folders(spec: ModelSpec) -> dict[str, dict[int, str]]:
     """What a folder of pictures of a class may be called, and for each the classes, by index and name, it may mean."""
     folders: dict[str, dict[int, str]] = {}
@@ -39,6 +36,8 @@ def _class_folders(spec: ModelSpec) -> dict[str, dict[int, str]]:
 
 
 def _folder_key(name: str) -> str:
+    from fusiform.data.names import nfc
+
     return " ".join(nfc(name).casefold().replace("_", " ").split())
 
 
@@ -134,11 +133,6 @@ def _tile(prediction: Answer, classes: dict[str, dict[int, str]]) -> Tile:
     if best.index in truth:
         return Tile(prediction.thumbnail, caption, color=GREEN)
     return Tile(prediction.thumbnail, caption, f"true: {next(iter(truth.values()))}", RED)
-
-
-def percent(share: float) -> str:
-    """A share of the pixels that is there, in six letters."""
-    return f"{share:6.1%}" if share >= 0.0005 else " <0.1%"
 
 
 def _with_share(share: Share) -> str:

@@ -17,7 +17,8 @@ from PIL import Image
 from fusiform.data.image import read_image
 from fusiform.errors import ImageError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, Answer
-from fusiform.prediction.sheet import NOTHING, SAVED, Drawing, percent
+from fusiform.prediction.formats import NOTHING, percent
+from fusiform.prediction.sheet import SAVED, Drawing
 from fusiform.report import printable
 
 if TYPE_CHECKING:
