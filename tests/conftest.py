@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,12 @@ def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
 def unrendered_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process leave an empty curves.png: to draw takes half a second an epoch, more than to train."""
     monkeypatch.setattr("fusiform.training.run_folder.draw_curves", lambda records, path: Path(path).write_bytes(b""))
+
+
+@pytest.fixture
+def hasty_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search in this process takes each network's time for a moment, as often as ever: it finds, but not surely."""
+    from fusiform.selection import job, work
+
+    monkeypatch.setattr(job, "measure", partial(job.measure, seconds=0.02))
+    monkeypatch.setattr(work, "CHECK_SECONDS", 0.02)
