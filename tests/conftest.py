@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fusiform.machine import usable_cores
 
-# Workers share the cores. Said before numpy and PyTorch are imported, which ask for it once.
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    _threads = max(1, usable_cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+# Workers share the cores, and those that wait leave them to others. Said before numpy and PyTorch are imported, which
+# ask for it once.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+if WORKERS:
+    THREADS = max(1, usable_cores() // WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
@@ -44,7 +49,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     Named files and folders run in this process, where a debugger and prints work, and which starts sooner. Said here
     and not in pyproject.toml, where ``-n`` would make an error of ``-p no:xdist``.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
+    if WORKERS or not config.pluginmanager.hasplugin("xdist"):
         return  # a worker starts none
     if config.option.usepdb or config.option.capture == "no":
         return
@@ -52,6 +57,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses = "auto"
     if config.option.numprocesses and config.option.dist == "no":
         config.option.dist = "worksteal"  # files differ a hundredfold in time
+
+
+@pytest.fixture(autouse=WORKERS > 0)
+def _threads_of_a_worker() -> Iterator[None]:
+    """The threads that a test asks PyTorch for hold for the whole process: the next starts with its share again."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
@@ -123,3 +136,12 @@ def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
 def unrendered_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process leave an empty curves.png: to draw takes half a second an epoch, more than to train."""
     monkeypatch.setattr("fusiform.training.run_folder.draw_curves", lambda records, path: Path(path).write_bytes(b""))
+
+
+@pytest.fixture
+def hasty_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search in this process takes each network's time for a moment, as often as ever: it finds, but not surely."""
+    from fusiform.selection import job, work
+
+    monkeypatch.setattr(job, "measure", partial(job.measure, seconds=0.02))
+    monkeypatch.setattr(work, "CHECK_SECONDS", 0.02)

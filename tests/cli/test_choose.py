@@ -20,6 +20,8 @@ pytest.importorskip("torch")
 
 from fusiform.cli import commands
 
+pytestmark = pytest.mark.usefixtures("hasty_latencies", "unrendered_curves")
+
 QUICK = "epochs=1 head_epochs=20 batch=8 size=32 eval_size=32 val_fraction=0.3 precision=float32"
 SET = [part for setting in QUICK.split() for part in ("--set", setting)]
 

@@ -119,8 +119,8 @@ def assert_same_models(first: Path, second: Path) -> None:
 
 
 def test_control_c_and_kill_lose_nothing(data: Path, tmp_path: Path) -> None:
-    # Epochs enough for the signal to come before the end.
-    arguments = ["train", data, "--model", "mobilenet_v2_x0_35", *SET, "--set", "epochs=20", "--save-every", "0"]
+    # Epochs enough for the signal to come before the end: the rest of them take seconds.
+    arguments = ["train", data, "--model", "mobilenet_v2_x0_35", *SET, "--set", "epochs=8", "--save-every", "0"]
     whole = fusiform(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "run"

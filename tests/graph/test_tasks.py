@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 from fusiform.errors import WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.count import count_multiply_adds, count_parameters
-from fusiform.graph.ir import Graph
 from fusiform.graph.numbers import to_state
 from fusiform.graph.onnx import from_onnx, to_onnx
 from fusiform.graph.shapes import state_shapes
@@ -23,6 +23,7 @@ from fusiform.spec import ModelSpec, Preprocess
 torch = pytest.importorskip("torch")
 from fusiform.engines.torch import TorchEngine
 from fusiform.exporting.quantization.calibrate import calibrate
+from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.nets import build_network
 
 State = dict[str, NDArray[Any]]
@@ -115,20 +116,23 @@ def test_files_are_read_back(architecture: str, task: str) -> None:
     assert to_onnx(from_onnx(to_onnx(graph))) == to_onnx(graph)
 
 
-def quantised(spec: ModelSpec, graph: Graph, kept: int) -> Graph:
-    network = calibrate(graph, pictures(spec, 24)).network
-    pixels = torch.from_numpy(pictures(spec, 4)).permute(0, 3, 1, 2).float()
-    network.kept = frozenset(layer.name for layer in network.layer_errors(pixels)[:kept])
-    return network.freeze()
+@functools.cache
+def calibrated(architecture: str, task: str) -> tuple[ModelSpec, State, QuantizedNetwork]:
+    """To calibrate takes longer than all that is done with it here."""
+    spec = make_spec(architecture, task)
+    state = lived_in(spec)
+    return spec, state, calibrate(build_graph(spec, state), pictures(spec, 24)).network
 
 
 @all_networks
 @all_tasks
 @pytest.mark.parametrize("kept", [0, 4])
 def test_int8_files_are_near_and_are_read_back(architecture: str, task: str, kept: int) -> None:
-    spec = make_spec(architecture, task)
-    state = lived_in(spec)
-    graph = quantised(spec, build_graph(spec, state), kept)
+    spec, state, network = calibrated(architecture, task)
+    network.kept = frozenset()
+    sensitive = network.layer_errors(torch.from_numpy(pictures(spec, 4)).permute(0, 3, 1, 2).float()) if kept else []
+    network.kept = frozenset(layer.name for layer in sensitive[:kept])
+    graph = network.freeze()
     pixels = pictures(spec)
     real = TorchEngine(state, spec).run(pixels)
     first, second = (

@@ -20,6 +20,8 @@ from fusiform.training.recipes import distill_small, finetune_small
 from fusiform.zoo.checkpoint import read_safetensors
 from fusiform.zoo.model import open_model
 
+pytestmark = pytest.mark.usefixtures("hasty_latencies", "unrendered_curves")
+
 SHAPES = ("circle", "cross", "square")
 
 

@@ -174,7 +174,7 @@ def test_twenty_steps_lose_alike(name: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         plain = lived_in(NETWORKS[name]())
-        x, labels = torch.randn(48, 3, 64, 64), torch.randint(0, 10, (48,))
+        x, labels = torch.randn(48, 3, 32, 32), torch.randint(0, 10, (48,))
     finally:
         torch.set_default_dtype(torch.float32)
     curves = []

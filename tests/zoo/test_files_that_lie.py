@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from pathlib import Path
@@ -86,15 +85,15 @@ class Outcome(NamedTuple):
 class Child:
     """The process that opens files, started when it is first asked and again after it died of one."""
 
-    def __init__(self):
-        self.process = None
+    def __init__(self, folder):
+        self.process, self.errors = None, folder / "stderr"
 
     def open(self, path):
         if self.process is None:
-            self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
-            )
+            with self.errors.open("wb") as errors:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                )
         too_long = threading.Timer(600, self.process.kill)
         too_long.start()
         try:
@@ -111,24 +110,21 @@ class Child:
         return Outcome("crashed", self.close(), 0)
 
     def close(self):
-        """The exit code and the last words of the process, which ends."""
+        """Let the process end, if there is one; its exit code and its last words."""
         if self.process is None:
             return ""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         code = self.process.wait(60)
         self.process.stdout.close()
-        self.errors.seek(0)
-        words = self.errors.read().decode("utf-8", "replace")[-300:]
-        self.errors.close()
         self.process = None
-        return f"{code}: {words}"
+        return f"{code}: {self.errors.read_text('utf-8', 'replace')[-300:]}"
 
 
 @pytest.fixture(scope="module")
-def child():
+def child(tmp_path_factory):
     """One for all tests: what they open in it takes seconds to import."""
-    child = Child()
+    child = Child(tmp_path_factory.mktemp("child"))
     yield child
     child.close()
 
@@ -347,7 +343,7 @@ def test_bombs(entry, whole, tmp_path):
         rewritten(whole("torchscript"), path, {entry: bomb})
     assert path.stat().st_size < 8 << 20
     # In a process of its own, which has not grown yet; the sound file imports PyTorch before anything is measured.
-    child = Child()
+    child = Child(tmp_path)
     _, outcome = open_files([whole("torchscript"), path], child)
     child.close()
     assert outcome.what == "refused", outcome
