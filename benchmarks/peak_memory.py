@@ -7,7 +7,7 @@ MobileNetV2 at its six widths, one picture, float32, one thread. What is measure
 - PyTorch: the network itself in eval mode and channels_last, plain and after ``split_expansion``. All that the CPU
   allocator gave out and did not have back yet, as torch.profiler records it, kernels' own tensors included. Predicted
   with batch normalisation apart from its convolution for the plain network; in slices it is folded on the fly.
-- PyTorch, folded: the graph as a module (``export/module.py``), plain and split, its ReLU6 in place.
+- PyTorch, folded: the graph as a module (``exporting/targets/module.py``), plain and split, its ReLU6 in place.
 - PyTorch, NCHW: the network again without channels_last. Not predicted: oneDNN copies what it reads into an order of
   its own, which depends on the processor.
 - LiteRT: the span of the arena that the interpreter planned for the activations, with its own kernels; predicted by

@@ -38,7 +38,7 @@ def train(
     say: Say = lambda _: None,
     progress: Tracker = silent,
 ) -> Report:
-    """Train a model on ``data``, for the recipe's task, and keep everything in the folder ``out``; see ``train.run``.
+    """Train a model on ``data``, for the recipe's task, and keep everything in ``out``, a ``RunFolder``.
 
     ``data`` is what ``open_dataset`` reads for the recipe's task; without a validation
     split, part of the training pictures is kept for it, near-duplicates always on one side. ``model`` is a name or file

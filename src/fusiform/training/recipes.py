@@ -132,7 +132,7 @@ quantize_small = Recipe(
     temperature=2.0,
     metric="loss",
 )
-"""An int8 network taught by the float32 network it was made from; what ``export.train_quantized`` runs.
+"""An int8 network taught by the float32 network it was made from; what ``exporting.quantization.train_quantized`` runs.
 
 A few thousand photographs are 300 to 500 steps, which is what the bundled int8 networks were trained for, with the
 same rate, batch, crops and temperature (``scripts/train_bundled.py``; 3e-5 was chosen among 2e-5, 3e-5 and 2e-4). The

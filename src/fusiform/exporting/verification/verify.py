@@ -144,7 +144,7 @@ def verify_answers(
     A float file, with a ``tolerance``, passes if no number that it answers with differs by more than that share of the
     picture's largest (logits and codes apart), and if what users see is the same: a classifier's likeliest class
     wherever the reference is more certain than the tolerance; a detector's boxes scored above 0.3, each of which the
-    other side has too with an intersection over union of 0.95, by the rules of ``decoded.Boxes``; a segmenter's masks,
+    other side has too with an intersection over union of 0.95, by the rules of ``answers.Boxes``; a segmenter's masks,
     but for a share of the pixels as large as the tolerance.
 
     An int8 file, with None, passes if on the photographs (the synthetic images, if there are none) its ``error`` is no
