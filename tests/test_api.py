@@ -154,6 +154,14 @@ def test_a_function_has_few_arguments_by_position_and_no_open_ones(name: str) ->
     assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
 
 
+def test_methods_have_no_open_arguments_either() -> None:
+    for name in (name for name in public() if name[0].isupper()):
+        for method in vars(getattr(fusiform, name)).values():
+            if inspect.isfunction(method) and not method.__name__.startswith("_") and method.__name__ != "replace":
+                kinds = {parameter.kind for parameter in inspect.signature(method).parameters.values()}
+                assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, f"{name}.{method}"
+
+
 # The others need data: tests/test_snippets.py runs them.
 @pytest.mark.parametrize("name", [name for name in public() if name not in EXAMPLES_WITH_DATA])
 def test_examples_answer_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from fusiform.spec import Task
 from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
+    from fusiform.data.dataset import Split
     from fusiform.evaluation.job import AnyEvaluation
     from fusiform.exporting.targets.base import Precision
     from fusiform.prediction.results import Predictions
@@ -74,18 +75,39 @@ class Run(os.PathLike[str]):
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
-    def predict(self, sources: Source | Sequence[Source], **options: Any) -> Predictions:
-        """``fusiform.predict`` with this run's model."""
+    def predict(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        top: int | None = None,
+        score: float | None = None,
+        threads: int | None = None,
+        progress: bool | Tracker | None = None,
+    ) -> Predictions:
+        """``fusiform.predict`` with this run's model; ``fusiform.predict(sources, run, ...)`` has all the arguments."""
         from fusiform.prediction.predict import predict
 
-        return predict(sources, self, **options)
+        return predict(sources, self, top=top, score=score, threads=threads, progress=progress)
 
-    def evaluate(self, data: str | os.PathLike[str] | None = None, **options: Any) -> AnyEvaluation:
-        """``fusiform.evaluate`` with this run's model; None is the data that it was trained on, its own splits."""
+    def evaluate(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        split: Split | None = None,
+        compare: str | os.PathLike[str] | Model | None = None,
+        html: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: bool | Tracker | None = None,
+    ) -> AnyEvaluation:
+        """``fusiform.evaluate`` with this run's model; ``fusiform.evaluate(run, data, ...)`` has all the arguments.
+
+        ``data`` None is the dataset that it was trained on, with its own splits.
+        """
         from fusiform.evaluation.job import evaluate
         from fusiform.training.run_folder import read_settings
 
-        return evaluate(self, read_settings(self.folder)["data"] if data is None else data, **options)
+        place = read_settings(self.folder)["data"] if data is None else data
+        return evaluate(self, place, split=split, compare=compare, html=html, threads=threads, progress=progress)
 
     def export(
         self,
@@ -93,12 +115,28 @@ class Run(os.PathLike[str]):
         out: str | os.PathLike[str] | None = None,
         *,
         precision: Precision = "float32",
-        **options: Any,
+        calibrate: str | os.PathLike[str] | None = None,
+        data: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: bool | Tracker | None = None,
     ) -> Report:
-        """``fusiform.export`` of this run's model; None is the folder ``export`` within the run's."""
+        """``fusiform.export`` of this run's model; ``fusiform.export(run, to, out, ...)`` has all the arguments.
+
+        ``out`` None is the folder ``export`` within the run's.
+        """
         from fusiform.exporting.job import export
 
-        return export(self, to, self.folder / "export" if out is None else out, precision=precision, **options)
+        place = self.folder / "export" if out is None else out
+        return export(
+            self,
+            to,
+            place,
+            precision=precision,
+            calibrate=calibrate,
+            data=data,
+            threads=threads,
+            progress=progress,
+        )
 
     def __fspath__(self) -> str:
         return str(self.folder)
