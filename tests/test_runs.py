@@ -48,6 +48,8 @@ def test_a_run_has_what_came_of_it(made: tuple[Path, fusiform.Run]) -> None:
     assert [epoch["epoch"] for epoch in run.epochs][-1] == 1
     assert json.loads((folder / "run" / "recipe.json").read_text(encoding="utf-8"))["seed"] == 3
     assert repr(run).startswith(f"<Run {folder / 'run'}: mobilenet_v2_x0_35, top1 ")
+    assert run.to_dict()["figures"] == run.metrics
+    assert json.loads(run.to_json()) == run.to_dict()
     png = run._repr_png_()
     assert png is not None
     assert png[:4] == b"\x89PNG"

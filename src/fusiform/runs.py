@@ -138,6 +138,14 @@ class Run(os.PathLike[str]):
             progress=progress,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """What it reached as plain values: the report's ``title``, ``figures`` and ``rows``."""
+        return self.report.to_dict()
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return self.report.to_json()
+
     def __fspath__(self) -> str:
         return str(self.folder)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset, recognise
@@ -37,6 +37,14 @@ class Choice:
     file: Path
     report: Report
     shortfall: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values: ``title``, ``figures`` and ``rows``."""
+        return self.report.to_dict()
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return self.report.to_json()
 
     def __repr__(self) -> str:
         figures = self.report.figures
