@@ -43,12 +43,15 @@ _ENDINGS = {
     "BMP": {".bmp"},
     "TIFF": {".tif", ".tiff"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
+    "AVIF": {".avif", ".avifs"},
+    "HEIF": {".heic", ".heics", ".heif", ".heifs", ".hif"},
+    "JPEG2000": {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"},
 }
 PICTURE_ENDINGS = frozenset().union(*_ENDINGS.values())
-"""The endings of files that are read, in lower case, with their dots."""
+"""The endings of files that are read, in lower case, with their dots; HEIF's need an extra."""
 UNREAD_PICTURE_ENDINGS = frozenset(
-    (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-) | {".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"}
+    (".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
+)
 """The endings of pictures that are not read, RAW files among them, in lower case."""
 
 _NAME = "picture"

@@ -36,8 +36,14 @@ FORMATS = {
     "BMP": (rb"BM", "PIL.BmpImagePlugin", "BmpImageFile"),
     "TIFF": (rb"II[*+]\0|MM\0[*+]", "fusiform.data.tiff", "open_tiff"),
     "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
+    # Of a file's brands the first is the main one; a general one is followed by others (ISO/IEC 14496-12, 4.3).
+    "AVIF": (rb"....ftyp(?:avi[fs]|m[is]f1....(?:....){0,3}avi[fs])", "fusiform.data.newer_formats", "open_avif"),
+    "HEIF": (rb"....ftyp(?:he[iv][cmsx]|m[is]f1)", "fusiform.data.newer_formats", "open_heif"),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "fusiform.data.newer_formats", "open_jpeg_2000"),
 }
-EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
+EXTENSIONS = re.compile(
+    r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m|avifs?|hei[cf]s?|hif|jp2|j2[kc]|jp[cfx])", re.IGNORECASE
+)
 
 # What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
 _ORIENTATIONS = {
@@ -53,6 +59,10 @@ _ORIENTATION_TAG = 0x0112
 _LONGEST_LINK = 1024
 
 
+class MissingDecoderError(Exception):
+    """A picture of a format that this installation does not read; the text says what it is and what to install."""
+
+
 class UnreadKindError(ValueError):
     """A whole picture of a kind that would be read wrong or not at all; the text says what kind it is."""
 
@@ -63,7 +73,8 @@ def read_image(
     """Read a picture as upright 8-bit RGB, whatever its file format and colour mode.
 
     ``source`` is a path, the content of a file, or a binary stream, which is read from where it stands to its end.
-    JPEG, PNG, WebP, GIF, BMP, TIFF and PPM are known by their content; of several frames the first is taken. Samples
+    The keys of ``FORMATS`` are known by their content; HEIF needs the extra ``heif``, AVIF and JPEG 2000 a Pillow that
+    reads them. Of several frames the first is taken. Samples
     of more than 8 bits are scaled by their type, or by what the file declares of them (``deep_scale``). EXIF
     orientation is applied, transparency is laid over white, and the colours of a wider RGB space whose ICC profile
     the file carries become sRGB; ``to_rgb`` says what becomes of the other modes. The pixels of a plain RGB JPEG are
@@ -224,7 +235,7 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
             "make the picture smaller",
             "too large",
         )
-    if shorter_side is not None:
+    if shorter_side is not None and image.format == "JPEG":  # HEIF would give a thumbnail
         image.draft(None, (shorter_side, shorter_side))
     image.load()
 
@@ -361,11 +372,13 @@ def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
                 stream = _without_long_text(stream)
             try:
                 return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
+            except MissingDecoderError as error:
+                raise ImageError(f"{name}: {error}", "kind not read") from error
             except UnreadKindError as error:
                 message = f"{name}: this kind of {format_} is not read ({error}): save it as PNG"
                 raise ImageError(message, "kind not read") from error
     if head[4:8] == b"ftyp":
-        message = f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG"
+        message = f"{name}: is a video or RAW file, which is not read: save it as JPEG or PNG"
     else:
         message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
     raise ImageError(message, "not a picture")
