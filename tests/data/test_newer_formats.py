@@ -78,7 +78,7 @@ def test_jpeg_2000(options: dict[str, object], ending: str, mode: str) -> None:
     [boxes(b"heic", b"mif1", b"heic"), boxes(b"mif1", b"heic"), boxes(b"heix"), boxes(b"hevc"), boxes(b"msf1")],
 )
 def test_heif_without_its_decoder_names_the_extra(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     with pytest.raises(
         ImageError, match=r"IMG\.HEIC: is a HEIC file.*pip install 'fusiform\[heif\]', or save"
     ) as caught:
@@ -147,7 +147,7 @@ def test_folders_list_them(tmp_path: Path) -> None:
 
 
 def test_predict_lists_heic_files_and_strict_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     photograph().save(tmp_path / "b.jpg")
     (tmp_path / "a.heic").write_bytes(boxes(b"heic", b"mif1"))
     result = CliRunner().invoke(commands, ["predict", str(tmp_path)])
