@@ -12,6 +12,7 @@ ImageFault = Literal[
     "unreadable",
     "empty file",
     "not a picture",
+    "kind not read",
     "too large",
     "truncated",
     "corrupt",

@@ -63,7 +63,7 @@ PNG = encoded(photograph(), "PNG")
     [
         (b"", "empty file"),
         (b"A list of things to do\n", "not a picture"),
-        (b"\0\0\0\x18ftypheic" + bytes(100), "not a picture"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "not a picture"),
         (JPEG[: len(JPEG) // 2], "truncated"),
         (PNG[: len(PNG) // 2], "truncated"),
         (JPEG[:4] + bytes(500), "corrupt"),

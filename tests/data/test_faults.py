@@ -34,7 +34,7 @@ JPEG = jpeg()
     [
         (b"", "empty file"),
         (b"<html>make the picture smaller", "not a picture"),
-        (b"\0\0\0\x18ftypheic" + bytes(100), "not a picture"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "not a picture"),
         (JPEG[:-300], "truncated"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "corrupt"),
     ],

@@ -422,7 +422,7 @@ def test_what_is_not_a_picture(tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("<html>404 Not Found</html>")
     refused(text, "is not a picture", "JPEG, PNG, WebP, GIF, BMP, TIFF", "save it as")
-    refused(b"\0\0\0\x18ftypheic" + bytes(100), "HEIC", "save it as JPEG or PNG", name="IMG_1.HEIC")
+    refused(b"\0\0\0\x18ftypisom" + bytes(100), "video", "save it as JPEG or PNG", name="a film.jpg")
     refused(b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture", name="figure.eps")
     strange = "a\nb\udcff.jpg"
     with pytest.raises(ImageError) as caught:
@@ -482,9 +482,6 @@ def test_a_picture_that_pillow_warns_about_is_read_without_a_warning() -> None:
 
 def test_text_chunks_of_no_size_and_of_every_size() -> None:
     rows = b"\0\xff\0\0" * 1
-    bomb = b"key\0\1\0\0\0" + zlib.compress(bytes(100 << 20))
-    refused(png(1, 1, png_chunk(b"iTXt", bomb), rows=rows), "too large", name="text.png")
-    refused(png(1, 1, png_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(100 << 20))), rows=rows), name="text.png")
     declared = struct.pack(">I", 0x7FFFFFFF) + b"tEXt" + b"key\0value"
     refused(png(1, 1, declared, rows=rows), name="text.png")
     for kind in (b"tEXt", b"zTXt", b"iTXt"):

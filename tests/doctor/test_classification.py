@@ -109,7 +109,7 @@ def plant(root: Path) -> dict[str, tuple[str, str]]:
     turned[0x0112] = 6
     photograph(2, 103).save(train / "blue/turned.jpg", exif=turned, quality=90)
     Image.new("RGB", (240, 240), (20, 20, 250)).save(train / "blue/blank.png")
-    (train / "blue/IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (train / "blue/IMG_1.NEF").write_bytes(b"\0\0\0\x18ftypheic")
     (train / "blue/Thumbs.db").write_bytes(b"x")
     (root / "README.txt").write_text("Not in a class folder.", encoding="utf-8")
 
@@ -391,10 +391,10 @@ def test_a_class_of_pictures_that_are_not_read(tmp_path: Path) -> None:
     make(tmp_path, {"train/a": 5, "train/b": 5, "test/a": 1, "test/b": 1})
     (tmp_path / "train/fox").mkdir()
     for number in range(3):
-        (tmp_path / f"train/fox/IMG_{number}.HEIC").write_bytes(b"x")
+        (tmp_path / f"train/fox/IMG_{number}.NEF").write_bytes(b"x")
     warnings = [f for f in examine(tmp_path).findings if f.severity == "warning"]
     assert [(f.kind, f.path) for f in warnings] == [("pictures not read", str(tmp_path / "train/fox"))]
-    assert "3 files ending in .heic" in warnings[0].message
+    assert "3 files ending in .nef" in warnings[0].message
 
 
 def test_pictures_within_tar_files(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from fusiform.data.faults import Fault
-from fusiform.data.image import FORMATS, has_srgb_primaries, identify, orientation, read_image, without_warnings
+from fusiform.data.image import (
+    FORMATS,
+    deep_scale,
+    has_srgb_primaries,
+    identify,
+    orientation,
+    read_image,
+    without_warnings,
+)
 from fusiform.errors import ImageError
 
 TINY_SIDE = 32
@@ -23,6 +31,9 @@ LONGEST_RATIO = 5.0
 BLANK_RANGE = 4
 """Grey levels between the darkest and the lightest pixel of a blank picture: compression may add some."""
 
+DARKEST_PEAK = 15
+"""The largest value of a deep picture up to which it is taken for black, not for one of few bits in many."""
+
 # The endings that each format's files have, in lower case.
 _ENDINGS = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
@@ -32,12 +43,15 @@ _ENDINGS = {
     "BMP": {".bmp"},
     "TIFF": {".tif", ".tiff"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
+    "AVIF": {".avif", ".avifs"},
+    "HEIF": {".heic", ".heics", ".heif", ".heifs", ".hif"},
+    "JPEG2000": {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"},
 }
 PICTURE_ENDINGS = frozenset().union(*_ENDINGS.values())
-"""The endings of files that are read, in lower case, with their dots."""
+"""The endings of files that are read, in lower case, with their dots; HEIF's need an extra."""
 UNREAD_PICTURE_ENDINGS = frozenset(
-    (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-) | {".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"}
+    (".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
+)
 """The endings of pictures that are not read, RAW files among them, in lower case."""
 
 _NAME = "picture"
@@ -83,6 +97,10 @@ def check_picture(data: bytes, *, name: str) -> Checked:
         header = identify(io.BytesIO(data), data[:32], _NAME)
         grey = header.mode in ("1", "L", "LA")
         faults += _header_faults(header, form, data)
+        if (deep := _deep_fault(header, data)) is not None:
+            # What is nearly black by its scale does not show a single colour for that.
+            faults = [fault for fault in faults if fault.kind != "blank"]
+            faults.append(deep)
     return Checked(tuple(faults), image, grey)
 
 
@@ -172,6 +190,20 @@ def _header_faults(header: ImageFile.ImageFile, form: str, data: bytes) -> Itera
     if isinstance(profile, bytes) and profile[16:20] == b"RGB " and not has_srgb_primaries(profile):
         text = "carries a colour profile other than sRGB: it is converted when read; other tools may show paler colours"
         yield Fault("colour profile", "note", text)
+
+
+def _deep_fault(header: ImageFile.ImageFile, data: bytes) -> Fault | None:
+    """A warning of few bits in many, which are read nearly black: no value is larger than 10, 12 or 14 bits hold."""
+    header.load()
+    scale = deep_scale(header, io.BytesIO(data))
+    if scale is None or scale.full < scale.type_full or not DARKEST_PEAK < scale.largest <= scale.type_full >> 2:
+        return None
+    bits, depth = max(8, scale.largest.bit_length()), scale.type_full.bit_length()
+    text = (
+        f"holds {bits} bits in {depth}, as cameras write them, and does not say so: it is read nearly black. Multiply "
+        f"its values by {2 ** (depth - bits)}, or save it in 8 bits"
+    )
+    return Fault("few bits", "warning", text)
 
 
 def _frames(header: ImageFile.ImageFile) -> int:

@@ -24,6 +24,7 @@ FileFault = Literal[
     "damaged EXIF",
     "CMYK",
     "16-bit",
+    "few bits",
     "transparency",
     "palette",
     "colour profile",

@@ -9,11 +9,12 @@ import re
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +25,25 @@ from fusiform.errors import ImageError, ImageFault, UsageError
 MAX_PIXELS = 200_000_000
 """The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
 
-# Each format's first bytes and the Pillow class that reads it. A file is known by its content, whatever its name; only
-# the class it needs is imported. Going to the class spares Pillow's own check of the size, which warns about pictures
-# half as large as the ones it refuses, and gives the decoder's reason in place of "cannot identify".
+# Each format's first bytes and what reads it, mostly a class of Pillow's. A file is known by its content, whatever its
+# name; only the class it needs is imported. Going to the class spares Pillow's own check of the size, which warns about
+# pictures half as large as the ones it refuses, and gives the decoder's reason in place of "cannot identify".
 FORMATS = {
     "JPEG": (rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
     "PNG": (rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
     "WebP": (rb"RIFF....WEBP", "PIL.WebPImagePlugin", "WebPImageFile"),
     "GIF": (rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     "BMP": (rb"BM", "PIL.BmpImagePlugin", "BmpImageFile"),
-    "TIFF": (rb"II[*+]\0|MM\0[*+]", "PIL.TiffImagePlugin", "TiffImageFile"),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", "fusiform.data.tiff", "open_tiff"),
     "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
+    # Of a file's brands the first is the main one; a general one is followed by others (ISO/IEC 14496-12, 4.3).
+    "AVIF": (rb"....ftyp(?:avi[fs]|m[is]f1....(?:....){0,3}avi[fs])", "fusiform.data.newer_formats", "open_avif"),
+    "HEIF": (rb"....ftyp(?:he[iv][cmsx]|m[is]f1)", "fusiform.data.newer_formats", "open_heif"),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "fusiform.data.newer_formats", "open_jpeg_2000"),
 }
-EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
+EXTENSIONS = re.compile(
+    r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m|avifs?|hei[cf]s?|hif|jp2|j2[kc]|jp[cfx])", re.IGNORECASE
+)
 
 # What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
 _ORIENTATIONS = {
@@ -52,13 +59,23 @@ _ORIENTATION_TAG = 0x0112
 _LONGEST_LINK = 1024
 
 
+class MissingDecoderError(Exception):
+    """A picture of a format that this installation does not read; the text says what it is and what to install."""
+
+
+class UnreadKindError(ValueError):
+    """A whole picture of a kind that would be read wrong or not at all; the text says what kind it is."""
+
+
 def read_image(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None, shorter_side: int | None = None
 ) -> Image.Image:
     """Read a picture as upright 8-bit RGB, whatever its file format and colour mode.
 
     ``source`` is a path, the content of a file, or a binary stream, which is read from where it stands to its end.
-    JPEG, PNG, WebP, GIF, BMP, TIFF and PPM are known by their content; of several frames the first is taken. EXIF
+    The keys of ``FORMATS`` are known by their content; HEIF needs the extra ``heif``, AVIF and JPEG 2000 a Pillow that
+    reads them. Of several frames the first is taken. Samples
+    of more than 8 bits are scaled by their type, or by what the file declares of them (``deep_scale``). EXIF
     orientation is applied, transparency is laid over white, and the colours of a wider RGB space whose ICC profile
     the file carries become sRGB; ``to_rgb`` says what becomes of the other modes. The pixels of a plain RGB JPEG are
     those of ``Image.open(path).convert("RGB")``. The picture carries no metadata. May be called from several threads.
@@ -109,7 +126,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return Image.fromarray(_grey_levels(np.asarray(image))).convert("RGB")
+        return Image.fromarray(grey_levels(np.asarray(image))).convert("RGB")
     if mode == "La":
         image = image.convert("LA")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_alpha_palette(image) or "transparency" in image.info:
@@ -218,11 +235,15 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
             "make the picture smaller",
             "too large",
         )
-    if shorter_side is not None:
+    if shorter_side is not None and image.format == "JPEG":  # HEIF would give a thumbnail
         image.draft(None, (shorter_side, shorter_side))
     image.load()
 
-    rgb = to_rgb(image)
+    if image.mode.startswith("I") and (scale := deep_scale(image, stream)) is not None and scale.full < 65535:
+        levels = np.rint(np.asarray(image) * (255 / scale.full)).astype(np.uint8)
+        rgb = Image.fromarray(levels).convert("RGB")
+    else:
+        rgb = to_rgb(image)
     profile = image.info.get("icc_profile")
     # Only a profile for RGB ("RGB " in byte 16 of its header, ICC.1:2022 7.2.6) says anything about these pixels;
     # CMYK and grey keep Pillow's conversion.
@@ -234,13 +255,130 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
     return rgb
 
 
+class DeepScale(NamedTuple):
+    """How far the samples of a picture of more than 8 bits reach, what is read as white, and the most of their type."""
+
+    largest: int
+    full: int
+    type_full: int
+
+
+def deep_scale(image: ImageFile.ImageFile, stream: BinaryIO) -> DeepScale | None:
+    """The scale of a PNG of 16 bits or a deep TIFF of whole numbers that was decoded; None of others.
+
+    Cameras put 10, 12 or 14 bits into 16. Where the file says so and no sample is larger, its largest value is white:
+    of PNG, sBIT tells the bits (ISO/IEC 15948, 11.3.2.4), whose writers should have scaled the samples, and often have
+    not. A TIFF is scaled by ``DeepTiff``.
+    """
+    if image.format == "PNG" and not image.mode.startswith("I"):
+        if image.mode not in ("RGB", "RGBA", "LA") or not _is_16_bit_png(stream):
+            return None
+        # Of colours, Pillow keeps the upper byte alone.
+        channels = image.getextrema()[: 1 if image.mode == "LA" else 3]
+        high = max(cast(tuple[int, int], channel)[1] for channel in channels)
+        return DeepScale(high and high << 8 | 255, 65535, 65535)
+    if image.format == "PNG":
+        largest = int(np.asarray(image).max())
+        bits = _significant_bits(stream)
+        full = 2**bits - 1 if bits is not None and 8 <= bits < 16 and largest < 2**bits else 65535
+        return DeepScale(largest, full, 65535)
+    scale = getattr(image, "scale", None)
+    return scale if isinstance(scale, DeepScale) else None
+
+
+def _is_16_bit_png(stream: BinaryIO) -> bool:
+    stream.seek(24)  # the bit depth, ISO/IEC 15948, 11.2.2
+    return stream.read(1) == b"\x10"
+
+
+def _significant_bits(stream: BinaryIO) -> int | None:
+    """The bits that a grey PNG's sBIT chunk states; None without it."""
+    for kind, start, _ in _png_chunks(stream):
+        if kind == b"IDAT":
+            return None
+        if kind == b"sBIT":
+            stream.seek(start + 8)
+            return (stream.read(1) or b"\0")[0]
+    return None
+
+
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """The kind, the start and the end of each whole chunk of a PNG, none of its content read."""
+    size, start = stream.seek(0, os.SEEK_END), 8
+    while start + 12 <= size:
+        stream.seek(start)
+        length, kind = struct.unpack(">I4s", stream.read(8))
+        end = start + 12 + length
+        if end > size:
+            return
+        yield kind, start, end
+        start = end
+
+
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_LONGEST_TEXT = 1 << 20
+
+
+def _without_long_text(stream: BinaryIO) -> BinaryIO:
+    """A PNG without the texts and profiles that Pillow refuses the whole picture for: they say nothing of its pixels.
+
+    Short ones stay, since an orientation may be among them. No more than a megabyte of any is looked at.
+    """
+    dropped, kept, texts = [], [], 0
+    for kind, start, end in _png_chunks(stream):
+        if kind in _PNG_TEXT:
+            long = end - start > _LONGEST_TEXT
+            if not long:
+                stream.seek(start + 8)
+                length = _text_length(kind, stream.read(end - start - 12))
+                texts += length
+                long = length > _LONGEST_TEXT or texts > 4 * _LONGEST_TEXT
+            if long:
+                dropped.append((start, end))
+    if not dropped:
+        stream.seek(0)
+        return stream
+    at = 0
+    for start, end in (*dropped, (stream.seek(0, os.SEEK_END), 0)):
+        stream.seek(at)
+        kept.append(stream.read(start - at))
+        at = end
+    return io.BytesIO(b"".join(kept))
+
+
+def _text_length(kind: bytes, content: bytes) -> int:
+    """The bytes that a text or profile takes when it is not compressed, as far as just above the limit."""
+    if kind == b"tEXt":
+        return len(content)
+    keyword, _, rest = content.partition(b"\0")
+    if kind == b"iTXt":
+        # Whether it is compressed, and how; then language, translated keyword and text.
+        if rest[:1] != b"\1":
+            return len(content)
+        rest = b"\0".join(rest[2:].split(b"\0", 2)[2:])
+    else:
+        rest = rest[1:]
+    try:
+        return len(keyword) + len(zlib.decompressobj().decompress(rest, _LONGEST_TEXT + 1))
+    except zlib.error:  # Pillow passes over it
+        return len(content)
+
+
 def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
     """Pillow's reader for a picture that begins with ``head``, nothing decoded yet; ImageError for another format."""
-    for signature, module, reader in FORMATS.values():
+    for format_, (signature, module, reader) in FORMATS.items():
         if re.match(signature, head, re.DOTALL):
-            return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
+            if format_ == "PNG":
+                stream = _without_long_text(stream)
+            try:
+                return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
+            except MissingDecoderError as error:
+                raise ImageError(f"{name}: {error}", "kind not read") from error
+            except UnreadKindError as error:
+                message = f"{name}: this kind of {format_} is not read ({error}): save it as PNG"
+                raise ImageError(message, "kind not read") from error
     if head[4:8] == b"ftyp":
-        message = f"{name}: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG"
+        message = f"{name}: is a video or RAW file, which is not read: save it as JPEG or PNG"
     else:
         message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
     raise ImageError(message, "not a picture")
@@ -258,7 +396,7 @@ def _has_alpha_palette(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode != "RGB"
 
 
-def _grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """The levels of modes I;16, I and F by the rules that ``to_rgb`` states."""
     is_float = values.dtype.kind == "f"
     if is_float:

@@ -26,7 +26,7 @@ from fusiform.tables import MOBILENET_V2_WIDTHS, TRAITS
 from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
-from fusiform.zoo.model import open_model
+from fusiform.zoo.model import PICKLES, open_model
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
 
@@ -152,7 +152,7 @@ def _recognise(path: Path, data: bytes) -> Format:
         return "TensorFlow Lite"
     if data[8:9] == b"{":  # after the header's length
         return "safetensors"
-    if data.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or a pickle as before PyTorch 1.6
+    if data.startswith((b"PK\x03\x04", *PICKLES)):  # a zip archive, or a pickle as before PyTorch 1.6
         return "PyTorch"
     if data.startswith(b"\x08") or (data and path.suffix.lower() == ".onnx"):  # a protobuf that starts with ir_version
         return "ONNX"

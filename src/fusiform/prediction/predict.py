@@ -37,7 +37,9 @@ def predict(
 
     Args:
         sources: A file, a folder (searched recursively), a glob pattern, ``-`` (an image's bytes on standard input), an
-            http(s) address, an image's bytes, a PIL image, or several of these.
+            http(s) or file address, an image's bytes, a binary file object, a PIL image, a numpy array (height, width)
+            or (height, width, 3 or 4) of uint8 in RGB or RGBA, a torch tensor (3, height, width) of uint8 or of floats
+            in [0, 1], or several of these: one array is one image, a list of arrays several.
         model: A name from ``fusiform.list_models()``, a model file, the folder of a training run, or what
             ``fusiform.open_model`` has opened.
         top: How many names a classifier gives (5).

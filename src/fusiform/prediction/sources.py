@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.image import find_images, natural_key
-from fusiform.errors import ImageError
+from fusiform.errors import ImageError, UsageError
 
-Source = str | os.PathLike[str] | bytes | Image.Image
+
+@runtime_checkable
+class TensorLike(Protocol):
+    """What is asked of a PyTorch tensor, so that PyTorch is not imported for it."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def detach(self) -> Any: ...
+
+    def cpu(self) -> Any: ...
+
+    def is_floating_point(self) -> bool: ...
+
+
+Content = str | os.PathLike[str] | bytes | Image.Image
+"""What a picture is read from in the end."""
+
+Source = Content | bytearray | memoryview | IO[bytes] | NDArray[Any] | TensorLike
+"""What ``fusiform.predict`` takes for an image, or for the folder or the pattern of many."""
+
+TAKEN = (
+    "a file, a folder, a pattern, an http(s) or file address, an image's bytes, a binary file object, a PIL image, a "
+    "numpy array (height, width) or (height, width, 3 or 4) of uint8, a torch tensor (3, height, width) of uint8 or of "
+    "floats in [0, 1], or several of these"
+)
 
 
 DOWNLOAD_LIMIT = 64 * 2**20
@@ -36,7 +64,7 @@ class Picture(NamedTuple):
     """
 
     path: str
-    fetch: Callable[[], Source]
+    fetch: Callable[[], Content]
     keep: bool = False
     fleeting: bool = False
 
@@ -57,16 +85,105 @@ def stem_of(path: str) -> str:
 
 
 def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Picture]:
-    """Every picture that the sources stand for, in their order, none of them read yet."""
-    if isinstance(sources, (str, os.PathLike, bytes, Image.Image)):
-        sources = (sources,)
-    for source in sources:
-        if isinstance(source, bytes):
-            yield Picture("<bytes>", partial(_same, source), fleeting=True)
-        elif isinstance(source, Image.Image):
-            yield Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source), fleeting=True)
-        else:
-            yield from _find_named(os.fspath(source))
+    """Every picture that the sources stand for, in their order, none of them read yet.
+
+    One array, tensor or file object is one picture, several of them are several. What an iterator gives from memory
+    is copied at once, since it may give the same array again with another picture in it. Raises UsageError for
+    anything that ``TAKEN`` does not name.
+    """
+    if _is_one(sources):
+        yield from _find(cast(Source, sources))
+        return
+    if isinstance(sources, Mapping) or not isinstance(sources, Iterable):
+        raise _not_taken(f"a {type(sources).__name__} is")
+    copied = iter(sources) is sources
+    for source in cast("Iterable[Source]", sources):
+        for picture in _find(source):
+            yield _fetched(picture) if copied and not _is_name(source) else picture
+
+
+def _is_name(source: object) -> bool:
+    return isinstance(source, (str, os.PathLike))
+
+
+def _is_one(source: object) -> bool:
+    """Whether this is one source, though it may be possible to iterate over it."""
+    if isinstance(source, np.ndarray):
+        return not (source.ndim == 1 and source.dtype.kind in "UO")  # an array of names
+    taken = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, TensorLike)
+    return isinstance(source, taken) or hasattr(source, "read")
+
+
+def _find(source: Source) -> Iterator[Picture]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield Picture("<bytes>", partial(_same, bytes(source)), fleeting=True)
+    elif isinstance(source, Image.Image):
+        yield Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source), fleeting=True)
+    elif isinstance(source, np.ndarray):
+        yield Picture("<array>", partial(_of_array, _checked_array(source)), fleeting=True)
+    elif isinstance(source, TensorLike):
+        yield Picture("<tensor>", partial(_of_array, _tensor_values(source)), fleeting=True)
+    elif _is_name(source):
+        yield from _find_named(os.fspath(cast(str, source)))
+    elif callable(getattr(source, "read", None)):
+        if isinstance(source, io.TextIOBase):
+            raise UsageError('a file that is open as text is no image: open it with open(path, "rb")')
+        name = getattr(source, "name", None)
+        name = name if isinstance(name, str) and name else "<file>"
+        yield Picture(name, partial(_read_file, cast("IO[bytes]", source), name), fleeting=True)
+    else:
+        raise _not_taken(f"a {type(source).__name__} is")
+
+
+def _not_taken(what: str) -> UsageError:
+    return UsageError(f"{what} not taken for an image: give {TAKEN}")
+
+
+def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not fits or not array.size:
+        more = " (one array is one image: of a batch make a list)" if array.ndim == 4 else ""
+        raise _not_taken(f"a numpy array {tuple(array.shape)} of {array.dtype} is{more}")
+    return array
+
+
+def _tensor_values(tensor: TensorLike) -> NDArray[np.uint8]:
+    """The values of a tensor (3, height, width) as (height, width, 3)."""
+    floats = tensor.is_floating_point()
+    there = tensor.detach().cpu()
+    values: NDArray[Any] = np.asarray(there.float() if floats else there)
+    if values.ndim != 3 or values.shape[0] != 3 or not values.size or not (floats or values.dtype == np.uint8):
+        more = " (one tensor is one image: of a batch make a list)" if values.ndim == 4 else ""
+        raise _not_taken(f"a tensor {tuple(values.shape)} of {getattr(tensor, 'dtype', values.dtype)} is{more}")
+    if floats:
+        if not ((values >= 0) & (values <= 1)).all():
+            raise _not_taken("a tensor of floats outside [0, 1] (a normalised one, perhaps, or one of 0 to 255) is")
+        values = np.rint(values * 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = values.transpose(1, 2, 0)
+    return pixels
+
+
+def _of_array(array: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(array)).copy()  # Pillow shares an array's memory
+
+
+def _read_file(file: IO[bytes], name: str) -> bytes:
+    try:
+        data = file.read()
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from None
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: gives {type(data).__name__}, not bytes: open it in binary mode")
+    return data
+
+
+def _fetched(picture: Picture) -> Picture:
+    """The picture with what its source holds now."""
+    try:
+        content = picture.fetch()
+    except ImageError as error:
+        return picture._replace(fetch=partial(_fail, str(error)))
+    return picture._replace(fetch=partial(_same, content.copy() if isinstance(content, Image.Image) else content))
 
 
 def _find_named(name: str) -> Iterator[Picture]:
@@ -75,12 +192,32 @@ def _find_named(name: str) -> Iterator[Picture]:
         yield Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""), fleeting=True)
     elif name.lower().startswith(("http://", "https://")):
         yield Picture(name, partial(_download, name), fleeting=True)
+    elif name.lower().startswith("file:/"):
+        yield from _find_local(name)
     elif os.path.isdir(name):  # noqa: PTH112  # Path("./a") would not show the name as it was given
         yield from _find_in_folder(name)
     elif os.path.exists(name) or not any(c in name for c in "*?["):  # noqa: PTH110  # as above
         yield Picture(name, partial(_same, name))
     else:
         yield from _find_matches(name)
+
+
+def _find_local(address: str) -> Iterator[Picture]:
+    """What a file address (RFC 8089) names: no pattern, and on this machine alone."""
+    from urllib.request import url2pathname
+
+    rest = address[len("file:") :]
+    if rest.startswith("//"):
+        machine, slash, below = rest[2:].partition("/")
+        if machine.lower() not in ("", "localhost"):
+            yield Picture(address, partial(_fail, f"{address}: is on another machine: give file:///PATH or the path"))
+            return
+        rest = slash + below
+    path = url2pathname(rest)
+    if os.path.isdir(path):  # noqa: PTH112  # as above
+        yield from _find_in_folder(path)
+    else:
+        yield Picture(path, partial(_same, path))
 
 
 def _find_in_folder(folder: str) -> Iterator[Picture]:
@@ -111,11 +248,11 @@ def _find_matches(pattern: str) -> Iterator[Picture]:
             yield Picture(match, partial(_same, match))
 
 
-def _same(source: Source) -> Source:
+def _same(source: Content) -> Content:
     return source
 
 
-def _fail(message: str) -> Source:
+def _fail(message: str) -> Content:
     raise ImageError(message)
 
 

@@ -6,10 +6,14 @@ A state here is a dict from torchvision's parameter names to arrays, in PyTorch'
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import pathlib
 import re
+import types
 import warnings
+import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +30,7 @@ from fusiform.graph.builder import Shape
 from fusiform.graph.shapes import Shapes, expected_shapes
 from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
 from fusiform.tables import TRAITS
+from fusiform.zoo.foreign_names import choose, common_prefix, torchvision_names
 
 State = dict[str, NDArray[Any]]
 
@@ -45,12 +50,19 @@ _DTYPES = {
 # Where training scripts keep the weights in what they save; the moving average is the one they publish.
 _NESTED = ("model_ema", "state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
+_MAX_DICTS = 256
+"""Dicts in one checkpoint that are looked into."""
+_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""The number that PyTorch's files began with before they were zip archives."""
+# What archives of torch.export have, by its versions: the graph as JSON, or the version of its schema.
+_EXPORTED = ("serialized_exported_program.json", "archive_format", "archive_version", "model.json")
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, State]:
     """The spec (None in other people's files) and the state of a safetensors file, without PyTorch.
 
-    Half, bfloat16 and double values come as float32, whole numbers as they are. Raises WeightsError for a missing or
+    Half, bfloat16 and double values come as float32, whole numbers as they are. Other people's names become
+    torchvision's where a network fits (``torchvision_names``). Raises WeightsError for a missing or
     damaged file and SpecError for a spec that does not read.
     """
     data = _read_bytes(path)
@@ -62,7 +74,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, St
     # deserialize has checked the header: its length in 8 bytes, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text = header.get("__metadata__", {}).get(METADATA_KEY)
-    return (None if text is None else ModelSpec.from_json(text, source=str(path))), state
+    if text is not None:
+        return ModelSpec.from_json(text, source=str(path)), state
+    return None, _renamed(path, state)
 
 
 def write_safetensors(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
@@ -77,18 +91,18 @@ def write_safetensors(path: str | os.PathLike[str], state: Mapping[str, NDArray[
 def read_pth(path: str | os.PathLike[str]) -> State:
     """The state in a PyTorch checkpoint; no code in it is ever run (``weights_only``).
 
-    Takes a state dict, or a training checkpoint that holds one (a moving average is preferred to the last weights),
-    with or without the prefixes of DataParallel and torch.compile. Half, bfloat16 and double values come as float32.
-    Raises WeightsError for anything else and MissingExtraError without PyTorch.
+    Takes a state dict, or a training checkpoint that holds one under any key (a moving average is preferred to the last
+    weights), with any prefix; names become torchvision's where a network fits (``torchvision_names``). Half, bfloat16
+    and double values come as float32. Raises WeightsError for anything else and MissingExtraError without PyTorch.
     """
     try:
         import torch
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", f"reading {Path(path).name}") from None
     _check_file(path)
+    _check_archive(path)
     try:
-        # torchvision's training scripts keep their arguments beside the weights; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_plain_values()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are no business of the user's
             loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
@@ -96,6 +110,11 @@ def read_pth(path: str | os.PathLike[str]) -> State:
             raise WeightsError(
                 f"{path} holds {found[1]}; loading more than tensors can run code, so nothing was loaded. Ask for a "
                 "state dict, torch.save(model.state_dict(), file), or a safetensors file"
+            ) from None
+        if (protocol := _newer_protocol(path)) is not None:
+            raise WeightsError(
+                f"{path} was saved with pickle protocol {protocol}, from which PyTorch reads nothing safely: load it "
+                "where it was made and save it with torch.save(model.state_dict(), file), or ask for a safetensors file"
             ) from None
         raise WeightsError(
             f"{path} is damaged or no PyTorch state dict ({_first_sentence(error)}): fetch it again, or ask for a "
@@ -111,7 +130,7 @@ def read_pth(path: str | os.PathLike[str]) -> State:
             )
         dense = tensor.float() if tensor.is_floating_point() else tensor
         state[name] = dense.detach().contiguous().numpy()
-    return state
+    return _renamed(path, state)
 
 
 class Network(NamedTuple):
@@ -147,8 +166,7 @@ def guess_architecture(state: Mapping[str, NDArray[Any]], *, source: str = "the 
         raise WeightsError(
             f"{source} is no {' or '.join(traits.title for traits in TRAITS.values())} with torchvision's names: it "
             f"has neither {' nor '.join(f'{traits.stem}.weight' for traits in TRAITS.values())}, but "
-            f"{', '.join(list(shapes)[:3]) or 'nothing'}, ... Files from other frameworks have to be ported first "
-            "(fusiform port)"
+            f"{', '.join(list(shapes)[:3]) or 'nothing'}, ... Only these networks are read: save the state dict of one"
         )
     more = f" (and {len(best) - 3} more)" if len(best) > 3 else ""
     raise WeightsError(f"{source} does not fit {nearest}, the nearest network: {'; '.join(best[:3])}{more}")
@@ -216,26 +234,163 @@ def _array(path: str | os.PathLike[str], name: str, tensor: Mapping[str, Any]) -
     return array.astype(np.float32 if kind in ("F64", "F16") else array.dtype.newbyteorder("=")).reshape(shape)
 
 
+def fits_a_network(shapes: Mapping[str, Shape]) -> bool:
+    """Whether entries with torchvision's names are exactly those of a network."""
+    return any(not _differences(shapes, network.shapes()) for network in _candidates(shapes))
+
+
+def _renamed(path: str | os.PathLike[str], state: State) -> State:
+    """A state under torchvision's names, or as it is where no network fits, but for a prefix of all."""
+    shapes = {name: tuple(array.shape) for name, array in state.items()}
+    if names := torchvision_names(shapes, fits_a_network, source=str(path)):
+        return {theirs: state[own] for theirs, own in names.items()}
+    prefix = common_prefix(state)
+    return {name.removeprefix(prefix): array for name, array in state.items()}
+
+
 def _find_state(path: str | os.PathLike[str], loaded: object, tensor_type: type[Any]) -> dict[str, Any]:
-    """The dict of tensors in what a checkpoint holds, without the wrappers' prefixes."""
+    """The dict of tensors in what a checkpoint holds, without the wrappers' prefixes.
+
+    Usual keys first; where they lead to no network, any dict within whose tensors are exactly one.
+    """
+    usual = loaded
     for _ in range(3):  # as deep as any script's file; one made to harm could go round for ever
-        if isinstance(loaded, Mapping):
-            loaded = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), loaded)
-    if not isinstance(loaded, Mapping):
+        if isinstance(usual, Mapping):
+            usual = next((usual[key] for key in _NESTED if isinstance(usual.get(key), Mapping)), usual)
+    if not isinstance(usual, Mapping):
         raise WeightsError(
             f"{path} holds a {type(loaded).__name__}, not a state dict: write one with "
             "torch.save(model.state_dict(), file)"
         )
-    tensors = {str(name): value for name, value in loaded.items() if name != "n_averaged"}  # the moving average's count
-    while tensors and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None)):
-        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    tensors = _unwrapped(usual)
+    if _names_of(path, tensors, tensor_type):
+        return _only_tensors(tensors, tensor_type)
+    others = {
+        where: _only_tensors(_unwrapped(held), tensor_type)
+        for where, held in _mappings(loaded)
+        if held is not usual and any(isinstance(value, tensor_type) for value in held.values())
+    }
+    found = {where: {where: where} for where, held in others.items() if _names_of(path, held, tensor_type)}
+    if found:
+        return others[next(iter(choose(found, source=str(path))))]
     other = next((name for name, value in tensors.items() if not isinstance(value, tensor_type)), None)
+    if (other is not None or not tensors) and len(others) == 1:
+        return next(iter(others.values()))
     if other is not None or not tensors:
         raise WeightsError(
             f"{path} holds no state dict: its entries are {', '.join(list(tensors)[:5]) or 'none'}"
             + (f", and {other} is of type {type(tensors[other]).__name__}" if other is not None else "")
         )
     return tensors
+
+
+def _names_of(path: str | os.PathLike[str], held: Mapping[str, Any], tensor_type: type[Any]) -> bool:
+    """Whether the tensors among these values are a network's, under whatever names."""
+    shapes = {name: tuple(value.shape) for name, value in held.items() if isinstance(value, tensor_type)}
+    return bool(torchvision_names(shapes, fits_a_network, source=str(path)))
+
+
+def _only_tensors(held: Mapping[str, Any], tensor_type: type[Any]) -> dict[str, Any]:
+    return {name: value for name, value in held.items() if isinstance(value, tensor_type)}
+
+
+def _unwrapped(held: Mapping[Any, Any]) -> dict[str, Any]:
+    tensors = {str(name): value for name, value in held.items() if name != "n_averaged"}  # the moving average's count
+    while tensors and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None)):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
+
+
+def _mappings(loaded: object) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """The dicts within a checkpoint and the keys that lead to each; those that are reached first, and not for ever."""
+    waiting: list[tuple[str, object]] = [("", loaded)]
+    seen: set[int] = set()
+    while waiting and len(seen) < _MAX_DICTS:
+        where, held = waiting.pop(0)
+        if isinstance(held, Mapping) and id(held) not in seen:
+            seen.add(id(held))
+            yield where, held
+            inner = ((f"{where}.{key}".removeprefix("."), value) for key, value in held.items())
+            waiting += [(key, value) for key, value in inner if isinstance(value, Mapping)][:_MAX_DICTS]
+
+
+def _plain_values() -> list[Any]:
+    """What scripts keep beside the weights, and what holds values alone: unpickling it runs no code of the file's.
+
+    Classes of numpy's dtypes are named one by one, and functions that only make scalars and arrays of bytes by the
+    places that numpy 1 and 2 have for them. Lightning's dict of hyperparameters is read as a plain one.
+    """
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDSUmM"]
+    lightning = (
+        "pytorch_lightning.utilities.parsing",
+        "lightning_fabric.utilities.data",
+        "lightning.fabric.utilities.data",
+    )
+    return [
+        *(
+            argparse.Namespace,
+            types.SimpleNamespace,
+            (_plain_dict, "collections.defaultdict"),
+            set,
+            list,
+            dict,
+            int,
+            float,
+            str,
+        ),
+        *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
+        *((pathlib.PurePosixPath, f"pathlib.{kind}") for kind in ("PosixPath", "PurePosixPath")),
+        *((pathlib.PureWindowsPath, f"pathlib.{kind}") for kind in ("WindowsPath", "PureWindowsPath")),
+        *(np.dtype, np.ndarray, *dict.fromkeys(kinds)),
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((dict, f"{module}.AttributeDict") for module in lightning),
+    ]
+
+
+def _plain_dict(*_: object) -> dict[str, Any]:
+    """Stands for a dict with a default, whose entries follow in the pickle."""
+    return {}
+
+
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """WeightsError for the archives that PyTorch writes and that hold no state dict: programs."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):  # torch has its own reader, and its own words for it
+        return
+    if any("/code/" in name for name in names):
+        raise WeightsError(
+            f"{path} is a TorchScript program, code and weights in one: save its weights with "
+            "torch.save(torch.jit.load(file).state_dict(), new_file), and give that file"
+        )
+    if any(name.rpartition("/")[2] in _EXPORTED for name in names):
+        raise WeightsError(
+            f"{path} is a program of torch.export: save its weights with "
+            "torch.save(dict(torch.export.load(file).state_dict), new_file), and give that file"
+        )
+
+
+def _newer_protocol(path: str | os.PathLike[str]) -> int | None:
+    """The pickle protocol of a PyTorch file where it is above 2, the one that torch.save has and safe loading reads."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+                with archive.open(name) as file:
+                    head = file.read(2)
+        else:
+            with Path(path).open("rb") as file:
+                head = file.read(32)
+            if _MAGIC not in head:  # a pickle, and none of PyTorch's
+                return None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    return head[1] if head[:1] == b"\x80" and head[1] > 2 else None
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:

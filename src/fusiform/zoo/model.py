@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FileFormat = Literal["tflite", "onnx", "safetensors", "pth", "torchscript", "openvino", "executorch", "coreml"]
 
+PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How PyTorch's files begin that are no zip archives, as before PyTorch 1.6: the pickle protocols."""
+
 PROGRAMS: tuple[FileFormat, ...] = ("torchscript", "openvino", "executorch", "coreml")
 """Formats that only their own runtime runs: the weights are not read back from them."""
 
@@ -129,7 +132,7 @@ def open_model(model: str | os.PathLike[str] | Model) -> Model:
     return _read(fetch(weights), weights.spec())
 
 
-_SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".xml", ".pte", ".mlpackage")
+_SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".xml", ".pte", ".mlpackage")
 
 
 def _looks_like_a_file(name: str) -> bool:
@@ -173,7 +176,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         return Model(path, "openvino", programs.read_openvino_spec(data, source=str(path)), data)
     if programs.is_executorch(data):
         return Model(path, "executorch", programs.read_executorch_spec(data, source=str(path)), data)
-    if data[:2] in (b"PK", b"\x80\x02") or path.suffix in (".pth", ".pt"):
+    if data[:2] in (b"PK", *PICKLES) or path.suffix in (".pth", ".pt", ".ckpt"):
         from fusiform.zoo.checkpoint import read_pth
 
         return Model(path, "pth", spec or _guessed_spec(path, read_pth(path)), b"")
@@ -227,7 +230,12 @@ def _guessed_spec(path: Path, state: dict[str, NDArray[Any]]) -> ModelSpec:
     from fusiform.zoo.catalog import imagenet_labels
     from fusiform.zoo.checkpoint import guess_architecture
 
-    network = guess_architecture(state, source=str(path))
+    try:
+        network = guess_architecture(state, source=str(path))
+    except WeightsError as error:
+        if any("/" in name for name in state):  # TensorFlow's names
+            raise WeightsError(f"{error}. Files of other frameworks have to be ported first (fusiform port)") from None
+        raise
     if network.input_channels != 3:
         raise SpecError(f"{path}: the network reads {network.input_channels} channels; photographs have 3")
     names, ids = imagenet_labels() if network.num_classes == 1000 else ((), ())
