@@ -232,8 +232,9 @@ def test_a_folder_with_boxes_and_masks_serves_both_tasks(tmp_path: Path) -> None
     coco(root)
     assert open_dataset(root, task="detection").category_ids == (2, 3)
     assert open_dataset(root, task="segmentation") == masks
-    # And labels are read of whatever has folders, if somebody asks for them.
-    assert open_dataset(root, task="classification").classes == ("JPEGImages", "SegmentationClass", "train")
+    # Its folders are no classes, even if somebody asks for them.
+    with pytest.raises(UsageError, match=r"no dataset of classes: its pictures have masks, such as .*png: for a segm"):
+        open_dataset(root, task="classification")
 
 
 @pytest.mark.parametrize("case", CASES)

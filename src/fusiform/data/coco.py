@@ -95,7 +95,7 @@ def coco_files(path: Path) -> list[Path]:
     or other JSON files in ``annotations`` or itself that look like COCO's.
     """
     if path.is_file():
-        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
+        return [path] if path.suffix.lower() == ".json" and looks_like_coco(path) else []
     folders = (path / "annotations", path)
     for folder in folders:
         if found := sorted(folder.glob("instances_*.json")):
@@ -104,12 +104,13 @@ def coco_files(path: Path) -> list[Path]:
         return found
     for folder in folders:
         names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
-        if found := [file for file in names if _looks_like_coco(file)]:
+        if found := [file for file in names if looks_like_coco(file)]:
             return found
     return []
 
 
-def _looks_like_coco(file: Path) -> bool:
+def looks_like_coco(file: Path) -> bool:
+    """Whether a JSON file begins as COCO's do; False for what cannot be read."""
     # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
     try:
         with file.open("rb") as stream:

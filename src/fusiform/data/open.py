@@ -17,6 +17,7 @@ from fusiform.data.coco import coco_files, read_coco
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.folders import read_dataset
+from fusiform.data.foreign import check_unannotated
 from fusiform.data.image import find_images
 from fusiform.data.masks import CLASS_NAMES_FILE
 from fusiform.data.names import listed, nfc
@@ -36,6 +37,13 @@ class Layout(NamedTuple):
     task: Task
     fits: Callable[[Path], bool]
     read: Reader
+
+
+def _read_classes(source: Source) -> DataSet:
+    path = Path(source)
+    notes = check_unannotated(path) if path.is_dir() else []
+    data = read_dataset(source)
+    return replace(data, notes=(*data.notes, *notes)) if notes else data
 
 
 def _has_xml(path: Path) -> bool:
@@ -70,7 +78,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "class folders, lists and shards": Layout(
         "classification",
         lambda _: True,
-        lambda source, _classes, _faults: read_dataset(source),
+        lambda source, _classes, _faults: _read_classes(source),
     ),
 }
 """In the order in which they are tried: a folder with boxes and masks, as VOC's own is, is for detection.
