@@ -15,6 +15,7 @@ from fusiform.spec import Task
 from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
     from fusiform.evaluation.job import AnyEvaluation
     from fusiform.exporting.targets.base import Precision
     from fusiform.prediction.results import Predictions
@@ -85,7 +86,11 @@ class Run(os.PathLike[str]):
         from fusiform.evaluation.job import evaluate
         from fusiform.training.run_folder import read_settings
 
-        return evaluate(self, read_settings(self.folder)["data"] if data is None else data, **options)
+        if data is None:
+            settings = read_settings(self.folder)
+            data = settings["data"]
+            options.setdefault("ignore", settings.get("ignore"))
+        return evaluate(self, data, **options)
 
     def export(
         self,
@@ -124,6 +129,7 @@ def train(
     settings: Mapping[str, object] | Sequence[str] = (),
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
+    ignore: Ignore | None = None,
     resume: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -147,6 +153,8 @@ def train(
         settings: Hyperparameters to change, as ``{"lr": 0.001, "epochs": 10}`` or ``["lr=0.001"]``.
         teacher: A trained model to learn from as well (``distill`` is 0.5 unless set).
         scratch: Start from random weights.
+        ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
+            unless it seems to be a class, which is refused.
         resume: Go on with the run in ``out``, with its own data, model and recipe.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         threads: The number of cores to use; None is all.
@@ -186,6 +194,7 @@ def train(
         recipe=choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher),
         teacher=teacher,
         scratch=scratch,
+        ignore=ignore,
         resume=resume,
         device=device,
         threads=threads,

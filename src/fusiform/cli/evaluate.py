@@ -15,6 +15,7 @@ from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
     from fusiform.data.dataset import Split
+    from fusiform.data.masks import Ignore
     from fusiform.engines import EngineName
 
 
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
 )
+@options.ignore
 @options.strict
 @click.pass_context
 def command(
@@ -86,6 +88,7 @@ def command(
     calibrate: Path | None,
     score: float | None,
     multi_scale: bool,
+    ignore: Ignore | None,
     strict: bool,
 ) -> None:
     """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
@@ -117,6 +120,7 @@ def command(
         calibrate=calibrate,
         score=score,
         multi_scale=multi_scale,
+        ignore=ignore,
         progress=True,
     )
     with open_output(out) as stream:

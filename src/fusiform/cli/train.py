@@ -13,6 +13,7 @@ from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
     from fusiform.spec import Task
 
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
+@options.ignore
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
@@ -65,6 +67,7 @@ def command(
     settings: tuple[str, ...],
     teacher: str | None,
     scratch: bool,
+    ignore: Ignore | None,
     resume: bool,
     find_lr: bool,
     show: bool,
@@ -90,7 +93,7 @@ def command(
     need_training("fusiform train")
     from fusiform.training.recipes import choose_recipe
 
-    if resume and (task or recipe or settings or teacher or scratch or data):
+    if resume and (task or recipe or settings or teacher or scratch or ignore or data):
         given = ctx.get_parameter_source
         named = [
             name
@@ -101,6 +104,7 @@ def command(
                 ("--set", "settings"),
                 ("--teacher", "teacher"),
                 ("--scratch", "scratch"),
+                ("--ignore", "ignore"),
             )
             if given(parameter) is click.core.ParameterSource.COMMANDLINE
         ]
@@ -116,7 +120,9 @@ def command(
     if find_lr:
         from fusiform.training.job import find_rate
 
-        report = find_rate(data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, device=device)
+        report = find_rate(
+            data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, ignore=ignore, device=device
+        )
     else:
         from fusiform.runs import train
 
@@ -127,6 +133,7 @@ def command(
             recipe=chosen,
             teacher=teacher,
             scratch=scratch,
+            ignore=ignore,
             resume=resume,
             device=device,
             threads=threads,

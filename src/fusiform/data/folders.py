@@ -224,32 +224,39 @@ def _read_list(path: Path) -> _Found:
         raise UsageError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
     if not entries:
         raise UsageError(f"{path}: lists no pictures: write lines of path and label")
-    _check_labels(path, [entry.class_name for entry in entries])
+    if columns is not None and columns.may_be_many:
+        check_labels(path, [entry.class_name for entry in entries])
     return _Found(entries, [])
 
 
-def _check_labels(path: Path, labels: Sequence[str]) -> None:
-    """Raise UsageError for a column that names several classes at once, or holds quantities."""
+def check_labels(path: Path, labels: Sequence[str]) -> None:
+    """Raise UsageError for a column that names several classes at once, or holds quantities.
+
+    One called ``class_name`` says that they are names, and is not looked at.
+    """
     known = set(labels)
     for label in known:
         parts = [part.strip() for part in re.split(r"[|;,]", label)]
         # A comma may be part of a name, as in ImageNet's; not where its parts are names themselves.
-        if "|" in label or (len(parts) > 1 and known.issuperset(parts)) or re.fullmatch(r"\[.*\]", label):
+        if (
+            ("|" in label and len(parts) > 1 and all(parts))
+            or (len(parts) > 1 and known.issuperset(parts))
+            or re.fullmatch(r"\[.*\]", label)
+        ):
             raise UsageError(
                 f"{path}: the label {printable(label)!r} names several classes, and a picture can have one: write the "
-                "one that matters into the column, or take these lines out"
+                f"one that matters into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
             )
         if len(re.findall(_NUMBER, label)) > 1 and re.fullmatch(rf"({_NUMBER}[\s;,]*)+", label):
             raise UsageError(
                 f"{path}: the label {printable(label)!r} is a row of numbers and no class: write the name of the "
-                "picture's class into the column"
+                f"picture's class into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
             )
     numbers = [float(label) for label in known if re.fullmatch(_NUMBER, label)]
     if len(numbers) == len(known) and (odd := [number for number in numbers if number != int(number)]):
         raise UsageError(
             f"{path}: the labels are quantities, such as {min(odd):g}, and no classes, of which a picture has one: "
-            "write names for ranges of them, or name the column of classes "
-            f"{' or '.join(LABEL_COLUMNS[:2])}"
+            f"write names for ranges of them, or call the column {LABEL_COLUMNS[0]} if they are names"
         )
 
 
@@ -263,6 +270,7 @@ class _Columns(NamedTuple):
     split_names: Mapping[str, Split]
     width: int
     named: bool
+    may_be_many: bool = True
 
 
 def _find_columns(row: Sequence[str], path: Path) -> _Columns:
@@ -284,7 +292,7 @@ def _find_columns(row: Sequence[str], path: Path) -> _Columns:
             "classifier keep a line and the columns path and label for each picture"
         )
     if file is not None and label is not None:
-        return _Columns(file, label, split, split_names, len(row), True)
+        return _Columns(file, label, split, split_names, len(row), True, names[label] != LABEL_COLUMNS[0])
     if file is not None and len(row) > 2 and label is None:
         raise UsageError(
             f"{path}, line 1: names no column of classes ({', '.join(LABEL_COLUMNS)}): if each class has a column of "
