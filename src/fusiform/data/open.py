@@ -188,8 +188,8 @@ def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
             write = "" if names.is_file() else f" (name the classes in {names}, the background first)"
             raise UsageError(
                 f'{areas.example}: has areas of {IGNORE}, which means "ignore": pixels of no class, from which nothing '
-                f"is learned. If they are objects, add --ignore none, which takes {IGNORE} as the last class{write}; if "
-                "nothing is to be learned from them, --ignore 255"
+                f"is learned. If they are objects, add --ignore none, which takes {IGNORE} as the last class{write}; "
+                "if nothing is to be learned from them, --ignore 255"
             )
     return data
 
