@@ -270,3 +270,24 @@ def test_splits_without_class_folders_are_no_classes(tmp_path: Path, names: tupl
     make(tmp_path, *(f"{name}/{i}.jpg" for name in names for i in range(3)))
     with pytest.raises(UsageError, match=r"are splits and no classes, and hold pictures without a folder for each"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "made", ["@eaDir/1.jpg/T.jpg", "#recycle/1.jpg", "$RECYCLE.BIN/S-1/1.jpg", "cat/@eaDir/1.jpg/T.jpg"]
+)
+def test_what_systems_make_is_no_class_and_no_picture(tmp_path: Path, made: str) -> None:
+    make(tmp_path, "cat/1.jpg", "dog/2.jpg", made)
+    dataset = read_dataset(tmp_path)
+    assert listed(dataset) == {"all": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
+    assert dataset.notes == ()
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.jpg", "cat/2.heic", "dog/2.jpg", "dog/3.HEIC", "dog/4.CR2", "dog/read me.txt")
+    assert read_dataset(tmp_path).notes == (
+        "1 file ending in .cr2, such as 4.CR2: not read; save them as JPEG or PNG",
+        "2 files ending in .heic, such as 2.heic: not read; save them as JPEG or PNG",
+    )
+    make(tmp_path / "only", "cat/1.heic", "dog/2.heic")
+    with pytest.raises(UsageError, match=r"no pictures in it \(2 files ending in \.heic, such as 1\.heic: not read"):
+        read_dataset(tmp_path / "only")

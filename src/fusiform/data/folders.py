@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fusiform.data import shards
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Sample, Split
-from fusiform.data.image import find_images, natural_key
+from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -98,17 +98,19 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     notes: list[str] = []
     below: dict[str, list[tuple[str, ...]]] = {}
     loose = 0
-    for picture in find_images(root, unlisted=notes):
+    unread: list[Path] = []
+    for picture in find_images(root, unlisted=notes, unread=unread):
         parts = picture.relative_to(root).parts
         if len(parts) == 1:
             loose += 1
         else:
             below.setdefault(parts[0], []).append(parts[1:])
+    notes += unread_note(unread)
     tars = [path for path in root.iterdir() if path.suffix.lower() == ".tar" and path.is_file()]
     if not below:
         if files := shards.find_shards(root):
             return _from_shards(root, files, classes)
-        raise UsageError(_nothing_in(root, loose))
+        raise UsageError(_nothing_in(root, loose, notes))
     if tars:
         notes.append(f"tar files beside the folders, not read: {len(tars)}; give one of them to read it")
     if loose:
@@ -164,7 +166,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     return _bind(root, _Found(entries, notes), classes)
 
 
-def _nothing_in(root: Path, loose: int) -> str:
+def _nothing_in(root: Path, loose: int, notes: Sequence[str]) -> str:
     lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")]
     hint = f" (there is a list, {min(lists)}: give that)" if lists else ""
     if loose:
@@ -172,7 +174,8 @@ def _nothing_in(root: Path, loose: int) -> str:
             f"{root}: {_pictures(loose)} but no class folders: put the pictures of each class into a folder of its "
             f"name{hint}"
         )
-    return f"{root}: no pictures in it{hint}: give {LAYOUTS}"
+    said = f" ({'; '.join(notes)})" if notes else ""
+    return f"{root}: no pictures in it{said}{hint}: give {LAYOUTS}"
 
 
 def _folders(parent: Path) -> list[str]:
@@ -181,7 +184,7 @@ def _folders(parent: Path) -> list[str]:
         names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
     except OSError:  # find_images has told it
         return []
-    return sorted((name for name in names if not name.startswith(".") and name != "__MACOSX"), key=natural_key)
+    return sorted((name for name in names if not is_of_system(name)), key=natural_key)
 
 
 def _empty_folders(root: Path, parents: Iterable[Path], entries: Sequence[Entry]) -> list[str]:
@@ -335,7 +338,8 @@ def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet
     """Turn class names into labels, and say which splits lack which classes."""
     labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:
-        raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
+        said = f" ({'; '.join(found.notes)})" if found.notes else ""
+        raise UsageError(f"{source}: no pictures in it{said}: give {LAYOUTS}")
     # Python stands surrogates in for the bytes of a name in another encoding.
     if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:
         raise UsageError(f"{source}: a class name is not Unicode text, {listed(odd)}: rename its folder")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fusiform.data.coco import coco_files, looks_like_coco
 from fusiform.data.dataset import SPLIT_NAMES
-from fusiform.data.image import EXTENSIONS
+from fusiform.data.image import EXTENSIONS, is_of_system
 from fusiform.data.names import nfc
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -78,8 +78,8 @@ def check_unannotated(root: Path) -> list[str]:
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield folder, [name for name in names if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not is_of_system(name))
+        yield folder, [name for name in names if not is_of_system(name)]
 
 
 def _is_picture(name: str) -> bool:

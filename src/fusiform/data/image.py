@@ -9,7 +9,8 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from fusiform.errors import ImageError, ImageFault, UsageError
+from fusiform.report import printable
 
 MAX_PIXELS = 200_000_000
 """The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
@@ -37,6 +39,30 @@ FORMATS = {
     "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
 }
 EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m)", re.IGNORECASE)
+UNREAD_PICTURE_ENDINGS = frozenset(
+    (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+) | {".orf", ".rw2", ".raf", ".pef", ".srw", ".raw", ".j2k", ".jpx", ".ico", ".tga", ".exr", ".dcm", ".nrw", ".cr1"}
+"""The endings of pictures that are not read, RAW files among them, in lower case."""
+
+_OF_SYSTEMS = (
+    frozenset(
+        # macOS, Synology, QNAP, Windows, Linux, Python; all others begin with a dot.
+        (
+            "__macosx",
+            "icon\r",
+            "network trash folder",
+            "temporary items",
+            "@eadir",
+            "#recycle",
+            "#snapshot",
+            "@sharebin",
+        )
+    )
+    | {"@tmp", "@recycle", "@recently-snapshot", "@__thumb", "$recycle.bin", "recycler", "system volume information"}
+    | {
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "__pycache__"),
+    }
+)
 
 # What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
 _ORIENTATIONS = {
@@ -120,11 +146,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path]:
+def find_images(folder: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
     """The pictures in a folder and the folders below it, by their extension in upper or lower case.
 
-    They come in natural order (1, 2, 10), a folder's own among its subfolders. Names that begin with a dot and
-    ``__MACOSX`` are passed over. Links to folders are followed; no folder is visited twice.
+    They come in natural order (1, 2, 10), a folder's own among its subfolders. What systems make is passed over, see
+    ``is_of_system``. Links to folders are followed; no folder is visited twice. Pictures of kinds that are not read are
+    added to ``unread``.
 
     Raises UsageError if ``folder`` is not a folder. A folder that cannot be listed raises ImageError, or, with
     ``unlisted``, adds its message to that list, and the others go on.
@@ -146,17 +173,34 @@ def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path
             folders.clear()
             continue
         visited.add((here.st_dev, here.st_ino))
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_of_system(name)]
         # Links last, so that a folder goes by its own name rather than a link's, and the answer is always the same.
         folders.sort(key=lambda name: (Path(parent, name).is_symlink(), natural_key(name)))
-        paths = [Path(parent, name) for name in files if not _is_hidden(name)]
+        paths = [Path(parent, name) for name in files if not is_of_system(name)]
         # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
         found += [p for p in paths if EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
+        if unread is not None:
+            unread += [p for p in paths if p.suffix.lower() in UNREAD_PICTURE_ENDINGS and p.is_file()]
     return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def is_of_system(name: str) -> bool:
+    """Whether a file or folder is hidden or made by a system beside the user's own: thumbnails, bins, indices."""
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+
+
+def unread_note(unread: Sequence[Path]) -> list[str]:
+    """What to tell the user of pictures that are not read, by their endings."""
+    endings = Counter(path.suffix.lower() for path in unread)
+    return [
+        f"{count} {'file' if count == 1 else 'files'} ending in {ending}, such as {_example(unread, ending)}: "
+        "not read; save them as JPEG or PNG"
+        for ending, count in sorted(endings.items())
+    ]
+
+
+def _example(unread: Sequence[Path], ending: str) -> str:
+    return printable(next(path.name for path in unread if path.suffix.lower() == ending))
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

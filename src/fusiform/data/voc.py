@@ -24,7 +24,7 @@ from fusiform.data.annotated import (
 )
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
-from fusiform.data.image import find_images, natural_key
+from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
@@ -73,9 +73,12 @@ def read_voc(
         raise UsageError(f"{root}: has no folder {folder}: give {LAYOUT}")
 
     notes: list[str] = []
-    pictures = {_stem(file, root / "JPEGImages"): file for file in find_images(root / "JPEGImages", unlisted=notes)}
+    unread: list[Path] = []
+    found_pictures = find_images(root / "JPEGImages", unlisted=notes, unread=unread)
+    notes += unread_note(unread)
+    pictures = {_stem(file, root / "JPEGImages"): file for file in found_pictures}
     known = {_stem(file, root / folder): file for file in (root / folder).rglob(f"*{extension}")}
-    known = {name: file for name, file in known.items() if not file.name.startswith(".")}
+    known = {name: file for name, file in known.items() if not any(map(is_of_system, file.relative_to(root).parts))}
     lists = _lists(root / "ImageSets" / ("Main" if task == "detection" else "Segmentation"))
     if not lists:
         lists = {"all": [name for name in pictures if name in known]}
