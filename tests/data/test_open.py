@@ -156,6 +156,14 @@ def voc(root: Path, *, boxes: bool = True, masks: bool = True) -> Path:
     return root
 
 
+def yolo(root: Path) -> Path:
+    save(root / "images/train/1.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/1.txt").write_text("1 0.5 0.5 0.25 0.5\n", encoding="utf-8")
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\n", encoding="utf-8")
+    return root
+
+
 LABELS_ENTRY = "class folders, lists and shards"
 # Where a dataset lies, what it is for by itself, and the entry of LAYOUTS that reads it.
 CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
@@ -172,6 +180,8 @@ CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
     "coco": (coco, "detection", "COCO's boxes"),
     "coco beside pictures": (coco_beside_pictures, "detection", "COCO's boxes"),
     "coco file": (lambda root: coco(root) / "annotations/instances_train.json", "detection", "COCO's boxes"),
+    "yolo": (yolo, "detection", "YOLO's boxes"),
+    "yolo file": (lambda root: yolo(root) / "data.yaml", "detection", "YOLO's boxes"),
     "voc": (voc, "detection", "Pascal VOC's boxes"),
     "voc boxes": (lambda root: voc(root, masks=False), "detection", "Pascal VOC's boxes"),
     "voc masks": (lambda root: voc(root, boxes=False), "segmentation", "Pascal VOC's masks"),

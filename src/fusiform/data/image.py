@@ -125,6 +125,22 @@ def read_image(
             raise ImageError(f"{name}: {damage} ({reason}): copy or download it again", kind) from error
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """The width and height in pixels that a picture has once it is upright, from its header; ImageError without one."""
+    name = printable(str(path))
+    with _open(path, name) as stream, without_warnings():
+        head = stream.read(32)
+        stream.seek(0)
+        try:
+            image = identify(stream, head, name)
+        except ImageError:
+            raise
+        except Exception as error:  # a damaged file can make Pillow raise nearly anything
+            raise ImageError(f"{name}: is damaged ({error}): copy or download it again", "corrupt") from error
+        width, height = image.size
+        return (height, width) if orientation(image) >= 5 else (width, height)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an open picture of any Pillow mode into 8-bit RGB; an RGB picture is returned as it is.
 

@@ -22,6 +22,7 @@ from fusiform.data.image import find_images
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
 from fusiform.data.voc import read_voc
+from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.errors import UsageError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
@@ -63,6 +64,11 @@ LAYOUTS: Mapping[str, Layout] = {
         "detection",
         lambda path: bool(coco_files(path)),
         lambda source, classes, faults: read_coco(source, classes=classes, faults=faults),
+    ),
+    "YOLO's boxes": Layout(
+        "detection",
+        is_yolo,
+        lambda source, classes, faults: read_yolo(source, classes=classes, faults=faults),
     ),
     "Pascal VOC's boxes": Layout(
         "detection",
@@ -140,7 +146,7 @@ def open_dataset(
     masks; without it some masks are opened, and refused where 255 stands for a class.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
-    have; and what ``read_dataset``, ``read_coco`` and ``read_voc`` raise.
+    have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
     path = Path(source)
     model = model or (spec.name if spec is not None else "")
