@@ -48,7 +48,8 @@ class AnnotatedSample:
 
     ``size`` is the width and height in pixels that the annotations count in, None where they do not say;
     ``image_id`` is COCO's number of the picture, which its results are written under. Without ``ignore`` the mask's
-    value 255 is the last class.
+    value 255 is the last class. ``damaged`` says that it had annotations that cannot be used: it is neither to be
+    learned from nor background.
     """
 
     file: Path
@@ -57,6 +58,7 @@ class AnnotatedSample:
     size: tuple[int, int] | None = None
     image_id: int | None = None
     ignore: bool = True
+    damaged: bool = False
 
     @property
     def name(self) -> str:

@@ -285,7 +285,7 @@ def _clean(
             return True
         return _same_objects((entries[i][1], looks[i]), (entries[k][1], looks[k]))
 
-    kept = {i for i, look in enumerate(looks) if look.seen.pixels and not look.refused}
+    kept = {i for i, look in enumerate(looks) if look.seen.pixels and not (look.refused or entries[i][1].damaged)}
     for group in groups:
         # A copy that cannot be used is not the one to keep.
         members = [i for i in group if i in kept]
