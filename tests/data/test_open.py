@@ -324,14 +324,19 @@ def test_a_model_of_another_task_is_refused(tmp_path: Path) -> None:
         open_dataset(coco(tmp_path / "data"), task="detection", spec=spec_for("segmentation", ("a", "b")), model="mine")
 
 
-def test_faults_are_listed_or_raised(tmp_path: Path) -> None:
+def test_faults_are_listed_or_told(tmp_path: Path) -> None:
     root = voc(tmp_path / "voc")
     save(root / "JPEGImages/2.png")
     (root / "Annotations/2.xml").write_text("<annotation>", encoding="utf-8")
     faults: list[AnnotationFault] = []
-    assert len(open_dataset(root, task="detection", faults=faults).splits["all"]) == 1
+    listed = open_dataset(root, task="detection", faults=faults)
+    assert len(listed.splits["all"]) == 1
     assert [fault.kind for fault in faults] == ["damaged annotation"]
-    with pytest.raises(UsageError, match=r"2\.xml: is no XML"):
+    told = open_dataset(root, task="detection")
+    assert told.splits == listed.splits
+    assert "2.xml: is no XML" in told.notes[0]
+    (root / "Annotations/1.xml").write_text("<annotation>", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"1\.xml: is no XML"):
         open_dataset(root, task="detection")
 
 

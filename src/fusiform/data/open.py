@@ -21,7 +21,7 @@ from fusiform.data.foreign import check_unannotated
 from fusiform.data.image import find_images
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
-from fusiform.data.voc import read_voc
+from fusiform.data.voc import has_xml, read_voc
 from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -47,12 +47,8 @@ def _read_classes(source: Source) -> DataSet:
     return replace(data, notes=(*data.notes, *notes)) if notes else data
 
 
-def _has_xml(path: Path) -> bool:
-    return any((path / "Annotations").rglob("*.xml"))
-
-
 def _has_voc_boxes(path: Path) -> bool:
-    return (path / "JPEGImages").is_dir() and _has_xml(path)
+    return (path / "JPEGImages").is_dir() and has_xml(path)
 
 
 def _has_voc_masks(path: Path) -> bool:
@@ -213,7 +209,7 @@ def _refuse(path: Path, task: Task, model: str | None) -> None:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     if task == "detection":
-        if _has_xml(path):  # boxes without their pictures: the reader knows where those might be
+        if has_xml(path):  # boxes without their pictures: the reader knows where those might be
             return
         has = "has masks and no boxes" if has_masks else "is no dataset with boxes"
         raise UsageError(
