@@ -66,7 +66,7 @@ def command(
 
     DATA is what a model is trained on. For a classifier: a folder with a folder for each class, within folders for
     train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
-    layout or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
+    layout, YOLO's or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
 
     Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,

@@ -79,7 +79,8 @@ def command(
     """Train a model on DATA.
 
     A classifier: DATA is a folder with one folder a class (also within train, val and test), a CSV, or shards. A
-    detector (SSDLite): COCO's layout or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with masks.
+    detector (SSDLite): COCO's layout, YOLO's, or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with
+    masks.
 
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.

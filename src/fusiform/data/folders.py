@@ -338,8 +338,9 @@ def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet
     """Turn class names into labels, and say which splits lack which classes."""
     labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:
-        said = f" ({'; '.join(found.notes)})" if found.notes else ""
-        raise UsageError(f"{source}: no pictures in it{said}: give {LAYOUTS}")
+        if found.notes:
+            raise UsageError(f"{source}: no pictures in it ({'; '.join(found.notes)}): give {LAYOUTS}")
+        raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
     # Python stands surrogates in for the bytes of a name in another encoding.
     if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:
         raise UsageError(f"{source}: a class name is not Unicode text, {listed(odd)}: rename its folder")
