@@ -25,6 +25,9 @@ _MASK_FOLDERS = re.compile(
 _PICTURE_FOLDERS = re.compile(r"images?|imgs?|jpegimages|photos?|pictures|inputs?")
 
 
+YOLO = "boxes in text files as YOLO's and darknet's"
+
+
 class _Found(NamedTuple):
     pictures: int
     matched: int
@@ -60,9 +63,14 @@ def check_unannotated(root: Path) -> list[str]:
             f"{found.matched} of {found.pictures} pictures have {found.kind}, such as {printable(str(found.example))}"
         )
         if not found.named_alike:
+            way = (
+                f"write {root / 'data.yaml'} with names, train and val"
+                if found.kind == YOLO
+                else "give COCO's layout (annotations/instances_*.json beside its pictures) or Pascal VOC's (JPEGImages "
+                "and Annotations)"
+            )
             raise UsageError(
-                f"{root}: is no dataset of classes: {what}: for a detector give COCO's layout "
-                "(annotations/instances_*.json beside its pictures) or Pascal VOC's (JPEGImages and Annotations), for "
+                f"{root}: is no dataset of classes: {what}: for a detector {way}, for "
                 f"a classifier a folder for each class without the {ending} files"
             )
         notes.append(f"{what}, which name the folders' classes: not read")
@@ -153,7 +161,7 @@ def _kind(text: str, ending: str) -> str | None:
     if not lines or not all(sum(map(_is_number, words)) >= 4 and len(words) >= 5 for words in lines):
         return None
     yolo = all(words[0].isdecimal() and all(map(_is_number, words)) for words in lines)
-    return "boxes in text files as YOLO's and darknet's" if yolo else "boxes in text files"
+    return YOLO if yolo else "boxes in text files"
 
 
 def _names(text: str, ending: str) -> list[str]:
