@@ -66,8 +66,8 @@ def check_unannotated(root: Path) -> list[str]:
             way = (
                 f"write {root / 'data.yaml'} with names, train and val"
                 if found.kind == YOLO
-                else "give COCO's layout (annotations/instances_*.json beside its pictures) or Pascal VOC's (JPEGImages "
-                "and Annotations)"
+                else "give COCO's layout (annotations/instances_*.json beside its pictures) or Pascal VOC's "
+                "(JPEGImages and Annotations)"
             )
             raise UsageError(
                 f"{root}: is no dataset of classes: {what}: for a detector {way}, for "
