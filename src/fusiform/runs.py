@@ -16,6 +16,7 @@ from fusiform.zoo.model import Model, open_model
 
 if TYPE_CHECKING:
     from fusiform.data.dataset import Split
+    from fusiform.data.masks import Ignore
     from fusiform.evaluation.job import AnyEvaluation
     from fusiform.exporting.targets.base import Precision
     from fusiform.prediction.results import Predictions
@@ -95,6 +96,7 @@ class Run(os.PathLike[str]):
         *,
         split: Split | None = None,
         compare: str | os.PathLike[str] | Model | None = None,
+        ignore: Ignore | None = None,
         html: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         progress: bool | Tracker | None = None,
@@ -106,8 +108,13 @@ class Run(os.PathLike[str]):
         from fusiform.evaluation.job import evaluate
         from fusiform.training.run_folder import read_settings
 
-        place = read_settings(self.folder)["data"] if data is None else data
-        return evaluate(self, place, split=split, compare=compare, html=html, threads=threads, progress=progress)
+        if data is None:
+            settings = read_settings(self.folder)
+            data = settings["data"]
+            ignore = ignore or settings.get("ignore")
+        return evaluate(
+            self, data, split=split, compare=compare, ignore=ignore, html=html, threads=threads, progress=progress
+        )
 
     def export(
         self,
@@ -170,6 +177,7 @@ def train(
     settings: Mapping[str, object] | Sequence[str] = (),
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
+    ignore: Ignore | None = None,
     resume: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -183,8 +191,9 @@ def train(
     malloc keeps freed memory from then on, which makes training on a CPU faster; FUSIFORM_MALLOC=0 leaves it alone.
 
     Args:
-        data: A folder with one folder a class (also within train, val and test), a CSV or tar shards; COCO's layout or
-            Pascal VOC's for detection; Pascal VOC's with masks for segmentation. None with ``resume``.
+        data: A folder with one folder a class (also within train, val and test), a CSV or tar shards; COCO's
+            layout, YOLO's or Pascal VOC's for detection; Pascal VOC's with masks for segmentation. None with
+            ``resume``.
         out: The folder for everything about the run; ``best.safetensors`` in it is the model.
         model: What to start from: a trained model, or a network such as ``mobilenet_v2_x0_35``, cut from a wider one.
         task: ``classification``, ``detection`` or ``segmentation``; None is what ``data`` is laid out for.
@@ -193,6 +202,8 @@ def train(
         settings: Hyperparameters to change, as ``{"lr": 0.001, "epochs": 10}`` or ``["lr=0.001"]``.
         teacher: A trained model to learn from as well (``distill`` is 0.5 unless set).
         scratch: Start from random weights.
+        ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
+            unless it seems to be a class, which is refused.
         resume: Go on with the run in ``out``, with its own data, model and recipe.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         threads: The number of cores to use; None is all.
@@ -232,6 +243,7 @@ def train(
         recipe=choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher),
         teacher=teacher,
         scratch=scratch,
+        ignore=ignore,
         resume=resume,
         device=device,
         threads=threads,

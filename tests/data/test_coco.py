@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,16 @@ def test_what_is_not_known_is_passed_over_and_told(tmp_path: Path) -> None:
     coco(tmp_path, document([image(1), image(2), image(3)], boxes, names))
     (tmp_path / "train2017" / "0003.jpg").unlink()
     dataset = read_coco(tmp_path)
-    first, second = dataset.splits["train"]
-    assert first.boxes == (BoxLabel(0, 0, 0, 9, 9),)
-    assert second.boxes == ()
+    # What is left of the first picture's boxes would teach that the lost one is background.
+    (second,) = dataset.splits["train"]
+    assert (second.file.name, second.boxes) == ("0002.jpg", ())
     assert dataset.notes == (
         "train: 2 annotations of pictures that the file does not list, passed over: 99",
         "train: 1 annotations of categories that the file does not list, passed over: 77",
+        "train: 1 of 3 pictures lost annotations to damage, left out",
         "train: 1 of 3 pictures are not there: 0003.jpg",
-        "1 of 2 classes have no objects: b",
-        "train: 1 of 2 pictures have no objects, kept as background",
+        "2 of 2 classes have no objects: a, b",
+        "train: 1 of 1 pictures have no objects, kept as background",
     )
 
 
@@ -255,9 +257,8 @@ def test_no_such_layout(tmp_path: Path) -> None:
         (("images",), [], "lists no images"),
         (("categories",), [], "lists no categories"),
         (("images", 0, "id"), None, r"images\[0\]: has no id"),
-        (("images", 0, "id"), "1", r"images\[0\]: id must be a whole number, got '1'"),
-        (("images", 0, "id"), True, r"images\[0\]: id must be a whole number, got True"),
-        (("images", 0, "id"), 1.5, r"images\[0\]: id must be a whole number, got 1.5"),
+        (("images", 0, "id"), True, r"images\[0\]: id must be a whole number or a name, got True"),
+        (("images", 0, "id"), 1.5, r"images\[0\]: id must be a whole number or a name, got 1.5"),
         (("images", 1, "id"), 1, r"images\[1\]: the id 1 is there twice"),
         (("images", 0, "width"), 0, r"images\[0\]: is 0 x 80 pixels"),
         (("images", 0, "file_name"), "", r"images\[0\]: file_name must be a name"),
@@ -269,7 +270,7 @@ def test_no_such_layout(tmp_path: Path) -> None:
         (("annotations", 0, "category_id"), None, r"annotations\[0\]: has no category_id"),
         (("annotations", 1, "bbox"), None, r"annotations\[1\]: has no bbox"),
         (("annotations", 1, "bbox"), [1, 2, 3], r"annotations\[1\]: bbox must be x, y, width and height in pixels"),
-        (("annotations", 1, "bbox"), [1, 2, 3, "4"], r"annotations\[1\]: bbox must be"),
+        (("annotations", 1, "bbox"), [1, 2, 3, "four"], r"annotations\[1\]: bbox must be"),
         (("annotations", 1, "bbox"), [1, 2, 3, math.nan], r"annotations\[1\]: bbox must be"),
         (("annotations", 1, "bbox"), [1, 2, 3, 10**400], r"annotations\[1\]: bbox must be"),
         (("annotations", 1, "iscrowd"), "no", r"annotations\[1\]: iscrowd must be 0 or 1, got 'no'"),
@@ -290,6 +291,12 @@ def test_a_damaged_entry_is_named(tmp_path: Path, path: tuple[str | int, ...], v
     else:
         place[path[-1]] = value
     write(file, content)
+    if path[1:] and path[0] != "categories" and path != ("images", 1, "id"):  # of two with one id, none is left
+        # One bad entry is left out and told, and no picture that lost its box is background.
+        dataset = read_coco(file)
+        assert re.match(rf"all: 1 damaged entries, left out: {message}", dataset.notes[0])
+        assert all(sample.boxes for sample in dataset.splits["all"] if "image_id" not in path and value != 5)
+        return
     with pytest.raises(UsageError, match=rf"boxes\.json.*{message}"):
         read_coco(file)
 
@@ -328,7 +335,8 @@ def test_faults_are_listed_in_place_of_errors_and_notes(tmp_path: Path) -> None:
         ("missing picture", "error", "0003.jpg", None),
     ]
     assert faults[0].message.startswith("annotations[5]: bbox must be x, y, width and height in pixels, got [5, 5, 20]")
-    with pytest.raises(UsageError, match=r"boxes\.json, annotations\[5\]: bbox must be"):
+    assert (first.damaged, second.damaged) == (True, True)
+    with pytest.raises(UsageError, match=r"boxes\.json: none of its pictures can be used"):
         read_coco(file)
 
 
@@ -442,3 +450,123 @@ def test_a_set_of_masks_locates_them_too(tmp_path: Path) -> None:
     ]
     assert sets[0].locate(sample) == "JPEGImages/1.jpg"
     assert sets[0].fingerprint() != sets[1].fingerprint()
+
+
+# What other tools write
+
+
+def plain() -> dict[str, Any]:
+    """Two pictures with a box each, and one without."""
+    content = document(
+        [image(1), image(2), image(3)], [box(1, 1, 5, 6, 20, 30), box(2, 2, 0, 0, 9, 9)], {1: "a", 2: "b"}
+    )
+    for entry, outline in zip(
+        content["annotations"], ([[5, 6, 25, 6, 25, 36]], [[0, 0, 9, 0, 9, 9, 0, 9]]), strict=True
+    ):
+        entry["segmentation"] = outline
+    return content
+
+
+def with_text_ids(content: dict[str, Any]) -> None:
+    for entry in content["images"]:
+        entry["id"] = f"{entry['id']}"
+    for entry in content["annotations"]:
+        entry["category_id"] = f"{entry['category_id']}"
+
+
+def with_names_for_ids(content: dict[str, Any]) -> None:
+    for entry in content["images"]:
+        entry["id"] = f"picture {entry['id']}"
+    for entry in content["annotations"]:
+        entry["image_id"] = f"picture {entry['image_id']}"
+
+
+def in_annotations(**changes: Any) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry |= changes
+
+    return change
+
+
+def with_text(content: dict[str, Any]) -> None:
+    for entry in content["annotations"]:
+        entry |= {"bbox": [str(value) for value in entry["bbox"]], "iscrowd": "0", "area": None}
+    for entry in content["images"]:
+        entry |= {"width": str(entry["width"]), "height": f"{entry['height']}.0"}
+
+
+def without_sizes(content: dict[str, Any]) -> None:
+    for entry in content["images"]:
+        del entry["width"]
+        entry["height"] = None
+
+
+def renamed(form: str) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["images"]:
+            entry["file_name"] = form.format(entry["file_name"])
+
+    return change
+
+
+def with_root(name: str, number: int) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] = [
+            {"id": number, "name": name, "supercategory": "none"},
+            *({**entry, "supercategory": name} for entry in content["categories"]),
+        ]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_text_ids,
+        with_names_for_ids,
+        in_annotations(iscrowd=None, area=None),
+        in_annotations(bbox=[]),
+        in_annotations(bbox=None),
+        with_text,
+        without_sizes,
+        renamed("C:\\data\\set\\{}"),
+        renamed("/home/somebody/{}"),
+        renamed("images/train/{}"),
+        renamed("%30%30{}"),
+        with_root("things", 0),
+        with_root("a", 0),
+        with_root("b", 77),
+    ],
+)
+def test_what_other_tools_write_is_read_alike(tmp_path: Path, change: Any) -> None:
+    content = plain()
+    for entry in content["images"]:
+        entry["file_name"] = entry["file_name"].replace("0001", "1").replace("000", "00")
+    for entry in content["images"]:
+        name = entry["file_name"]
+        for file in (tmp_path / name, tmp_path / f"00{name}"):
+            Image.new("RGB", (100, 80)).save(file)
+    change(content)
+    dataset = read_coco(write(tmp_path / "boxes.json", content))
+    assert dataset.classes == ("a", "b")
+    assert [sample.boxes for sample in dataset.splits["all"]] == [
+        (BoxLabel(0, 5, 6, 25, 36),),
+        (BoxLabel(1, 0, 0, 9, 9),),
+        (),
+    ]
+    assert [sample.size for sample in dataset.splits["all"]] == [(100, 80)] * 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bbox": [1, 2, 3], "segmentation": None}, {"bbox": [5, 5, 0, 0]}, {"bbox": [500, 5, 9, 9]}, {"category_id": 9}],
+)
+def test_a_picture_that_lost_its_boxes_is_no_background(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = plain()
+    content["annotations"][0] |= change
+    file = write(tmp_path / "boxes.json", content, pictures=tmp_path)
+    dataset = read_coco(file)
+    assert [sample.file.name for sample in dataset.splits["all"]] == ["0002.jpg", "0003.jpg"]
+    assert "all: 1 of 3 pictures lost annotations to damage, left out" in dataset.notes
+    assert [sample.damaged for sample in read_coco(file, faults=[]).splits["all"]] == [True, False, False]

@@ -214,3 +214,80 @@ def test_numbers_as_labels_are_names_in_natural_order(tmp_path: Path) -> None:
 def test_a_list_that_cannot_be_read_names_the_line(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(UsageError, match=rf"list\.csv.*{message}"):
         read_list(tmp_path, content)
+
+
+# What is no list of classes, and no folder of them
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,9,9,cat,1,1,5,5\n", "line 1: is a list of boxes"),
+        ("ImageID,Source,Label,XMin,XMax,YMin,YMax\na.jpg,x,cat,.1,.2,.1,.2\n", "line 1: is a list of boxes"),
+        ("image;bbox;label\na.jpg;[1, 2, 3, 4];cat\n", "line 1: is a list of boxes"),
+        ("a.jpg,1,2,30,40,cat\nb.jpg,1,2,30,40,dog\n", "line 1: is a list of boxes"),
+        ("a.jpg,,,,,\nb.jpg,1,2,30,40,dog\n", "line 1: is a list of boxes"),
+        ("path,label\na.jpg,cat|dog\nb.jpg,cat\n", "label 'cat|dog' names several classes"),
+        ('path,label\na.jpg,"cat,dog"\nb.jpg,cat\nc.jpg,dog\n', "label 'cat,dog' names several classes"),
+        ("path,label\na.jpg,['cat'; 'dog']\nb.jpg,['cat']\n", "names several classes"),
+        ("filename,cat,dog\na.jpg,1,0\nb.jpg,0,1\n", "write one column label with the class's name"),
+        ("a.jpg,1,0\nb.jpg,0,1\n", "line 1: has 2 numbers to a picture"),
+        ("path,label\na.jpg,0.1 0.2 0.3\nb.jpg,0.3 0.1 0.2\n", "is a row of numbers and no class"),
+        ("path,label\na.jpg,0.731\nb.jpg,12.5\n", "the labels are quantities, such as 0.731"),
+    ],
+)
+def test_a_list_of_something_else_is_refused_with_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UsageError) as raised:
+        read_dataset(tmp_path / "list.csv")
+    assert message in str(raised.value)
+    assert "list.csv" in str(raised.value)
+
+
+@pytest.mark.parametrize("labels", [("tench, Tinca tinca", "goldfish"), ("0", "17"), ("1.0", "2.0"), ("v1.5", "v2")])
+def test_odd_names_are_classes_still(tmp_path: Path, labels: tuple[str, str]) -> None:
+    (tmp_path / "list.csv").write_text(f'path,label\na.jpg,"{labels[0]}"\nb.jpg,{labels[1]}\n')
+    assert set(read_dataset(tmp_path / "list.csv").classes) == set(labels)
+
+
+@pytest.mark.parametrize(("true", "false"), [("True", "False"), ("1", "0"), ("yes", "no")])
+def test_is_valid_is_the_split(tmp_path: Path, true: str, false: str) -> None:
+    (tmp_path / "list.csv").write_text(f"file_name,label,is_valid\na.jpg,cat,{false}\nb.jpg,dog,{true}\n")
+    assert listed(read_dataset(tmp_path / "list.csv")) == {"train": [("a.jpg", "cat")], "val": [("b.jpg", "dog")]}
+
+
+def test_is_valid_must_be_true_or_false_and_a_split_says_more(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,is_valid\na.jpg,cat,perhaps\n")
+    with pytest.raises(UsageError, match=r"line 2: 'perhaps' is no is_valid: write True or False"):
+        read_dataset(file)
+    file.write_text("path,label,is_valid,split\na.jpg,cat,0,test\nb.jpg,cat,1,train\n")
+    assert set(read_dataset(file).splits) == {"train", "test"}
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Training", "Validation", "test"), ("train", "valid", "testing")])
+def test_splits_without_class_folders_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    make(tmp_path, *(f"{name}/{i}.jpg" for name in names for i in range(3)))
+    with pytest.raises(UsageError, match=r"are splits and no classes, and hold pictures without a folder for each"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "made", ["@eaDir/1.jpg/T.jpg", "#recycle/1.jpg", "$RECYCLE.BIN/S-1/1.jpg", "cat/@eaDir/1.jpg/T.jpg"]
+)
+def test_what_systems_make_is_no_class_and_no_picture(tmp_path: Path, made: str) -> None:
+    make(tmp_path, "cat/1.jpg", "dog/2.jpg", made)
+    dataset = read_dataset(tmp_path)
+    assert listed(dataset) == {"all": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
+    assert dataset.notes == ()
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.jpg", "cat/2.heic", "dog/2.jpg", "dog/3.HEIC", "dog/4.CR2", "dog/read me.txt")
+    assert read_dataset(tmp_path).notes == (
+        "1 file ending in .cr2, such as 4.CR2: not read; save them as JPEG or PNG",
+        "2 files ending in .heic, such as 2.heic: not read; save them as JPEG or PNG",
+    )
+    make(tmp_path / "only", "cat/1.heic", "dog/2.heic")
+    with pytest.raises(UsageError, match=r"no pictures in it \(2 files ending in \.heic, such as 1\.heic: not read"):
+        read_dataset(tmp_path / "only")

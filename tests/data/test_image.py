@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps
 
 from fusiform.data import image as image_module
 from fusiform.data.dataset import Sample
-from fusiform.data.image import MAX_PIXELS, find_images, read_image, to_rgb
+from fusiform.data.image import MAX_PIXELS, find_images, read_image, to_rgb, unread_note
 from fusiform.errors import ImageError, UsageError
 
 
@@ -606,6 +606,33 @@ def test_find_images(tmp_path: Path) -> None:
         path.touch()
     (tmp_path / "folder.jpg").mkdir()
     assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == wanted
+
+
+@pytest.mark.parametrize(
+    "made", ["@eaDir/1.jpg/THUMB.jpg", "$RECYCLE.BIN/1.jpg", "#recycle/1.jpg", ".Trash-1000/1.jpg", ".thumbnails/1.jpg",
+    "a/@__thumb/1.jpg", "System Volume Information/1.jpg", "lost+found/1.jpg", "__macosx/1.jpg"]
+)  # fmt: skip
+def test_folders_made_by_systems_are_passed_over(tmp_path: Path, made: str) -> None:
+    for name in (made, "a/1.jpg", "b/2.jpg", "b/Thumbs.db", "@home/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == [
+        "@home/3.jpg",
+        "a/1.jpg",
+        "b/2.jpg",
+    ]
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.HEIC", "b/3.heic", "b/4.dng", "@eaDir/5.heic", ".6.heic", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    unread: list[Path] = []
+    assert len(find_images(tmp_path, unread=unread)) == 1
+    assert unread_note(sorted(unread)) == [
+        "1 file ending in .dng, such as 4.dng: not read; save them as JPEG or PNG",
+        "2 files ending in .heic, such as 2.HEIC: not read; save them as JPEG or PNG",
+    ]
 
 
 def test_find_images_goes_by_number_and_leaves_no_tie(tmp_path: Path) -> None:

@@ -156,6 +156,14 @@ def voc(root: Path, *, boxes: bool = True, masks: bool = True) -> Path:
     return root
 
 
+def yolo(root: Path) -> Path:
+    save(root / "images/train/1.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/1.txt").write_text("1 0.5 0.5 0.25 0.5\n", encoding="utf-8")
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\n", encoding="utf-8")
+    return root
+
+
 LABELS_ENTRY = "class folders, lists and shards"
 # Where a dataset lies, what it is for by itself, and the entry of LAYOUTS that reads it.
 CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
@@ -172,6 +180,8 @@ CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
     "coco": (coco, "detection", "COCO's boxes"),
     "coco beside pictures": (coco_beside_pictures, "detection", "COCO's boxes"),
     "coco file": (lambda root: coco(root) / "annotations/instances_train.json", "detection", "COCO's boxes"),
+    "yolo": (yolo, "detection", "YOLO's boxes"),
+    "yolo file": (lambda root: yolo(root) / "data.yaml", "detection", "YOLO's boxes"),
     "voc": (voc, "detection", "Pascal VOC's boxes"),
     "voc boxes": (lambda root: voc(root, masks=False), "detection", "Pascal VOC's boxes"),
     "voc masks": (lambda root: voc(root, boxes=False), "segmentation", "Pascal VOC's masks"),
@@ -232,8 +242,9 @@ def test_a_folder_with_boxes_and_masks_serves_both_tasks(tmp_path: Path) -> None
     coco(root)
     assert open_dataset(root, task="detection").category_ids == (2, 3)
     assert open_dataset(root, task="segmentation") == masks
-    # And labels are read of whatever has folders, if somebody asks for them.
-    assert open_dataset(root, task="classification").classes == ("JPEGImages", "SegmentationClass", "train")
+    # Its folders are no classes, even if somebody asks for them.
+    with pytest.raises(UsageError, match=r"no dataset of classes: its pictures have masks, such as .*png: for a segm"):
+        open_dataset(root, task="classification")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -313,14 +324,19 @@ def test_a_model_of_another_task_is_refused(tmp_path: Path) -> None:
         open_dataset(coco(tmp_path / "data"), task="detection", spec=spec_for("segmentation", ("a", "b")), model="mine")
 
 
-def test_faults_are_listed_or_raised(tmp_path: Path) -> None:
+def test_faults_are_listed_or_told(tmp_path: Path) -> None:
     root = voc(tmp_path / "voc")
     save(root / "JPEGImages/2.png")
     (root / "Annotations/2.xml").write_text("<annotation>", encoding="utf-8")
     faults: list[AnnotationFault] = []
-    assert len(open_dataset(root, task="detection", faults=faults).splits["all"]) == 1
+    listed = open_dataset(root, task="detection", faults=faults)
+    assert len(listed.splits["all"]) == 1
     assert [fault.kind for fault in faults] == ["damaged annotation"]
-    with pytest.raises(UsageError, match=r"2\.xml: is no XML"):
+    told = open_dataset(root, task="detection")
+    assert told.splits == listed.splits
+    assert "2.xml: is no XML" in told.notes[0]
+    (root / "Annotations/1.xml").write_text("<annotation>", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"1\.xml: is no XML"):
         open_dataset(root, task="detection")
 
 

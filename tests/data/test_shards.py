@@ -213,3 +213,59 @@ def test_links_within_a_shard_are_told(tmp_path: Path) -> None:
     dataset = read_dataset(shard)
     assert len(dataset.splits["all"]) == 1
     assert dataset.notes == ("links within the shards, passed over: 1; pack the files themselves",)
+
+
+def encoded(form: str, level: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("ending", "form"), [("bmp", "BMP"), ("tif", "TIFF"), ("TIFF", "TIFF"), ("gif", "GIF")])
+def test_every_picture_that_can_be_read_is_read(tmp_path: Path, ending: str, form: str) -> None:
+    members: dict[str, bytes | str] = {}
+    for i in range(4):
+        name, data = (f"{i}.jpg", encoded("JPEG", 9 * i)) if i % 2 else (f"{i}.{ending}", encoded(form, 9 * i))
+        members |= {name: data, f"{i}.cls": "cat" if i % 2 else "dog"}
+    dataset = read_dataset(pack(tmp_path / "x.tar", members))
+    assert [dataset.classes[sample.label] for sample in dataset.splits["all"]] == ["dog", "cat", "dog", "cat"]
+    assert [sample.read().getpixel((0, 0))[0] // 9 for sample in dataset.splits["all"]] == [0, 1, 2, 3]  # type: ignore[index]
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {"cat/1.jpg": picture(), "cat/1.tif": encoded("TIFF"), "dog/2.jpg": picture(1)}
+    members |= {"dog/3.heic": b"x", "dog/4.HEIC": b"x", "@eaDir/5.jpg": b"x"}
+    dataset = read_dataset(pack(tmp_path / "x.tar", members))
+    assert len(dataset.splits["all"]) == 2
+    assert dataset.notes == (
+        "pictures in the shards ending in .heic, not read or beside another of their key, passed over: 2",
+        "pictures in the shards ending in .tif, not read or beside another of their key, passed over: 1",
+    )
+    with pytest.raises(UsageError, match=r"no pictures in it \(pictures in the shards ending in \.heic"):
+        read_dataset(pack(tmp_path / "only.tar", {"dog/3.heic": b"x"}))
+
+
+def test_joined_shards_are_read_whole(tmp_path: Path) -> None:
+    parts = [
+        pack(tmp_path / f"{k}.tar", {f"cat/{k}.png": picture(k), f"dog/{k}.png": picture(9 + k)}) for k in range(3)
+    ]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    dataset = read_dataset(joined)
+    assert [sample.key for sample in dataset.splits["all"]] == [
+        f"{c}/{k}.png" for k in range(3) for c in ("cat", "dog")
+    ]
+    assert dataset.splits["all"][-1].read().getpixel((0, 0)) == (11, 11, 11)
+    # The second part is cut: damaged, as it would be alone.
+    joined.write_bytes(parts[0].read_bytes() + parts[1].read_bytes()[:900])
+    with pytest.raises(UsageError, match="cut short, damaged or no tar"):
+        read_dataset(joined)
+
+
+@pytest.mark.parametrize("rest", [b"some text", b"\xff" * 5000])
+def test_what_follows_the_end_and_is_no_archive_is_told(tmp_path: Path, rest: bytes) -> None:
+    shard = pack(tmp_path / "x.tar", {"cat/1.png": picture()})
+    shard.write_bytes(shard.read_bytes() + rest)
+    dataset = read_dataset(shard)
+    assert len(dataset.splits["all"]) == 1
+    assert dataset.notes == (f"x.tar: {len(rest):,} bytes after its end mark, not read: pack what they are into it",)

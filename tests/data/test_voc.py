@@ -186,7 +186,6 @@ PARAMETER = '<!DOCTYPE a [<!ENTITY % b SYSTEM "http://127.0.0.1/x.dtd">%b;]><ann
         (XML.format("<object><name> </name></object>"), "object 1: has no name"),
         (XML.format(PERSON + "<object><name>a</name></object>"), "object 2: bndbox/xmin must be a number, got ''"),
         (XML.format(thing("a", 1, 2, float("nan"), 4)), "object 1: bndbox/xmax must be a number, got 'nan'"),
-        (XML.format(thing("a", 1, 1, 2, 2, more="<difficult>no</difficult>")), "object 1: difficult must be a number"),
         ("<annotation><size><width>wide</width></size></annotation>", "size/width must be a number, got 'wide'"),
     ],
 )
@@ -371,3 +370,83 @@ def test_masks_of_real_photographs(shared_data: Path) -> None:
         # The file's own palette gives its classes VOC's colours.
         classes = labels != 255
         np.testing.assert_array_equal(colours[classes], PALETTE[labels[classes]])
+
+
+# What other tools write
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        thing("a", 40, 50, 11, 21),
+        thing("a", 40, 21, 11, 50),
+        thing("a", 11, 21, 40, 50, more="<difficult></difficult>"),
+        thing("a", 11, 21, 40, 50, more="<difficult>Unspecified</difficult>"),
+        "<object><name>a</name><polygon><x1>11</x1><y1>21</y1><x2>40</x2><y2>30</y2><x3>20</x3><y3>50</y3></polygon></object>",
+        "<object><name>a</name><polygon><pt><x>11</x><y>50</y></pt><pt><x>40</x><y>30</y></pt><pt><x>20</x><y>21</y></pt>"
+        "</polygon></object>",
+    ],
+)
+def test_what_other_tools_write_is_read_alike(tmp_path: Path, objects: str) -> None:
+    data = read_voc(voc(tmp_path, {"x": objects}))
+    assert data.splits["all"][0].boxes == (BoxLabel(0, 10, 20, 40, 50),)
+
+
+@pytest.mark.parametrize("value", ["1", "true", " 1 "])
+def test_difficult_objects(tmp_path: Path, value: str) -> None:
+    data = read_voc(voc(tmp_path, {"x": thing("a", 11, 21, 40, 50, more=f"<difficult>{value}</difficult>")}))
+    assert data.splits["all"][0].boxes == (BoxLabel(0, 10, 20, 40, 50, difficult=True),)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "JPEGImages/{}.jpg",
+        "C:\\d\\JPEGImages\\{}.jpg",
+        "/home/somebody/VOC2012/JPEGImages/{}.jpg",
+        "./{}.jpg",
+        "JPEGImages/{}.jpg Annotations/{}.xml",
+        "/JPEGImages/{}.jpg /Annotations/{}.xml",
+    ],
+)
+def test_lists_with_paths(tmp_path: Path, line: str) -> None:
+    objects = dict.fromkeys(("a.1", "b"), PERSON)
+    data = read_voc(voc(tmp_path, objects, train=line.format("a.1", "a.1") + "\n", val=line.format("b", "b") + "\n"))
+    assert {split: [s.file.name for s in samples] for split, samples in data.splits.items()} == {
+        "train": ["a.1.jpg"],
+        "val": ["b.jpg"],
+    }
+    assert data.notes == ()
+
+
+def test_endings_in_upper_case_and_what_has_no_annotation(tmp_path: Path) -> None:
+    root = voc(tmp_path, dict.fromkeys("abc", PERSON))
+    (root / "Annotations/a.xml").rename(root / "Annotations/a.XML")
+    (root / "JPEGImages/b.jpg").rename(root / "JPEGImages/b.JPG")
+    (root / "Annotations/c.xml").unlink()
+    assert recognise(root) == "detection"
+    data = read_voc(root)
+    assert [sample.file.name for sample in data.splits["all"]] == ["a.jpg", "b.JPG"]
+    assert "1 of 3 pictures have no .xml of their name in Annotations, left out: c" in data.notes
+    (root / "Annotations/b.xml").unlink()
+    assert recognise(root) == "detection"
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        PERSON + "<object><name>person</name><polygon><x1>1</x1><y1>1</y1></polygon></object>",
+        PERSON + "<object><name></name></object>",
+        "<annotation><object>",
+        thing("person", 600, 600, 700, 700),
+    ],
+)
+def test_a_picture_that_lost_objects_is_left_out_and_told(tmp_path: Path, objects: str) -> None:
+    root = voc(tmp_path, {"bad": objects, "empty": "", "good": PERSON})
+    data = read_voc(root)
+    assert [sample.file.stem for sample in data.splits["all"]] == ["empty", "good"]
+    assert any("left out" in note and note.startswith("all: 1 of 3") for note in data.notes)
+    marked = {sample.file.stem: sample.damaged for sample in read_voc(root, faults=[]).splits["all"]}
+    assert not marked["empty"]
+    assert not marked["good"]
+    assert marked.get("bad", True)

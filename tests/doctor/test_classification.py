@@ -110,7 +110,7 @@ def plant(root: Path) -> dict[str, tuple[str, str]]:
     photograph(2, 103).save(train / "blue/turned.jpg", exif=turned, quality=90)
     Image.new("RGB", (240, 240), (20, 20, 250)).save(train / "blue/blank.png")
     (train / "blue/IMG_1.NEF").write_bytes(b"\0\0\0\x18ftypheic")
-    (train / "blue/Thumbs.db").write_bytes(b"x")
+    (train / "blue/notes.db").write_bytes(b"x")
     (root / "README.txt").write_text("Not in a class folder.", encoding="utf-8")
 
     # The same picture twice: in a class, in two classes, in two splits, saved again in the other split.
@@ -167,6 +167,7 @@ def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_mode
         ("warning", "suspicious label", "train/green/4 too.jpg"),
         ("warning", "pictures not read", "train/blue"),
         ("note", "other files", "train/blue"),
+        ("note", "dataset", ""),  # the pictures that are not read, as training counts them
         ("note", "small", ""),
     }
     assert rest == expected

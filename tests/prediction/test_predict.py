@@ -174,6 +174,26 @@ def test_what_is_wrong_with_a_picture_is_in_its_prediction(tmp_path: Path) -> No
     assert errors[5].startswith("'nul\\x00.jpg': ")
 
 
+def test_pictures_that_are_not_read_are_answered_as_such(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", "red")
+    for name in ("2.heic", "only/3.HEIC", "only/4.AVIF", "@eaDir/1.png/thumb.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    predictions = predict(tmp_path)
+    assert [Path(prediction.path).name for prediction in predictions] == ["1.png", "2.heic", "3.HEIC", "4.AVIF"]
+    assert best(predictions) == ["red", None, None, None]
+    assert "2.heic: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG" in str(
+        predictions[1].error
+    )
+    assert [prediction.path for prediction in predict(f"{tmp_path}/*.png")] == [str(tmp_path / "1.png")]
+    assert [Path(prediction.path).name for prediction in predict(f"{tmp_path}/*")] == [
+        "1.png",
+        "2.heic",
+        "3.HEIC",
+        "4.AVIF",
+    ]
+
+
 def test_folders_are_searched_and_patterns_matched(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("10.png", "9.png", "sub/1.png", "[1] odd*name.png"):

@@ -13,6 +13,7 @@ from fusiform.cli.output import open_output
 from fusiform.report import Format
 
 if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
     from fusiform.spec import Task
 
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     type=click.Choice(["classification", "detection", "segmentation"]),
     help="What DATA is for: labels, boxes or masks.  [default: what it is laid out for]",
 )
+@options.ignore
 @click.option(
     "--model",
     metavar="NAME|FILE",
@@ -51,6 +53,7 @@ def command(
     ctx: click.Context,
     data: str,
     task: Task | None,
+    ignore: Ignore | None,
     model: str | None,
     form: Format,
     out: Path | None,
@@ -63,7 +66,7 @@ def command(
 
     DATA is what a model is trained on. For a classifier: a folder with a folder for each class, within folders for
     train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
-    layout or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
+    layout, YOLO's or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
 
     Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,
@@ -80,7 +83,7 @@ def command(
     from fusiform.doctor.job import diagnose
 
     with open_output(out) as stream:
-        diagnosis = diagnose(data, task=task, model=model, html=html, fix=fix, threads=threads)
+        diagnosis = diagnose(data, task=task, ignore=ignore, model=model, html=html, fix=fix, threads=threads)
         stream.write(diagnosis.to_table() if form == "table" else diagnosis.report().render(form))
     if strict and diagnosis.count("error") + diagnosis.count("warning"):
         ctx.exit(3)

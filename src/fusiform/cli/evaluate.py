@@ -15,6 +15,7 @@ from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
     from fusiform.data.dataset import Split
+    from fusiform.data.masks import Ignore
     from fusiform.engines import EngineName
 
 
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
 )
+@options.ignore
 @options.strict
 @click.pass_context
 def command(
@@ -86,14 +88,15 @@ def command(
     calibrate: Path | None,
     score: float | None,
     multi_scale: bool,
+    ignore: Ignore | None,
     strict: bool,
 ) -> None:
     """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
 
     For a classifier DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or
     such folders within train, val and test. It may have only some of the model's classes; the model still chooses among
-    all of its own. For a detector DATA has boxes, in COCO's layout or Pascal VOC's, and for a segmenter masks, in
-    Pascal VOC's; classes are bound by their names. Images that cannot be read are listed on standard error and not
+    all of its own. For a detector DATA has boxes, in COCO's layout, YOLO's or Pascal VOC's, and for a segmenter masks,
+    in Pascal VOC's; classes are bound by their names. Images that cannot be read are listed on standard error and not
     counted. json has everything, jsonl and csv one record for each class.
 
     Exit codes: 0 if any image was read (3 with --strict if another could not be), 1 if the model or the data cannot
@@ -117,6 +120,7 @@ def command(
         calibrate=calibrate,
         score=score,
         multi_scale=multi_scale,
+        ignore=ignore,
         progress=True,
     )
     with open_output(out) as stream:

@@ -28,4 +28,10 @@ form = click.option(
 out = click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
 )
+ignore = click.option(
+    "--ignore",
+    type=click.Choice(["255", "none"]),
+    help="What 255 is in masks: pixels of no class, or with none the last class.  [default: 255, unless it "
+    "seems to be a class]",
+)
 strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")

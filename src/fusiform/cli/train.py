@@ -13,6 +13,7 @@ from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
     from fusiform.spec import Task
 
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
+@options.ignore
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
@@ -65,6 +67,7 @@ def command(
     settings: tuple[str, ...],
     teacher: str | None,
     scratch: bool,
+    ignore: Ignore | None,
     resume: bool,
     find_lr: bool,
     show: bool,
@@ -76,7 +79,8 @@ def command(
     """Train a model on DATA.
 
     A classifier: DATA is a folder with one folder a class (also within train, val and test), a CSV, or shards. A
-    detector (SSDLite): COCO's layout or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with masks.
+    detector (SSDLite): COCO's layout, YOLO's, or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with
+    masks.
 
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.
@@ -90,7 +94,7 @@ def command(
     need_training("fusiform train")
     from fusiform.training.recipes import choose_recipe
 
-    if resume and (task or recipe or settings or teacher or scratch or data):
+    if resume and (task or recipe or settings or teacher or scratch or ignore or data):
         given = ctx.get_parameter_source
         named = [
             name
@@ -101,6 +105,7 @@ def command(
                 ("--set", "settings"),
                 ("--teacher", "teacher"),
                 ("--scratch", "scratch"),
+                ("--ignore", "ignore"),
             )
             if given(parameter) is click.core.ParameterSource.COMMANDLINE
         ]
@@ -116,7 +121,9 @@ def command(
     if find_lr:
         from fusiform.training.job import find_rate
 
-        report = find_rate(data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, device=device)
+        report = find_rate(
+            data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, ignore=ignore, device=device
+        )
     else:
         from fusiform.runs import train
 
@@ -127,6 +134,7 @@ def command(
             recipe=chosen,
             teacher=teacher,
             scratch=scratch,
+            ignore=ignore,
             resume=resume,
             device=device,
             threads=threads,

@@ -47,7 +47,9 @@ class AnnotatedSample:
     """A picture with its boxes, its mask's file, or both; None is what was not read, no boxes at all is ``()``.
 
     ``size`` is the width and height in pixels that the annotations count in, None where they do not say;
-    ``image_id`` is COCO's number of the picture, which its results are written under.
+    ``image_id`` is COCO's number of the picture, which its results are written under. Without ``ignore`` the mask's
+    value 255 is the last class. ``damaged`` says that it had annotations that cannot be used: it is neither to be
+    learned from nor background.
     """
 
     file: Path
@@ -55,6 +57,8 @@ class AnnotatedSample:
     mask_file: Path | None = None
     size: tuple[int, int] | None = None
     image_id: int | None = None
+    ignore: bool = True
+    damaged: bool = False
 
     @property
     def name(self) -> str:
@@ -109,6 +113,7 @@ class AnnotatedSet:
                     self.locate(sample),
                     None if sample.boxes is None else sorted(map(astuple, sample.boxes), key=repr),
                     None if sample.mask_file is None else self._locate(sample.mask_file),
+                    *([] if sample.ignore else ["none is ignored"]),
                 ],
                 ensure_ascii=False,
             )

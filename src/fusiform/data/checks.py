@@ -49,10 +49,6 @@ _ENDINGS = {
 }
 PICTURE_ENDINGS = frozenset().union(*_ENDINGS.values())
 """The endings of files that are read, in lower case, with their dots; HEIF's need an extra."""
-UNREAD_PICTURE_ENDINGS = frozenset(
-    (".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
-)
-"""The endings of pictures that are not read, RAW files among them, in lower case."""
 
 _NAME = "picture"
 

@@ -6,9 +6,12 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from fusiform.data.annotated import (
     AnnotatedSample,
@@ -21,8 +24,9 @@ from fusiform.data.annotated import (
 )
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
+from fusiform.data.image import natural_key, read_size
 from fusiform.data.names import listed, nfc
-from fusiform.errors import UsageError
+from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -38,7 +42,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read a dataset's pictures and boxes from COCO's JSON; no picture is opened.
+    """Read a dataset's pictures and boxes from COCO's JSON; no picture is opened whose size is there.
 
     ``source`` is a JSON file or a folder with some; see ``coco_files``. A file's split is in its name, or in its
     folder's for ``_annotations.coco.json``; one file that names none is the split ``all``. Its pictures lie in a
@@ -46,21 +50,24 @@ def read_coco(
 
     The classes are the categories in the order of their ids, whatever holes those have, bound by their names in
     Unicode's form NFC from file to file. ``classes``, the labels that a model has already, gives names and order
-    instead. Boxes are clipped to their pictures; empty ones are left out. Pictures without boxes stay. What was
-    passed over is told in the notes: boxes of unknown pictures or categories, pictures that are not there. A box's
+    instead. Ids may be numbers or names, null is what is missing, sizes that are missing are read from the pictures,
+    and boxes from their outlines. Boxes are clipped to their pictures; empty ones are left out. Pictures without boxes
+    stay; those that lost annotations to damage, or all of their boxes, do not. What was passed over is told in the
+    notes: damaged entries, boxes of unknown pictures or categories, pictures that are not there. A box's
     ``difficult`` that is 1 or true, which is not COCO's, is VOC's flag.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
-    With a list of ``faults`` damaged entries are passed over and added to it instead, and so is, one by one, what the
-    notes count otherwise; UsageError is then for what leaves nothing to read.
+    With a list of ``faults`` what is damaged is added to it, one by one, and the pictures stay, marked as ``damaged``;
+    UsageError is then for what leaves nothing to read.
     """
     path = Path(source)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     files, notes = _split_files(path, [path] if path.is_file() else coco_files(path))
     documents = {split: _read_document(file, split, faults) for split, file in files.items()}
+    notes += [note for document in documents.values() for note in document.notes]
 
-    ids: dict[str, int] = {}
+    ids: dict[str, _Id] = {}
     for split, document in documents.items():
         new = [name for name in document.categories.values() if name not in ids]
         if ids and new:
@@ -78,10 +85,15 @@ def read_coco(
     for split, document in documents.items():
         splits[split], more = _bind(split, document, labels, faults=faults)
         notes += more
+    if not any(splits.values()):
+        raise UsageError(f"{path}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None:
         notes += missing_objects(names, splits)
-    numbers = tuple(ids.get(nfc(name), -1) for name in names)
-    return AnnotatedSet(path, "detection", names, splits, tuple(notes), numbers)
+    numbers = [ids.get(nfc(name), -1) for name in names]
+    category_ids = tuple(number for number in numbers if isinstance(number, int))
+    if len(category_ids) < len(numbers):
+        category_ids = ()
+    return AnnotatedSet(path, "detection", names, splits, tuple(notes), category_ids)
 
 
 # What else COCO publishes beside its boxes, under the same keys.
@@ -95,7 +107,7 @@ def coco_files(path: Path) -> list[Path]:
     or other JSON files in ``annotations`` or itself that look like COCO's.
     """
     if path.is_file():
-        return [path] if path.suffix.lower() == ".json" and _looks_like_coco(path) else []
+        return [path] if path.suffix.lower() == ".json" and looks_like_coco(path) else []
     folders = (path / "annotations", path)
     for folder in folders:
         if found := sorted(folder.glob("instances_*.json")):
@@ -104,12 +116,13 @@ def coco_files(path: Path) -> list[Path]:
         return found
     for folder in folders:
         names = sorted(file for file in folder.glob("*.json") if not file.name.startswith(_OTHER_COCO))
-        if found := [file for file in names if _looks_like_coco(file)]:
+        if found := [file for file in names if looks_like_coco(file)]:
             return found
     return []
 
 
-def _looks_like_coco(file: Path) -> bool:
+def looks_like_coco(file: Path) -> bool:
+    """Whether a JSON file begins as COCO's do; False for what cannot be read."""
     # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
     try:
         with file.open("rb") as stream:
@@ -119,14 +132,18 @@ def _looks_like_coco(file: Path) -> bool:
     return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
 
 
+_Id = int | str
+"""What other tools number with: COCO's are whole numbers; a number in quotes is that number."""
+
+
 class _Picture(NamedTuple):
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
 
 
 class _Box(NamedTuple):
-    picture: int
-    category: int
+    picture: _Id
+    category: _Id
     edges: tuple[float, float, float, float]
     crowd: bool
     difficult: bool
@@ -134,12 +151,17 @@ class _Box(NamedTuple):
 
 
 class _Document(NamedTuple):
-    """A file's content, checked: pictures by id, categories' names in NFC by id in the order of ids, boxes."""
+    """A file's content, checked: pictures by id, categories' names in NFC by id in the order of ids, boxes.
+
+    ``damaged`` are the pictures with an annotation that could not be read.
+    """
 
     file: Path
-    pictures: dict[int, _Picture]
-    categories: dict[int, str]
+    pictures: dict[_Id, _Picture]
+    categories: dict[_Id, str]
     boxes: list[_Box]
+    damaged: set[_Id]
+    notes: list[str]
 
 
 def _split_files(path: Path, files: Sequence[Path]) -> tuple[dict[Split, Path], list[str]]:
@@ -170,7 +192,13 @@ def _split_of(file: Path) -> Split | None:
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
     # The outlines are most of the file, and gigabytes once they are Python's lists.
-    entry.pop("segmentation", None)
+    outline = entry.pop("segmentation", None)
+    if not entry.get("bbox") and isinstance(outline, list) and outline:
+        parts = outline if all(isinstance(part, list) for part in outline) else [outline]
+        across, down = ([_as_number(value) for part in parts for value in part[start::2]] for start in (0, 1))
+        if len(across) == len(down) >= 2 and all(value is not None for value in (*across, *down)):
+            xs, ys = ([value for value in values if value is not None] for values in (across, down))
+            entry["bbox"] = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     return entry
 
 
@@ -185,82 +213,130 @@ def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | Non
         raise UsageError(f"{file}: holds no object, so it is not COCO's JSON: give {LAYOUT}")
     images, annotations, categories = (_list_of(content, key, file) for key in ("images", "annotations", "categories"))
 
+    passed_over: list[AnnotationFault] = []
+
     def read_all(key: str, entries: Sequence[Any], read: Callable[[Mapping[str, Any], str], None]) -> UsageError | None:
         """Read the entries of a list; the first error among those that were passed over."""
-        damage = PassOver(faults, "damaged entry", file=file, split=split)
+        damage = PassOver(passed_over, "damaged entry", file=file, split=split)
         for i, entry in enumerate(entries):
             where = f"{file}, {key}[{i}]"
             with damage:
                 if not isinstance(entry, dict):
                     raise UsageError(f"{where}: must be an object, got {show(entry)}: fix it")
-                read(entry, where)
+                # Null is how some tools write what they do not know.
+                read({name: value for name, value in entry.items() if value is not None}, where)
         return damage.first
 
-    names: dict[int, str] = {}
-    pictures: dict[int, _Picture] = {}
+    names: dict[_Id, str] = {}
+    pictures: dict[_Id, _Picture] = {}
     boxes: list[_Box] = []
+    damaged: set[_Id] = set()
+    notes: list[str] = []
+    used = {_as_id(entry.get("category_id")) for entry in annotations if isinstance(entry, dict)}
+    above = {entry.get("supercategory") for entry in categories if isinstance(entry, dict)}
 
     def read_category(entry: Mapping[str, Any], where: str) -> None:
-        number, name = _whole(entry, "id", where), nfc(_text(entry, "name", where))
+        number, name = _id(entry, "id", where), nfc(_text(entry, "name", where))
+        # Roboflow writes the name of the project as a category above the others, which no annotation is of.
+        if number not in used and entry.get("supercategory", "none") == "none" and entry["name"] in above:
+            notes.append(
+                f"{split}: the category {printable(name)} stands above the others and has no objects, left out"
+            )
+            return
         if number in names or name in names.values():
             raise UsageError(f"{where}: the id {number} or the name {printable(name)} is there twice: remove one")
         names[number] = name
 
     def read_picture(entry: Mapping[str, Any], where: str) -> None:
-        number = _whole(entry, "id", where)
+        number = _id(entry, "id", where)
         if number in pictures:
+            damaged.add(number)  # whose the annotations are cannot be known
             raise UsageError(f"{where}: the id {number} is there twice: give every picture its own")
-        width, height = _whole(entry, "width", where), _whole(entry, "height", where)
-        if width < 1 or height < 1:
-            raise UsageError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
-        pictures[number] = _Picture(_text(entry, "file_name", where).replace("\\", "/"), (width, height))
+        size = None
+        if "width" in entry or "height" in entry:
+            width, height = _whole(entry, "width", where), _whole(entry, "height", where)
+            if width < 1 or height < 1:
+                raise UsageError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
+            size = width, height
+        pictures[number] = _Picture(_text(entry, "file_name", where).replace("\\", "/"), size)
+
+    def read_annotation(entry: Mapping[str, Any], where: str) -> None:
+        try:
+            boxes.append(_read_box(entry, where))
+        except UsageError:
+            if (picture := _as_id(entry.get("image_id"))) is not None:
+                damaged.add(picture)
+            raise
 
     damage = read_all("categories", categories, read_category)
     if not names:
         raise damage or UsageError(f"{file}: lists no categories: write the names of the classes there")
+    if damage is not None and faults is None:  # without a class, all of its objects would be background
+        raise damage
     damage = read_all("images", images, read_picture)
     if not pictures:
         raise damage or UsageError(f"{file}: lists no images: write the pictures there")
-    read_all("annotations", annotations, lambda entry, where: boxes.append(_read_box(entry, where)))
-    return _Document(file, pictures, {number: names[number] for number in sorted(names)}, boxes)
+    damage = read_all("annotations", annotations, read_annotation)
+    if damage is not None and not boxes and faults is None:
+        raise damage
+    if faults is not None:
+        faults += passed_over
+    elif passed_over:
+        notes.append(f"{split}: {len(passed_over)} damaged entries, left out: {passed_over[0].message}")
+    ordered = sorted(names, key=lambda number: (isinstance(number, str), natural_key(str(number))))
+    return _Document(file, pictures, {number: names[number] for number in ordered}, boxes, damaged, notes)
 
 
 def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
-    picture, category = _whole(entry, "image_id", where), _whole(entry, "category_id", where)
+    picture, category = _id(entry, "image_id", where), _id(entry, "category_id", where)
     box = _field(entry, "bbox", where)
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    numbers = [number for value in box if (number := _as_number(value)) is not None] if isinstance(box, list) else []
+    if len(numbers) != 4 or len(box) != 4:
         raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
-    left, top, width, height = map(float, box)
+    left, top, width, height = numbers
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
+    crowd = crowd if isinstance(crowd, bool) else _as_number(crowd)
     if crowd not in (0, 1):
-        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(crowd)}: fix it")
-    if area is not None and not (_is_number(area) and area >= 0):
+        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(entry['iscrowd'])}: fix it")
+    size = None if area is None else _as_number(area)
+    if area is not None and (size is None or size < 0):
         raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: fix it")
     edges = left, top, left + width, top + height
     difficult = entry.get("difficult") == 1
-    return _Box(picture, category, edges, bool(crowd), difficult, None if area is None else float(area))
+    return _Box(picture, category, edges, bool(crowd), difficult, size)
 
 
 def _bind(
     split: Split, document: _Document, labels: Mapping[str, int], *, faults: list[AnnotationFault] | None
 ) -> tuple[tuple[AnnotatedSample, ...], list[str]]:
-    folder = picture_folder(document.file, [picture.name for picture in document.pictures.values()])
+    names = [picture.name for picture in document.pictures.values()]
+    folder = picture_folder(document.file, names)
+    ends = Counter(map(_last_part, names))
+    files = {
+        number: _file_of(folder, picture.name, unique=ends[_last_part(picture.name)] == 1)
+        for number, picture in document.pictures.items()
+    }
+    sizes = {number: picture.size or _size_of(files[number]) for number, picture in document.pictures.items()}
     check = BoxCheck(faults, split)
-    boxes: dict[int, list[BoxLabel]] = {number: [] for number in document.pictures}
-    no_picture: dict[int, int] = {}
-    no_category: dict[int, int] = {}
+    boxes: dict[_Id, list[BoxLabel]] = {number: [] for number in document.pictures}
+    no_picture: dict[_Id, int] = {}
+    no_category: dict[_Id, int] = {}
+    damaged, emptied = set(document.damaged), set[_Id]()
     for box in document.boxes:
         if box.picture not in boxes:
             no_picture[box.picture] = no_picture.get(box.picture, 0) + 1
         elif box.category not in document.categories:
             no_category[box.category] = no_category.get(box.category, 0) + 1
+            damaged.add(box.picture)
         else:
-            picture, name = document.pictures[box.picture], document.categories[box.category]
-            if edges := check.clip(*box.edges, size=picture.size, file=folder / picture.name, name=name):
+            name = document.categories[box.category]
+            if edges := check.clip(*box.edges, size=sizes[box.picture], file=files[box.picture], name=name):
                 label = BoxLabel(labels[name], *edges, crowd=box.crowd, difficult=box.difficult, area=box.area)
                 boxes[box.picture].append(label)
+            else:
+                emptied.add(box.picture)
     notes = []
-    passed_over: tuple[tuple[str, ReadingFault, dict[int, int]], ...] = (
+    passed_over: tuple[tuple[str, ReadingFault, dict[_Id, int]], ...] = (
         ("pictures", "unknown picture", no_picture),
         ("categories", "unknown category", no_category),
     )
@@ -279,14 +355,21 @@ def _bind(
             faults.append(AnnotationFault(kind, "error", message, document.file, split))
     notes += check.notes(split)
 
+    damaged |= {number for number in emptied if not boxes[number]}
     samples = []
     missing = []
     for number, picture in document.pictures.items():
-        file = folder / picture.name
+        file = files[number]
+        if number in damaged and faults is None:
+            continue  # what is left of its boxes would teach that the others are background
         if file.is_file():
-            samples.append(AnnotatedSample(file, tuple(boxes[number]), size=picture.size, image_id=number))
+            image_id = number if isinstance(number, int) else None
+            sample = AnnotatedSample(file, tuple(boxes[number]), size=sizes[number], image_id=image_id)
+            samples.append(replace(sample, damaged=number in damaged))
         else:
             missing.append(picture.name)
+    if (lost := len(damaged & set(document.pictures))) and faults is None:
+        notes.append(f"{split}: {lost} of {len(document.pictures)} pictures lost annotations to damage, left out")
     if missing and faults is None:
         notes.append(f"{split}: {len(missing)} of {len(document.pictures)} pictures are not there: {listed(missing)}")
     elif faults is not None:
@@ -304,12 +387,29 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     inner = (split, f"images/{split}", "images", "JPEGImages", ".")
     folders = [base / name for base in (file.parent, file.parent.parent) for name in inner]
     for folder in folders:
-        if folder.is_dir() and any((folder / name).is_file() for name in names):
+        if folder.is_dir() and any(_file_of(folder, name, unique=True).is_file() for name in names):
             return folder
     raise UsageError(
         f"{file}: none of its {len(names)} pictures is there, such as {printable(names[0])}: "
         f"put them into {folders[-len(inner)]} or {folders[len(inner) - 1]}"
     )
+
+
+def _last_part(name: str) -> str:
+    return unquote(name).rpartition("/")[2]
+
+
+def _file_of(folder: Path, name: str, *, unique: bool) -> Path:
+    """The file of a picture's name, perhaps percent-encoded, or by its last part alone where that is ``unique``."""
+    spellings = [name, unquote(name), *([_last_part(name)] if unique else [])]
+    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), folder / name)
+
+
+def _size_of(file: Path) -> tuple[int, int] | None:
+    try:
+        return read_size(file)
+    except ImageError:  # whoever looks at the picture says so
+        return None
 
 
 def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:
@@ -328,11 +428,25 @@ def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _whole(entry: Mapping[str, Any], key: str, where: str) -> int:
-    value = _field(entry, key, where)
-    # Some tools write 640.0.
-    if not _is_number(value) or value != int(value):
-        raise UsageError(f"{where}: {key} must be a whole number, got {show(value)}: fix it")
-    return int(value)
+    value = _as_id(_field(entry, key, where))
+    if not isinstance(value, int):
+        raise UsageError(f"{where}: {key} must be a whole number, got {show(entry[key])}: fix it")
+    return value
+
+
+def _id(entry: Mapping[str, Any], key: str, where: str) -> _Id:
+    value = _as_id(_field(entry, key, where))
+    if value is None:
+        raise UsageError(f"{where}: {key} must be a whole number or a name, got {show(entry[key])}: fix it")
+    return value
+
+
+def _as_id(value: object) -> _Id | None:
+    """A number or name that entries know each other by; some tools write 640.0, and some "640"."""
+    number = _as_number(value)
+    if number is not None and number == int(number):
+        return int(number)
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
@@ -343,11 +457,13 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _is_number(value: object) -> bool:
-    """Whether a value of JSON is a number that a float holds; Python reads NaN and Infinity too."""
+def _as_number(value: object) -> float | None:
+    """A number of JSON that a float holds, perhaps in quotes; Python reads NaN and Infinity too."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
+        return None
     try:
-        return math.isfinite(value)
+        return float(value) if math.isfinite(value) else None
     except OverflowError:
-        return False
+        return None

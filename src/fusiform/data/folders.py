@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,27 @@ from typing import NamedTuple
 
 from fusiform.data import shards
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Sample, Split
-from fusiform.data.image import find_images, natural_key
+from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
 # The columns of a list, the first that is there counts: a name says more than a number.
-PATH_COLUMNS = ("path", "image_path", "filepath", "filename", "file", "image")
+PATH_COLUMNS = ("path", "image_path", "filepath", "filename", "file_name", "file", "image")
 LABEL_COLUMNS = ("class_name", "class", "category", "label", "target")
 SPLIT_COLUMNS = ("split", "set", "subset")
+# fastai's: true for the pictures of the validation split.
+VALIDATION_COLUMN = "is_valid"
+_TRUTH: Mapping[str, Split] = {
+    **dict.fromkeys(("true", "1", "1.0", "yes"), "val"),
+    **dict.fromkeys(("false", "0", "0.0", "no"), "train"),
+}
+# What lists of boxes call their edges, whatever else stands in between.
+_BOX_COLUMNS = (
+    *({"xmin", "xmax"}, {"x_min", "x_max"}, {"x1", "x2"}, {"left", "right"}, {"x", "y", "width", "height"}),
+    *({"x", "y", "w", "h"}, {"bbox"}, {"bboxes"}, {"box"}, {"boxes"}, {"bbox_x", "bbox_y"}, {"x_center", "y_center"}),
+    *({"xmin", "width"}, {"region_shape_attributes"}),
+)
 
 LAYOUTS = (
     "a folder with a folder of pictures for each class, or with train, val and test folders of such; a CSV file with "
@@ -34,14 +47,16 @@ def read_dataset(source: str | os.PathLike[str], *, classes: Sequence[str] | Non
     A folder has one folder for each class, with pictures in it or deeper, or such folders below ``train``
     (``training``), ``val`` (``valid``, ``validation``) and ``test`` (``testing``), in any case: two of them, ``train``
     alone, or one that is all there is. A ``.csv`` or ``.tsv`` file names a picture a line; its columns are found by
-    their names (``PATH_COLUMNS``, ``LABEL_COLUMNS``, ``SPLIT_COLUMNS``) or, without a first line of names, are path
-    and label; paths count from the file's folder, and forward and backward slashes are the same. A ``.tar`` file, a
-    folder of them, or a pattern such as ``shards/train-{0000..0009}.tar`` are shards; see ``shards.read_shards``.
+    their names (``PATH_COLUMNS``, ``LABEL_COLUMNS``, ``SPLIT_COLUMNS`` or ``VALIDATION_COLUMN``) or, without a first
+    line of names, are path and label; paths count from the file's folder, and forward and backward slashes are the
+    same. A ``.tar`` file, a folder of them, or a pattern such as ``shards/train-{0000..0009}.tar`` are shards; see
+    ``shards.read_shards``.
 
     The classes are those that have a picture in any split, in natural order (1, 2, 10), bound by their names in
     Unicode's form NFC. ``classes``, the labels that a model has already, gives the names and their order instead.
 
-    Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
+    Raises UsageError for a source that is missing, damaged or of no such layout, for lists of boxes, of several classes
+    or of numbers to a picture, and for classes not in ``classes``.
     """
     text = os.fspath(source)
     path = Path(text)
@@ -83,17 +98,19 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     notes: list[str] = []
     below: dict[str, list[tuple[str, ...]]] = {}
     loose = 0
-    for picture in find_images(root, unlisted=notes):
+    unread: list[Path] = []
+    for picture in find_images(root, unlisted=notes, unread=unread):
         parts = picture.relative_to(root).parts
         if len(parts) == 1:
             loose += 1
         else:
             below.setdefault(parts[0], []).append(parts[1:])
+    notes += unread_note(unread)
     tars = [path for path in root.iterdir() if path.suffix.lower() == ".tar" and path.is_file()]
     if not below:
         if files := shards.find_shards(root):
             return _from_shards(root, files, classes)
-        raise UsageError(_nothing_in(root, loose))
+        raise UsageError(_nothing_in(root, loose, notes))
     if tars:
         notes.append(f"tar files beside the folders, not read: {len(tars)}; give one of them to read it")
     if loose:
@@ -108,6 +125,13 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     if len(splits) == 1 and "train" not in splits.values() and len(below) > 1:
         splits = {}
     if not splits:
+        if len(below) > 1 and all(folder.casefold() in SPLIT_NAMES for folder in below):
+            which = " and ".join(printable(folder) for folder in below)
+            raise UsageError(
+                f"{root}: {which} are splits and no classes, and hold pictures without a folder for each class: put "
+                "the pictures of each class into a folder of its name, in each of them; where the pictures' boxes or "
+                f"classes lie elsewhere, give {LAYOUTS}"
+            )
         if len(below) == 1:
             (only,) = below
             inner = {parts[0].casefold() for parts in below[only] if len(parts) > 2}
@@ -142,7 +166,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     return _bind(root, _Found(entries, notes), classes)
 
 
-def _nothing_in(root: Path, loose: int) -> str:
+def _nothing_in(root: Path, loose: int, notes: Sequence[str]) -> str:
     lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")]
     hint = f" (there is a list, {min(lists)}: give that)" if lists else ""
     if loose:
@@ -150,7 +174,8 @@ def _nothing_in(root: Path, loose: int) -> str:
             f"{root}: {_pictures(loose)} but no class folders: put the pictures of each class into a folder of its "
             f"name{hint}"
         )
-    return f"{root}: no pictures in it{hint}: give {LAYOUTS}"
+    said = f" ({'; '.join(notes)})" if notes else ""
+    return f"{root}: no pictures in it{said}{hint}: give {LAYOUTS}"
 
 
 def _folders(parent: Path) -> list[str]:
@@ -159,7 +184,7 @@ def _folders(parent: Path) -> list[str]:
         names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
     except OSError:  # find_images has told it
         return []
-    return sorted((name for name in names if not name.startswith(".") and name != "__MACOSX"), key=natural_key)
+    return sorted((name for name in names if not is_of_system(name)), key=natural_key)
 
 
 def _empty_folders(root: Path, parents: Iterable[Path], entries: Sequence[Entry]) -> list[str]:
@@ -202,15 +227,53 @@ def _read_list(path: Path) -> _Found:
         raise UsageError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
     if not entries:
         raise UsageError(f"{path}: lists no pictures: write lines of path and label")
+    if columns is not None and columns.may_be_many:
+        check_labels(path, [entry.class_name for entry in entries])
     return _Found(entries, [])
+
+
+def check_labels(path: Path, labels: Sequence[str]) -> None:
+    """Raise UsageError for a column that names several classes at once, or holds quantities.
+
+    One called ``class_name`` says that they are names, and is not looked at.
+    """
+    known = set(labels)
+    for label in known:
+        parts = [part.strip() for part in re.split(r"[|;,]", label)]
+        # A comma may be part of a name, as in ImageNet's; not where its parts are names themselves.
+        if (
+            ("|" in label and len(parts) > 1 and all(parts))
+            or (len(parts) > 1 and known.issuperset(parts))
+            or re.fullmatch(r"\[.*\]", label)
+        ):
+            raise UsageError(
+                f"{path}: the label {printable(label)!r} names several classes, and a picture can have one: write the "
+                f"one that matters into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
+            )
+        if len(re.findall(_NUMBER, label)) > 1 and re.fullmatch(rf"({_NUMBER}[\s;,]*)+", label):
+            raise UsageError(
+                f"{path}: the label {printable(label)!r} is a row of numbers and no class: write the name of the "
+                f"picture's class into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
+            )
+    numbers = [float(label) for label in known if re.fullmatch(_NUMBER, label)]
+    if len(numbers) == len(known) and (odd := [number for number in numbers if number != int(number)]):
+        raise UsageError(
+            f"{path}: the labels are quantities, such as {min(odd):g}, and no classes, of which a picture has one: "
+            f"write names for ranges of them, or call the column {LABEL_COLUMNS[0]} if they are names"
+        )
+
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
 
 
 class _Columns(NamedTuple):
     path: int
     label: int
     split: int | None
+    split_names: Mapping[str, Split]
     width: int
     named: bool
+    may_be_many: bool = True
 
 
 def _find_columns(row: Sequence[str], path: Path) -> _Columns:
@@ -219,14 +282,36 @@ def _find_columns(row: Sequence[str], path: Path) -> _Columns:
         next((names.index(name) for name in known if name in names), None)
         for known in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
     )
+    split_names = SPLIT_NAMES
+    if split is None and VALIDATION_COLUMN in names:
+        split, split_names = names.index(VALIDATION_COLUMN), _TRUTH
+    numbers = [re.fullmatch(_NUMBER, cell) is not None for cell in row]
+    # keras-retinanet's lines are path, x1, y1, x2, y2, class; without a box those but the path are empty.
+    unnamed = len(row) == 6 and (all(numbers[1:5]) or not any(row[1:])) and "." in row[0]
+    if unnamed or any(columns.issubset(names) for columns in _BOX_COLUMNS):
+        raise UsageError(
+            f"{path}, line 1: is a list of boxes and no list of classes: for a detector give COCO's layout "
+            "(annotations/instances_*.json beside its pictures) or Pascal VOC's (JPEGImages and Annotations), for a "
+            "classifier keep a line and the columns path and label for each picture"
+        )
     if file is not None and label is not None:
-        return _Columns(file, label, split, len(row), True)
+        return _Columns(file, label, split, split_names, len(row), True, names[label] != LABEL_COLUMNS[0])
+    if file is not None and len(row) > 2 and label is None:
+        raise UsageError(
+            f"{path}, line 1: names no column of classes ({', '.join(LABEL_COLUMNS)}): if each class has a column of "
+            "its own, with 1 for the pictures that show it, write one column label with the class's name instead"
+        )
+    if len(row) > 2 and all(numbers[1:]):
+        raise UsageError(
+            f"{path}, line 1: has {len(row) - 1} numbers to a picture, and a class is one: write lines of path and "
+            "label, with the name of the one class that the picture shows"
+        )
     if "." not in row[0] or len(row) < 2:
         raise UsageError(
             f"{path}, line 1: names no column of pictures ({', '.join(PATH_COLUMNS)}) and one of classes "
             f"({', '.join(LABEL_COLUMNS)}), and is no path and label itself: name the columns"
         )
-    return _Columns(0, 1, None, len(row), False)
+    return _Columns(0, 1, None, SPLIT_NAMES, len(row), False)
 
 
 def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> Entry:
@@ -240,9 +325,12 @@ def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> 
     split: Split = "all"
     if columns.split is not None:
         name = row[columns.split]
-        if name.casefold() not in SPLIT_NAMES:
-            raise UsageError(f"{where}: {printable(name)!r} is no split: write train, val or test")
-        split = SPLIT_NAMES[name.casefold()]
+        if name.casefold() not in columns.split_names:
+            what = "split: write train, val or test"
+            if columns.split_names is _TRUTH:
+                what = f"{VALIDATION_COLUMN}: write True or False"
+            raise UsageError(f"{where}: {printable(name)!r} is no {what}")
+        split = columns.split_names[name.casefold()]
     return Entry(split, label, folder / file.replace("\\", "/"))
 
 
@@ -250,6 +338,8 @@ def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet
     """Turn class names into labels, and say which splits lack which classes."""
     labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:
+        if found.notes:
+            raise UsageError(f"{source}: no pictures in it ({'; '.join(found.notes)}): give {LAYOUTS}")
         raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
     # Python stands surrogates in for the bytes of a name in another encoding.
     if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:

@@ -10,7 +10,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from fusiform.errors import ImageError, ImageFault, UsageError
+from fusiform.report import printable
 
 MAX_PIXELS = 200_000_000
 """The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
@@ -43,6 +45,42 @@ FORMATS = {
 }
 EXTENSIONS = re.compile(
     r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m|avifs?|hei[cf]s?|hif|jp2|j2[kc]|jp[cfx])", re.IGNORECASE
+)
+UNREAD_PICTURE_ENDINGS = frozenset(
+    [
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".ico",
+        ".tga",
+        ".exr",
+        ".dcm",
+        ".dng",
+        ".cr1",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".nrw",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+        ".pef",
+        ".srw",
+        ".raw",
+    ]
+)
+"""The endings of pictures that are not read, RAW files among them, in lower case."""
+
+_OF_SYSTEMS = frozenset(
+    # macOS, Synology, QNAP, Windows, Linux, Python; all others begin with a dot.
+    (
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),
+        *("@eadir", "#recycle", "#snapshot", "@sharebin", "@tmp"),
+        *("@recycle", "@recently-snapshot", "@__thumb"),
+        *("$recycle.bin", "recycler", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+        *("lost+found", "__pycache__"),
+    )
 )
 
 # What each EXIF orientation asks for (Exif 2.32, 4.6.4 A).
@@ -116,6 +154,22 @@ def read_image(
             raise ImageError(f"{name}: {damage} ({reason}): copy or download it again", kind) from error
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """The width and height in pixels that a picture has once it is upright, from its header; ImageError without one."""
+    name = printable(str(path))
+    with _open(path, name) as stream, without_warnings():
+        head = stream.read(32)
+        stream.seek(0)
+        try:
+            image = identify(stream, head, name)
+        except ImageError:
+            raise
+        except Exception as error:  # a damaged file can make Pillow raise nearly anything
+            raise ImageError(f"{name}: is damaged ({error}): copy or download it again", "corrupt") from error
+        width, height = image.size
+        return (height, width) if orientation(image) >= 5 else (width, height)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an open picture of any Pillow mode into 8-bit RGB; an RGB picture is returned as it is.
 
@@ -137,11 +191,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path]:
+def find_images(folder: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
     """The pictures in a folder and the folders below it, by their extension in upper or lower case.
 
-    They come in natural order (1, 2, 10), a folder's own among its subfolders. Names that begin with a dot and
-    ``__MACOSX`` are passed over. Links to folders are followed; no folder is visited twice.
+    They come in natural order (1, 2, 10), a folder's own among its subfolders. What systems make is passed over, see
+    ``is_of_system``. Links to folders are followed; no folder is visited twice. Pictures of kinds that are not read are
+    added to ``unread``.
 
     Raises UsageError if ``folder`` is not a folder. A folder that cannot be listed raises ImageError, or, with
     ``unlisted``, adds its message to that list, and the others go on.
@@ -163,17 +218,34 @@ def find_images(folder: Path, *, unlisted: list[str] | None = None) -> list[Path
             folders.clear()
             continue
         visited.add((here.st_dev, here.st_ino))
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_of_system(name)]
         # Links last, so that a folder goes by its own name rather than a link's, and the answer is always the same.
         folders.sort(key=lambda name: (Path(parent, name).is_symlink(), natural_key(name)))
-        paths = [Path(parent, name) for name in files if not _is_hidden(name)]
+        paths = [Path(parent, name) for name in files if not is_of_system(name)]
         # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
         found += [p for p in paths if EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
+        if unread is not None:
+            unread += [p for p in paths if p.suffix.lower() in UNREAD_PICTURE_ENDINGS and p.is_file()]
     return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def is_of_system(name: str) -> bool:
+    """Whether a file or folder is hidden or made by a system beside the user's own: thumbnails, bins, indices."""
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+
+
+def unread_note(unread: Sequence[Path]) -> list[str]:
+    """What to tell the user of pictures that are not read, by their endings."""
+    endings = Counter(path.suffix.lower() for path in unread)
+    return [
+        f"{count} {'file' if count == 1 else 'files'} ending in {ending}, such as {_example(unread, ending)}: "
+        "not read; save them as JPEG or PNG"
+        for ending, count in sorted(endings.items())
+    ]
+
+
+def _example(unread: Sequence[Path], ending: str) -> str:
+    return printable(next(path.name for path in unread if path.suffix.lower() == ending))
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -17,10 +17,12 @@ from fusiform.data.coco import coco_files, read_coco
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.folders import read_dataset
+from fusiform.data.foreign import check_unannotated
 from fusiform.data.image import find_images
-from fusiform.data.masks import CLASS_NAMES_FILE
+from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
-from fusiform.data.voc import read_voc
+from fusiform.data.voc import has_xml, read_voc
+from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.errors import UsageError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
@@ -38,12 +40,15 @@ class Layout(NamedTuple):
     read: Reader
 
 
-def _has_xml(path: Path) -> bool:
-    return any((path / "Annotations").rglob("*.xml"))
+def _read_classes(source: Source) -> DataSet:
+    path = Path(source)
+    notes = check_unannotated(path) if path.is_dir() else []
+    data = read_dataset(source)
+    return replace(data, notes=(*data.notes, *notes)) if notes else data
 
 
 def _has_voc_boxes(path: Path) -> bool:
-    return (path / "JPEGImages").is_dir() and _has_xml(path)
+    return (path / "JPEGImages").is_dir() and has_xml(path)
 
 
 def _has_voc_masks(path: Path) -> bool:
@@ -55,6 +60,11 @@ LAYOUTS: Mapping[str, Layout] = {
         "detection",
         lambda path: bool(coco_files(path)),
         lambda source, classes, faults: read_coco(source, classes=classes, faults=faults),
+    ),
+    "YOLO's boxes": Layout(
+        "detection",
+        is_yolo,
+        lambda source, classes, faults: read_yolo(source, classes=classes, faults=faults),
     ),
     "Pascal VOC's boxes": Layout(
         "detection",
@@ -70,7 +80,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "class folders, lists and shards": Layout(
         "classification",
         lambda _: True,
-        lambda source, _classes, _faults: read_dataset(source),
+        lambda source, _classes, _faults: _read_classes(source),
     ),
 }
 """In the order in which they are tried: a folder with boxes and masks, as VOC's own is, is for detection.
@@ -100,12 +110,18 @@ def open_dataset(
     spec: ModelSpec | None = None,
     model: str = "",
     faults: list[AnnotationFault] | None = None,
+    ignore: Ignore | None = None,
 ) -> AnnotatedSet: ...
 
 
 @overload
 def open_dataset(
-    source: Source, *, task: Task | None = None, spec: ModelSpec | None = None, model: str = ""
+    source: Source,
+    *,
+    task: Task | None = None,
+    spec: ModelSpec | None = None,
+    model: str = "",
+    ignore: Ignore | None = None,
 ) -> DataSet | AnnotatedSet: ...
 
 
@@ -116,15 +132,17 @@ def open_dataset(
     spec: ModelSpec | None = None,
     model: str = "",
     faults: list[AnnotationFault] | None = None,
+    ignore: Ignore | None = None,
 ) -> DataSet | AnnotatedSet:
     """Read the list of a dataset's pictures with their labels, boxes or masks, in whichever of ``LAYOUTS`` it lies.
 
     ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
     a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
-    annotations are added to ``faults`` and passed over, or raised without such a list.
+    annotations are added to ``faults`` and passed over, or raised without such a list. ``ignore`` says what 255 is in
+    masks; without it some masks are opened, and refused where 255 stands for a class.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
-    have; and what ``read_dataset``, ``read_coco`` and ``read_voc`` raise.
+    have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
     path = Path(source)
     model = model or (spec.name if spec is not None else "")
@@ -138,11 +156,43 @@ def open_dataset(
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
     data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if isinstance(data, AnnotatedSet) and task == "segmentation":
+        data = _with_ignored(data, ignore)
     if spec is None or task == "detection":
         return data
     if isinstance(data, DataSet):
         return _with_outputs(data, spec)
     bind_masks(data, spec, model=model)
+    return data
+
+
+def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
+    """The dataset with the meaning of 255 in its masks, see ``open_dataset``."""
+    names = data.source / CLASS_NAMES_FILE
+    if ignore == "none":
+        if not names.is_file():
+            raise UsageError(
+                f"{data.source}: --ignore none takes {IGNORE} as the last class, and there is no {CLASS_NAMES_FILE} "
+                f"that says which: write it, the background first, a line for each class"
+            )
+        splits: dict[Split, tuple[AnnotatedSample, ...]] = {
+            split: tuple(replace(sample, ignore=False) for sample in samples) for split, samples in data.splits.items()
+        }
+        return replace(data, splits=splits)
+    if ignore is None:
+        masks = [sample.mask_file for samples in data.splits.values() for sample in samples if sample.mask_file]
+        areas = find_areas(masks, len(data.classes))
+        if areas is not None and not areas.instead_of_class:
+            share = f"{100 * areas.share:.0f} % of the masks' pixels"
+            note = f"{share} are areas of {IGNORE}, of no class: nothing is learned there"
+            return replace(data, notes=(*data.notes, note))
+        if areas is not None:
+            write = "" if names.is_file() else f" (name the classes in {names}, the background first)"
+            raise UsageError(
+                f'{areas.example}: has areas of {IGNORE}, which means "ignore": pixels of no class, from which nothing '
+                f"is learned. If they are objects, add --ignore none, which takes {IGNORE} as the last class{write}; "
+                "if nothing is to be learned from them, --ignore 255"
+            )
     return data
 
 
@@ -159,7 +209,7 @@ def _refuse(path: Path, task: Task, model: str | None) -> None:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     if task == "detection":
-        if _has_xml(path):  # boxes without their pictures: the reader knows where those might be
+        if has_xml(path):  # boxes without their pictures: the reader knows where those might be
             return
         has = "has masks and no boxes" if has_masks else "is no dataset with boxes"
         raise UsageError(

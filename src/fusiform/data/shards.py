@@ -6,17 +6,20 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fusiform.data.dataset import SPLIT_NAMES, Entry, Split
-from fusiform.data.image import natural_key
+from fusiform.data.image import EXTENSIONS, UNREAD_PICTURE_ENDINGS, is_of_system, natural_key
 from fusiform.errors import UsageError
+from fusiform.report import printable
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 CLASS_FILES = ("classes.txt", "labels.txt", "classnames.txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+"""The endings of pictures; others that can be read are pictures where their key has none of these."""
 
 MAX_SHARDS = 100_000
 _MAX_LABEL = 1 << 20  # bytes of a member that says a class
@@ -77,8 +80,9 @@ def find_shards(folder: Path) -> list[Path]:
 def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
     """List the pictures of the shards by reading their headers; nothing is unpacked, and nothing but labels is read.
 
-    A picture ``KEY.jpg`` (jpeg, png, webp) has its class in ``KEY.cls``, as an index or a name, or in ``KEY.json``
-    under ``class``, ``cls`` or ``label``; KEY ends at the file name's first dot, or at its last where that finds a
+    A picture ``KEY.jpg`` (jpeg, png, webp, or another of ``EXTENSIONS`` where the key has none of these) has its class
+    in ``KEY.cls``, as an index or a name, or in ``KEY.json`` under ``class``, ``cls`` or ``label``; KEY ends at the
+    file name's first dot, or at its last where that finds a
     label. Where no picture has either, the folder within the shard is the class. The names of indices are the lines of
     ``classes.txt``, ``labels.txt`` or ``classnames.txt`` in ``folder`` or beside the shards; else the numbers are the
     names. The split is the first word among a shard's path below ``folder`` and, where that has none, the folders
@@ -91,8 +95,10 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
     labelled = any(content.labels for content in contents)
     found: list[tuple[Split | None, str | int, Path, _Member]] = []
     unlabelled = links = 0
+    unread: Counter[str] = Counter()
     for shard, content in zip(shards, contents, strict=True):
         links += content.links
+        unread += content.unread
         relative = shard.relative_to(folder) if shard.is_relative_to(folder) else Path(shard.name)
         shard_split = _split_of(relative.with_suffix("").as_posix())
         plain = {_stem(member.key) for member in content.pictures}
@@ -114,7 +120,15 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
                 continue
             within = "/".join(parents if labelled else parents[:-1])
             found.append((shard_split or _split_of(within, whole=True), label, shard, member))
-    notes = []
+    notes = [
+        f"{printable(shard.name)}: {content.rest:,} bytes after its end mark, not read: pack what they are into it"
+        for shard, content in zip(shards, contents, strict=True)
+        if content.rest
+    ]
+    notes += [
+        f"pictures in the shards ending in {ending}, not read or beside another of their key, passed over: {count}"
+        for ending, count in sorted(unread.items())
+    ]
     if links:
         notes.append(f"links within the shards, passed over: {links}; pack the files themselves")
     if unlabelled:
@@ -150,23 +164,26 @@ class _Content(NamedTuple):
     pictures: list[_Member]
     labels: dict[str, str | int]
     links: int
+    unread: Counter[str]
+    rest: int
 
 
 def _list_members(shard: Path) -> _Content:
     pictures: list[_Member] = []
+    others: list[_Member] = []
     labels: dict[str, str | int] = {}
-    links = 0
+    links = rest = 0
+    unread: Counter[str] = Counter()
     try:
         with shard.open("rb") as stream:
             if stream.read(8).startswith(_COMPRESSIONS):
                 raise UsageError(_must_decompress(shard))
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(0)
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                while (info := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header, a gigabyte for ImageNet
-                    if info.size < 0 or info.offset_data + info.size > size:
-                        raise tarfile.ReadError(f"{info.name} ends outside the file")
+            start: int | None = 0
+            while start is not None:
+                following = start
+                for info, after in _members(stream, start, size):
+                    following = after
                     key = info.name.removeprefix("./")
                     if any(_is_passed_over(part) for part in key.split("/")):
                         continue
@@ -176,22 +193,61 @@ def _list_members(shard: Path) -> _Content:
                     ending = key[key.rfind(".") :].lower()
                     if ending in PICTURES:
                         pictures.append(_Member(key, info.offset_data, info.size))
+                    elif EXTENSIONS.fullmatch(ending):
+                        others.append(_Member(key, info.offset_data, info.size))
+                    elif ending in UNREAD_PICTURE_ENDINGS:
+                        unread[ending] += 1
                     elif ending in (".cls", ".json"):
                         label = _read_label(stream, info, f"{shard}/{key}")
                         # An index may stand beside a JSON full of other things: .cls has the last word.
                         if label is not None and (ending == ".cls" or _stem(key) not in labels):
                             labels[_stem(key)] = label
-                # tarfile takes anything after the first member for the end; a whole file ends in a block of zeros.
-                stream.seek(tar.offset)
-                if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError(f"no end mark after {tar.offset:,} bytes")
+                start, rest = _next_archive(stream, following, size)
     except FileNotFoundError:
         raise UsageError(f"{shard}: no such shard: check the path") from None
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"{shard}: is cut short, damaged or no tar file ({error}): copy, download or pack it again"
         ) from error
-    return _Content(pictures, labels, links)
+    known = {stem for member in pictures for stem in (_stem(member.key), _first_stem(member.key))}
+    for member in others:
+        if known & {_stem(member.key), _first_stem(member.key)}:
+            unread[member.key[member.key.rfind(".") :].lower()] += 1
+        else:
+            pictures.append(member)
+    pictures.sort(key=lambda member: member.offset)
+    return _Content(pictures, labels, links, unread, rest)
+
+
+def _members(stream: BinaryIO, start: int, size: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """The members of the archive that begins at ``start``, each with where the next begins; TarError for damage."""
+    stream.seek(start)
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header, a gigabyte for ImageNet
+            if info.size < 0 or info.offset_data + info.size > size:
+                raise tarfile.ReadError(f"{info.name} ends outside the file")
+            yield info, tar.offset
+        # tarfile takes anything after the first member for the end; a whole file ends in a block of zeros.
+        stream.seek(tar.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark after {tar.offset:,} bytes")
+
+
+def _next_archive(stream: BinaryIO, end: int, size: int) -> tuple[int | None, int]:
+    """Where another archive begins after the end mark, as ``cat a.tar b.tar`` leaves it; else the bytes that follow."""
+    stream.seek(end)
+    while block := stream.read(1 << 20):
+        if (rest := block.lstrip(b"\0")) != b"":
+            first = stream.tell() - len(rest)
+            first -= first % tarfile.BLOCKSIZE
+            stream.seek(first)
+            try:
+                tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+            except tarfile.TarError:
+                return None, size - first
+            return first, 0
+    return None, 0
 
 
 def _read_label(stream: BinaryIO, info: tarfile.TarInfo, name: str) -> str | int | None:
@@ -254,7 +310,7 @@ def _first_stem(key: str) -> str:
 
 
 def _is_passed_over(name: str) -> bool:
-    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
+    return is_of_system(name) and name not in (".", "..")
 
 
 def _must_decompress(path: Path) -> str:

@@ -24,7 +24,7 @@ from fusiform.data.annotated import (
 )
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
-from fusiform.data.image import find_images, natural_key
+from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
@@ -54,12 +54,14 @@ def read_voc(
     VOC counts pixels from 1 and includes the last: xmin 1 and xmax 500 become left 0 and right 500. A file
     ``class_names.txt``, a name a line, the background first, gives the classes. Without it those of boxes are the
     names found, in natural order (VOC's own order), and those of masks VOC's 21. ``classes``, the labels that a model
-    has already, gives names and order instead. Boxes are clipped to their pictures; empty ones are left out. Pictures
-    without an object stay; those without an XML file or a mask, of which nothing is known, are told in the notes.
+    has already, gives names and order instead. An outline without a box gives its box. Boxes are clipped to their
+    pictures; empty ones are left out. Pictures without an object stay; those with a damaged one or without any box that
+    can be used do not, nor those without an XML file or a mask, which is told in the notes.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
-    With a list of ``faults`` damaged annotations are passed over and added to it instead, and so is, one by one, what
-    the notes count otherwise, and which files belong to nothing; UsageError is then for what leaves nothing to read.
+    With a list of ``faults`` what is damaged is added to it, one by one, and the pictures stay, marked as ``damaged``;
+    so is what the notes count otherwise, and which files belong to nothing; UsageError is then for what leaves nothing
+    to read.
     """
     root = Path(source)
     if not (root / "JPEGImages").is_dir():
@@ -67,18 +69,30 @@ def read_voc(
         hint = f"give {inside[0].parent}" if inside else f"give {LAYOUT}"
         raise UsageError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
     if task is None:
-        task = "detection" if any((root / "Annotations").rglob("*.xml")) else "segmentation"
+        task = "detection" if has_xml(root) else "segmentation"
     folder, extension = ("Annotations", ".xml") if task == "detection" else ("SegmentationClass", ".png")
     if not (root / folder).is_dir():
         raise UsageError(f"{root}: has no folder {folder}: give {LAYOUT}")
 
     notes: list[str] = []
-    pictures = {_stem(file, root / "JPEGImages"): file for file in find_images(root / "JPEGImages", unlisted=notes)}
-    known = {_stem(file, root / folder): file for file in (root / folder).rglob(f"*{extension}")}
-    known = {name: file for name, file in known.items() if not file.name.startswith(".")}
+    unread: list[Path] = []
+    found_pictures = find_images(root / "JPEGImages", unlisted=notes, unread=unread)
+    notes += unread_note(unread)
+    pictures = {_stem(file, root / "JPEGImages"): file for file in found_pictures}
+    known = {
+        _stem(file, root / folder): file
+        for file in sorted((root / folder).rglob("*"))
+        if file.suffix.lower() == extension and not any(map(is_of_system, file.relative_to(root).parts))
+    }
     lists = _lists(root / "ImageSets" / ("Main" if task == "detection" else "Segmentation"))
     if not lists:
         lists = {"all": [name for name in pictures if name in known]}
+        without = [name for name in pictures if name not in known]
+        if without and faults is None and lists["all"]:
+            notes.append(
+                f"{len(without)} of {len(pictures)} pictures have no {extension} of their name in {folder}, left out: "
+                f"{listed(without)}"
+            )
     chosen: dict[Split, list[tuple[Path, Path]]] = {}
     for split, names in lists.items():
         found = {name: (pictures.get(name), known.get(name)) for name in (_listed_name(n, pictures) for n in names)}
@@ -103,6 +117,11 @@ def read_voc(
     if task == "segmentation":
         return _masks(root, chosen, notes, given=given, classes=classes)
     return _boxes(root, chosen, notes, given=given, classes=classes, faults=faults)
+
+
+def has_xml(root: Path) -> bool:
+    """Whether there is an XML file of annotations, whose ending some tools write in upper case."""
+    return any(file.suffix.lower() == ".xml" for file in (root / "Annotations").rglob("*.[xX][mM][lL]"))
 
 
 def _without_partner(
@@ -138,10 +157,19 @@ def _stem(file: Path, folder: Path) -> str:
 
 
 def _listed_name(line: str, pictures: Mapping[str, Path]) -> str:
-    """The picture that a line of a list names, perhaps with its extension, or with -1, 0 or 1 for a class in it."""
-    for name in (line, re.sub(r"\s+-?[01]$", "", line), str(Path(line).with_suffix(""))):
-        if name in pictures:
-            return name
+    """The picture that a line of a list names, perhaps with its extension, or with -1, 0 or 1 for a class in it.
+
+    It may be a path of any system, alone or before the path of its annotation.
+    """
+    path = line.replace("\\", "/")
+    for text in (line, re.sub(r"\s+-?[01]$", "", line), path, *path.split()[:1]):
+        # From JPEGImages on, or from any folder of the path on.
+        parts = text.split("/")
+        for i in range(len(parts)):
+            name = "/".join(parts[i:])
+            for found in (name, Path(name).with_suffix("").as_posix() if Path(name).name else name):
+                if found in pictures:
+                    return found
     return line
 
 
@@ -213,8 +241,11 @@ class _Object(NamedTuple):
 
 
 class _Annotation(NamedTuple):
+    """``damage`` is the first of its objects' errors, where some could not be read."""
+
     size: tuple[int, int] | None
     objects: list[_Object]
+    damage: UsageError | None
 
 
 def _boxes(
@@ -227,10 +258,27 @@ def _boxes(
     faults: list[AnnotationFault] | None,
 ) -> AnnotatedSet:
     read: dict[Split, list[tuple[Path, _Annotation]]] = {split: [] for split in chosen}
+    passed_over: list[AnnotationFault] = []
+    first: UsageError | None = None
     for split, found in chosen.items():
+        broken = 0
         for picture, file in found:
-            with PassOver(faults, "damaged annotation", file=file, split=split):
-                read[split].append((picture, _read_xml(file, split, faults)))
+            damage = PassOver(passed_over, "damaged annotation", file=file, split=split)
+            with damage:
+                annotation = _read_xml(file, split, passed_over)
+                damage.first = annotation.damage
+                # What is left of its objects would teach that the others are background.
+                if annotation.damage is None or faults is not None:
+                    read[split].append((picture, annotation))
+            if damage.first is not None:
+                broken += 1
+                first = first or damage.first
+        if broken and faults is None:
+            notes.append(f"{split}: {broken} of {len(found)} annotations are damaged, left out: {first}")
+    if faults is not None:
+        faults += passed_over
+    elif first is not None and not any(read.values()):
+        raise first
     counts = Counter(thing.name for pairs in read.values() for _, annotation in pairs for thing in annotation.objects)
     used = set(counts)
     present = list(given or sorted(used, key=natural_key))
@@ -254,7 +302,7 @@ def _boxes(
     splits = {}
     for split, pairs in read.items():
         check = BoxCheck(faults, split)
-        unsized = 0
+        unsized = lost = 0
         samples = []
         for picture, annotation in pairs:
             unsized += annotation.size is None
@@ -264,36 +312,71 @@ def _boxes(
                 if thing.name in labels
                 and (edges := check.clip(*thing.edges, size=annotation.size, file=picture, name=thing.name))
             ]
-            samples.append(AnnotatedSample(picture, tuple(boxes), size=annotation.size))
-        splits[split] = tuple(samples)
+            unnamed = any(thing.name not in labels for thing in annotation.objects)
+            is_damaged = annotation.damage is not None or unnamed or (bool(annotation.objects) and not boxes)
+            lost += is_damaged
+            if not is_damaged or faults is not None:
+                samples.append(AnnotatedSample(picture, tuple(boxes), size=annotation.size, damaged=is_damaged))
+        if samples:
+            splits[split] = tuple(samples)
+        if lost and faults is None:
+            notes.append(f"{split}: {lost} of {len(pairs)} pictures have no box that can be used, left out")
         if unsized and faults is None:
             notes.append(f"{split}: annotations without their picture's size, boxes not checked against it: {unsized}")
         notes += check.notes(split)
+    if not splits:
+        raise UsageError(f"{root}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None:
         notes += missing_objects(names, splits)
     return AnnotatedSet(root, "detection", names, splits, tuple(notes))
 
 
-def _read_xml(file: Path, split: Split, faults: list[AnnotationFault] | None) -> _Annotation:
+def _read_xml(file: Path, split: Split, faults: list[AnnotationFault]) -> _Annotation:
     root = _parse(file)
     if root.tag != "annotation":
         raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
     size = int(_number(root, "size/width", file, default=0)), int(_number(root, "size/height", file, default=0))
     objects = []
+    damage = PassOver(faults, "damaged annotation", file=file, split=split)
     for i, element in enumerate(root.findall("object")):
-        with PassOver(faults, "damaged annotation", file=file, split=split):
+        with damage:
             objects.append(_read_object(element, f"{file}, object {i + 1}"))
     # labelImg writes a size of 0 x 0 where it has not looked.
-    return _Annotation(size if min(size) > 0 else None, objects)
+    return _Annotation(size if min(size) > 0 else None, objects, damage.first)
 
 
 def _read_object(element: Element, where: str) -> _Object:
     name = nfc((element.findtext("name") or "").strip())
     if not name:
         raise UsageError(f"{where}: has no name: write the name of its class there")
-    left, top, right, bottom = (_number(element, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = _number(element, "difficult", where, default=0) != 0
+    if element.find("bndbox") is None and (outline := element.find("polygon")) is not None:
+        across, down = _outline(outline, where)
+        left, right, top, bottom = min(across), max(across), min(down), max(down)
+    else:
+        left, top, right, bottom = (
+            _number(element, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax")
+        )
+    # Who draws from the lower right may write that corner first. The last pixel counts: one less is a box of no area.
+    if left > right + 1:
+        left, right = right, left
+    if top > bottom + 1:
+        top, bottom = bottom, top
+    # Labels such as Unspecified, or none at all, say that nobody has looked.
+    difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "1.0", "true", "yes")
     return _Object(name, (left - 1, top - 1, right, bottom), difficult)
+
+
+def _outline(element: Element, where: str) -> tuple[list[float], list[float]]:
+    """The corners of an outline: x1, y1, x2, ... as Darwin and Roboflow write them, or LabelMe's points."""
+    points = element.findall("pt")
+    if points:
+        corners = [(_number(point, "x", where), _number(point, "y", where)) for point in points]
+    else:
+        count = sum(re.fullmatch(r"x\d+", child.tag) is not None for child in element)
+        corners = [(_number(element, f"x{i}", where), _number(element, f"y{i}", where)) for i in range(1, count + 1)]
+    if len(corners) < 3:
+        raise UsageError(f"{where}: has neither a bndbox nor an outline of three corners: draw its box")
+    return [x for x, _ in corners], [y for _, y in corners]
 
 
 def _number(element: Element, path: str, where: object, *, default: float | None = None) -> float:

@@ -15,6 +15,7 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTas
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import find_groups
 from fusiform.data.faults import AnnotationFault, Fault, Severity
+from fusiform.data.masks import Ignore
 from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
 from fusiform.doctor.classes import about_counts, alike_names
@@ -34,14 +35,19 @@ SAME_SHARES = 0.05
 
 
 def examine_annotated(
-    source: str | os.PathLike[str], task: AnnotationTask, *, threads: int | None = None, progress: Tracker = silent
+    source: str | os.PathLike[str],
+    task: AnnotationTask,
+    *,
+    ignore: Ignore | None = None,
+    threads: int | None = None,
+    progress: Tracker = silent,
 ) -> Diagnosis[AnnotatedSet]:
     """Examine a dataset of boxes (``detection``) or masks (``segmentation``): files, annotations, classes, and copies.
 
-    ``source`` is what ``open_dataset`` reads. Damaged annotations, which are refused elsewhere, are findings here.
-    ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture (of those in
-    several splits the one in test, or else in val; a near copy in the same split stays if it shows other objects), and
-    with boxes clipped to their pictures and each there once.
+    ``source`` and ``ignore`` are what ``open_dataset`` takes. Damaged annotations, which are refused elsewhere, are
+    findings here. ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture
+    (of those in several splits the one in test, or else in val; a near copy in the same split stays if it shows other
+    objects), and with boxes clipped to their pictures and each there once.
 
     The files are read once, in ``threads`` threads, all cores by default. Raises UsageError for what is no such data
     set, and for annotations of which nothing can be read.
@@ -49,7 +55,7 @@ def examine_annotated(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
-    dataset = open_dataset(source, task=task, faults=faults)
+    dataset = open_dataset(source, task=task, faults=faults, ignore=ignore)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []
@@ -121,7 +127,7 @@ def _look(sample: AnnotatedSample, dataset: AnnotatedSet) -> _AnnotatedLook:
         return _AnnotatedLook(seen, (Fault("picture of another size", "error", fault),), refused=True)
     if sample.mask_file is None:
         return _AnnotatedLook(seen)
-    mask = check_mask(sample.mask_file, seen.size, dataset.classes)
+    mask = check_mask(sample.mask_file, seen.size, dataset.classes, ignore=sample.ignore)
     return _AnnotatedLook(seen, mask.faults, refused=mask.pixels is None, pixels=mask.pixels)
 
 
@@ -279,7 +285,7 @@ def _clean(
             return True
         return _same_objects((entries[i][1], looks[i]), (entries[k][1], looks[k]))
 
-    kept = {i for i, look in enumerate(looks) if look.seen.pixels and not look.refused}
+    kept = {i for i, look in enumerate(looks) if look.seen.pixels and not (look.refused or entries[i][1].damaged)}
     for group in groups:
         # A copy that cannot be used is not the one to keep.
         members = [i for i in group if i in kept]

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fusiform.data.checks import PICTURE_ENDINGS, UNREAD_PICTURE_ENDINGS
+from fusiform.data.checks import PICTURE_ENDINGS
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
 from fusiform.data.faults import Severity
-from fusiform.data.image import natural_key
+from fusiform.data.image import UNREAD_PICTURE_ENDINGS, is_of_system, natural_key
 from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
@@ -174,10 +174,10 @@ def _about_other_files(dataset: DataSet) -> Iterator[Finding]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted((n for n in folders if not (n.startswith(".") or n == "__MACOSX")), key=natural_key)
+        folders[:] = sorted((name for name in folders if not is_of_system(name)), key=natural_key)
         if folder in above:
             continue
-        endings = Counter(Path(name).suffix.lower() for name in files if not name.startswith("."))
+        endings = Counter(Path(name).suffix.lower() for name in files if not is_of_system(name))
         for ending, count in sorted(endings.items()):
             if ending in PICTURE_ENDINGS:
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.coco import picture_folder
 from fusiform.data.dataset import DataSet
+from fusiform.data.folders import LABEL_COLUMNS, check_labels
 from fusiform.doctor.findings import Diagnosis
 from fusiform.errors import OutputError, UsageError
 from fusiform.files import write_file
@@ -41,7 +42,7 @@ def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]
     folder = Path(path).parent.resolve()
     clean = diagnosis.clean
     split_column = () if set(clean.splits) == {"all"} else ("split",)
-    records: list[Sequence[Cell]] = [("path", "label", *split_column)]
+    records: list[Sequence[Cell]] = [("path", _label_column(clean, path), *split_column)]
     for split, samples in clean.splits.items():
         for sample in samples:
             record = (_path_from(folder, sample.file), clean.classes[sample.label], split)
@@ -54,6 +55,15 @@ def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]
     if len(records) == 1:
         raise OutputError(f"{path}: cannot be written, because no picture is left: fix the dataset first")
     write_file(path, csv_lines(records).encode())
+
+
+def _label_column(dataset: DataSet, path: str | os.PathLike[str]) -> str:
+    """What to call the column of classes, so that odd names of them are read back as names."""
+    try:
+        check_labels(Path(path), dataset.classes)
+    except UsageError:
+        return LABEL_COLUMNS[0]
+    return "label"
 
 
 def _is_listable(cell: str) -> bool:

@@ -6,6 +6,7 @@ import os
 
 from fusiform.data.annotated import AnnotatedSet, AnnotationTask
 from fusiform.data.dataset import DataSet
+from fusiform.data.masks import Ignore
 from fusiform.data.open import open_dataset, recognise
 from fusiform.doctor.annotated import examine_annotated
 from fusiform.doctor.classification import examine
@@ -23,6 +24,7 @@ def diagnose(
     data: str | os.PathLike[str],
     *,
     task: Task | None = None,
+    ignore: Ignore | None = None,
     model: str | os.PathLike[str] | Model | None = None,
     html: str | os.PathLike[str] | None = None,
     fix: str | os.PathLike[str] | None = None,
@@ -37,9 +39,11 @@ def diagnose(
 
     Args:
         data: For a classifier a folder with a folder for each class, also within train, val and test, a CSV file or
-            tar shards; for a detector COCO's layout or Pascal VOC's with boxes; for a segmenter Pascal VOC's with
-            masks.
+            tar shards; for a detector COCO's layout, YOLO's, or Pascal VOC's with boxes; for a segmenter Pascal
+            VOC's with masks.
         task: What the dataset is for; None is what it is laid out for.
+        ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
+            unless it seems to be a class, which is refused.
         model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it;
             its class names must be those of the dataset.
         html: Where to write a page that shows the images in question, with the boxes and masks on them.
@@ -74,11 +78,13 @@ def diagnose(
 
     """
     task = task or recognise(data) or "classification"
+    if ignore is not None and task != "segmentation":
+        raise UsageError(f"--ignore is for masks, and {data} is for {task}: leave it out")
     diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
     if task == "classification":
         diagnosis = _of_labels(data, model=model, fix=fix, threads=threads, progress=tracker(progress))
     elif model is None:
-        diagnosis = _of_annotations(data, task, fix=fix, threads=threads, progress=tracker(progress))
+        diagnosis = _of_annotations(data, task, ignore=ignore, fix=fix, threads=threads, progress=tracker(progress))
     else:
         raise UsageError(f"--model judges labels, and {data} has {_ANNOTATIONS[task]}: leave it out")
     if html is not None:
@@ -107,13 +113,14 @@ def _of_annotations(
     data: str | os.PathLike[str],
     task: AnnotationTask,
     *,
+    ignore: Ignore | None,
     fix: str | os.PathLike[str] | None,
     threads: int | None,
     progress: Tracker,
 ) -> Diagnosis[AnnotatedSet]:
     if fix is not None:
         check_clean_folder(task, fix)
-    diagnosis = examine_annotated(data, task, threads=threads, progress=progress)
+    diagnosis = examine_annotated(data, task, ignore=ignore, threads=threads, progress=progress)
     if fix is not None:
         write_clean_boxes(diagnosis, fix)
     return diagnosis

@@ -24,13 +24,14 @@ class CheckedMask:
     pixels: NDArray[np.int64] | None = None
 
 
-def check_mask(file: Path, size: tuple[int, int], classes: Sequence[str]) -> CheckedMask:
+def check_mask(file: Path, size: tuple[int, int], classes: Sequence[str], *, ignore: bool = True) -> CheckedMask:
     """Read the mask of a picture of ``size`` (width, height in pixels); whatever it is, nothing is raised.
 
-    Errors are masks that cannot be learned from, warnings what probably harms, notes what only happens to work.
+    Without ``ignore`` the value 255 is the last class. Errors are masks that cannot be learned from, warnings what
+    probably harms, notes what only happens to work.
     """
     try:
-        labels = read_mask(file, size, classes=len(classes))
+        labels = read_mask(file, size, classes=len(classes), ignore=ignore)
     except ImageError as error:
         message = str(error).removeprefix(f"{printable(str(file))}: ")
         return CheckedMask((Fault(error.kind, "error", f"{file.name}: {message}"),))

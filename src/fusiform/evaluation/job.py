@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
+from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName
 from fusiform.errors import OutputError, UsageError
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
@@ -41,6 +42,7 @@ def evaluate(
     calibrate: str | os.PathLike[str] | None = None,
     score: float | None = None,
     multi_scale: bool = False,
+    ignore: Ignore | None = None,
     progress: bool | Tracker | None = None,
 ) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
     """Measure how good a model is on the labelled images of a dataset, whatever its task.
@@ -51,8 +53,8 @@ def evaluate(
     Args:
         model: A name of ``list_models``, a model file, the folder of a training run, or a model that is open already.
         data: A folder with a folder for each class, or such folders within train, val and test, for a classifier;
-            COCO's layout or Pascal VOC's, with boxes for a detector, with masks for a segmenter; or a dataset that was
-            read before.
+            COCO's layout, YOLO's or Pascal VOC's, with boxes for a detector, with masks for a segmenter; or a
+            dataset that was read before.
         split: Which images: ``train``, ``val``, ``test``, or ``all``. None is test if there is one, else val, else all.
         compare: Another model for the same images: ``comparison`` says whether the difference is more than chance.
         engine: The runtime; None is the one that the file is for.
@@ -66,6 +68,7 @@ def evaluate(
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
+        ignore: For a segmenter: what 255 is in the masks, see ``fusiform.train``.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
 
     Returns:
@@ -89,7 +92,7 @@ def evaluate(
 
     """
     models = [_open(each) for each in ([model] if compare is None else [model, compare])]
-    _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale)
+    _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale, ignore is not None)
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
     for path in (html, calibrate):
@@ -99,7 +102,7 @@ def evaluate(
     network = explanation.open_network(opened) if explain else None
     asked = explanation.read_asked(explain)
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
-    result, *others = [_measure(*each, known, how) for each, known in _read(models, data)]
+    result, *others = [_measure(*each, known, how) for each, known in _read(models, data, ignore)]
     if others:
         result = result.including(comparison=result.compare(others[0]))
     if isinstance(result, ClassificationEvaluation):
@@ -137,7 +140,7 @@ def _open(model: str | os.PathLike[str] | Model) -> tuple[Model, str]:
 
 
 def _check_task(
-    models: Sequence[tuple[Model, str]], explain: bool, calibrate: bool, score: bool, multi_scale: bool
+    models: Sequence[tuple[Model, str]], explain: bool, calibrate: bool, score: bool, multi_scale: bool, ignore: bool
 ) -> None:
     """UsageError for what was asked for and is for models of another task, a second model included."""
     opened, name = models[0]
@@ -147,6 +150,7 @@ def _check_task(
         "--calibrate": (calibrate, "classification"),
         "--score": (score, "detection"),
         "--multi-scale": (multi_scale, "segmentation"),
+        "--ignore": (ignore, "segmentation"),
     }
     for flag, (asked, task) in given.items():
         if asked and task != opened.spec.task:
@@ -163,12 +167,14 @@ def _check_folder(path: str | os.PathLike[str] | None) -> None:
 
 
 def _read(
-    models: Sequence[tuple[Model, str]], data: str | os.PathLike[str] | DataSet | AnnotatedSet
+    models: Sequence[tuple[Model, str]],
+    data: str | os.PathLike[str] | DataSet | AnnotatedSet,
+    ignore: Ignore | None,
 ) -> list[tuple[tuple[Model, str], DataSet | AnnotatedSet]]:
     """The dataset as each of the models needs it: boxes have the labels of the model that they are read for."""
     found = []
     for model, name in models:
-        labelled = read_data(data, model.spec, model=name)
+        labelled = read_data(data, model.spec, model=name, ignore=ignore)
         if isinstance(labelled, DataSet):
             data = labelled  # once is enough for all classifiers
         found.append(((model, name), labelled))

@@ -380,7 +380,7 @@ def read_truth(sample: AnnotatedSample, size: tuple[int, int], labels: Sequence[
     table = np.full(IGNORE + 1, _NO_CLASS, np.int32)
     known = min(len(labels), IGNORE)
     table[:known] = labels[:known]
-    return table[read_mask(sample.mask_file, size, classes=len(labels))]
+    return table[read_mask(sample.mask_file, size, classes=len(labels), ignore=sample.ignore)]
 
 
 def outline_again(

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, bind_masks, choose_split, open_dataset, recognise
 from fusiform.errors import UsageError
 from fusiform.spec import ModelSpec
@@ -33,19 +34,24 @@ class Chosen(Generic[S]):
 
 
 def read_data(
-    data: DataSet | AnnotatedSet | str | os.PathLike[str], spec: ModelSpec, *, model: str
+    data: DataSet | AnnotatedSet | str | os.PathLike[str],
+    spec: ModelSpec,
+    *,
+    model: str,
+    ignore: Ignore | None = None,
 ) -> DataSet | AnnotatedSet:
     """The dataset for a model's task, which errors call ``model``: a path of any layout, or what was read before.
 
-    A ``DataSet`` for a classifier, an ``AnnotatedSet`` for the others. Raises UsageError for data of another kind or
-    with classes that the model does not know, and what the readers raise.
+    ``ignore`` is what 255 is in masks, see ``open_dataset``. A ``DataSet`` for a classifier, an ``AnnotatedSet`` for
+    the others. Raises UsageError for data of another kind or with classes that the
+    model does not know, and what the readers raise.
     """
     if spec.task == "classification":
         return _read_classes(data, spec, model)
     if isinstance(data, AnnotatedSet):
         return data
     place = data.source if isinstance(data, DataSet) else data
-    return open_dataset(place, task=spec.task, spec=spec, model=model)
+    return open_dataset(place, task=spec.task, spec=spec, model=model, ignore=ignore)
 
 
 def choose_classes(data: DataSet, spec: ModelSpec, *, split: Split | None) -> Chosen[Sample]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform.data.image import find_images, natural_key
+from fusiform.data.image import find_images, is_of_system, natural_key
 from fusiform.errors import ImageError, UsageError
 
 
@@ -223,7 +223,12 @@ def _find_local(address: str) -> Iterator[Picture]:
 def _find_in_folder(folder: str) -> Iterator[Picture]:
     unlisted: list[str] = []
     try:
-        files = find_images(Path(folder), unlisted=unlisted)
+        unread: list[Path] = []
+        files = find_images(Path(folder), unlisted=unlisted, unread=unread)
+        # Named like all the others, so that whoever opens them says that they are not read.
+        files = (
+            sorted([*files, *unread], key=lambda path: [natural_key(part) for part in path.parts]) if unread else files
+        )
     except OSError as error:
         yield Picture(folder, partial(_fail, str(error)))
         return
@@ -242,6 +247,8 @@ def _find_matches(pattern: str) -> Iterator[Picture]:
     if not matches:
         yield Picture(pattern, partial(_fail, f"{pattern}: no file matches this pattern"))
     for match in matches:
+        if is_of_system(os.path.basename(match)):  # noqa: PTH119
+            continue
         if os.path.isdir(match):  # noqa: PTH112
             yield from _find_in_folder(match)
         else:

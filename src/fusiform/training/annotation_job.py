@@ -42,7 +42,7 @@ class AnnotatedJob(Job[AnnotatedSet]):
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
         assert recipe.task != "classification"
-        dataset = open_dataset(source, task=recipe.task)
+        dataset = open_dataset(source, task=recipe.task, ignore=self.ignore)
         for note in dataset.notes:
             self.say(note)
         if "val" not in dataset.splits:
@@ -82,6 +82,7 @@ class AnnotatedJob(Job[AnnotatedSet]):
                     "mask_file": None if sample.mask_file is None else str(sample.mask_file.absolute()),
                     "size": sample.size,
                     "image_id": sample.image_id,
+                    "ignore": sample.ignore,
                     "boxes": None if sample.boxes is None else [astuple(box) for box in sample.boxes],
                 }
                 for sample in samples
@@ -195,4 +196,5 @@ def _sample(entry: Mapping[str, Any]) -> AnnotatedSample:
         None if entry["mask_file"] is None else Path(entry["mask_file"]),
         None if entry["size"] is None else (entry["size"][0], entry["size"][1]),
         entry["image_id"],
+        entry["ignore"],
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.data.dataset import Split
+from fusiform.data.masks import Ignore
 from fusiform.errors import UsageError
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent
@@ -76,6 +77,8 @@ class Job(ABC, Generic[D]):
 
     list_name: str
     """The file of a run's folder that ``list_text`` goes into."""
+    ignore: Ignore | None = None
+    """What 255 is in masks, see ``open_dataset``."""
 
     def __init__(
         self, world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
@@ -164,6 +167,7 @@ class Job(ABC, Generic[D]):
                 "model": _absolute(model),
                 "teacher": None if teacher is None else _absolute(os.fspath(teacher)),
                 "scratch": scratch,
+                "ignore": self.ignore,
                 "classes": list(dataset.classes),
                 "processes": self.world.size,
             }

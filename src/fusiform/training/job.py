@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fusiform.data.masks import Ignore
 from fusiform.errors import UsageError
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
@@ -31,6 +32,7 @@ def train(
     recipe: Recipe = finetune_small,
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
+    ignore: Ignore | None = None,
     resume: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -44,6 +46,7 @@ def train(
     split, part of the training pictures is kept for it, near-duplicates always on one side. ``model`` is a name or file
     with weights to start from, or a network's name (``mobilenet_v2_x0_35``), which starts from the most important
     channels of a wider one: the teacher, or else the bundled weights; ``scratch`` starts from random weights.
+    ``ignore`` says what 255 is in masks, see ``open_dataset``.
     ``teacher`` is a model to learn from as well (``recipe.distill``). ``resume`` goes on with the run in ``out``, with
     its own data, model and recipe. ``threads`` is the number of cores, all by default. ``say`` gets a line now and
     then.
@@ -76,7 +79,7 @@ def train(
                 raise UsageError("a teacher needs a share of the loss: add --set distill=0.5, or leave out --teacher")
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(True)
-            return _job(world, run, recipe, threads, save_minutes, progress).go(
+            return _job(world, run, recipe, threads, save_minutes, progress, ignore).go(
                 Path(data) if data is not None else None, os.fspath(model), teacher, scratch, resume
             )
         finally:
@@ -94,6 +97,7 @@ def find_rate(
     recipe: Recipe = finetune_small,
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
+    ignore: Ignore | None = None,
     device: str = "cpu",
     threads: int | None = None,
     progress: Tracker = silent,
@@ -112,7 +116,7 @@ def find_rate(
             raise UsageError("--find-lr runs in a single process: start it without torchrun")
         taught_by = open_model(teacher) if teacher is not None else None
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
-        job = _job(world, None, recipe, threads, 0, progress)
+        job = _job(world, None, recipe, threads, 0, progress, ignore)
         dataset = job.prepare(Path(data))
         task = job.make_task(job.adapt(base, dataset, os.fspath(model)), dataset, taught_by, None)
         rates, losses = sweep(task, recipe, world)
@@ -125,8 +129,18 @@ def find_rate(
 
 
 def _job(
-    world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
+    world: World,
+    run: RunFolder | None,
+    recipe: Recipe,
+    threads: int,
+    save_minutes: float,
+    progress: Tracker,
+    ignore: Ignore | None,
 ) -> Job[Any]:
+    if ignore is not None and recipe.task != "segmentation":
+        raise UsageError(f"--ignore is for masks, and recipe {recipe.name} is for {recipe.task}: leave it out")
     if recipe.task == "classification":
         return ClassificationJob(world, run, recipe, threads, save_minutes, progress)
-    return AnnotatedJob(world, run, recipe, threads, save_minutes, progress)
+    job = AnnotatedJob(world, run, recipe, threads, save_minutes, progress)
+    job.ignore = ignore
+    return job

@@ -111,7 +111,7 @@ def read_pair(sample: AnnotatedSample, *, classes: int) -> tuple[Image.Image, Ma
     if sample.mask_file is None:
         raise ImageError(f"{printable(sample.name)}: has no mask: draw one, or leave the picture out of the lists")
     image = sample.read()
-    return image, read_mask(sample.mask_file, image.size, classes=classes)
+    return image, read_mask(sample.mask_file, image.size, classes=classes, ignore=sample.ignore)
 
 
 def _resized(size: tuple[int, int], longer_side: float) -> tuple[int, int]:

@@ -1,0 +1,173 @@
+"""What lies in a folder and is no dataset of classes: boxes, outlines and masks as other tools keep them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fusiform.data.coco import coco_files, looks_like_coco
+from fusiform.data.dataset import SPLIT_NAMES
+from fusiform.data.image import EXTENSIONS, is_of_system
+from fusiform.data.names import nfc
+from fusiform.errors import UsageError
+from fusiform.report import printable
+
+_SIDECARS = (".txt", ".xml", ".json")
+_LOOKED_AT = 20
+"""How many files of annotations are opened."""
+_MASK_FOLDERS = re.compile(
+    r"masks?|(train|val|valid|validation|test)_?masks?|labels?|annotations?|gt|ground_?truth|trimaps?|"
+    r"segmentation(class|object)"
+)
+_PICTURE_FOLDERS = re.compile(r"images?|imgs?|jpegimages|photos?|pictures|inputs?")
+
+
+YOLO = "boxes in text files as YOLO's and darknet's"
+
+
+class _Found(NamedTuple):
+    pictures: int
+    matched: int
+    kind: str
+    example: Path
+    named_alike: bool
+
+
+def check_unannotated(root: Path) -> list[str]:
+    """Raise UsageError for a folder whose pictures have boxes, outlines or masks; else what a user should know of it.
+
+    Found are files of a picture's name that hold boxes (YOLO's and darknet's text, Pascal VOC's XML, LabelMe's and
+    others' JSON), COCO's JSON anywhere, and folders of masks beside folders of pictures. Where the annotations name
+    nothing but the folder that each picture lies in, the folders are classes all the same, which is told. No picture
+    is opened.
+    """
+    sidecars: dict[str, dict[str, Path]] = {ending: {} for ending in _SIDECARS}
+    has_masks = False
+    for folder, names in _walk(root):
+        for name in names:
+            stem, ending = os.path.splitext(name)  # noqa: PTH122  # a Path for each of a million names takes seconds
+            if (ending := ending.lower()) in sidecars:
+                # A picture's own lies beside it, or else in another folder.
+                sidecars[ending][stem] = sidecars[ending][os.path.join(folder, stem)] = Path(folder, name)  # noqa: PTH118
+        has_masks = has_masks or (_is_of_masks(root, folder) and any(map(_is_picture, names)))
+    if has_masks:
+        _check_masks(root)
+    notes: list[str] = []
+    for ending, files in sidecars.items():
+        if not files or (found := _find_boxes(root, ending, files)) is None:
+            continue
+        what = (
+            f"{found.matched} of {found.pictures} pictures have {found.kind}, such as {printable(str(found.example))}"
+        )
+        if not found.named_alike:
+            way = (
+                f"write {root / 'data.yaml'} with names, train and val"
+                if found.kind == YOLO
+                else "give COCO's layout (annotations/instances_*.json beside its pictures) or Pascal VOC's "
+                "(JPEGImages and Annotations)"
+            )
+            raise UsageError(
+                f"{root}: is no dataset of classes: {what}: for a detector {way}, for "
+                f"a classifier a folder for each class without the {ending} files"
+            )
+        notes.append(f"{what}, which name the folders' classes: not read")
+    known = set(coco_files(root))
+    for file in [file for file in dict.fromkeys(sidecars[".json"].values()) if file not in known][: 5 * _LOOKED_AT]:
+        if looks_like_coco(file):
+            raise UsageError(
+                f"{root}: is no dataset of classes: {file} holds COCO's boxes: give that file, or put the files of all "
+                "splits into a folder annotations, called instances_train.json and instances_val.json"
+            )
+    return notes
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_of_system(name))
+        yield folder, [name for name in names if not is_of_system(name)]
+
+
+def _is_picture(name: str) -> bool:
+    return EXTENSIONS.fullmatch(os.path.splitext(name)[1]) is not None  # noqa: PTH122  # as above
+
+
+def _is_of_masks(root: Path, folder: str) -> bool:
+    return any(_MASK_FOLDERS.fullmatch(part.casefold()) for part in Path(folder).relative_to(root).parts)
+
+
+def _check_masks(root: Path) -> None:
+    """Raise UsageError where every folder is of pictures, of masks, or a split, and half the pictures have a mask."""
+    pictures: set[str] = set()
+    masks: dict[str, Path] = {}
+    for folder, names in _walk(root):
+        found = [name for name in names if _is_picture(name)]
+        parts = [part.casefold() for part in Path(folder).relative_to(root).parts]
+        if _is_of_masks(root, folder):
+            masks.update({re.sub(r"[_-](mask|gt|label)$", "", Path(name).stem): Path(folder, name) for name in found})
+        elif found and all(_PICTURE_FOLDERS.fullmatch(part) or part in SPLIT_NAMES for part in parts):
+            pictures.update(Path(name).stem for name in found)
+        elif found:
+            return  # a class of its own
+    if masks and 2 * len(pictures & set(masks)) >= len(pictures):
+        example = printable(str(min(masks.values())))
+        raise UsageError(
+            f"{root}: is no dataset of classes: its pictures have masks, such as {example}: "
+            "for a segmenter call the folder of pictures JPEGImages and the one of masks SegmentationClass, beside "
+            "class_names.txt with the background first"
+        )
+
+
+def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> _Found | None:
+    """Files that hold the boxes of at least a quarter of the pictures below ``root``; None where there are none."""
+    pictures = 0
+    matched: list[tuple[Path, str]] = []  # the file, and the name of the folder of its picture
+    for folder, names in _walk(root):
+        for name in filter(_is_picture, names):
+            pictures += 1
+            stem = os.path.splitext(name)[0]  # noqa: PTH122  # as above
+            beside = os.path.join(folder, stem)  # noqa: PTH118
+            # Some tools put their ending behind the picture's own: cat.jpg.json.
+            if (file := files.get(beside) or files.get(stem) or files.get(name)) is not None:
+                matched.append((file, os.path.basename(folder)))  # noqa: PTH119
+    if 4 * len(matched) < pictures:
+        return None
+    example = kind = None
+    alike = ending != ".txt"
+    for file, folder in matched[:: max(1, len(matched) // _LOOKED_AT)]:
+        try:
+            text = file.read_bytes()[: 1 << 16].decode("utf-8", "replace")
+        except OSError:
+            continue
+        if (here := _kind(text, ending)) is not None:
+            example, kind = example or file, here
+            alike = alike and {nfc(name) for name in _names(text, ending)} == {nfc(folder)}
+    if kind is None or example is None:
+        return None
+    return _Found(pictures, len(matched), kind, example, alike)
+
+
+def _kind(text: str, ending: str) -> str | None:
+    """What a file of a picture's name holds, if it is boxes or outlines."""
+    if ending == ".xml":
+        return "boxes in XML as Pascal VOC's" if re.search(r"<annotation\b", text) else None
+    if ending == ".json":
+        if re.search(r'"shapes"\s*:\s*\[', text):
+            return "LabelMe's boxes or outlines"
+        return "boxes in JSON" if re.search(r'"(objects|annotations?|regions|boxes|bbox)"\s*:\s*[\[{]', text) else None
+    lines = [line.split() for line in text.splitlines()[:_LOOKED_AT] if line.strip()]
+    if not lines or not all(sum(map(_is_number, words)) >= 4 and len(words) >= 5 for words in lines):
+        return None
+    yolo = all(words[0].isdecimal() and all(map(_is_number, words)) for words in lines)
+    return YOLO if yolo else "boxes in text files"
+
+
+def _names(text: str, ending: str) -> list[str]:
+    pattern = r"<name>\s*(.*?)\s*</name>" if ending == ".xml" else r'"label"\s*:\s*"(.*?)"'
+    return re.findall(pattern, text)
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", word, re.IGNORECASE) is not None
