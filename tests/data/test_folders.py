@@ -283,11 +283,11 @@ def test_what_systems_make_is_no_class_and_no_picture(tmp_path: Path, made: str)
 
 
 def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
-    make(tmp_path, "cat/1.jpg", "cat/2.heic", "dog/2.jpg", "dog/3.HEIC", "dog/4.CR2", "dog/read me.txt")
+    make(tmp_path, "cat/1.jpg", "cat/2.nef", "dog/2.jpg", "dog/3.NEF", "dog/4.CR2", "dog/read me.txt")
     assert read_dataset(tmp_path).notes == (
         "1 file ending in .cr2, such as 4.CR2: not read; save them as JPEG or PNG",
-        "2 files ending in .heic, such as 2.heic: not read; save them as JPEG or PNG",
+        "2 files ending in .nef, such as 2.nef: not read; save them as JPEG or PNG",
     )
-    make(tmp_path / "only", "cat/1.heic", "dog/2.heic")
-    with pytest.raises(UsageError, match=r"no pictures in it \(2 files ending in \.heic, such as 1\.heic: not read"):
+    make(tmp_path / "only", "cat/1.nef", "dog/2.nef")
+    with pytest.raises(UsageError, match=r"no pictures in it \(2 files ending in \.nef, such as 1\.nef: not read"):
         read_dataset(tmp_path / "only")

