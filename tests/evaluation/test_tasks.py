@@ -480,7 +480,7 @@ def masks(tmp_path: Path, answer: Any) -> SegmentationEvaluation:
     random = np.random.default_rng(4)
     answer(SEGMENTER, segmenter_answers(random))
     data = voc_folder(tmp_path / "voc", random)
-    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, threads=2)
+    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, ignore="255", threads=2)
     assert isinstance(result, SegmentationEvaluation)
     return result
 
@@ -539,7 +539,7 @@ def test_masks_are_bound_by_the_names_of_their_classes(tmp_path: Path, answer: A
     random = np.random.default_rng(4)
     answer(SEGMENTER, segmenter_answers(random))
     data = voc_folder(tmp_path / "voc", random, ("background", "dog", "cat"))
-    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, batch=4)
+    result = evaluate(write_model(tmp_path / "masks.tflite", SEGMENTER), data, ignore="255", batch=4)
     assert result.outputs == (0, 2, 1)
     miou, accuracy, ious = plain_figures(list(found_masks(data)), [0, 2, 1])
     made = result.report()
@@ -580,7 +580,7 @@ def test_masks_that_do_not_fit_are_told_and_the_rest_goes_on(masks: Segmentation
     Image.new("L", (3, 3)).save(folder / "SegmentationClass" / "0.png")
     Image.new("L", size_of(1), 9).save(folder / "SegmentationClass" / "1.png")
     (folder / "JPEGImages" / "2.png").write_bytes(b"no picture")
-    result = evaluate(masks.model, folder)
+    result = evaluate(masks.model, folder, ignore="255")
     assert [Path(sample.name).stem for sample in result.samples] == ["3", "4", "5"]
     for message, words in zip(
         result.skipped, ("mask is 3 x 3 pixels", "labels beyond the 4 classes", "2.png"), strict=True
@@ -594,7 +594,7 @@ def test_masks_that_do_not_fit_are_told_and_the_rest_goes_on(masks: Segmentation
     for file in (folder / "SegmentationClass").iterdir():
         file.write_bytes(b"no mask")
     with pytest.raises(UsageError, match=r"none of the 6 pictures of all could be read: .*0\.png: is no PNG"):
-        evaluate(masks.model, folder)
+        evaluate(masks.model, folder, ignore="255")
 
 
 def found_masks_of(folder: Path, chosen: tuple[int, ...]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -642,7 +642,7 @@ def test_what_a_segmenter_cannot_use_is_refused(masks: SegmentationEvaluation, t
     with pytest.raises(
         UsageError, match=r"1 of its 3 classes are none of the 4 of .*: horse: name the masks' classes in"
     ):
-        evaluate(masks.model, masks.source)
+        evaluate(masks.model, masks.source, ignore="255")
     twice = SEGMENTER.replace(labels=("background", "cat", "cat", "bird"))
     with pytest.raises(UsageError, match="more than one of its classes bears the same name"):
         open_dataset(masks.source, task="segmentation", spec=twice, model="masks")
@@ -656,7 +656,7 @@ def test_what_a_segmenter_cannot_use_is_refused(masks: SegmentationEvaluation, t
 def test_a_segmenter_that_answers_nan_is_told(masks: SegmentationEvaluation, answer: Any) -> None:
     answer(SEGMENTER, [{"logits": np.full((5, 5, 4), np.inf, np.float32)}] * PICTURES)
     with pytest.raises(WeightsError, match=r"masks\.tflite: answers with values that are not finite"):
-        evaluate(masks.model, masks.source)
+        evaluate(masks.model, masks.source, ignore="255")
 
 
 @pytest.mark.parametrize("height", [65, 49])
