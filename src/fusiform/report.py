@@ -21,6 +21,13 @@ class Report:
 
     Values are texts, numbers, booleans or None; a float must be finite. Anything else raises ValueError, so that
     every report can be written in every format.
+
+    Example:
+        >>> import fusiform
+        >>> report = fusiform.analyze("shufflenet_v2_x0_5")
+        >>> print(report.title, len(report.rows), report.to_csv().split(",")[:2])
+        shufflenet_v2_x0_5 at 224x224 75 ['name', 'operator']
+
     """
 
     title: str

@@ -37,6 +37,12 @@ class Preprocess:
     squeezes all of it into the square, whatever its aspect; ``pad`` resizes its longer side to the square's, and fills
     the rest, at the right or the bottom, with the mean colour. ``resize`` equals ``crop`` but for ``crop``. ``mean``
     and ``std`` apply to values in [0, 1], in the order of ``color_order``.
+
+    Example:
+        >>> import fusiform
+        >>> fusiform.open_model("mobilenet_v2").spec.preprocess.resize
+        256
+
     """
 
     resize: int = 256
@@ -90,6 +96,13 @@ class ModelSpec:
     ``scores`` is what makes scores of them. A segmenter is DeepLabv3 over ``architecture``, with ``aspp`` or without.
     Its logits, of which there is one for ``output_stride`` x ``output_stride`` pixels, are resized to the photograph:
     with ``align_corners`` the outermost ones stand on the outermost pixels.
+
+    Example:
+        >>> import fusiform
+        >>> spec = fusiform.ModelSpec("mobilenet_v2", 0.35, ("cat", "dog"))
+        >>> spec.name, spec.replace(input_size=160, preprocess=fusiform.Preprocess(184, 160)).input_size
+        ('mobilenet_v2_x0_35', 160)
+
     """
 
     architecture: Architecture

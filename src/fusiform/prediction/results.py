@@ -21,6 +21,12 @@ class Prediction(Answer):
 
     Exactly one is there of ``classification``, ``detections``, ``segmentation`` and ``error``. Boxes and masks are in
     pixels of the upright image.
+
+    Example:
+        >>> import fusiform
+        >>> fusiform.predict("examples/cat.jpg", top=1)[0].to_dict()["top"][0]["name"]
+        'Egyptian cat'
+
     """
 
     def draw(self) -> Image.Image:
@@ -68,7 +74,15 @@ class Prediction(Answer):
 
 
 class Predictions(list[Prediction]):
-    """The answers for several pictures, in their order; ``spec`` is the description of the model that gave them."""
+    """The answers for several images, in their order; ``spec`` is the description of the model that gave them.
+
+    Example:
+        >>> import fusiform
+        >>> predictions = fusiform.predict(["examples", "missing.jpg"], top=1)
+        >>> len(predictions), len(predictions.errors), predictions.rows()[1]["name"]
+        (3, 1, 'espresso')
+
+    """
 
     def __init__(self, predictions: Iterable[Prediction], spec: ModelSpec) -> None:
         super().__init__(predictions)

@@ -31,6 +31,13 @@ class Model:
     """A model file, found and recognised: its spec is read, its weights when they are asked for.
 
     ``path`` is the file to open: of a folder (a web page, a Core ML package) the model inside, or the folder itself.
+
+    Example:
+        >>> import fusiform
+        >>> model = fusiform.open_model("shufflenet_v2_x1_0")
+        >>> model.format, model.state()["fc.weight"].shape
+        ('tflite', (1000, 1024))
+
     """
 
     path: Path
