@@ -126,6 +126,22 @@ def test_a_photograph_is_named_without_pytorch_and_onnx(model: str) -> None:
     assert names[0] in ("tabby", "tiger cat", "Egyptian cat")
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["train('examples', 'run')", "export('mobilenet_v2', 'litert', 'ship')", "choose('examples', 'best')"],
+)
+def test_without_pytorch_a_function_says_which_extra_brings_it(call: str) -> None:
+    code = BLOCK_HEAVY + (
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name: None if name in {set(HEAVY)!r} else find(name)\n"
+        "import fusiform\nfrom fusiform.errors import MissingExtraError\n"
+        "assert all(getattr(fusiform, name) for name in fusiform.__all__)\n"
+        f"try:\n    fusiform.{call}\nexcept MissingExtraError as error:\n    print(error)"
+    )
+    assert "pip install 'fusiform[train]'" in run_python(code)
+
+
 def test_without_pytorch_load_says_which_extra_brings_it() -> None:
     code = BLOCK_HEAVY + (
         "import fusiform\nfrom fusiform.errors import MissingExtraError\n"

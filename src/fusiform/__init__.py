@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
@@ -104,8 +107,30 @@ def __getattr__(name: str) -> object:
         return installed_version() or "0+unknown"  # a checkout on the path, as torch.hub uses it
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    try:
+        module = import_module(_WHERE[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _OF_TRAIN:
+            raise
+        return _missing(name, error.name)
+    value = globals()[name] = getattr(module, name)
     return value
+
+
+# What the extra "train" brings, without which some of the functions cannot even be imported.
+_OF_TRAIN = ("torch", "torchvision", "matplotlib", "tensorboard")
+
+
+def _missing(name: str, package: str) -> Callable[..., NoReturn]:
+    """A function that says what is missing when it is called: looking at a name is not to fail."""
+
+    def function(*_: object, **__: object) -> NoReturn:
+        from fusiform.errors import MissingExtraError
+
+        raise MissingExtraError(package, "train", f"fusiform.{name}")
+
+    function.__name__ = function.__qualname__ = name
+    return function
 
 
 def __dir__() -> list[str]:
