@@ -57,7 +57,7 @@ def choose(found: Mapping[str, Names], *, source: str) -> Names:
     chosen = averages if len(averages) == 1 else list(found)
     if len(chosen) > 1 and "" not in chosen:
         raise WeightsError(
-            f"{source} holds several networks ({', '.join(chosen)}): save the state dict of the one that is meant"
+            f"{source} holds several networks ({', '.join(sorted(chosen))}): save the state dict of the one that is meant"
         )
     return found["" if "" in chosen else chosen[0]] if chosen else {}
 
