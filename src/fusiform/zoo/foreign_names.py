@@ -56,9 +56,8 @@ def choose(found: Mapping[str, Names], *, source: str) -> Names:
     averages = [where for where in found if "ema" in re.split(r"[._ ]", where.lower())]
     chosen = averages if len(averages) == 1 else list(found)
     if len(chosen) > 1 and "" not in chosen:
-        raise WeightsError(
-            f"{source} holds several networks ({', '.join(sorted(chosen))}): save the state dict of the one that is meant"
-        )
+        names = ", ".join(sorted(chosen))
+        raise WeightsError(f"{source} holds several networks ({names}): save the state dict of the one that is meant")
     return found["" if "" in chosen else chosen[0]] if chosen else {}
 
 
