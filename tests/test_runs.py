@@ -73,10 +73,17 @@ def test_a_run_stands_for_its_model(made: tuple[Path, fusiform.Run]) -> None:
     assert (
         evaluation.to_dict()["figures"]["top1"] == fusiform.evaluate(run, folder / "data").to_dict()["figures"]["top1"]
     )
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    assert list(run.evaluate(threads=1).to_pandas()["class"]) == ["blue", "red"]
+    assert len(fusiform.diagnose(folder / "data").to_pandas()) == len(fusiform.diagnose(folder / "data").report().rows)
+    assert run.to_pandas().shape[0] == 1
     report = run.export("litert")
     file = Path(str(report.rows[0]["file"]))
     assert file.parent == folder / "run" / "export"
-    assert fusiform.verify(file, run, data=folder / "data").passed
+    parity = fusiform.verify(file, run, data=folder / "data")
+    assert parity.passed
+    assert parity.to_arrow().num_rows == len(parity.report().rows)
 
 
 def test_what_does_not_go_together_is_refused(made: tuple[Path, fusiform.Run], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -99,6 +100,22 @@ class Report:
         rows = self.rows or (self.figures,)
         columns = _columns(rows)
         return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])
+
+
+class Tabular(ABC):
+    """What has a report: its rows are tables of other libraries, too."""
+
+    @abstractmethod
+    def report(self) -> Report:
+        """The figures and rows."""
+
+    def to_pandas(self) -> Any:
+        """The rows of ``report`` as a pandas.DataFrame; raises UsageError where pandas is not installed."""
+        return self.report().to_pandas()
+
+    def to_arrow(self) -> Any:
+        """The rows of ``report`` as a pyarrow.Table; raises UsageError where pyarrow is not installed."""
+        return self.report().to_arrow()
 
 
 def to_pandas(rows: Sequence[Mapping[str, Cell]]) -> Any:

@@ -153,6 +153,14 @@ class Run(os.PathLike[str]):
         """The same as JSON text."""
         return self.report.to_json()
 
+    def to_pandas(self) -> Any:
+        """The report's rows as a pandas.DataFrame; raises UsageError where pandas is not installed."""
+        return self.report.to_pandas()
+
+    def to_arrow(self) -> Any:
+        """The report's rows as a pyarrow.Table; raises UsageError where pyarrow is not installed."""
+        return self.report.to_arrow()
+
     def __fspath__(self) -> str:
         return str(self.folder)
 

@@ -15,7 +15,7 @@ from fusiform.data.faults import FileFault, ReadingFault, Severity
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
-from fusiform.report import Cell, Report, printable, rows_table
+from fusiform.report import Cell, Report, Tabular, printable, rows_table
 
 EXAMPLES = 10
 """Findings of a kind that the table shows."""
@@ -97,7 +97,7 @@ Data = TypeVar("Data", DataSet, AnnotatedSet)
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis(Generic[Data]):
+class Diagnosis(Tabular, Generic[Data]):
     """What was found in ``dataset``.
 
     ``findings`` come errors first, then warnings, then notes, those of a kind together. ``clean`` is the dataset

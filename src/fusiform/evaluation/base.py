@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from fusiform.errors import UsageError
 from fusiform.evaluation.calibration import Calibration, calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison, comparison_figures
 from fusiform.evaluation.figures import interval_text, shortened
-from fusiform.report import Cell, Format, Report, align, cell_text, printable, rows_table
+from fusiform.report import Cell, Format, Report, Tabular, align, cell_text, printable, rows_table
 from fusiform.spec import ModelSpec
 from fusiform.tasks import bootstrap
 from fusiform.tasks.bootstrap import Comparison, Interval
@@ -39,7 +39,7 @@ E = TypeVar("E", bound="Evaluation")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Evaluation(ABC):
+class Evaluation(Tabular):
     """A model's answers to the images of a dataset, and what follows from them.
 
     ``samples`` are the images that could be read, ``skipped`` the messages about the others, ``notes`` what a user

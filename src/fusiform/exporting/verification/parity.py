@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from fusiform.errors import FusiformError
-from fusiform.report import Cell, Report, printable
+from fusiform.report import Cell, Report, Tabular, printable
 from fusiform.spec import Task
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import RESAMPLES
@@ -87,7 +87,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Parity:
+class Parity(Tabular):
     """What a verification found; it passed if there are no ``failures``.
 
     ``tolerance`` bounds ``Comparison.largest_error`` of a float file and is None for int8, where ``max_error`` bounds
