@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import ImageFile, features
 
@@ -40,10 +40,11 @@ def open_jpeg_2000(stream: BinaryIO) -> ImageFile.ImageFile:
 def open_heif(stream: BinaryIO) -> ImageFile.ImageFile:
     """A HEIC or HEIF picture, nothing decoded yet; MissingDecoderError without the extra ``heif``."""
     try:
-        from pillow_heif.as_plugin import HeifImageFile
+        from pillow_heif import as_plugin
     except ImportError:
         raise MissingDecoderError(
             "is a HEIC file, which needs pillow-heif to be read: pip install 'fusiform[heif]', or save it as JPEG or "
             "PNG"
         ) from None
-    return cast(ImageFile.ImageFile, HeifImageFile(stream))
+    opener: Any = as_plugin.HeifImageFile  # which has no types
+    return cast(ImageFile.ImageFile, opener(stream))
