@@ -40,11 +40,11 @@ def open_jpeg_2000(stream: BinaryIO) -> ImageFile.ImageFile:
 def open_heif(stream: BinaryIO) -> ImageFile.ImageFile:
     """A HEIC or HEIF picture, nothing decoded yet; MissingDecoderError without the extra ``heif``."""
     try:
-        from pillow_heif import as_plugin
+        from pillow_heif.as_plugin import HeifImageFile
     except ImportError:
         raise MissingDecoderError(
             "is a HEIC file, which needs pillow-heif to be read: pip install 'fusiform[heif]', or save it as JPEG or "
             "PNG"
         ) from None
-    opener: Any = as_plugin.HeifImageFile  # which has no types
+    opener: Any = HeifImageFile  # which has no types
     return cast(ImageFile.ImageFile, opener(stream))
