@@ -90,7 +90,7 @@ def measure(width: float, size: int, slices: int) -> list[dict[str, Cell]]:
     from fusiform.graph.onnx import to_onnx
     from fusiform.graph.split import split_expansion
     from fusiform.graph.tflite import to_tflite
-    from fusiform.nets import MobileNetV2
+    from fusiform.modules import MobileNetV2
 
     torch.set_num_threads(1)
     graph = graph_of(width, size)

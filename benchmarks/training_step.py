@@ -75,7 +75,7 @@ class Trainer:
         # PyTorch is imported here, after the allocator was set.
         import torch
 
-        from fusiform.nets import MobileNetV2, ShuffleNetV2
+        from fusiform.modules import MobileNetV2, ShuffleNetV2
         from fusiform.training.fused import fuse
 
         torch.set_num_threads(common.usable_cores())

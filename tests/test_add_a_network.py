@@ -31,10 +31,10 @@ from fusiform.graph.numbers import to_state
 from fusiform.graph.onnx import to_onnx
 from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
-from fusiform.nets import ARCHITECTURES, build_backbone, build_network
-from fusiform.nets.backbones import Backbone
-from fusiform.nets.gradcam import grad_cam
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3
+from fusiform.modules import ARCHITECTURES, build_backbone, build_network
+from fusiform.modules.backbones import Backbone
+from fusiform.modules.gradcam import grad_cam
+from fusiform.modules.layers import check_arguments, conv1x1, conv3x3
 from fusiform.selection.latency import plans
 from fusiform.spec import ModelSpec, Padding, Preprocess
 from fusiform.tables import TRAITS, Traits, round_channels, trade_strides

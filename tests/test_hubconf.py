@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fusiform.errors import DownloadError, UsageError
-from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.modules import MobileNetV2, ShuffleNetV2
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.load import load

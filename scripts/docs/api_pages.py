@@ -67,7 +67,7 @@ def _returned(package: griffe.Module | griffe.Alias, name: str) -> Iterator[str]
         found = found.final_target
     if found.is_function and isinstance(found.returns, griffe.Expr):
         for path in _classes(found.returns):
-            if path.startswith("fusiform.") and not path.startswith("fusiform.nets."):
+            if path.startswith("fusiform.") and not path.startswith("fusiform.modules."):
                 yield path
 
 

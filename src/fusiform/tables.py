@@ -1,6 +1,6 @@
 """The papers' tables and what sets the architectures apart, without any framework.
 
-The PyTorch networks (``nets/``) and the framework-free graphs (``graph/``) are both built from these numbers.
+The PyTorch networks (``modules/``) and the framework-free graphs (``graph/``) are both built from these numbers.
 """
 
 from __future__ import annotations

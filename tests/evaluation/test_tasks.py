@@ -663,7 +663,7 @@ def test_a_segmenter_that_answers_nan_is_told(masks: SegmentationEvaluation, ans
 def test_several_scales_are_those_of_the_network(tmp_path: Path, height: int) -> None:
     """The mean of the network's own probabilities at six scales, mirrored or not, of a picture without padding."""
     torch = pytest.importorskip("torch")
-    from fusiform.nets.deeplab_v3 import multi_scale_probabilities
+    from fusiform.modules.deeplab_v3 import multi_scale_probabilities
     from fusiform.zoo.load import load
 
     noise = np.random.default_rng(0).integers(0, 256, (height, 65, 3), np.uint8)

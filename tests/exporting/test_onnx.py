@@ -15,7 +15,7 @@ pytest.importorskip("onnxscript")
 
 from fusiform.exporting.targets.onnx import write
 from fusiform.graph.build import build_graph
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.zoo.load import load_state
 
 

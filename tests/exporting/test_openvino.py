@@ -22,7 +22,7 @@ from fusiform.graph.build import build_graph
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Add, Conv, Linear
 from fusiform.graph.tflite import to_tflite
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.spec import Preprocess
 from fusiform.zoo.load import load_state
 from fusiform.zoo.model import open_model

@@ -18,7 +18,7 @@ from fusiform.exporting.targets.targets import TARGETS
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import Conv, Graph, Linear
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.load import load_state
 from fusiform.zoo.model import open_model

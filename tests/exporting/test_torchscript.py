@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from fusiform.errors import UsageError
 from fusiform.exporting.targets.torchscript import write
 from fusiform.graph.build import build_graph
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.spec import Preprocess
 from fusiform.zoo.load import load_state
 from fusiform.zoo.model import open_model

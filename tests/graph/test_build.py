@@ -42,7 +42,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 @pytest.mark.parametrize("size", [32, 96, 97, 224])
 def test_litert_answers_as_pytorch(architecture, width, padding, size, small_spec, lived_in_state):
     torch = pytest.importorskip("torch")
-    from fusiform.nets import build_network
+    from fusiform.modules import build_network
     from fusiform.zoo.load import load_state
 
     spec = small_spec(architecture, width, size=size, padding=padding)
@@ -60,7 +60,7 @@ def test_litert_answers_as_pytorch(architecture, width, padding, size, small_spe
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_numbers_of_channels(architecture, channels, small_spec, lived_in_state):
     torch = pytest.importorskip("torch")
-    from fusiform.nets import build_network
+    from fusiform.modules import build_network
     from fusiform.zoo.load import load_state
 
     spec = small_spec(architecture, channels=channels)

@@ -69,7 +69,7 @@ def test_the_width_whose_published_parameters_are_wrong():
 )
 def test_pytorchs_modules_count_the_same(architecture, width, size, padding, small_spec, lived_in_state):
     torch = pytest.importorskip("torch")
-    from fusiform.nets import build_network
+    from fusiform.modules import build_network
 
     spec = small_spec(architecture, width, size=size, padding=padding)
     network = build_network(spec).eval()

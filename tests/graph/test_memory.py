@@ -128,7 +128,7 @@ def benchmark(monkeypatch):
 @pytest.mark.parametrize(("width", "slices"), [(0.35, 4), (1.0, 3)])
 def test_pytorchs_allocator_confirms_the_prediction(width, slices, benchmark):
     torch = pytest.importorskip("torch")
-    from fusiform.nets import MobileNetV2
+    from fusiform.modules import MobileNetV2
 
     graph = graph_of(width=width, size=96)
     network = MobileNetV2(width).eval().to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import torch
 
 from fusiform.graph.backbones import BACKBONES
 from fusiform.graph.shapes import expected_shapes, state_shapes
-from fusiform.nets import ARCHITECTURES, build_backbone, build_network
+from fusiform.modules import ARCHITECTURES, build_backbone, build_network
 from fusiform.porting.network import NETWORKS
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tables import TRAITS

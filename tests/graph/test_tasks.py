@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 from fusiform.engines.torch import TorchEngine
 from fusiform.exporting.quantization.calibrate import calibrate
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 
 State = dict[str, NDArray[Any]]
 

@@ -17,8 +17,8 @@ from fusiform.data.image import read_image
 from fusiform.data.masks import VOC_CLASSES
 from fusiform.engines import open_engine
 from fusiform.errors import WeightsError
-from fusiform.nets import MobileNetV2
-from fusiform.nets.deeplab_v3 import DeepLabV3
+from fusiform.modules import MobileNetV2
+from fusiform.modules.deeplab_v3 import DeepLabV3
 from fusiform.porting.deeplab_v3 import port
 from fusiform.porting.port import port as port_file
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS, mobilenet_v2_channels

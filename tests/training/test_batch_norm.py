@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fusiform.errors import UsageError
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.spec import ModelSpec
 from fusiform.training.batch_norm import is_folded, unfold
 from fusiform.zoo.load import load_state

@@ -26,7 +26,7 @@ from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, UsageError, WeightsError
 from fusiform.evaluation.detection import box_figures
 from fusiform.graph.shapes import state_shapes
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks.detection import decode_boxes, make_targets, match_priors, prior_boxes

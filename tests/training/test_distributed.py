@@ -22,8 +22,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from fusiform.data.dataset import Sample
 from fusiform.data.open import open_dataset
 from fusiform.errors import UsageError
-from fusiform.nets import build_network
-from fusiform.nets.layers import LoneBatchNorm2d
+from fusiform.modules import build_network
+from fusiform.modules.layers import LoneBatchNorm2d
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.training.classification import measure

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.layers import conv3x3
+from fusiform.modules import MobileNetV2, ShuffleNetV2
+from fusiform.modules.layers import conv3x3
 from fusiform.spec import Padding
 from fusiform.training import fused
 from fusiform.training.fused import fuse

@@ -13,8 +13,8 @@ from fusiform.data.image import read_image
 from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.errors import UsageError
 from fusiform.graph.shapes import expected_shapes
-from fusiform.nets import build_network
-from fusiform.nets.shufflenet_v2 import channel_shuffle
+from fusiform.modules import build_network
+from fusiform.modules.shufflenet_v2 import channel_shuffle
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS, SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS
 from fusiform.training.batch_norm import unfold

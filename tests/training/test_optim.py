@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusiform.nets import build_network
+from fusiform.modules import build_network
 from fusiform.spec import ModelSpec
 from fusiform.training.optim import RMSpropTF, make_optimizer
 from fusiform.training.recipe import Recipe

@@ -20,7 +20,7 @@ from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, WeightsError
 from fusiform.evaluation.segmentation import outline
-from fusiform.nets import DeepLabV3, build_network
+from fusiform.modules import DeepLabV3, build_network
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks.segmentation_metrics import class_counts, mean_iou, pixel_accuracy, pixel_confusion

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import fusiform
 from fusiform.engines import open_engine
 from fusiform.errors import DownloadError, MissingExtraError, UsageError, WeightsError
-from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.modules import MobileNetV2, ShuffleNetV2
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.load import load, load_state
 from fusiform.zoo.model import open_model

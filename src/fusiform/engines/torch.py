@@ -27,7 +27,7 @@ class TorchEngine:
             import torch
         except ImportError:
             raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
-        from fusiform.nets import DeepLabV3, build_network
+        from fusiform.modules import DeepLabV3, build_network
         from fusiform.zoo.load import load_state
 
         self.spec = spec

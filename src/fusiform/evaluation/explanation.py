@@ -18,7 +18,7 @@ from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.zoo.model import Model
 
 if TYPE_CHECKING:
-    from fusiform.nets.backbones import Backbone
+    from fusiform.modules.backbones import Backbone
 
 # From black over purple and orange to yellow, brighter all the way.
 _HEAT_COLORS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
@@ -61,7 +61,7 @@ def open_network(model: Model) -> Backbone:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "--explain") from None
-    from fusiform.nets import build_network
+    from fusiform.modules import build_network
     from fusiform.zoo.load import load_state
 
     network = cast("Backbone", build_network(model.spec))
@@ -80,7 +80,7 @@ def explain(
     """
     import torch
 
-    from fusiform.nets.gradcam import grad_cam
+    from fusiform.modules.gradcam import grad_cam
 
     known = {sample.name: i for i, sample in enumerate(evaluation.samples)}
     preprocess = evaluation.spec.preprocess

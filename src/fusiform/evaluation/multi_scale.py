@@ -12,7 +12,7 @@ from fusiform.errors import MissingExtraError, UsageError
 from fusiform.zoo.model import PROGRAMS, Model
 
 if TYPE_CHECKING:
-    from fusiform.nets import DeepLabV3
+    from fusiform.modules import DeepLabV3
 
 
 class MultiScaleEngine:
@@ -32,7 +32,7 @@ class MultiScaleEngine:
             import torch
         except ImportError:
             raise MissingExtraError("PyTorch", "torch", "multi-scale evaluation") from None
-        from fusiform.nets import build_network
+        from fusiform.modules import build_network
         from fusiform.zoo.load import load_state
 
         self.spec = model.spec
@@ -49,7 +49,7 @@ class MultiScaleEngine:
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer uint8 pixels (N, height, width, 3) with (N, height, width, classes); see ``Engine.run``."""
-        from fusiform.nets.deeplab_v3 import multi_scale_probabilities
+        from fusiform.modules.deeplab_v3 import multi_scale_probabilities
 
         pictures = self._torch.from_numpy(as_normalized(batch, self.spec.preprocess)).to(self._device)
         found = multi_scale_probabilities(self._network, pictures)

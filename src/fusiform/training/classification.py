@@ -19,8 +19,8 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.evaluation.classification import answers, sum_up
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
-from fusiform.nets import build_network
-from fusiform.nets.backbones import Backbone, classifier_of
+from fusiform.modules import build_network
+from fusiform.modules.backbones import Backbone, classifier_of
 from fusiform.spec import ModelSpec
 from fusiform.tables import TRAITS
 from fusiform.training.augment import mix_batch

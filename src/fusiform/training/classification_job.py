@@ -209,7 +209,7 @@ def adapt(
 
 def _complete(spec: ModelSpec, state: State, same_head: bool, seed: int) -> State:
     """The weights with fresh ones, drawn from the seed, where there are none: the whole network or its head."""
-    from fusiform.nets import build_network
+    from fusiform.modules import build_network
 
     if same_head:
         return state

@@ -17,7 +17,7 @@ from fusiform.data.preprocess import mean_color
 from fusiform.engines import EngineName
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.evaluation.detection import find_boxes, precisions
-from fusiform.nets import SSDLite, build_network
+from fusiform.modules import SSDLite, build_network
 from fusiform.spec import ModelSpec, Preprocess, Scores
 from fusiform.tables import TRAITS
 from fusiform.tasks import detection

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fusiform.nets.layers import SameConv2d, pad_same
+from fusiform.modules.layers import SameConv2d, pad_same
 
 _PIECE = 2**21
 """Bytes a thread of the widest map in a piece of the batch, so that its maps stay in the second-level cache or near."""

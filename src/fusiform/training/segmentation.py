@@ -21,7 +21,7 @@ from fusiform.engines import EngineName
 from fusiform.errors import ImageError, MissingExtraError, WeightsError
 from fusiform.evaluation.segmentation import outline, overlaps
 from fusiform.graph.shapes import state_shapes
-from fusiform.nets import DeepLabV3, build_network
+from fusiform.modules import DeepLabV3, build_network
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.training.augment import apply_seeded

@@ -16,8 +16,8 @@ from fusiform.zoo.model import Model, open_model
 if TYPE_CHECKING:
     from torch import nn
 
-    from fusiform.nets import DeepLabV3, SSDLite
-    from fusiform.nets.backbones import Backbone
+    from fusiform.modules import DeepLabV3, SSDLite
+    from fusiform.modules.backbones import Backbone
 
 
 def load(
@@ -57,7 +57,7 @@ def load(
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "fusiform.load") from None
-    from fusiform.nets import build_backbone, build_network
+    from fusiform.modules import build_backbone, build_network
 
     opened = _open(model, weights)
     state, spec = dict(opened.state()), opened.spec

@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3
-from fusiform.nets.split import Layer, in_slices, with_norm
+from fusiform.modules.backbones import Backbone
+from fusiform.modules.layers import check_arguments, conv1x1, conv3x3
+from fusiform.modules.split import Layer, in_slices, with_norm
 from fusiform.spec import Padding
 from fusiform.tables import MOBILENET_V2_BOTTLENECKS, TRAITS, mobilenet_v2_channels, trade_strides
 

@@ -10,9 +10,9 @@ from torch import nn
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from fusiform.errors import UsageError
-from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.layers import LoneBatchNorm2d
-from fusiform.nets.ssdlite import SSDLite
+from fusiform.modules import MobileNetV2, ShuffleNetV2
+from fusiform.modules.layers import LoneBatchNorm2d
+from fusiform.modules.ssdlite import SSDLite
 from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_map_sizes
 
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone, take_off_classifier
-from fusiform.nets.layers import LoneBatchNorm2d, conv1x1, conv3x3
+from fusiform.modules.backbones import Backbone, take_off_classifier
+from fusiform.modules.layers import LoneBatchNorm2d, conv1x1, conv3x3
 from fusiform.spec import Padding
 from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_extra_channels
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fusiform.errors import UsageError
-from fusiform.nets import MobileNetV2
-from fusiform.nets.split import Layer, in_slices
+from fusiform.modules import MobileNetV2
+from fusiform.modules.split import Layer, in_slices
 
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit")
 
@@ -63,7 +63,7 @@ def test_the_slices_are_computed(network, monkeypatch):
         seen.append(slices)
         return in_slices(x, expand, depthwise, project, slices)
 
-    monkeypatch.setattr("fusiform.nets.mobilenet_v2.in_slices", counted)
+    monkeypatch.setattr("fusiform.modules.mobilenet_v2.in_slices", counted)
     with torch.inference_mode():
         network(pictures())
         assert seen == []

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusiform.nets.layers import pad_same
+from fusiform.modules.layers import pad_same
 
 
 class Layer(NamedTuple):

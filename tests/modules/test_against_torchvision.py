@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.modules import MobileNetV2, ShuffleNetV2
 
 TORCHVISION_SHUFFLENETS = {
     0.5: models.shufflenet_v2_x0_5,

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone
-from fusiform.nets.layers import check_arguments, conv1x1, conv3x3, max_pool3x3
+from fusiform.modules.backbones import Backbone
+from fusiform.modules.layers import check_arguments, conv1x1, conv3x3, max_pool3x3
 from fusiform.spec import Padding
 from fusiform.tables import SHUFFLENET_V2_CHANNELS, SHUFFLENET_V2_REPEATS, TRAITS, trade_strides
 

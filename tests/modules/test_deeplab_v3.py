@@ -12,8 +12,8 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from fusiform.errors import UsageError
-from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.deeplab_v3 import SCALES, DeepLabV3, multi_scale_probabilities
+from fusiform.modules import MobileNetV2, ShuffleNetV2
+from fusiform.modules.deeplab_v3 import SCALES, DeepLabV3, multi_scale_probabilities
 
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit")
 both_backbones = pytest.mark.parametrize("backbone", [MobileNetV2, ShuffleNetV2])

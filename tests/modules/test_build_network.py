@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fusiform.errors import UsageError
-from fusiform.nets import ARCHITECTURES, MobileNetV2, ShuffleNetV2, build_backbone, build_network
-from fusiform.nets.layers import SameConv2d
+from fusiform.modules import ARCHITECTURES, MobileNetV2, ShuffleNetV2, build_backbone, build_network
+from fusiform.modules.layers import SameConv2d
 from fusiform.spec import ModelSpec
 
 both_networks = pytest.mark.parametrize("network", [MobileNetV2, ShuffleNetV2])

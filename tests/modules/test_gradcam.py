@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fusiform.errors import UsageError
-from fusiform.nets import build_network
-from fusiform.nets.gradcam import grad_cam
+from fusiform.modules import build_network
+from fusiform.modules.gradcam import grad_cam
 from fusiform.zoo.load import load_state
 
 

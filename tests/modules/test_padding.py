@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from fusiform.nets import MobileNetV2, ShuffleNetV2
-from fusiform.nets.layers import SameConv2d, SameMaxPool2d, conv3x3, max_pool3x3, pad_same
+from fusiform.modules import MobileNetV2, ShuffleNetV2
+from fusiform.modules.layers import SameConv2d, SameMaxPool2d, conv3x3, max_pool3x3, pad_same
 
 SIZES = [(4, 4), (5, 5), (4, 7), (7, 4), (32, 33), (1, 2)]
 

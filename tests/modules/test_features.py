@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.modules import MobileNetV2, ShuffleNetV2
 from fusiform.tables import trade_strides
 
 STRIDES = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusiform.nets import MobileNetV2, ShuffleNetV2
+from fusiform.modules import MobileNetV2, ShuffleNetV2
 
 # Newer PyTorch deprecates torch.jit; the hub pages promise scriptable networks all the same.
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone, classifier_of
+from fusiform.modules.backbones import Backbone, classifier_of
 
 
 def grad_cam(network: Backbone, pictures: Tensor, classes: Sequence[int]) -> Tensor:

@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.nets.backbones import Backbone, take_off_classifier, take_off_last
-from fusiform.nets.layers import LoneBatchNorm2d, check_arguments, conv1x1, conv3x3
+from fusiform.modules.backbones import Backbone, take_off_classifier, take_off_last
+from fusiform.modules.layers import LoneBatchNorm2d, check_arguments, conv1x1, conv3x3
 from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
