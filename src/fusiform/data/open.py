@@ -23,6 +23,7 @@ from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
 from fusiform.data.voc import has_xml, read_voc
 from fusiform.data.yolo import is_yolo, read_yolo
+from fusiform.data.zips import unpacked
 from fusiform.errors import UsageError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
@@ -91,7 +92,7 @@ What none of a task's layouts fits goes to the last of them, whose reader says w
 
 def recognise(source: Source) -> AnnotationTask | None:
     """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes."""
-    path = Path(source)
+    path = unpacked(Path(source))
     task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path))
     return None if task == "classification" else task
 
@@ -139,12 +140,16 @@ def open_dataset(
     ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
     a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
     annotations are added to ``faults`` and passed over, or raised without such a list. ``ignore`` says what 255 is in
-    masks; without it some masks are opened, and refused where 255 stands for a class.
+    masks; without it some masks are opened, and refused where 255 stands for a class. A zip file is unpacked first, see
+    ``unpacked``.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
     have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
-    path = Path(source)
+    given = Path(source)
+    path = unpacked(given)
+    if path != given:
+        source = path
     model = model or (spec.name if spec is not None else "")
     if task is None:
         task = spec.task if spec is not None else recognise(path) or "classification"
@@ -156,6 +161,8 @@ def open_dataset(
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
     data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if path != given:
+        data = replace(data, notes=(f"{printable(given.name)} is unpacked, into {path}", *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
         data = _with_ignored(data, ignore)
     if spec is None or task == "detection":
@@ -387,7 +394,7 @@ def read_pictures(source: Source, spec: ModelSpec, *, model: str, prefer: Sequen
     try:
         found = open_dataset(source, spec=spec, model=model)
     except UsageError as error:
-        path = Path(source)
+        path = unpacked(Path(source))
         # Beside Pascal VOC's photographs lie masks, which are pictures too.
         folder = path / "JPEGImages" if (path / "JPEGImages").is_dir() else path
         files = find_images(folder) if folder.is_dir() else []
