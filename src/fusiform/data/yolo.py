@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
+    AnnotationTask,
     BoxCheck,
     BoxLabel,
     PassOver,
@@ -21,6 +22,7 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import EXTENSIONS, find_images, read_size, unread_note
 from fusiform.data.names import listed, nfc
+from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
@@ -34,11 +36,12 @@ NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "labels.txt")
 
 def read_yolo(
     source: str | os.PathLike[str],
+    task: AnnotationTask = "detection",
     *,
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read a dataset's pictures and boxes in YOLO's layout; of the pictures only the headers are read, for their sizes.
+    """Read a dataset's pictures and boxes, or outlines, in YOLO's layout; of the pictures only the headers are read.
 
     ``source`` is the YAML file or the folder that holds it; its ``names`` are a list or a map, ``train``, ``val`` and
     ``test`` a folder, a list of pictures, or several of them, from ``path`` or the file's own folder. Without such a
@@ -46,7 +49,8 @@ def read_yolo(
     ``NAME_FILES``, or the numbers themselves. The labels of ``images/x/1.jpg`` are in ``labels/x/1.txt``, or else
     beside the picture: a class's number with the centre, width and height of its box, or with the corners of its
     outline, whose box is taken; all as shares of the picture's upright width and height. Pictures without labels are
-    background, as YOLO has it; those with a damaged line are left out, which is told.
+    background, as YOLO has it; those with a damaged line are left out, which is told. For ``segmentation`` the classes
+    are the background and the names, and the masks are drawn from the outlines; a picture with a box is left out.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
     With a list of ``faults`` what the notes count is added to it instead, one by one.
@@ -99,6 +103,9 @@ def read_yolo(
         notes.append("neither data.yaml nor classes.txt names the classes: they are called by their numbers")
     if not names or highest < 0:
         raise UsageError(f"{path}: none of its labels that can be read has an object: draw boxes")
+    if task == "segmentation":
+        pages = [_page(split, *pair, names) for split, pairs in objects.items() for pair in pairs]
+        return gather(path, task, pages, notes, present=names, classes=classes, faults=faults)
     used = {names[thing.label] for pairs in objects.values() for _, things in pairs for thing in things}
     bound, labels = bind_classes(path, names, used, classes=classes)
 
@@ -340,6 +347,25 @@ def _pictures(places: Sequence[Path], unread: list[Path]) -> Iterator[Path]:
 class _Object(NamedTuple):
     label: int
     edges: tuple[float, float, float, float]
+    outline: Sequence[float] = ()
+
+
+def _page(split: Split, picture: Path, things: Sequence[_Object], names: Sequence[str]) -> Page:
+    """A picture with its outlines in pixels."""
+    file = label_file(picture) or picture
+    try:
+        size = read_size(picture)
+    except ImageError:  # whoever looks at the picture says so
+        return Page(split, picture, file, None, ())
+    objects = [
+        Object(
+            names[thing.label],
+            thing.edges,
+            (tuple(share * size[i % 2] for i, share in enumerate(thing.outline)),) if thing.outline else (),
+        )
+        for thing in things
+    ]
+    return Page(split, picture, file, size, objects)
 
 
 def label_file(picture: Path) -> Path | None:
@@ -379,7 +405,7 @@ def _read_lines(file: Path, names: tuple[str, ...] | None, damaged: list[UsageEr
             yield _Object(int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         else:
             across, down = numbers[::2], numbers[1::2]
-            yield _Object(int(label), (min(across), min(down), max(across), max(down)))
+            yield _Object(int(label), (min(across), min(down), max(across), max(down)), numbers)
 
 
 def _numbers(line: str) -> list[float] | None:
