@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,21 +12,25 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images
 from fusiform.data.names import nfc
 
-_MASK_FOLDERS = re.compile(
-    r"masks?|(train|val|valid|validation|test)_?masks?|labels?|annotations?|gt|ground_?truth|trimaps?|"
-    r"segmentation(class|object)"
-)
-
-
-def is_of_masks(parts: Iterable[str]) -> bool:
-    """Whether one of the folders on the way to a picture is called as those of masks are."""
-    return any(_MASK_FOLDERS.fullmatch(part.casefold()) for part in parts)
+_MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|trimaps?|segmentation(?:class|object)"
+_LABELS = rf"{_MASKS}|labels?|annotations?"
 
 
 def photographs(root: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
-    """The pictures below a folder without those in folders of masks, unless all lie in such."""
+    """The pictures below a folder, without those in folders that are called as those of masks or annotations are.
+
+    Where all pictures lie among annotations, they are no masks.
+    """
     found = find_images(root, unlisted=unlisted, unread=unread)
-    return [file for file in found if not is_of_masks(file.relative_to(root).parts[:-1])] or found
+    for names in (_LABELS, _MASKS):
+        chosen = [
+            file
+            for file in found
+            if not any(re.fullmatch(names, part.casefold()) for part in file.relative_to(root).parts[:-1])
+        ]
+        if chosen:
+            return chosen
+    return []
 
 
 def split_of_path(parts: Iterable[str]) -> Split | None:
@@ -99,7 +104,8 @@ class Finder:
         if (file := self.find_exactly(name)) is not None:
             return file
         file = self._by_last_part(nfc(last_part(name)), split)
-        if file is not None:
+        # Who names pictures without their extensions says nothing of where they lie.
+        if file is not None and file.stem != name:
             self.loosely.append(name)
         return file
 
@@ -108,7 +114,9 @@ class Finder:
         for spelling in spellings(name):
             for folder in self._folders:
                 if spelling and _is_file(folder / spelling):
-                    return folder / spelling
+                    # The same picture by the same path, whoever names it.
+                    plain = Path(os.path.normpath(folder / spelling))
+                    return plain if _is_file(plain) else folder / spelling
         return None
 
     def find_partner(self, file: Path) -> Path | None:
