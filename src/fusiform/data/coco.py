@@ -26,7 +26,7 @@ from fusiform.data.coco_outlines import as_number, read_counts, with_outline, wi
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import natural_key, read_size
-from fusiform.data.lookup import Finder, last_part
+from fusiform.data.lookup import Finder, last_part, without_hash
 from fusiform.data.names import listed, nfc
 from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
@@ -141,7 +141,9 @@ def looks_like_coco(file: Path) -> bool:
             head = stream.read(1 << 16)
     except OSError:
         return False
-    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
+    # Label Studio's notes.json, beside YOLO's labels, has categories alone.
+    keys = rb"images|annotations|categories" if len(head) == 1 << 16 else rb"images|annotations"
+    return re.search(rb'"(%s)"\s*:\s*\[' % keys, head) is not None
 
 
 _Id = int | str
@@ -374,17 +376,20 @@ def _locate(split: Split, document: _Document) -> tuple[dict[_Id, Path], list[st
         if not any(finder.find(name, split) for name in names):
             raise
         finder.loosely.clear()
-    ends = Counter(map(last_part, names))
+    # Of two pictures that one file could be, it is neither.
+    ends = Counter(without_hash(last_part(name)) for name in names)
     files: dict[_Id, Path] = {}
     missing: list[tuple[str, Path]] = []
     for number, picture in document.pictures.items():
-        is_only = ends[last_part(picture.name)] == 1
+        is_only = ends[without_hash(last_part(picture.name))] == 1
         file = _file_of(folder, picture.name, unique=is_only)
         if not file.is_file():
             found = finder.find(picture.name, split) if is_only else None
             if found is None:
                 missing.append((picture.name, file))
             file = found or file
+        elif file not in (folder / picture.name, folder / unquote(picture.name)):
+            finder.loosely.append(picture.name)
         files[number] = file
     return files, [f"{split}: {note}" for note in finder.notes(len(names))], missing
 

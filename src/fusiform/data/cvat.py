@@ -16,7 +16,7 @@ from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import nfc
-from fusiform.data.objects import Object, Page, around, gather, rectangle, tell_unmatched
+from fusiform.data.objects import TAGS, Object, Page, around, gather, rectangle, tell_unmatched
 from fusiform.data.outlines import counts_of, ellipse, encode_counts, turned
 from fusiform.data.voc import parse_xml
 from fusiform.errors import UsageError
@@ -24,7 +24,7 @@ from fusiform.fields import show
 from fusiform.report import printable
 
 LAYOUT = "annotations.xml as CVAT exports it for images, and the pictures in images beside it"
-_NO_AREA = {"points": "points", "polyline": "lines", "skeleton": "skeletons", "cuboid": "cuboids", "tag": "tags"}
+_NO_AREA = {"points": "points", "polyline": "lines", "skeleton": "skeletons", "cuboid": "cuboids", "tag": TAGS}
 _UNBOXED_LABELS = ("points", "polyline", "skeleton", "cuboid", "tag")
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fusiform.data.coco import coco_files, looks_like_coco
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system
+from fusiform.data.lookup import without_hash
 from fusiform.data.names import nfc
 from fusiform.data.voc import voc_folders
 from fusiform.errors import UsageError
@@ -76,6 +77,8 @@ def _add(files: dict[str, Path], folder: str, names: list[str]) -> None:
         stem = os.path.splitext(name)[0]  # noqa: PTH122  # a Path for each of a million names takes seconds
         # A picture's own lies beside it, or else in another folder.
         files[stem] = files[os.path.join(folder, stem)] = Path(folder, name)  # noqa: PTH118
+        if (plain := without_hash(stem)) != stem:
+            files.setdefault(plain, Path(folder, name))
 
 
 def check_unannotated(root: Path) -> list[str]:

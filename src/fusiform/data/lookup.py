@@ -69,6 +69,11 @@ def spellings(name: str) -> list[str]:
     return list(dict.fromkeys([plain, decoded, asked, re.sub(r"[?#].*$", "", asked)]))
 
 
+def without_hash(name: str) -> str:
+    """A name without the eight hexadecimal digits that Label Studio puts before those of uploaded pictures."""
+    return re.sub(r"^[0-9a-fA-F]{8}-", "", name)
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -125,10 +130,10 @@ class Finder:
         It lies beside, or in another folder: train/images/1.jpg for train/annotations/1.xml. None where there is none,
         or where several fit as well.
         """
-        _, stems = self._indices()
-        pictures = stems.get(nfc(file.stem), [])
+        index, stems = self._indices()
+        name = nfc(file.stem)
         # Some tools put their ending behind the picture's own: cat.jpg.json.
-        pictures = [*pictures, *self._indices()[0].get(nfc(file.stem), [])]
+        pictures = [*stems.get(name, []), *index.get(name, [])] or stems.get(without_hash(name), [])
         split = split_of_path(file.relative_to(self._root).parts[:-1])
         pictures = [picture for picture in pictures if self._may_be(picture, split)]
         scores = [(_way_together(picture.parent.parts, file.parent.parts), picture) for picture in pictures]
@@ -150,7 +155,7 @@ class Finder:
 
     def _by_last_part(self, name: str, split: Split | None) -> Path | None:
         index, stems = self._indices()
-        tried = [index.get(name), index.get(re.sub(r"^[0-9a-fA-F]{8}-", "", name))]
+        tried = [index.get(name), index.get(without_hash(name))]
         if "." not in name:
             tried.append(stems.get(name))
         for files in tried:

@@ -25,6 +25,8 @@ from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
 BACKGROUND = "background"
+TAGS = "tags"
+"""The kind of what is said of a whole picture."""
 _BACKGROUNDS = ("background", "_background_", "__background__")
 
 
@@ -203,11 +205,11 @@ def _sample(
     outlines: list[Outline] = []
     for thing in page.objects:
         name = nfc(thing.name)
-        if name not in used:
-            continue
-        # An object of a class that is learned from boxes, and has none, would be background.
-        if thing.edges is None or (task == "segmentation" and not _has_outline(thing)):
+        # An object of a class that is learned, and lies nobody knows where, would be background.
+        if _lacks(thing, page, task, used):
             is_damaged = True
+        elif thing.edges is None:
+            continue
         elif task == "detection":
             if edges := check.clip(*thing.edges, size=size, file=page.picture, name=name):
                 label = labels[name]
@@ -235,12 +237,21 @@ def _tell(
             message = str(page.damage).removeprefix(str(page.picture)).lstrip(",: ")
             faults.append(AnnotationFault("damaged annotation", "error", message, page.picture, page.split))
             continue
-        lacking = [t for t in page.objects if nfc(t.name) in used and (t.edges is None or not _fits(t, task))]
+        lacking = [thing for thing in page.objects if _lacks(thing, page, task, used)]
         if lacking:
             what = "outline" if task == "segmentation" else "box"
             text = f"has an object of {printable(lacking[0].name)} without {what}, and is left out: draw it"
             faults.append(AnnotationFault("damaged annotation", "error", text, page.picture, page.split))
 
 
-def _fits(thing: Object, task: AnnotationTask) -> bool:
-    return task == "detection" or _has_outline(thing)
+def _lacks(thing: Object, page: Page, task: AnnotationTask, used: set[str]) -> bool:
+    """Whether it is not known where an object of a class that is learned is.
+
+    Of a class without any box nothing is learned; what only tags a picture may be said of one that has its box.
+    """
+    if thing.edges is not None:
+        return task == "segmentation" and not _has_outline(thing)
+    if nfc(thing.name) not in used:
+        return False
+    has_box = any(other.edges is not None and nfc(other.name) == nfc(thing.name) for other in page.objects)
+    return not (thing.kind == TAGS and has_box)

@@ -171,17 +171,16 @@ def read_xml_beside(
         if split in splits
     }
     without = [picture for picture in pictures if picture not in partners]
-    told: tuple[tuple[list[Path], ReadingFault, str, int], ...] = (
-        (without, "missing annotation", "has no XML of its name, and is left out: draw its boxes", len(pictures)),
-        (alone, "missing picture", "has no picture of its name, or several: put it beside, or remove this", len(files)),
-        (list(twice), "damaged annotation", "has several XML files, and is left out: keep one", len(pictures)),
+    told: tuple[tuple[list[Path], ReadingFault, str, str], ...] = (
+        (without, "missing annotation", "has no XML of its name: draw its boxes", "pictures have no XML of their name"),
+        (alone, "missing picture", "has no picture of its name, or several", "XML files have no picture, or several"),
+        (list(twice), "damaged annotation", "has several XML files: keep one", "pictures have several XML files"),
     )
-    for files_of, kind, text, count in told:
+    for files_of, kind, text, note in told:
         if faults is not None:
-            faults += [AnnotationFault(kind, "error", text, file) for file in files_of]
+            faults += [AnnotationFault(kind, "error", f"{text}; left out", file) for file in files_of]
         elif files_of:
-            names = listed([file.name for file in files_of])
-            notes.append(f"{len(files_of)} of {count} {text.partition(',')[0].partition(':')[0]}: {names}")
+            notes.append(f"{len(files_of)} {note}, left out: {listed([file.name for file in files_of])}")
     return _boxes(root, chosen, notes, given=_class_names(root), classes=classes, faults=faults)
 
 
@@ -408,10 +407,14 @@ def _read_xml(file: Path, split: Split, faults: list[AnnotationFault]) -> _Annot
     root = parse_xml(file)
     if root.tag != "annotation":
         raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
-    size = int(_number(root, "size/width", file, default=0)), int(_number(root, "size/height", file, default=0))
+    # The old LabelMe calls the sides rows and columns.
+    sides = ("imagesize/ncols", "imagesize/nrows") if root.find("size") is None else ("size/width", "size/height")
+    size = int(_number(root, sides[0], file, default=0)), int(_number(root, sides[1], file, default=0))
     objects = []
     damage = PassOver(faults, "damaged annotation", file=file, split=split)
     for i, element in enumerate(root.findall("object")):
+        if (element.findtext("deleted") or "").strip() == "1":  # the old LabelMe keeps what its users take away
+            continue
         with damage:
             objects.append(_read_object(element, f"{file}, object {i + 1}"))
     # labelImg writes a size of 0 x 0 where it has not looked.
