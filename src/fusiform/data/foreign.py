@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fusiform.data.coco import coco_files, looks_like_coco
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system
-from fusiform.data.lookup import without_hash
+from fusiform.data.lookup import is_of_masks, without_hash
 from fusiform.data.names import nfc
 from fusiform.data.voc import voc_folders
 from fusiform.errors import UsageError
@@ -168,6 +168,8 @@ def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> Beside | Non
     pictures = 0
     matched: list[tuple[Path, str]] = []  # the file, and the name of the folder of its picture
     for folder, names in _walk(root):
+        if is_of_masks(Path(folder).relative_to(root).parts):
+            continue
         for name in filter(_is_picture, names):
             pictures += 1
             stem = os.path.splitext(name)[0]  # noqa: PTH122  # as above

@@ -16,6 +16,15 @@ _MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|tri
 _LABELS = rf"{_MASKS}|labels?|annotations?"
 
 
+def is_of_masks(parts: Iterable[str]) -> bool:
+    """Whether one of these folders is called as those of masks are."""
+    return _is_called(_MASKS, parts)
+
+
+def _is_called(names: str, parts: Iterable[str]) -> bool:
+    return any(re.fullmatch(names, part.casefold()) for part in parts)
+
+
 def photographs(root: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
     """The pictures below a folder, without those in folders that are called as those of masks or annotations are.
 
@@ -23,11 +32,7 @@ def photographs(root: Path, *, unlisted: list[str] | None = None, unread: list[P
     """
     found = find_images(root, unlisted=unlisted, unread=unread)
     for names in (_LABELS, _MASKS):
-        chosen = [
-            file
-            for file in found
-            if not any(re.fullmatch(names, part.casefold()) for part in file.relative_to(root).parts[:-1])
-        ]
+        chosen = [file for file in found if not _is_called(names, file.relative_to(root).parts[:-1])]
         if chosen:
             return chosen
     return []
