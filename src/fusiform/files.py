@@ -1,9 +1,10 @@
-"""Writing files so that nobody ever finds half of one."""
+"""Writing files so that nobody ever finds half of one, and where to keep those that can be had again."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,3 +45,19 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def cache_dir() -> Path:
+    r"""The folder of downloaded and unpacked files, which need not exist yet.
+
+    ``FUSIFORM_CACHE``, or the platform's place: ``$XDG_CACHE_HOME/fusiform`` (``~/.cache/fusiform``), on macOS
+    ``~/Library/Caches/fusiform``, on Windows ``%LOCALAPPDATA%\fusiform``.
+    """
+    if chosen := os.environ.get("FUSIFORM_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fusiform"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fusiform"
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the convention says to ignore a relative one
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "fusiform"

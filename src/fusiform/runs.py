@@ -199,8 +199,9 @@ def train(
     malloc keeps freed memory from then on, which makes training on a CPU faster; FUSIFORM_MALLOC=0 leaves it alone.
 
     Args:
-        data: A folder with one folder a class (also within train, val and test), a CSV or tar shards; COCO's
-            layout, YOLO's or Pascal VOC's for detection; Pascal VOC's with masks for segmentation. None with
+        data: A folder with one folder a class (also within train, val and test), a CSV or tar shards; for detection
+            boxes of COCO, YOLO, Pascal VOC, LabelMe, CVAT, a CSV list or Hugging Face's metadata; for segmentation
+            Pascal VOC's masks, or the outlines of COCO, YOLO, LabelMe or CVAT; or a zip file of these. None with
             ``resume``.
         out: The folder for everything about the run; ``best.safetensors`` in it is the model.
         model: What to start from: a trained model, or a network such as ``mobilenet_v2_x0_35``, cut from a wider one.

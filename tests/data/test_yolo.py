@@ -178,3 +178,42 @@ def test_the_doctor_cleans_it(tmp_path: Path) -> None:
     assert {"damaged annotation", "not a picture"} <= {finding.kind for finding in diagnosis.findings}
     kept = open_dataset(tmp_path / "clean")
     assert "0.png" not in {sample.file.name for sample in kept.splits.get("train", ())}
+
+
+DARKNET = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+
+
+def test_darknets_description_and_lists_are_read(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        folder = tmp_path / f"obj_{split}_data"
+        folder.mkdir()
+        for i, text in enumerate(LABELS):
+            Image.new("RGB", SIZE).save(folder / f"{i}.png")
+            (folder / f"{i}.txt").write_text(text)
+        # As if darknet were started two folders above.
+        names = "".join(f"data/obj_{split}_data/{i}.png\n" for i in range(len(LABELS)))
+        (tmp_path / f"{split}.txt").write_text(names)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text(DARKNET)
+    (tmp_path / "weights.data").write_bytes(b"\xff\xfe\x00")
+    for source in (tmp_path, tmp_path / "obj.data"):
+        assert recognise(source) == "detection"
+        data = open_dataset(source)
+        assert isinstance(data, AnnotatedSet)
+        assert data.classes == ("cat", "dog")
+        assert boxes(data) == boxes(data, "val") == BOXES
+
+
+def test_outlines_become_masks_and_a_picture_with_a_box_is_left_out(tmp_path: Path) -> None:
+    outline = "1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n"
+    root = make(
+        tmp_path / "data", yaml=YAML.format(train="images/train", val="images/val"), texts=[outline, LABELS[0], ""]
+    )
+    data = open_dataset(root, task="segmentation")
+    assert data.classes == ("background", "cat", "dog")
+    assert [sample.file.name for sample in data.splits["train"]] == ["0.png", "2.png"]
+    assert "train: 1 of 3 pictures have annotations that cannot be used, left out" in data.notes
+    mask = data.splits["train"][0].read_labels(SIZE, classes=3)
+    assert mask[10:30, 20:60].min() == mask.max() == 2
+    assert (mask > 0).sum() == 20 * 40
+    assert not data.splits["train"][1].read_labels(SIZE, classes=3).any()

@@ -65,8 +65,10 @@ def command(
     """Find what is wrong with a dataset.
 
     DATA is what a model is trained on. For a classifier: a folder with a folder for each class, within folders for
-    train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
-    layout, YOLO's or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
+    train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes of COCO's
+    JSON, YOLO's text, Pascal VOC's or other XML beside the images, LabelMe's JSON, CVAT's XML, a CSV list of boxes, or
+    Hugging Face's metadata. For a segmenter: masks in Pascal VOC's layout, or the outlines of COCO, YOLO, LabelMe or
+    CVAT. A zip file of any of these is unpacked.
 
     Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,

@@ -95,8 +95,8 @@ def command(
 
     For a classifier DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or
     such folders within train, val and test. It may have only some of the model's classes; the model still chooses among
-    all of its own. For a detector DATA has boxes, in COCO's layout, YOLO's or Pascal VOC's, and for a segmenter masks,
-    in Pascal VOC's; classes are bound by their names. Images that cannot be read are listed on standard error and not
+    all of its own. For a detector DATA has boxes, and for a segmenter masks or outlines, in any layout that fusiform
+    train reads; classes are bound by their names. Images that cannot be read are listed on standard error and not
     counted. json has everything, jsonl and csv one record for each class.
 
     Exit codes: 0 if any image was read (3 with --strict if another could not be), 1 if the model or the data cannot

@@ -79,8 +79,9 @@ def command(
     """Train a model on DATA.
 
     A classifier: DATA is a folder with one folder a class (also within train, val and test), a CSV, or shards. A
-    detector (SSDLite): COCO's layout, YOLO's, or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with
-    masks.
+    detector (SSDLite): boxes of COCO's JSON, YOLO's text, Pascal VOC's or other XML beside the images, LabelMe's JSON,
+    CVAT's XML, a CSV list of boxes, or Hugging Face's metadata. A segmenter (DeepLabv3): Pascal VOC's masks, or with
+    --task segmentation the outlines of COCO, YOLO, LabelMe or CVAT. A zip file of any of these is unpacked.
 
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.

@@ -10,12 +10,16 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.dataset import Split
 from fusiform.data.faults import AnnotationFault, ReadingFault, Severity
 from fusiform.data.image import read_image
+from fusiform.data.masks import read_mask
 from fusiform.data.names import listed, nfc
+from fusiform.data.outlines import Outline, draw_labels, outlines_as_json
 from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
@@ -44,7 +48,7 @@ class BoxLabel:
 
 @dataclass(frozen=True)
 class AnnotatedSample:
-    """A picture with its boxes, its mask's file, or both; None is what was not read, no boxes at all is ``()``.
+    """A picture with its boxes, its mask's file or objects' outlines; None is what was not read, no objects is ``()``.
 
     ``size`` is the width and height in pixels that the annotations count in, None where they do not say;
     ``image_id`` is COCO's number of the picture, which its results are written under. Without ``ignore`` the mask's
@@ -59,6 +63,24 @@ class AnnotatedSample:
     image_id: int | None = None
     ignore: bool = True
     damaged: bool = False
+    outlines: tuple[Outline, ...] | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether ``read_labels`` has a mask to read or to draw."""
+        return self.mask_file is not None or self.outlines is not None
+
+    def read_labels(self, size: tuple[int, int], *, classes: int) -> NDArray[np.uint8]:
+        """The mask: uint8 [height, width] with the label of each pixel, 255 where it belongs to none.
+
+        ``size`` is the picture's width and height in pixels. Raises ImageError for a mask that cannot be used,
+        and ValueError without one.
+        """
+        if self.outlines is not None:
+            return draw_labels(self.outlines, size)
+        if self.mask_file is None:
+            raise ValueError(f"{self.name}: its mask was not read")
+        return read_mask(self.mask_file, size, classes=classes, ignore=self.ignore)
 
     @property
     def name(self) -> str:
@@ -105,7 +127,7 @@ class AnnotatedSet:
         return self._locate(sample.file)
 
     def fingerprint(self) -> str:
-        """The SHA-256 of the pictures' names, boxes, masks' names and splits; where the data lies does not matter."""
+        """The SHA-256 of the pictures' names, boxes, masks and splits; where the data lies does not matter."""
         lines = [
             json.dumps(
                 [
@@ -114,6 +136,7 @@ class AnnotatedSet:
                     None if sample.boxes is None else sorted(map(astuple, sample.boxes), key=repr),
                     None if sample.mask_file is None else self._locate(sample.mask_file),
                     *([] if sample.ignore else ["none is ignored"]),
+                    *([] if sample.outlines is None else [outlines_as_json(sample.outlines)]),
                 ],
                 ensure_ascii=False,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -16,16 +15,20 @@ from urllib.parse import unquote
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
+    AnnotationTask,
     BoxCheck,
     BoxLabel,
     PassOver,
     bind_classes,
     missing_objects,
 )
+from fusiform.data.coco_outlines import as_number, read_counts, with_outline, without_outline
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import natural_key, read_size
+from fusiform.data.lookup import Finder, last_part, without_hash
 from fusiform.data.names import listed, nfc
+from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
@@ -38,15 +41,17 @@ LAYOUT = (
 
 def read_coco(
     source: str | os.PathLike[str],
+    task: AnnotationTask = "detection",
     *,
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read a dataset's pictures and boxes from COCO's JSON; no picture is opened whose size is there.
+    """Read a dataset's pictures and boxes, or outlines, from COCO's JSON; no picture is opened whose size is there.
 
     ``source`` is a JSON file or a folder with some; see ``coco_files``. A file's split is in its name, or in its
     folder's for ``_annotations.coco.json``; one file that names none is the split ``all``. Its pictures lie in a
-    folder of the split's name, in ``images``, in ``JPEGImages``, or beside the file, in its folder or the one above.
+    folder of the split's name, in ``images``, in ``JPEGImages``, or beside the file, in its folder or the one above;
+    what is not there is looked for by the last part of its name, see ``Finder``, as Label Studio writes addresses.
 
     The classes are the categories in the order of their ids, whatever holes those have, bound by their names in
     Unicode's form NFC from file to file. ``classes``, the labels that a model has already, gives names and order
@@ -56,6 +61,10 @@ def read_coco(
     notes: damaged entries, boxes of unknown pictures or categories, pictures that are not there. A box's
     ``difficult`` that is 1 or true, which is not COCO's, is VOC's flag.
 
+    For ``segmentation`` the classes are the background and the categories, and the masks are drawn from polygons and
+    run lengths, compressed or not, see ``draw_labels``; a picture with an object without one is left out, see
+    ``gather``.
+
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
     With a list of ``faults`` what is damaged is added to it, one by one, and the pictures stay, marked as ``damaged``;
     UsageError is then for what leaves nothing to read.
@@ -64,7 +73,7 @@ def read_coco(
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     files, notes = _split_files(path, [path] if path.is_file() else coco_files(path))
-    documents = {split: _read_document(file, split, faults) for split, file in files.items()}
+    documents = {split: _read_document(file, split, task, faults) for split, file in files.items()}
     notes += [note for document in documents.values() for note in document.notes]
 
     ids: dict[str, _Id] = {}
@@ -79,6 +88,9 @@ def read_coco(
         for box in document.boxes
         if box.category in document.categories
     }
+    if task == "segmentation":
+        pages = [page for split, document in documents.items() for page in _pages(split, document, notes, faults)]
+        return gather(path, task, pages, notes, present=list(ids), classes=classes, faults=faults)
     names, labels = bind_classes(path, list(ids), used, classes=classes)
 
     splits = {}
@@ -129,7 +141,9 @@ def looks_like_coco(file: Path) -> bool:
             head = stream.read(1 << 16)
     except OSError:
         return False
-    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
+    # Label Studio's notes.json, beside YOLO's labels, has categories alone.
+    keys = rb"images|annotations|categories" if len(head) == 1 << 16 else rb"images|annotations"
+    return re.search(rb'"(%s)"\s*:\s*\[' % keys, head) is not None
 
 
 _Id = int | str
@@ -148,6 +162,10 @@ class _Box(NamedTuple):
     crowd: bool
     difficult: bool
     area: float | None
+    polygons: tuple[Sequence[float], ...] = ()
+    counts: str = ""
+    size: tuple[int, int] | None = None
+    """What run lengths say that the picture is."""
 
 
 class _Document(NamedTuple):
@@ -190,21 +208,10 @@ def _split_of(file: Path) -> Split | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    # The outlines are most of the file, and gigabytes once they are Python's lists.
-    outline = entry.pop("segmentation", None)
-    if not entry.get("bbox") and isinstance(outline, list) and outline:
-        parts = outline if all(isinstance(part, list) for part in outline) else [outline]
-        across, down = ([_as_number(value) for part in parts for value in part[start::2]] for start in (0, 1))
-        if len(across) == len(down) >= 2 and all(value is not None for value in (*across, *down)):
-            xs, ys = ([value for value in values if value is not None] for values in (across, down))
-            entry["bbox"] = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return entry
-
-
-def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | None) -> _Document:
+def _read_document(file: Path, split: Split, task: AnnotationTask, faults: list[AnnotationFault] | None) -> _Document:
+    outlines = task == "segmentation"
     try:
-        content = json.loads(file.read_bytes(), object_hook=_without_outline)
+        content = json.loads(file.read_bytes(), object_hook=with_outline if outlines else without_outline)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, numbers of thousands of digits
@@ -262,7 +269,7 @@ def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | Non
 
     def read_annotation(entry: Mapping[str, Any], where: str) -> None:
         try:
-            boxes.append(_read_box(entry, where))
+            boxes.append(_read_outline(entry, where) if outlines else _read_box(entry, where))
         except UsageError:
             if (picture := _as_id(entry.get("image_id"))) is not None:
                 damaged.add(picture)
@@ -290,15 +297,15 @@ def _read_document(file: Path, split: Split, faults: list[AnnotationFault] | Non
 def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
     picture, category = _id(entry, "image_id", where), _id(entry, "category_id", where)
     box = _field(entry, "bbox", where)
-    numbers = [number for value in box if (number := _as_number(value)) is not None] if isinstance(box, list) else []
+    numbers = [number for value in box if (number := as_number(value)) is not None] if isinstance(box, list) else []
     if len(numbers) != 4 or len(box) != 4:
         raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
     left, top, width, height = numbers
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
-    crowd = crowd if isinstance(crowd, bool) else _as_number(crowd)
+    crowd = crowd if isinstance(crowd, bool) else as_number(crowd)
     if crowd not in (0, 1):
         raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(entry['iscrowd'])}: fix it")
-    size = None if area is None else _as_number(area)
+    size = None if area is None else as_number(area)
     if area is not None and (size is None or size < 0):
         raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: fix it")
     edges = left, top, left + width, top + height
@@ -306,16 +313,106 @@ def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
     return _Box(picture, category, edges, bool(crowd), difficult, size)
 
 
+def _read_outline(entry: Mapping[str, Any], where: str) -> _Box:
+    """An annotation with its outline, if it has one; its box is not looked at."""
+    outline = entry.get("segmentation")
+    box = _read_box({"bbox": [0, 0, 1, 1], **entry}, where)
+    if isinstance(outline, tuple):
+        return box._replace(polygons=outline)
+    if isinstance(outline, dict):
+        counts, size = read_counts(outline, where)
+        return box._replace(counts=counts, size=size)
+    if outline:
+        raise UsageError(
+            f"{where}: segmentation must be polygons of three corners or more, got {show(outline)}: fix it"
+        )
+    return box
+
+
+def _pages(split: Split, document: _Document, notes: list[str], faults: list[AnnotationFault] | None) -> list[Page]:
+    """The pictures of a file with their outlines."""
+    files, more, missing = _locate(split, document)
+    notes += more
+    _tell_missing(split, document, missing, notes, faults)
+    objects: dict[_Id, list[Object]] = {number: [] for number in document.pictures}
+    damage = {number: UsageError(f"{document.file}: has damaged annotations of it") for number in document.damaged}
+    # Run lengths say how large their picture is, and cannot be drawn on another.
+    sizes = {number: picture.size for number, picture in document.pictures.items() if picture.size is not None}
+    strange = 0
+    for box in document.boxes:
+        if box.picture not in objects:
+            strange += 1
+            continue
+        picture = document.pictures[box.picture]
+        if box.category not in document.categories:
+            damage[box.picture] = UsageError(f"{document.file}: does not list the category {box.category}: add it")
+            continue
+        if box.size is not None and sizes.setdefault(box.picture, box.size) != box.size:
+            damage[box.picture] = UsageError(
+                f"{document.file}: has run lengths for {box.size[0]} x {box.size[1]} pixels, and "
+                f"{printable(picture.name)} is of another size: draw it again"
+            )
+        name = document.categories[box.category]
+        objects[box.picture].append(Object(name, box.edges, box.polygons, box.counts, box.crowd, box.difficult))
+    if strange:
+        notes.append(f"{split}: {strange} annotations of pictures that the file does not list, passed over")
+    return [
+        Page(split, files[number], document.file, sizes.get(number), objects[number], damage.get(number))
+        for number in document.pictures
+        if files[number].is_file()
+    ]
+
+
+def _locate(split: Split, document: _Document) -> tuple[dict[_Id, Path], list[str], list[tuple[str, Path]]]:
+    """The file of each picture, which need not be there, what to tell of where they are, and which are not there."""
+    names = [picture.name for picture in document.pictures.values()]
+    base = document.file.parent
+    root = base.parent if base.name.casefold() in ("annotations", "labels", "coco") else base
+    finder = Finder(root, ())
+    try:
+        folder = picture_folder(document.file, names)
+    except UsageError:
+        folder = base
+        if not any(finder.find(name, split) for name in names):
+            raise
+        finder.loosely.clear()
+    # Of two pictures that one file could be, it is neither.
+    ends = Counter(without_hash(last_part(name)) for name in names)
+    files: dict[_Id, Path] = {}
+    missing: list[tuple[str, Path]] = []
+    for number, picture in document.pictures.items():
+        is_only = ends[without_hash(last_part(picture.name))] == 1
+        file = _file_of(folder, picture.name, unique=is_only)
+        if not file.is_file():
+            found = finder.find(picture.name, split) if is_only else None
+            if found is None:
+                missing.append((picture.name, file))
+            file = found or file
+        elif file not in (folder / picture.name, folder / unquote(picture.name)):
+            finder.loosely.append(picture.name)
+        files[number] = file
+    return files, [f"{split}: {note}" for note in finder.notes(len(names))], missing
+
+
+def _tell_missing(
+    split: Split,
+    document: _Document,
+    missing: Sequence[tuple[str, Path]],
+    notes: list[str],
+    faults: list[AnnotationFault] | None,
+) -> None:
+    if missing and faults is None:
+        names = listed([name for name, _ in missing])
+        notes.append(f"{split}: {len(missing)} of {len(document.pictures)} pictures are not there: {names}")
+    elif faults is not None:
+        text = f"is not there: put it there, or take it out of {printable(document.file.name)}"
+        faults += [AnnotationFault("missing picture", "error", text, file, split) for _, file in missing]
+
+
 def _bind(
     split: Split, document: _Document, labels: Mapping[str, int], *, faults: list[AnnotationFault] | None
 ) -> tuple[tuple[AnnotatedSample, ...], list[str]]:
-    names = [picture.name for picture in document.pictures.values()]
-    folder = picture_folder(document.file, names)
-    ends = Counter(map(_last_part, names))
-    files = {
-        number: _file_of(folder, picture.name, unique=ends[_last_part(picture.name)] == 1)
-        for number, picture in document.pictures.items()
-    }
+    files, notes, missing = _locate(split, document)
     sizes = {number: picture.size or _size_of(files[number]) for number, picture in document.pictures.items()}
     check = BoxCheck(faults, split)
     boxes: dict[_Id, list[BoxLabel]] = {number: [] for number in document.pictures}
@@ -335,7 +432,6 @@ def _bind(
                 boxes[box.picture].append(label)
             else:
                 emptied.add(box.picture)
-    notes = []
     passed_over: tuple[tuple[str, ReadingFault, dict[_Id, int]], ...] = (
         ("pictures", "unknown picture", no_picture),
         ("categories", "unknown category", no_category),
@@ -357,24 +453,16 @@ def _bind(
 
     damaged |= {number for number in emptied if not boxes[number]}
     samples = []
-    missing = []
-    for number, picture in document.pictures.items():
-        file = files[number]
+    for number, file in files.items():
         if number in damaged and faults is None:
             continue  # what is left of its boxes would teach that the others are background
         if file.is_file():
             image_id = number if isinstance(number, int) else None
             sample = AnnotatedSample(file, tuple(boxes[number]), size=sizes[number], image_id=image_id)
             samples.append(replace(sample, damaged=number in damaged))
-        else:
-            missing.append(picture.name)
     if (lost := len(damaged & set(document.pictures))) and faults is None:
         notes.append(f"{split}: {lost} of {len(document.pictures)} pictures lost annotations to damage, left out")
-    if missing and faults is None:
-        notes.append(f"{split}: {len(missing)} of {len(document.pictures)} pictures are not there: {listed(missing)}")
-    elif faults is not None:
-        text = f"is not there: put it there, or take it out of {printable(document.file.name)}"
-        faults += [AnnotationFault("missing picture", "error", text, folder / name, split) for name in missing]
+    _tell_missing(split, document, missing, notes, faults)
     return tuple(samples), notes
 
 
@@ -395,13 +483,9 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     )
 
 
-def _last_part(name: str) -> str:
-    return unquote(name).rpartition("/")[2]
-
-
 def _file_of(folder: Path, name: str, *, unique: bool) -> Path:
     """The file of a picture's name, perhaps percent-encoded, or by its last part alone where that is ``unique``."""
-    spellings = [name, unquote(name), *([_last_part(name)] if unique else [])]
+    spellings = [name, unquote(name), *([last_part(name)] if unique else [])]
     return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), folder / name)
 
 
@@ -443,7 +527,7 @@ def _id(entry: Mapping[str, Any], key: str, where: str) -> _Id:
 
 def _as_id(value: object) -> _Id | None:
     """A number or name that entries know each other by; some tools write 640.0, and some "640"."""
-    number = _as_number(value)
+    number = as_number(value)
     if number is not None and number == int(number):
         return int(number)
     return value if isinstance(value, str) and value.strip() else None
@@ -455,15 +539,3 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or re.search("[\0\ud800-\udfff]", value):
         raise UsageError(f"{where}: {key} must be a name, got {show(value)}: fix it")
     return value
-
-
-def _as_number(value: object) -> float | None:
-    """A number of JSON that a float holds, perhaps in quotes; Python reads NaN and Infinity too."""
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None

@@ -266,6 +266,16 @@ def check_labels(path: Path, labels: Sequence[str]) -> None:
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
 
 
+def holds_boxes(row: Sequence[str], *, named: bool) -> bool:
+    """Whether a line is of a list of boxes: by its columns' names if it may be ``named``, else by what is in them."""
+    numbers = [re.fullmatch(_NUMBER, cell) is not None for cell in row]
+    # keras-retinanet's lines are path, x1, y1, x2, y2, class; without a box those but the path are empty.
+    if len(row) == 6 and all(numbers[1:5]) and "." in row[0]:
+        return True
+    names = {cell.casefold() for cell in row}
+    return named and any(columns.issubset(names) for columns in _BOX_COLUMNS)
+
+
 class _Columns(NamedTuple):
     path: int
     label: int
@@ -286,13 +296,10 @@ def _find_columns(row: Sequence[str], path: Path) -> _Columns:
     if split is None and VALIDATION_COLUMN in names:
         split, split_names = names.index(VALIDATION_COLUMN), _TRUTH
     numbers = [re.fullmatch(_NUMBER, cell) is not None for cell in row]
-    # keras-retinanet's lines are path, x1, y1, x2, y2, class; without a box those but the path are empty.
-    unnamed = len(row) == 6 and (all(numbers[1:5]) or not any(row[1:])) and "." in row[0]
-    if unnamed or any(columns.issubset(names) for columns in _BOX_COLUMNS):
+    if holds_boxes(row, named=True) or (len(row) == 6 and not any(row[1:])):
         raise UsageError(
-            f"{path}, line 1: is a list of boxes and no list of classes: for a detector give COCO's layout "
-            "(annotations/instances_*.json beside its pictures) or Pascal VOC's (JPEGImages and Annotations), for a "
-            "classifier keep a line and the columns path and label for each picture"
+            f"{path}, line 1: is a list of boxes and no list of classes: for a detector give it without --task "
+            "classification, for a classifier keep a line and the columns path and label for each picture"
         )
     if file is not None and label is not None:
         return _Columns(file, label, split, split_names, len(row), True, names[label] != LABEL_COLUMNS[0])

@@ -11,9 +11,23 @@ from typing import NamedTuple
 from fusiform.data.coco import coco_files, looks_like_coco
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system
+from fusiform.data.lookup import is_of_masks, without_hash
 from fusiform.data.names import nfc
+from fusiform.data.voc import voc_folders
 from fusiform.errors import UsageError
 from fusiform.report import printable
+
+READ_BOXES = (
+    "COCO's layout (annotations/instances_*.json beside its pictures), YOLO's (data.yaml), Pascal VOC's (JPEGImages "
+    "and Annotations, or XML beside the pictures), LabelMe's JSON, CVAT's annotations.xml, a CSV list of boxes, or "
+    "Hugging Face's metadata.jsonl with objects"
+)
+"""The layouts of boxes that are read, for messages."""
+READ_MASKS = (
+    "Pascal VOC's layout (JPEGImages and SegmentationClass), or outlines in COCO's JSON, YOLO's text, LabelMe's JSON "
+    "or CVAT's XML"
+)
+"""The layouts of masks that are read, for messages."""
 
 _SIDECARS = (".txt", ".xml", ".json")
 _LOOKED_AT = 20
@@ -28,12 +42,43 @@ _PICTURE_FOLDERS = re.compile(r"images?|imgs?|jpegimages|photos?|pictures|inputs
 YOLO = "boxes in text files as YOLO's and darknet's"
 
 
-class _Found(NamedTuple):
+VOC = "boxes in XML as Pascal VOC's"
+LABELME = "LabelMe's boxes or outlines"
+
+
+class Beside(NamedTuple):
+    """How many of the pictures have a file of their name that holds boxes, of which ``kind``, and such a file.
+
+    ``named_alike`` says that they name nothing but the folder that each picture lies in.
+    """
+
     pictures: int
     matched: int
     kind: str
     example: Path
     named_alike: bool
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the folders may be classes all the same: few pictures have boxes, or boxes name their folders."""
+        return 4 * self.matched < self.pictures or self.named_alike
+
+
+def find_beside(root: Path, ending: str) -> Beside | None:
+    """Files of pictures' names with this ending that hold boxes, beside the pictures or in another folder, if any."""
+    files: dict[str, Path] = {}
+    for folder, names in _walk(root):
+        _add(files, folder, [name for name in names if name.lower().endswith(ending)])
+    return _find_boxes(root, ending, files) if files else None
+
+
+def _add(files: dict[str, Path], folder: str, names: list[str]) -> None:
+    for name in names:
+        stem = os.path.splitext(name)[0]  # noqa: PTH122  # a Path for each of a million names takes seconds
+        # A picture's own lies beside it, or else in another folder.
+        files[stem] = files[os.path.join(folder, stem)] = Path(folder, name)  # noqa: PTH118
+        if (plain := without_hash(stem)) != stem:
+            files.setdefault(plain, Path(folder, name))
 
 
 def check_unannotated(root: Path) -> list[str]:
@@ -47,28 +92,26 @@ def check_unannotated(root: Path) -> list[str]:
     sidecars: dict[str, dict[str, Path]] = {ending: {} for ending in _SIDECARS}
     has_masks = False
     for folder, names in _walk(root):
-        for name in names:
-            stem, ending = os.path.splitext(name)  # noqa: PTH122  # a Path for each of a million names takes seconds
-            if (ending := ending.lower()) in sidecars:
-                # A picture's own lies beside it, or else in another folder.
-                sidecars[ending][stem] = sidecars[ending][os.path.join(folder, stem)] = Path(folder, name)  # noqa: PTH118
+        for ending, files in sidecars.items():
+            _add(files, folder, [name for name in names if name.lower().endswith(ending)])
         has_masks = has_masks or (_is_of_masks(root, folder) and any(map(_is_picture, names)))
     if has_masks:
         _check_masks(root)
     notes: list[str] = []
     for ending, files in sidecars.items():
-        if not files or (found := _find_boxes(root, ending, files)) is None:
+        found = _find_boxes(root, ending, files) if files else None
+        if found is None or 4 * found.matched < found.pictures:
             continue
         what = (
             f"{found.matched} of {found.pictures} pictures have {found.kind}, such as {printable(str(found.example))}"
         )
         if not found.named_alike:
-            way = (
-                f"write {root / 'data.yaml'} with names, train and val"
-                if found.kind == YOLO
-                else "give COCO's layout (annotations/instances_*.json beside its pictures) or Pascal VOC's "
-                "(JPEGImages and Annotations)"
-            )
+            way = f"give {READ_BOXES}"
+            if found.kind == YOLO:
+                way = f"write {root / 'data.yaml'} with names, train and val"
+            elif found.kind in (VOC, LABELME):
+                inside = voc_folders(root)
+                way = f"give {inside[0]}" if inside else "give it without --task classification"
             raise UsageError(
                 f"{root}: is no dataset of classes: {what}: for a detector {way}, for "
                 f"a classifier a folder for each class without the {ending} files"
@@ -120,11 +163,13 @@ def _check_masks(root: Path) -> None:
         )
 
 
-def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> _Found | None:
-    """Files that hold the boxes of at least a quarter of the pictures below ``root``; None where there are none."""
+def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> Beside | None:
+    """Files that hold the boxes of pictures below ``root``; None where there are none."""
     pictures = 0
     matched: list[tuple[Path, str]] = []  # the file, and the name of the folder of its picture
     for folder, names in _walk(root):
+        if is_of_masks(Path(folder).relative_to(root).parts):
+            continue
         for name in filter(_is_picture, names):
             pictures += 1
             stem = os.path.splitext(name)[0]  # noqa: PTH122  # as above
@@ -132,8 +177,6 @@ def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> _Found | Non
             # Some tools put their ending behind the picture's own: cat.jpg.json.
             if (file := files.get(beside) or files.get(stem) or files.get(name)) is not None:
                 matched.append((file, os.path.basename(folder)))  # noqa: PTH119
-    if 4 * len(matched) < pictures:
-        return None
     example = kind = None
     alike = ending != ".txt"
     for file, folder in matched[:: max(1, len(matched) // _LOOKED_AT)]:
@@ -146,16 +189,16 @@ def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> _Found | Non
             alike = alike and {nfc(name) for name in _names(text, ending)} == {nfc(folder)}
     if kind is None or example is None:
         return None
-    return _Found(pictures, len(matched), kind, example, alike)
+    return Beside(pictures, len(matched), kind, example, alike)
 
 
 def _kind(text: str, ending: str) -> str | None:
     """What a file of a picture's name holds, if it is boxes or outlines."""
     if ending == ".xml":
-        return "boxes in XML as Pascal VOC's" if re.search(r"<annotation\b", text) else None
+        return VOC if re.search(r"<annotation\b", text) else None
     if ending == ".json":
         if re.search(r'"shapes"\s*:\s*\[', text):
-            return "LabelMe's boxes or outlines"
+            return LABELME
         return "boxes in JSON" if re.search(r'"(objects|annotations?|regions|boxes|bbox)"\s*:\s*[\[{]', text) else None
     lines = [line.split() for line in text.splitlines()[:_LOOKED_AT] if line.strip()]
     if not lines or not all(sum(map(_is_number, words)) >= 4 and len(words) >= 5 for words in lines):

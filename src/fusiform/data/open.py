@@ -14,15 +14,20 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.coco import coco_files, read_coco
+from fusiform.data.csv_boxes import csv_box_files, names_folders, read_csv_boxes
+from fusiform.data.cvat import cvat_files, read_cvat
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.folders import read_dataset
-from fusiform.data.foreign import check_unannotated
+from fusiform.data.foreign import LABELME, READ_BOXES, READ_MASKS, VOC, check_unannotated, find_beside
+from fusiform.data.huggingface_boxes import object_files, read_huggingface_boxes
 from fusiform.data.image import find_images
+from fusiform.data.labelme import read_labelme
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
-from fusiform.data.voc import has_xml, read_voc
+from fusiform.data.voc import has_xml, read_voc, read_xml_beside, voc_folders
 from fusiform.data.yolo import is_yolo, read_yolo
+from fusiform.data.zips import unpacked
 from fusiform.errors import UsageError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
@@ -33,11 +38,15 @@ Reader = Callable[[Source, Sequence[str] | None, list[AnnotationFault] | None], 
 
 
 class Layout(NamedTuple):
-    """One way in which a dataset lies on disk: the task it is for, how it is recognised, and what reads it."""
+    """One way in which a dataset lies on disk: the task it is for, how it is recognised, and what reads it.
+
+    Where it is ``unsure`` it is read only when its task is asked for.
+    """
 
     task: Task
     fits: Callable[[Path], bool]
     read: Reader
+    unsure: Callable[[Path], bool] = lambda _: False
 
 
 def _read_classes(source: Source) -> DataSet:
@@ -49,6 +58,27 @@ def _read_classes(source: Source) -> DataSet:
 
 def _has_voc_boxes(path: Path) -> bool:
     return (path / "JPEGImages").is_dir() and has_xml(path)
+
+
+def _has_beside(ending: str, kind: str) -> Callable[[Path], bool]:
+    """Whether pictures have files of their names with boxes of this kind, apart from VOC's own folders."""
+
+    def fits(path: Path) -> bool:
+        if not path.is_dir() or (path / "JPEGImages").is_dir() or voc_folders(path):
+            return False
+        found = find_beside(path, ending)
+        return found is not None and found.kind == kind
+
+    return fits
+
+
+def _names_folders(ending: str) -> Callable[[Path], bool]:
+    """Whether the folders of such pictures may be classes all the same."""
+    return lambda path: (found := find_beside(path, ending)) is None or found.is_unsure
+
+
+def _has_coco_outlines(path: Path) -> bool:
+    return bool(coco_files(path)) and not (path / "SegmentationClass").is_dir()
 
 
 def _has_voc_masks(path: Path) -> bool:
@@ -66,10 +96,59 @@ LAYOUTS: Mapping[str, Layout] = {
         is_yolo,
         lambda source, classes, faults: read_yolo(source, classes=classes, faults=faults),
     ),
+    "CVAT's boxes": Layout(
+        "detection",
+        lambda path: bool(cvat_files(path)),
+        lambda source, classes, faults: read_cvat(source, classes=classes, faults=faults),
+    ),
+    "LabelMe's boxes": Layout(
+        "detection",
+        _has_beside(".json", LABELME),
+        lambda source, classes, faults: read_labelme(source, classes=classes, faults=faults),
+        _names_folders(".json"),
+    ),
+    "Hugging Face's boxes": Layout(
+        "detection",
+        lambda path: bool(object_files(path)),
+        lambda source, classes, faults: read_huggingface_boxes(source, classes=classes, faults=faults),
+    ),
+    "boxes in CSV lists": Layout(
+        "detection",
+        lambda path: bool(csv_box_files(path)),
+        lambda source, classes, faults: read_csv_boxes(source, classes=classes, faults=faults),
+        names_folders,
+    ),
+    "boxes in XML beside the pictures": Layout(
+        "detection",
+        _has_beside(".xml", VOC),
+        lambda source, classes, faults: read_xml_beside(source, classes=classes, faults=faults),
+        _names_folders(".xml"),
+    ),
     "Pascal VOC's boxes": Layout(
         "detection",
         _has_voc_boxes,
         lambda source, classes, faults: read_voc(source, "detection", classes=classes, faults=faults),
+    ),
+    "COCO's outlines": Layout(
+        "segmentation",
+        _has_coco_outlines,
+        lambda source, classes, faults: read_coco(source, "segmentation", classes=classes, faults=faults),
+    ),
+    "YOLO's outlines": Layout(
+        "segmentation",
+        is_yolo,
+        lambda source, classes, faults: read_yolo(source, "segmentation", classes=classes, faults=faults),
+    ),
+    "CVAT's outlines": Layout(
+        "segmentation",
+        lambda path: bool(cvat_files(path)),
+        lambda source, classes, faults: read_cvat(source, "segmentation", classes=classes, faults=faults),
+    ),
+    "LabelMe's outlines": Layout(
+        "segmentation",
+        _has_beside(".json", LABELME),
+        lambda source, classes, faults: read_labelme(source, "segmentation", classes=classes, faults=faults),
+        _names_folders(".json"),
     ),
     "Pascal VOC's masks": Layout(
         "segmentation",
@@ -91,8 +170,8 @@ What none of a task's layouts fits goes to the last of them, whose reader says w
 
 def recognise(source: Source) -> AnnotationTask | None:
     """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes."""
-    path = Path(source)
-    task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path))
+    path = unpacked(Path(source))
+    task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path) and not layout.unsure(path))
     return None if task == "classification" else task
 
 
@@ -139,12 +218,16 @@ def open_dataset(
     ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
     a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
     annotations are added to ``faults`` and passed over, or raised without such a list. ``ignore`` says what 255 is in
-    masks; without it some masks are opened, and refused where 255 stands for a class.
+    masks; without it some masks are opened, and refused where 255 stands for a class. A zip file is unpacked first, see
+    ``unpacked``.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
     have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
-    path = Path(source)
+    given = Path(source)
+    path = unpacked(given)
+    if path != given:
+        source = path
     model = model or (spec.name if spec is not None else "")
     if task is None:
         task = spec.task if spec is not None else recognise(path) or "classification"
@@ -156,6 +239,8 @@ def open_dataset(
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
     data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if path != given:
+        data = replace(data, notes=(f"{printable(given.name)} is unpacked, into {path}", *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
         data = _with_ignored(data, ignore)
     if spec is None or task == "detection":
@@ -169,6 +254,12 @@ def open_dataset(
 def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
     """The dataset with the meaning of 255 in its masks, see ``open_dataset``."""
     names = data.source / CLASS_NAMES_FILE
+    drawn = any(sample.outlines is not None for samples in data.splits.values() for sample in samples)
+    if drawn and ignore == "none":
+        raise UsageError(
+            f"{data.source}: --ignore none is for masks, and here are outlines, of which none is {IGNORE} but crowds: "
+            "leave it out"
+        )
     if ignore == "none":
         if not names.is_file():
             raise UsageError(
@@ -198,28 +289,17 @@ def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
 
 def _refuse(path: Path, task: Task, model: str | None) -> None:
     """Raise UsageError where more is known of data that fits no layout than the task's reader would say."""
-    has_masks = (path / "SegmentationClass").is_dir()
     if model is None:
-        if task == "segmentation" and coco_files(path) and not has_masks:
-            raise UsageError(
-                f"{path}: is COCO's layout, which has outlines but no masks: save masks as Pascal VOC does, in a "
-                "folder SegmentationClass beside JPEGImages"
-            )
         return
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")
     if task == "detection":
         if has_xml(path):  # boxes without their pictures: the reader knows where those might be
             return
+        has_masks = (path / "SegmentationClass").is_dir()
         has = "has masks and no boxes" if has_masks else "is no dataset with boxes"
-        raise UsageError(
-            f"{path}: {has}, and {model} is a detector: give COCO's layout (annotations/instances_*.json beside "
-            "its pictures) or Pascal VOC's (JPEGImages and Annotations)"
-        )
-    raise UsageError(
-        f"{path}: is no dataset with masks, and {model} is a segmenter: give Pascal VOC's layout (JPEGImages "
-        "and SegmentationClass)"
-    )
+        raise UsageError(f"{path}: {has}, and {model} is a detector: give {READ_BOXES}")
+    raise UsageError(f"{path}: is no dataset with masks, and {model} is a segmenter: give {READ_MASKS}")
 
 
 def _with_outputs(data: DataSet, spec: ModelSpec) -> DataSet:
@@ -387,7 +467,7 @@ def read_pictures(source: Source, spec: ModelSpec, *, model: str, prefer: Sequen
     try:
         found = open_dataset(source, spec=spec, model=model)
     except UsageError as error:
-        path = Path(source)
+        path = unpacked(Path(source))
         # Beside Pascal VOC's photographs lie masks, which are pictures too.
         folder = path / "JPEGImages" if (path / "JPEGImages").is_dir() else path
         files = find_images(folder) if folder.is_dir() else []

@@ -25,6 +25,7 @@ from fusiform.data.annotated import (
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
+from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
@@ -65,8 +66,8 @@ def read_voc(
     """
     root = Path(source)
     if not (root / "JPEGImages").is_dir():
-        inside = sorted([*root.glob("*/JPEGImages"), *root.glob("VOCdevkit/*/JPEGImages")])
-        hint = f"give {inside[0].parent}" if inside else f"give {LAYOUT}"
+        inside = voc_folders(root)
+        hint = f"give {inside[0]}" if inside else f"give {LAYOUT}"
         raise UsageError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
     if task is None:
         task = "detection" if has_xml(root) else "segmentation"
@@ -117,6 +118,77 @@ def read_voc(
     if task == "segmentation":
         return _masks(root, chosen, notes, given=given, classes=classes)
     return _boxes(root, chosen, notes, given=given, classes=classes, faults=faults)
+
+
+def voc_folders(root: Path) -> list[Path]:
+    """The folders in VOC's layout within another, as VOCdevkit has them."""
+    return [folder.parent for folder in sorted([*root.glob("*/JPEGImages"), *root.glob("VOCdevkit/*/JPEGImages")])]
+
+
+def read_xml_beside(
+    source: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    faults: list[AnnotationFault] | None = None,
+) -> AnnotatedSet:
+    """Read a dataset's pictures and boxes from VOC's XML files beside the pictures, or in any other folder.
+
+    A file is about the picture of its name, beside it or in the folder that the way to it leads to as well
+    (train/images/1.jpg and train/annotations/1.xml), or else about the one that it names; what two pictures fit is left
+    out. Folders may name splits (``train``, ``valid``, ``test``). Pictures without a file are nobody's background: they
+    are left out. All else is as ``read_voc`` has it.
+
+    Raises UsageError for a source that is missing or of no such layout, and for classes not in ``classes``.
+    """
+    root = Path(source)
+    notes: list[str] = []
+    unread: list[Path] = []
+    pictures = photographs(root, unlisted=notes, unread=unread)
+    notes += unread_note(unread)
+    files = [
+        file
+        for file in sorted(root.rglob("*.[xX][mM][lL]"))
+        if not any(map(is_of_system, file.relative_to(root).parts))
+    ]
+    finder = Finder(root, ())
+    partners: dict[Path, list[Path]] = {}
+    alone: list[Path] = []
+    for file in files:
+        picture = finder.find_partner(file) or finder.find_only(_named_picture(file))
+        if picture is None:
+            alone.append(file)
+        else:
+            partners.setdefault(picture, []).append(file)
+    twice = {picture: found for picture, found in partners.items() if len(found) > 1}
+    pairs = [(picture, partners[picture][0]) for picture in pictures if picture in partners and picture not in twice]
+    if not pairs:
+        raise UsageError(f"{root}: none of its {len(pictures)} pictures has an XML file of its name: give {LAYOUT}")
+    splits, note = by_split([split_of_path(picture.relative_to(root).parts[:-1]) for picture, _ in pairs])
+    notes += [note] if note else []
+    chosen = {
+        split: [pair for pair, its in zip(pairs, splits, strict=True) if its == split]
+        for split in SPLIT_ORDER
+        if split in splits
+    }
+    without = [picture for picture in pictures if picture not in partners]
+    told: tuple[tuple[list[Path], ReadingFault, str, str], ...] = (
+        (without, "missing annotation", "has no XML of its name: draw its boxes", "pictures have no XML of their name"),
+        (alone, "missing picture", "has no picture of its name, or several", "XML files have no picture, or several"),
+        (list(twice), "damaged annotation", "has several XML files: keep one", "pictures have several XML files"),
+    )
+    for files_of, kind, text, note in told:
+        if faults is not None:
+            faults += [AnnotationFault(kind, "error", f"{text}; left out", file) for file in files_of]
+        elif files_of:
+            notes.append(f"{len(files_of)} {note}, left out: {listed([file.name for file in files_of])}")
+    return _boxes(root, chosen, notes, given=_class_names(root), classes=classes, faults=faults)
+
+
+def _named_picture(file: Path) -> str:
+    try:
+        return (parse_xml(file).findtext("filename") or "").strip()
+    except UsageError:  # told where it is read, if it has a picture
+        return ""
 
 
 def has_xml(root: Path) -> bool:
@@ -332,13 +404,17 @@ def _boxes(
 
 
 def _read_xml(file: Path, split: Split, faults: list[AnnotationFault]) -> _Annotation:
-    root = _parse(file)
+    root = parse_xml(file)
     if root.tag != "annotation":
         raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
-    size = int(_number(root, "size/width", file, default=0)), int(_number(root, "size/height", file, default=0))
+    # The old LabelMe calls the sides rows and columns.
+    sides = ("imagesize/ncols", "imagesize/nrows") if root.find("size") is None else ("size/width", "size/height")
+    size = int(_number(root, sides[0], file, default=0)), int(_number(root, sides[1], file, default=0))
     objects = []
     damage = PassOver(faults, "damaged annotation", file=file, split=split)
     for i, element in enumerate(root.findall("object")):
+        if (element.findtext("deleted") or "").strip() == "1":  # the old LabelMe keeps what its users take away
+            continue
         with damage:
             objects.append(_read_object(element, f"{file}, object {i + 1}"))
     # labelImg writes a size of 0 x 0 where it has not looked.
@@ -392,7 +468,7 @@ def _number(element: Element, path: str, where: object, *, default: float | None
     return value
 
 
-def _parse(file: Path) -> Element:
+def parse_xml(file: Path) -> Element:
     """An XML file's outermost element. Entities are refused: a few lines of them can grow to gigabytes."""
     builder = TreeBuilder()
     parser = expat.ParserCreate()

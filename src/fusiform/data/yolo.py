@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fusiform.data.annotated import (
     AnnotatedSample,
     AnnotatedSet,
+    AnnotationTask,
     BoxCheck,
     BoxLabel,
     PassOver,
@@ -21,6 +22,7 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import EXTENSIONS, find_images, read_size, unread_note
 from fusiform.data.names import listed, nfc
+from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
@@ -34,19 +36,22 @@ NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "labels.txt")
 
 def read_yolo(
     source: str | os.PathLike[str],
+    task: AnnotationTask = "detection",
     *,
     classes: Sequence[str] | None = None,
     faults: list[AnnotationFault] | None = None,
 ) -> AnnotatedSet:
-    """Read a dataset's pictures and boxes in YOLO's layout; of the pictures only the headers are read, for their sizes.
+    """Read a dataset's pictures and boxes, or outlines, in YOLO's layout; of the pictures only the headers are read.
 
-    ``source`` is the YAML file or the folder that holds it; its ``names`` are a list or a map, ``train``, ``val`` and
-    ``test`` a folder, a list of pictures, or several of them, from ``path`` or the file's own folder. Without such a
-    file the splits are folders in ``images``, or such that hold ``images``; names are then the lines of one of
-    ``NAME_FILES``, or the numbers themselves. The labels of ``images/x/1.jpg`` are in ``labels/x/1.txt``, or else
-    beside the picture: a class's number with the centre, width and height of its box, or with the corners of its
-    outline, whose box is taken; all as shares of the picture's upright width and height. Pictures without labels are
-    background, as YOLO has it; those with a damaged line are left out, which is told.
+    ``source`` is the YAML file, darknet's ``obj.data``, or the folder that holds it; its ``names`` are a list or a map,
+    ``train``, ``val`` and ``test`` a folder, a list of pictures, or several of them, from ``path`` or the file's own
+    folder. Without such a file the splits are folders in ``images``, or such that hold ``images``; names are then the
+    lines of one of ``NAME_FILES``, or the numbers themselves. The labels of ``images/x/1.jpg`` are in
+    ``labels/x/1.txt``, or else beside the picture: a class's number with the centre, width and height of its box, or
+    with the corners of its outline, whose box is taken; all as shares of the picture's upright width and height.
+    Pictures without labels are background, as YOLO has it; those with a damaged line are left out, which is told. For
+    ``segmentation`` the classes are the background and the names, and the masks are drawn from the outlines; a picture
+    with a box is left out.
 
     Raises UsageError for a source that is missing, damaged or of no such layout, and for classes not in ``classes``.
     With a list of ``faults`` what the notes count is added to it instead, one by one.
@@ -56,10 +61,11 @@ def read_yolo(
         raise UsageError(f"{path}: no such file or folder: check the path")
     file = yaml_file(path)
     notes: list[str] = []
-    if file is None:
+    darknet = _darknet_file(path) if file is None else None
+    if file is None and darknet is None:
         names, places = _names_beside(path), _folders(path)
-    else:
-        content = read_yaml(file)
+    elif (file := file or darknet) is not None:
+        content = read_yaml(file) if darknet is None else _read_darknet(file)
         names, places = _names_in(file, content), _places(file, content)
         if not places:
             places = _folders(file.parent)
@@ -99,6 +105,9 @@ def read_yolo(
         notes.append("neither data.yaml nor classes.txt names the classes: they are called by their numbers")
     if not names or highest < 0:
         raise UsageError(f"{path}: none of its labels that can be read has an object: draw boxes")
+    if task == "segmentation":
+        pages = [_page(split, *pair, names) for split, pairs in objects.items() for pair in pairs]
+        return gather(path, task, pages, notes, present=names, classes=classes, faults=faults)
     used = {names[thing.label] for pairs in objects.values() for _, things in pairs for thing in things}
     bound, labels = bind_classes(path, names, used, classes=classes)
 
@@ -131,11 +140,11 @@ def read_yolo(
 
 def is_yolo(path: Path) -> bool:
     """Whether a file or folder is a dataset in YOLO's layout, by its YAML file or its folders and their labels."""
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() != ".data":
         return path.suffix.lower() in (".yaml", ".yml") and yaml_file(path) is not None
-    if not path.is_dir():
-        return False
-    if yaml_file(path) is not None:
+    if path.is_file() or not path.is_dir():
+        return _darknet_file(path) is not None
+    if yaml_file(path) is not None or _darknet_file(path) is not None:
         return True
     folders = [path / "labels", *(path / name / "labels" for name in _names_of_splits(path))]
     for folder in folders:
@@ -160,6 +169,31 @@ def yaml_file(path: Path) -> Path | None:
             raise UsageError(f"{path}: has several descriptions, {listed([file.name for file in found])}: give one")
         found = named
     return found[0] if found else None
+
+
+def _darknet_file(path: Path) -> Path | None:
+    """Darknet's description of a dataset, lines such as ``names = data/obj.names``: itself or the one in a folder."""
+    files = [path] if path.is_file() else sorted(path.glob("*.data"))
+    small = [file for file in files if file.suffix == ".data" and file.is_file() and file.stat().st_size < 1 << 16]
+    found = [file for file in small if {"names", "train"} <= set(_read_darknet(file))]
+    return found[0] if len(found) == 1 else None
+
+
+def _read_darknet(file: Path) -> dict[str, str | list[str] | dict[str, str]]:
+    """What darknet's description says; its paths count from wherever darknet is started."""
+    content: dict[str, str | list[str] | dict[str, str]] = {}
+    for line in file.read_bytes().decode("utf-8-sig", "replace").splitlines():
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if equals and key in ("names", "train", "valid", "val", "test"):
+            content[key] = _below(file.parent, value)
+    return content
+
+
+def _below(folder: Path, name: str) -> str:
+    """A path as it is from a folder on, without those of its first folders that are not there."""
+    parts = name.replace("\\", "/").split("/")
+    tried = ["/".join(parts[i:]) for i in range(len(parts))]
+    return next((part for part in tried if part and (folder / part).exists()), name)
 
 
 def _read_text(file: Path) -> str:
@@ -330,6 +364,8 @@ def _pictures(places: Sequence[Path], unread: list[Path]) -> Iterator[Path]:
             for line in _lines(place):
                 name = line.replace("\\", "/")
                 picture = Path(name) if Path(name).is_absolute() else place.parent / name
+                if not picture.exists():
+                    picture = place.parent / _below(place.parent, name)
                 if EXTENSIONS.fullmatch(picture.suffix):
                     yield Path(os.path.normpath(picture))
 
@@ -340,6 +376,25 @@ def _pictures(places: Sequence[Path], unread: list[Path]) -> Iterator[Path]:
 class _Object(NamedTuple):
     label: int
     edges: tuple[float, float, float, float]
+    outline: Sequence[float] = ()
+
+
+def _page(split: Split, picture: Path, things: Sequence[_Object], names: Sequence[str]) -> Page:
+    """A picture with its outlines in pixels."""
+    file = label_file(picture) or picture
+    try:
+        size = read_size(picture)
+    except ImageError:  # whoever looks at the picture says so
+        return Page(split, picture, file, None, ())
+    objects = [
+        Object(
+            names[thing.label],
+            thing.edges,
+            (tuple(share * size[i % 2] for i, share in enumerate(thing.outline)),) if thing.outline else (),
+        )
+        for thing in things
+    ]
+    return Page(split, picture, file, size, objects)
 
 
 def label_file(picture: Path) -> Path | None:
@@ -379,7 +434,7 @@ def _read_lines(file: Path, names: tuple[str, ...] | None, damaged: list[UsageEr
             yield _Object(int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         else:
             across, down = numbers[::2], numbers[1::2]
-            yield _Object(int(label), (min(across), min(down), max(across), max(down)))
+            yield _Object(int(label), (min(across), min(down), max(across), max(down)), numbers)
 
 
 def _numbers(line: str) -> list[float] | None:

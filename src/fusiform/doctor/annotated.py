@@ -125,9 +125,9 @@ def _look(sample: AnnotatedSample, dataset: AnnotatedSet) -> _AnnotatedLook:
         return _AnnotatedLook(seen)
     if (fault := sample.size_fault(seen.size)) is not None:
         return _AnnotatedLook(seen, (Fault("picture of another size", "error", fault),), refused=True)
-    if sample.mask_file is None:
+    if not sample.has_mask:
         return _AnnotatedLook(seen)
-    mask = check_mask(sample.mask_file, seen.size, dataset.classes, ignore=sample.ignore)
+    mask = check_mask(sample, seen.size, dataset.classes)
     return _AnnotatedLook(seen, mask.faults, refused=mask.pixels is None, pixels=mask.pixels)
 
 

@@ -39,8 +39,9 @@ def diagnose(
 
     Args:
         data: For a classifier a folder with a folder for each class, also within train, val and test, a CSV file or
-            tar shards; for a detector COCO's layout, YOLO's, or Pascal VOC's with boxes; for a segmenter Pascal
-            VOC's with masks.
+            tar shards; for a detector boxes of COCO, YOLO, Pascal VOC, LabelMe, CVAT, a CSV list or Hugging Face's
+            metadata; for a segmenter Pascal VOC's masks, or the outlines of COCO, YOLO, LabelMe or CVAT; or a zip
+            file of these.
         task: What the dataset is for; None is what it is laid out for.
         ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
             unless it seems to be a class, which is refused.

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.image import MAX_PIXELS, identify, read_image, without_warnings
+from fusiform.data.outlines import draw_labels
 from fusiform.drawing.overlay import ALPHA, color_of, draw_boxes, draw_mask
 from fusiform.drawing.page import THUMBNAIL
 from fusiform.tasks.detection import Box, Detections
@@ -50,6 +52,8 @@ def annotated_thumbnail(sample: AnnotatedSample, marks: Sequence[Mark]) -> Image
             edges = (box.left, box.top, box.right - 1, box.bottom - 1)
             draw.rectangle(edges, outline=color_of(box.index), width=2)
         return image
+    if sample.outlines is not None and sample.size is not None:
+        return _under(image, draw_labels(sample.outlines, sample.size))
     return image if sample.mask_file is None else _with_mask(image, sample.mask_file)
 
 
@@ -67,6 +71,10 @@ def _within(edges: Sequence[float], length: int) -> tuple[float, float]:
     return first, min(max(*edges, first + least), length)
 
 
+def _under(image: Image.Image, values: NDArray[np.uint8]) -> Image.Image:
+    return draw_mask(image, SegmentationMap(values, tuple(map(str, range(256)))))
+
+
 def _with_mask(image: Image.Image, file: Path) -> Image.Image:
     """The picture under its mask in the classes' colours, whatever the mask's size and values."""
     try:
@@ -76,8 +84,7 @@ def _with_mask(image: Image.Image, file: Path) -> Image.Image:
                 return image
             mask.load()
             if mask.format == "PNG" and mask.mode in ("P", "L", "1"):
-                values = np.asarray(mask).astype(np.uint8)
-                return draw_mask(image, SegmentationMap(values, tuple(map(str, range(256)))))
+                return _under(image, np.asarray(mask).astype(np.uint8))
             return Image.blend(image, mask.convert("RGB").resize(image.size), ALPHA)
     except Exception:  # what is wrong with it is told beside the picture
         return image

@@ -53,7 +53,7 @@ def evaluate(
     Args:
         model: A name of ``list_models``, a model file, the folder of a training run, or a model that is open already.
         data: A folder with a folder for each class, or such folders within train, val and test, for a classifier;
-            COCO's layout, YOLO's or Pascal VOC's, with boxes for a detector, with masks for a segmenter; or a
+            boxes for a detector, masks or outlines for a segmenter, in any layout that ``train`` reads; or a
             dataset that was read before.
         split: Which images: ``train``, ``val``, ``test``, or ``all``. None is test if there is one, else val, else all.
         compare: Another model for the same images: ``comparison`` says whether the difference is more than chance.

@@ -17,7 +17,7 @@ from PIL import Image
 from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import Split
-from fusiform.data.masks import IGNORE, read_mask
+from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import Placement, crop_pixels, placement
 from fusiform.drawing import charts
 from fusiform.drawing.overlay import draw_mask
@@ -375,12 +375,10 @@ def overlaps(counts: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float
 
 def read_truth(sample: AnnotatedSample, size: tuple[int, int], labels: Sequence[int]) -> NDArray[np.int32]:
     """The true mask of a photograph of ``size`` in the model's ``labels``, -1 where it says nothing; ImageError."""
-    if sample.mask_file is None:
-        raise ValueError(f"{sample.name}: its mask was not read")
     table = np.full(IGNORE + 1, _NO_CLASS, np.int32)
     known = min(len(labels), IGNORE)
     table[:known] = labels[:known]
-    return table[read_mask(sample.mask_file, size, classes=len(labels), ignore=sample.ignore)]
+    return table[sample.read_labels(size, classes=len(labels))]
 
 
 def outline_again(

@@ -15,6 +15,7 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.open import open_dataset
+from fusiform.data.outlines import outlines_as_json, outlines_from_json
 from fusiform.data.split import split_dataset
 from fusiform.errors import UsageError
 from fusiform.evaluation.detection import box_figures
@@ -84,6 +85,7 @@ class AnnotatedJob(Job[AnnotatedSet]):
                     "image_id": sample.image_id,
                     "ignore": sample.ignore,
                     "boxes": None if sample.boxes is None else [astuple(box) for box in sample.boxes],
+                    **({} if sample.outlines is None else {"outlines": outlines_as_json(sample.outlines)}),
                 }
                 for sample in samples
             ]
@@ -197,4 +199,5 @@ def _sample(entry: Mapping[str, Any]) -> AnnotatedSample:
         None if entry["size"] is None else (entry["size"][0], entry["size"][1]),
         entry["image_id"],
         entry["ignore"],
+        outlines=outlines_from_json(entry["outlines"]) if "outlines" in entry else None,
     )

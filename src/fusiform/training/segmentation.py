@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fusiform.data.annotated import AnnotatedSample
-from fusiform.data.masks import IGNORE, read_mask
+from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import mean_color, placement
 from fusiform.engines import EngineName
 from fusiform.errors import ImageError, MissingExtraError, WeightsError
@@ -108,10 +108,10 @@ class MaskExamples:
 
 def read_pair(sample: AnnotatedSample, *, classes: int) -> tuple[Image.Image, Mask]:
     """A picture and its mask, uint8 (height, width) of the same size; ImageError where either cannot be read."""
-    if sample.mask_file is None:
+    if not sample.has_mask:
         raise ImageError(f"{printable(sample.name)}: has no mask: draw one, or leave the picture out of the lists")
     image = sample.read()
-    return image, read_mask(sample.mask_file, image.size, classes=classes, ignore=sample.ignore)
+    return image, sample.read_labels(image.size, classes=classes)
 
 
 def _resized(size: tuple[int, int], longer_side: float) -> tuple[int, int]:

@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from pathlib import Path
 
 from fusiform.errors import DownloadError
-
-
-def cache_dir() -> Path:
-    r"""The folder of downloaded files, which need not exist yet.
-
-    ``FUSIFORM_CACHE``, or the platform's place: ``$XDG_CACHE_HOME/fusiform`` (``~/.cache/fusiform``), on macOS
-    ``~/Library/Caches/fusiform``, on Windows ``%LOCALAPPDATA%\fusiform``.
-    """
-    if chosen := os.environ.get("FUSIFORM_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "fusiform"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fusiform"
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the convention says to ignore a relative one
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "fusiform"
 
 
 def holds(path: Path, expected: str) -> bool:

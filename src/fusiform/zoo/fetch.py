@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 from fusiform.errors import DownloadError, WeightsError
+from fusiform.files import cache_dir
 from fusiform.progress import Tracker, track
-from fusiform.zoo.cache import cache_dir, holds
+from fusiform.zoo.cache import holds
 from fusiform.zoo.catalog import BUNDLED_FOLDER, TORCHVISION_BASE, Weights
 
 

@@ -141,7 +141,7 @@ def _truth(sample: Sample | AnnotatedSample, size: tuple[int, int], labels: Sequ
     """What a labelled picture of ``size`` shows; ImageError for a mask that cannot be read."""
     if isinstance(sample, Sample):
         return None
-    mask = None if sample.mask_file is None else read_truth(sample, size, labels)
+    mask = read_truth(sample, size, labels) if sample.has_mask else None
     return Truth(() if sample.boxes is None else boxes_within(sample, size), mask)
 
 
