@@ -16,11 +16,15 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTas
 from fusiform.data.coco import coco_files, read_coco
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.folders import read_dataset
-from fusiform.data.foreign import check_unannotated
 from fusiform.data.image import find_images
+from fusiform.data.inside import step_inside
+from fusiform.data.labels.metadata import has_labels
+from fusiform.data.labels.parquet import is_table
+from fusiform.data.labels.read import read_classes, read_image_folder, read_published, read_table_files
+from fusiform.data.labels.roots import find_root
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
+from fusiform.data.rooted import refuse_root
 from fusiform.data.voc import has_xml, read_voc
 from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.errors import UsageError
@@ -38,13 +42,8 @@ class Layout(NamedTuple):
     task: Task
     fits: Callable[[Path], bool]
     read: Reader
-
-
-def _read_classes(source: Source) -> DataSet:
-    path = Path(source)
-    notes = check_unannotated(path) if path.is_dir() else []
-    data = read_dataset(source)
-    return replace(data, notes=(*data.notes, *notes)) if notes else data
+    read_rooted: Callable[[Path, Path], DataSet | AnnotatedSet] | None = None
+    """What reads a list whose paths begin in another folder, see ``open_dataset``'s ``root``."""
 
 
 def _has_voc_boxes(path: Path) -> bool:
@@ -56,6 +55,18 @@ def _has_voc_masks(path: Path) -> bool:
 
 
 LAYOUTS: Mapping[str, Layout] = {
+    # First: beside its pictures the pets' folder has boxes and outlines of a few.
+    "a published dataset": Layout(
+        "classification",
+        lambda path: find_root(path) is not None,
+        lambda source, _classes, _faults: read_published(Path(source)),
+    ),
+    "Hugging Face's ImageFolder with labels": Layout(
+        "classification",
+        has_labels,
+        lambda source, _classes, _faults: read_image_folder(Path(source)),
+        read_image_folder,
+    ),
     "COCO's boxes": Layout(
         "detection",
         lambda path: bool(coco_files(path)),
@@ -76,11 +87,17 @@ LAYOUTS: Mapping[str, Layout] = {
         _has_voc_masks,
         lambda source, classes, faults: read_voc(source, "segmentation", classes=classes, faults=faults),
     ),
+    "Parquet and Arrow files": Layout(
+        "classification",
+        is_table,
+        lambda source, _classes, _faults: read_table_files(Path(source)),
+    ),
     # A folder of classes and one of shards are told apart by what lies in them, which their reader looks at.
     "class folders, lists and shards": Layout(
         "classification",
         lambda _: True,
-        lambda source, _classes, _faults: _read_classes(source),
+        lambda source, _classes, _faults: read_classes(Path(source)),
+        read_classes,
     ),
 }
 """In the order in which they are tried: a folder with boxes and masks, as VOC's own is, is for detection.
@@ -91,14 +108,24 @@ What none of a task's layouts fits goes to the last of them, whose reader says w
 
 def recognise(source: Source) -> AnnotationTask | None:
     """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes."""
-    path = Path(source)
+    path, _ = step_inside(Path(source), _is_dataset)
     task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path))
     return None if task == "classification" else task
 
 
+def _is_dataset(path: Path) -> bool:
+    """Whether a folder is laid out as a dataset by more than its folders, which could be classes or lie around one."""
+    return any(layout.fits(path) for layout in LAYOUTS.values() if layout.read_rooted is not read_classes)
+
+
 @overload
 def open_dataset(
-    source: Source, *, task: Literal["classification"], spec: ModelSpec | None = None, model: str = ""
+    source: Source,
+    *,
+    task: Literal["classification"],
+    spec: ModelSpec | None = None,
+    model: str = "",
+    root: Source | None = None,
 ) -> DataSet: ...
 
 
@@ -111,6 +138,7 @@ def open_dataset(
     model: str = "",
     faults: list[AnnotationFault] | None = None,
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> AnnotatedSet: ...
 
 
@@ -122,6 +150,7 @@ def open_dataset(
     spec: ModelSpec | None = None,
     model: str = "",
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> DataSet | AnnotatedSet: ...
 
 
@@ -133,18 +162,21 @@ def open_dataset(
     model: str = "",
     faults: list[AnnotationFault] | None = None,
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> DataSet | AnnotatedSet:
     """Read the list of a dataset's pictures with their labels, boxes or masks, in whichever of ``LAYOUTS`` it lies.
 
     ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
     a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
     annotations are added to ``faults`` and passed over, or raised without such a list. ``ignore`` says what 255 is in
-    masks; without it some masks are opened, and refused where 255 stands for a class.
+    masks; without it some masks are opened, and refused where 255 stands for a class. ``root`` is the folder that the
+    paths in a list begin in, by default the list's own.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
     have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
-    path = Path(source)
+    path, notes = step_inside(Path(source), _is_dataset)
+    source = path if notes else source
     model = model or (spec.name if spec is not None else "")
     if task is None:
         task = spec.task if spec is not None else recognise(path) or "classification"
@@ -155,7 +187,14 @@ def open_dataset(
     if layout is None:
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
-    data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if root is None:
+        data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    elif layout.read_rooted is None:
+        raise refuse_root(path, root)
+    else:
+        data = layout.read_rooted(path, Path(root))
+    name = next(name for name, known in LAYOUTS.items() if known is layout)
+    data = replace(data, layout=name, notes=(*notes, *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
         data = _with_ignored(data, ignore)
     if spec is None or task == "detection":

@@ -1,0 +1,43 @@
+"""Datasets of labelled pictures in every layout but boxes and masks: which reader each needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from fusiform.data.dataset import DataSet
+from fusiform.data.folders import bind, read_dataset
+from fusiform.data.foreign import check_unannotated
+from fusiform.data.labels.metadata import read_metadata, unlabelled_note
+from fusiform.data.labels.parquet import read_tables
+from fusiform.data.labels.roots import find_root, read_root
+from fusiform.data.rooted import check_there
+
+
+def read_published(source: Path) -> DataSet:
+    """One of ``roots.ROOTS``; raises what its reader raises."""
+    found = read_root(source)
+    return bind(source, found._replace(notes=[f"taken for {find_root(source)}, by its lists", *found.notes]))
+
+
+def read_image_folder(source: Path, root: Path | None = None) -> DataSet:
+    """Hugging Face's ImageFolder with labels, see ``read_metadata``; ``root`` is where the paths begin."""
+    found = read_metadata(source, root)
+    check_there(source, [entry.file for entry in found.entries], root)
+    return bind(source, found)
+
+
+def read_table_files(source: Path) -> DataSet:
+    """Parquet and Arrow files with their pictures, see ``read_tables``."""
+    return bind(source, read_tables(source))
+
+
+def read_classes(source: Path, root: Path | None = None) -> DataSet:
+    """Class folders, CSV lists and tar shards, see ``read_dataset``; UsageError where they are for another task."""
+    notes: list[str] = []
+    if source.is_dir():
+        notes = check_unannotated(source) + unlabelled_note(source)
+    data = read_dataset(source, root=root)
+    if source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
+        check_there(source, [sample.file for samples in data.splits.values() for sample in samples], root)
+    return replace(data, notes=(*data.notes, *notes)) if notes else data
