@@ -31,11 +31,11 @@ def check_there(source: Path, files: Sequence[Path], root: Path | None) -> None:
     """
     if any(file.exists() for file in files[:: max(1, len(files) // _FIRST)]) or any(file.exists() for file in files):
         return
-    base = root or source.parent
+    base = root or (source if source.is_dir() else source.parent)
     example = files[0]
     missing = f"none of its {len(files):,} pictures is" if len(files) > 1 else "its only picture is not"
     shown = f"{source}: {missing} there, such as {printable(str(example))}"
-    there, listed = _look_for(files, base if base.is_dir() else source.parent) or (None, None)
+    there, listed = _look_for(files, base if base.is_dir() else source.absolute().parent) or (None, None)
     if there is None or listed is None:
         raise UsageError(f"{shown}: name the folder that the paths in the list begin in with --root DIR")
     if there.name != listed.name:
