@@ -98,12 +98,18 @@ def test_one_split_alone_is_a_split(tmp_path: Path) -> None:
 
 
 def test_the_folder_around_the_data_set_is_seen_through(tmp_path: Path) -> None:
-    make(tmp_path, "data/train/a/1.jpg", "data/val/a/1.jpg")
-    with pytest.raises(UsageError, match=r"nothing but the folder data: give .*data$"):
-        read_dataset(tmp_path)
-    make(tmp_path / "x", "data/a/1.jpg", "data/b/1.jpg")
-    (note,) = read_dataset(tmp_path / "x").notes
-    assert note.startswith("the only class is data; if its folders are the classes, give ")
+    make(tmp_path, "data/train/a/1.jpg", "data/val/a/1.jpg", "notes.txt")
+    dataset = read_dataset(tmp_path)
+    assert listed(dataset) == {"train": [("train/a/1.jpg", "a")], "val": [("val/a/1.jpg", "a")]}
+    assert dataset.notes == ("data: the only folder with pictures, taken for the dataset itself",)
+    make(tmp_path / "x", "Images/a/1.jpg", "Images/b/1.jpg", "Annotation/a/1", "lists/train.mat")
+    assert listed(read_dataset(tmp_path / "x")) == {"all": [("a/1.jpg", "a"), ("b/1.jpg", "b")]}
+    make(tmp_path / "deep", "y/z/a/1.jpg", "y/z/b/1.jpg", "y/z/2.jpg")
+    deep = read_dataset(tmp_path / "deep")
+    assert deep.classes == ("a", "b")
+    assert "1 picture beside the folders, in none of them, passed over" in deep.notes
+    # A class alone stays one.
+    assert read_dataset(make(tmp_path / "one", "cat/1.jpg", "cat/2.jpg")).classes == ("cat",)
 
 
 def test_two_names_of_one_split_are_refused(tmp_path: Path) -> None:

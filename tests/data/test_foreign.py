@@ -50,7 +50,8 @@ def test_boxes_and_masks_are_no_classes(case: str, tmp_path: Path) -> None:
             (tmp_path / beside.format(split=split, i=i)).write_text(text)
     with pytest.raises(UsageError) as raised:
         open_dataset(tmp_path, task="classification")
-    assert f"{tmp_path}: is no dataset of classes: " in str(raised.value)
+    assert str(raised.value).startswith(str(tmp_path))
+    assert ": is no dataset of classes: " in str(raised.value)
     assert message in str(raised.value)
 
 

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,31 @@ def yolo(root: Path) -> Path:
     return root
 
 
+def food(root: Path) -> Path:
+    save(root / "images/cat/1.jpg")
+    save(root / "images/dog/2.jpg")
+    (root / "meta").mkdir()
+    (root / "meta/train.txt").write_text("cat/1\ndog/2\n", encoding="utf-8")
+    return root
+
+
+def image_folder(root: Path) -> Path:
+    class_folders(root)
+    (root / "metadata.csv").write_text("file_name,label\ncat/1.png,cat\ndog/2.png,dog\n", encoding="utf-8")
+    return root
+
+
+def parquet(root: Path) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    class_folders(root)
+    rows = [{"bytes": None, "path": name} for name in ("cat/1.png", "dog/2.png")]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    write_table(pyarrow.table({"image": pyarrow.array(rows, kind), "label": ["cat", "dog"]}), root / "all.parquet")
+    return root / "all.parquet"
+
+
 LABELS_ENTRY = "class folders, lists and shards"
 # Where a dataset lies, what it is for by itself, and the entry of LAYOUTS that reads it.
 CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
@@ -178,6 +204,9 @@ CASES: dict[str, tuple[Callable[[Path], str | Path], Task, str]] = {
         "classification",
         LABELS_ENTRY,
     ),
+    "food-101": (food, "classification", "a published dataset"),
+    "image folder": (image_folder, "classification", "Hugging Face's ImageFolder with labels"),
+    "parquet": (parquet, "classification", "Parquet and Arrow files"),
     "coco": (coco, "detection", "COCO's boxes"),
     "coco beside pictures": (coco_beside_pictures, "detection", "COCO's boxes"),
     "coco file": (lambda root: coco(root) / "annotations/instances_train.json", "detection", "COCO's boxes"),
@@ -359,8 +388,8 @@ def test_a_new_layout_is_a_reader_and_an_entry(tmp_path: Path, monkeypatch: pyte
     assert recognise(root) is None
     monkeypatch.setattr(fusiform.data.open, "LAYOUTS", {"centres": entry, **LAYOUTS})
     assert recognise(root) == "detection"
-    assert open_dataset(root) is there
-    assert open_dataset(root, spec=spec_for("detection", ("cat",))) is there
+    assert open_dataset(root) == replace(there, layout="centres")
+    assert open_dataset(root, spec=spec_for("detection", ("cat",))) == replace(there, layout="centres")
     assert read_pictures(root, spec_for("detection", ("cat",)), model="m").samples == there.splits["all"]
     assert open_dataset(root, task="classification").classes == ("cat", "dog")
 
@@ -404,7 +433,8 @@ def readers_in(source: str) -> set[str]:
 def test_nobody_else_reads_a_layout() -> None:
     package = Path(fusiform.data.open.__file__).parents[1]
     modules = {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")}
-    assert readers_in(modules["data/open.py"]) == {"read_dataset", "read_coco", "read_voc", "coco_files"}
+    assert readers_in(modules["data/open.py"]) == {"read_coco", "read_voc", "coco_files"}
+    assert readers_in(modules["data/labels/read.py"]) == {"read_dataset"}
     found = {name: readers for name, text in modules.items() if (readers := readers_in(text))}
     outside = {name for name in found if not name.startswith("data/")}
     assert outside == set()

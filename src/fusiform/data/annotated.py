@@ -112,7 +112,8 @@ class AnnotatedSet:
     For ``segmentation`` the first class is the background and labels are the masks' values. ``splits`` has the keys
     that were found, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are what a user should know of how the
     source was read. ``category_ids`` are COCO's numbers of the classes, which its results are written under; -1 stands
-    for a class that the source does not have, and there are none for a source that numbers nothing.
+    for a class that the source does not have, and there are none for a source that numbers nothing. ``layout`` is the
+    name in ``open.LAYOUTS`` of how it lies.
     """
 
     source: Path
@@ -121,6 +122,7 @@ class AnnotatedSet:
     splits: Mapping[Split, tuple[AnnotatedSample, ...]]
     notes: tuple[str, ...] = field(default=())
     category_ids: tuple[int, ...] = field(default=())
+    layout: str = ""
 
     def locate(self, sample: AnnotatedSample) -> str:
         """The picture's name within the dataset, NFC with forward slashes: the same wherever the data lies."""

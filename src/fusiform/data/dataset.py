@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from fusiform.data.image import open_file, read_image
+from fusiform.data.labels.rows import read_picture
 from fusiform.data.names import nfc
 from fusiform.errors import ImageError
 
@@ -37,6 +38,8 @@ class Sample:
     """One picture: the file it lies in and the index of its class.
 
     ``offset`` and ``size`` (bytes) say where within the file, for a member of a tar shard; ``key`` is its name there.
+    In an Arrow file they do, too, and ``key`` is column/row; in a Parquet file, which is compressed, ``offset`` is the
+    row, and there is no ``size``.
     """
 
     file: Path
@@ -47,12 +50,14 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """What to call it in front of users: its path, and its name inside a shard."""
+        """What to call it in front of users: its path, and its name inside a file that holds many."""
         return f"{self.file}/{self.key}" if self.key else str(self.file)
 
     def read_bytes(self) -> bytes:
         """The picture's encoded bytes; ImageError, which names it, where they cannot be had."""
         try:
+            if self.key and self.size is None:
+                return read_picture(self.file, self.key.rpartition("/")[0], self.offset)
             with self.file.open("rb") if self.key else open_file(self.file) as stream:
                 stream.seek(self.offset)
                 return stream.read(-1 if self.size is None else self.size)
@@ -63,7 +68,7 @@ class Sample:
 
     def read(self, *, shorter_side: int | None = None) -> Image.Image:
         """The picture, upright and RGB; see ``read_image``. Raises ImageError, which names it."""
-        if self.size is None:
+        if not self.key:
             return read_image(self.file, shorter_side=shorter_side)
         return read_image(self.read_bytes(), name=self.name, shorter_side=shorter_side)
 
@@ -84,13 +89,15 @@ class DataSet:
     """Pictures with labels: ``classes`` are the names in the order of the labels, ``splits`` the pictures.
 
     ``splits`` has the keys that were found on disk, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are
-    what a user should know of how the source was read: empty class folders, classes that a split lacks.
+    what a user should know of how the source was read: empty class folders, classes that a split lacks. ``layout`` is
+    what to call how it lies: the name in ``open.LAYOUTS``, or what its reader knows better.
     """
 
     source: Path
     classes: tuple[str, ...]
     splits: Mapping[Split, tuple[Sample, ...]]
     notes: tuple[str, ...] = field(default=())
+    layout: str = ""
 
     def locate(self, sample: Sample) -> str:
         """The picture's name within the dataset, NFC with forward slashes: the same wherever the data lies."""

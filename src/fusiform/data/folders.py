@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ from fusiform.data import shards
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Sample, Split
 from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.names import listed, nfc
+from fusiform.data.rooted import refuse_root
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
 # The columns of a list, the first that is there counts: a name says more than a number.
 PATH_COLUMNS = ("path", "image_path", "filepath", "filename", "file_name", "file", "image")
-LABEL_COLUMNS = ("class_name", "class", "category", "label", "target")
+LABEL_COLUMNS = ("class_name", "class", "category", "label", "labels", "target")
 SPLIT_COLUMNS = ("split", "set", "subset")
 # fastai's: true for the pictures of the validation split.
 VALIDATION_COLUMN = "is_valid"
@@ -35,13 +37,20 @@ _BOX_COLUMNS = (
     *({"xmin", "width"}, {"region_shape_attributes"}),
 )
 
+# What the folder of a split is called within which pictures lie unsorted.
+_UNSORTED = re.compile(r"(images?|imgs?|photos?|pictures|jpe?gs?|pngs?|data|unknown|test\d*|val\d*)", re.IGNORECASE)
+
+_OF_PIXELS = re.compile(r"data_batch_\d|test_batch|.*-(images|labels)[-.]idx\d-ubyte|batches\.meta")
+
 LAYOUTS = (
     "a folder with a folder of pictures for each class, or with train, val and test folders of such; a CSV file with "
-    "the columns path and label; .tar shards"
+    "the columns path and label; .tar shards; Parquet files"
 )
 
 
-def read_dataset(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> DataSet:
+def read_dataset(
+    source: str | os.PathLike[str], *, classes: Sequence[str] | None = None, root: Path | None = None
+) -> DataSet:
     """Read the list of a dataset's pictures, their classes and splits; no picture is opened.
 
     A folder has one folder for each class, with pictures in it or deeper, or such folders below ``train``
@@ -67,19 +76,21 @@ def read_dataset(source: str | os.PathLike[str], *, classes: Sequence[str] | Non
         if missing := [file for file in files if not file.is_file()]:
             raise UsageError(f"{missing[0]}: no such shard ({len(missing)} of {len(files)} are missing): check {text}")
         return _from_shards(folder, files, classes)
-    if path.is_dir():
-        return _read_folder(path, classes)
     if not path.exists():
         raise UsageError(f"{text}: no such file or folder: check the path")
     name = path.name.lower()
-    if name.endswith((".csv", ".tsv")):
-        return _bind(path, _read_list(path), classes)
+    if path.is_file() and name.endswith((".csv", ".tsv")):
+        return bind(path, _read_list(path, root or path.parent), classes)
+    if root is not None:
+        raise refuse_root(path, root)
+    if path.is_dir():
+        return _read_folder(path, classes)
     if name.endswith((".tar", *shards.COMPRESSED)):
         return _from_shards(path.parent, [path], classes, source=path)
     raise UsageError(f"{text}: is no dataset: give {LAYOUTS}")
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Pictures before their class names have become labels; ``names`` is the order of the classes if one was given."""
 
     entries: list[Entry]
@@ -91,7 +102,7 @@ def _from_shards(
     folder: Path, files: Sequence[Path], classes: Sequence[str] | None, *, source: Path | None = None
 ) -> DataSet:
     listed = shards.read_shards(files, folder)
-    return _bind(source or folder, _Found(listed.entries, listed.notes, listed.classes), classes)
+    return bind(source or folder, Found(listed.entries, listed.notes, listed.classes), classes)
 
 
 def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
@@ -113,17 +124,13 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
         raise UsageError(_nothing_in(root, loose, notes))
     if tars:
         notes.append(f"tar files beside the folders, not read: {len(tars)}; give one of them to read it")
+    if tables := sum(path.suffix.lower() in (".parquet", ".arrow") for path in root.iterdir()):
+        notes.append(f"Parquet files beside the folders, not read: {tables}; give one of them to read it")
     if loose:
         notes.append(f"{_pictures(loose)} beside the folders, in none of them, passed over")
 
-    # A class may be called train: it is a split if most of its pictures lie in folders below it.
-    splits = {
-        folder: SPLIT_NAMES[folder.casefold()]
-        for folder, pictures in below.items()
-        if folder.casefold() in SPLIT_NAMES and 2 * sum(len(parts) > 1 for parts in pictures) > len(pictures)
-    }
-    if len(splits) == 1 and "train" not in splits.values() and len(below) > 1:
-        splits = {}
+    below = _without_doubles(below)
+    splits = _find_splits(below)
     if not splits:
         if len(below) > 1 and all(folder.casefold() in SPLIT_NAMES for folder in below):
             which = " and ".join(printable(folder) for folder in below)
@@ -134,21 +141,84 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
             )
         if len(below) == 1:
             (only,) = below
-            inner = {parts[0].casefold() for parts in below[only] if len(parts) > 2}
-            if inner & set(SPLIT_NAMES):
-                raise UsageError(f"{root}: holds nothing but the folder {printable(only)}: give {root / only}")
-            if all(len(parts) > 1 for parts in below[only]):
-                notes.append(f"the only class is {printable(only)}; if its folders are the classes, give {root / only}")
+            if any(len(parts) > 1 for parts in below[only]):
+                # What lies around a dataset is no class: nobody trains on a single one.
+                inner = _read_folder(root / only, classes)
+                notes.append(f"{printable(only)}: the only folder with pictures, taken for the dataset itself")
+                return replace(inner, notes=(*notes, *inner.notes))
+        nested = _nested(below)
+        if (nested or any("/" in folder for folder in below)) and (named := _named_splits(below)):
+            return _read_splits(root, below, named, notes, classes)
+        if nested:
+            notes.append(
+                f"the classes are the folders {listed(list(below))}; those within them, {listed(nested)}, count for "
+                "nothing: if they are the classes, put them into folders called train, val and test"
+            )
         entries = [Entry("all", folder, root.joinpath(folder, *parts)) for folder in below for parts in below[folder]]
-        return _bind(root, _Found(entries, notes + _empty_folders(root, [root], entries)), classes)
+        return bind(root, Found(entries, notes + _empty_folders(root, [root], entries)), classes)
+    return _read_splits(root, below, splits, notes, classes)
 
+
+def _without_doubles(below: dict[str, list[tuple[str, ...]]]) -> dict[str, list[tuple[str, ...]]]:
+    """Folders called by splits that hold one folder each, as seg_train/seg_train and train/train do, joined with it."""
+    inner = {folder: {parts[0] for parts in pictures} for folder, pictures in below.items()}
+    doubled = all(len(names) == 1 for names in inner.values())
+    deep = all(len(parts) > 2 for pictures in below.values() for parts in pictures)
+    if not doubled or not deep or not _named_splits([*below, *(min(names) for names in inner.values())]):
+        return below
+    return {f"{folder}/{min(inner[folder])}": [parts[1:] for parts in below[folder]] for folder in below}
+
+
+def _find_splits(below: Mapping[str, list[tuple[str, ...]]]) -> dict[str, Split]:
+    """The folders that are splits: a class may be called train, and then its pictures lie in it and not below."""
+    splits = {
+        folder: SPLIT_NAMES[folder.casefold()]
+        for folder, pictures in below.items()
+        if folder.casefold() in SPLIT_NAMES and 2 * sum(len(parts) > 1 for parts in pictures) > len(pictures)
+    }
+    return {} if len(splits) == 1 and "train" not in splits.values() and len(below) > 1 else splits
+
+
+def _nested(below: Mapping[str, list[tuple[str, ...]]]) -> list[str]:
+    """The folders that all of several folders have, two or more, where no picture lies beside them; else none."""
+    inner = [{parts[0] for parts in pictures if len(parts) > 1} for pictures in below.values()]
+    alone = any(len(parts) == 1 for pictures in below.values() for parts in pictures)
+    common = set.intersection(*inner) if inner else set()
+    return sorted(common, key=natural_key) if len(below) > 1 and len(common) > 1 and not alone else []
+
+
+def _named_splits(below: Iterable[str]) -> dict[str, Split]:
+    """Folders such as seg_train and seg_test, each with a split's name for one of its words; else none."""
+    splits: dict[str, Split] = {}
+    for folder in below:
+        words = {SPLIT_NAMES[word] for word in re.findall(r"[a-z]+", folder.casefold()) if word in SPLIT_NAMES}
+        if len(words) != 1:
+            return {}
+        splits[folder] = words.pop()
+    return splits
+
+
+def _read_splits(
+    root: Path,
+    below: Mapping[str, list[tuple[str, ...]]],
+    splits: Mapping[str, Split],
+    notes: list[str],
+    classes: Sequence[str] | None,
+) -> DataSet:
+    """Folders of class folders, each a split."""
     for split, count in Counter(splits.values()).items():
         if count > 1:
             same = " and ".join(printable(folder) for folder in splits if splits[folder] == split)
             raise UsageError(f"{root}: {same} are both the split {split}: rename one, or put them together")
+    learned = {parts[0] for folder in splits if splits[folder] == "train" for parts in below[folder] if len(parts) > 1}
     entries = []
     for folder, pictures in below.items():
         if folder in splits:
+            inner = {parts[0] for parts in pictures if len(parts) > 1}
+            if len(learned) > 1 and len(inner) == 1 and not inner & learned and _UNSORTED.fullmatch(min(inner)):
+                only = f"{printable(folder)}/{printable(min(inner))}"
+                notes.append(f"{only}: {_pictures(len(pictures))} without classes, which train has, passed over")
+                continue
             entries += [
                 Entry(splits[folder], parts[0], root.joinpath(folder, *parts)) for parts in pictures if len(parts) > 1
             ]
@@ -163,12 +233,17 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
         if folder not in below and folder.casefold() in SPLIT_NAMES
     ]
     notes += _empty_folders(root, [root / folder for folder in splits], entries)
-    return _bind(root, _Found(entries, notes), classes)
+    return bind(root, Found(entries, notes), classes)
 
 
 def _nothing_in(root: Path, loose: int, notes: Sequence[str]) -> str:
     lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")]
     hint = f" (there is a list, {min(lists)}: give that)" if lists else ""
+    if pixels := [path.name for path in root.iterdir() if _OF_PIXELS.match(path.name)]:
+        return (
+            f"{root}: {printable(min(pixels))} holds the pixels of pictures in a format of its own (CIFAR's, MNIST's): "
+            "save them as PNG files, in a folder for each class"
+        )
     if loose:
         return (
             f"{root}: {_pictures(loose)} but no class folders: put the pictures of each class into a folder of its "
@@ -197,7 +272,7 @@ def _empty_folders(root: Path, parents: Iterable[Path], entries: Sequence[Entry]
     ]
 
 
-def _read_list(path: Path) -> _Found:
+def _read_list(path: Path, root: Path) -> Found:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -222,14 +297,14 @@ def _read_list(path: Path) -> _Found:
                 columns = _find_columns(row, path)
                 if columns.named:
                     continue
-            entries.append(_list_entry(row, columns, path.parent, where))
+            entries.append(_list_entry(row, columns, root, where))
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
     if not entries:
         raise UsageError(f"{path}: lists no pictures: write lines of path and label")
     if columns is not None and columns.may_be_many:
         check_labels(path, [entry.class_name for entry in entries])
-    return _Found(entries, [])
+    return Found(entries, [])
 
 
 def check_labels(path: Path, labels: Sequence[str]) -> None:
@@ -341,7 +416,7 @@ def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> 
     return Entry(split, label, folder / file.replace("\\", "/"))
 
 
-def _bind(source: Path, found: _Found, classes: Sequence[str] | None) -> DataSet:
+def bind(source: Path, found: Found, classes: Sequence[str] | None = None) -> DataSet:
     """Turn class names into labels, and say which splits lack which classes."""
     labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:

@@ -18,13 +18,18 @@ from fusiform.data.csv_boxes import csv_box_files, names_folders, read_csv_boxes
 from fusiform.data.cvat import cvat_files, read_cvat
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.folders import read_dataset
-from fusiform.data.foreign import LABELME, READ_BOXES, READ_MASKS, VOC, check_unannotated, find_beside
+from fusiform.data.foreign import LABELME, READ_BOXES, READ_MASKS, VOC, find_beside
 from fusiform.data.huggingface_boxes import object_files, read_huggingface_boxes
 from fusiform.data.image import find_images
+from fusiform.data.inside import step_inside
 from fusiform.data.labelme import read_labelme
+from fusiform.data.labels.metadata import has_labels
+from fusiform.data.labels.parquet import is_table
+from fusiform.data.labels.read import read_classes, read_image_folder, read_published, read_table_files
+from fusiform.data.labels.roots import find_root
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
+from fusiform.data.rooted import refuse_root
 from fusiform.data.voc import has_xml, read_voc, read_xml_beside, voc_folders
 from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.data.zips import unpacked
@@ -47,13 +52,8 @@ class Layout(NamedTuple):
     fits: Callable[[Path], bool]
     read: Reader
     unsure: Callable[[Path], bool] = lambda _: False
-
-
-def _read_classes(source: Source) -> DataSet:
-    path = Path(source)
-    notes = check_unannotated(path) if path.is_dir() else []
-    data = read_dataset(source)
-    return replace(data, notes=(*data.notes, *notes)) if notes else data
+    read_rooted: Callable[[Path, Path], DataSet | AnnotatedSet] | None = None
+    """What reads a list whose paths begin in another folder, see ``open_dataset``'s ``root``."""
 
 
 def _has_voc_boxes(path: Path) -> bool:
@@ -86,6 +86,18 @@ def _has_voc_masks(path: Path) -> bool:
 
 
 LAYOUTS: Mapping[str, Layout] = {
+    # First: beside its pictures the pets' folder has boxes and outlines of a few.
+    "a published dataset": Layout(
+        "classification",
+        lambda path: find_root(path) is not None,
+        lambda source, _classes, _faults: read_published(Path(source)),
+    ),
+    "Hugging Face's ImageFolder with labels": Layout(
+        "classification",
+        has_labels,
+        lambda source, _classes, _faults: read_image_folder(Path(source)),
+        read_rooted=read_image_folder,
+    ),
     "COCO's boxes": Layout(
         "detection",
         lambda path: bool(coco_files(path)),
@@ -155,11 +167,17 @@ LAYOUTS: Mapping[str, Layout] = {
         _has_voc_masks,
         lambda source, classes, faults: read_voc(source, "segmentation", classes=classes, faults=faults),
     ),
+    "Parquet and Arrow files": Layout(
+        "classification",
+        is_table,
+        lambda source, _classes, _faults: read_table_files(Path(source)),
+    ),
     # A folder of classes and one of shards are told apart by what lies in them, which their reader looks at.
     "class folders, lists and shards": Layout(
         "classification",
         lambda _: True,
-        lambda source, _classes, _faults: _read_classes(source),
+        lambda source, _classes, _faults: read_classes(Path(source)),
+        read_rooted=read_classes,
     ),
 }
 """In the order in which they are tried: a folder with boxes and masks, as VOC's own is, is for detection.
@@ -170,14 +188,24 @@ What none of a task's layouts fits goes to the last of them, whose reader says w
 
 def recognise(source: Source) -> AnnotationTask | None:
     """What a file or folder is a dataset for, by its layout; None for neither task, such as a folder of classes."""
-    path = unpacked(Path(source))
+    path, _ = step_inside(unpacked(Path(source)), _is_dataset)
     task = next(layout.task for layout in LAYOUTS.values() if layout.fits(path) and not layout.unsure(path))
     return None if task == "classification" else task
 
 
+def _is_dataset(path: Path) -> bool:
+    """Whether a folder is laid out as a dataset by more than its folders, which could be classes or lie around one."""
+    return any(layout.fits(path) for layout in LAYOUTS.values() if layout.read_rooted is not read_classes)
+
+
 @overload
 def open_dataset(
-    source: Source, *, task: Literal["classification"], spec: ModelSpec | None = None, model: str = ""
+    source: Source,
+    *,
+    task: Literal["classification"],
+    spec: ModelSpec | None = None,
+    model: str = "",
+    root: Source | None = None,
 ) -> DataSet: ...
 
 
@@ -190,6 +218,7 @@ def open_dataset(
     model: str = "",
     faults: list[AnnotationFault] | None = None,
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> AnnotatedSet: ...
 
 
@@ -201,6 +230,7 @@ def open_dataset(
     spec: ModelSpec | None = None,
     model: str = "",
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> DataSet | AnnotatedSet: ...
 
 
@@ -212,35 +242,45 @@ def open_dataset(
     model: str = "",
     faults: list[AnnotationFault] | None = None,
     ignore: Ignore | None = None,
+    root: Source | None = None,
 ) -> DataSet | AnnotatedSet:
     """Read the list of a dataset's pictures with their labels, boxes or masks, in whichever of ``LAYOUTS`` it lies.
 
     ``task`` is by default the one of ``spec``, or else what the source is laid out for. With a ``spec``, the labels of
     a classifier's or detector's data are the model's; masks keep their values, which ``bind_masks`` translates. Damaged
     annotations are added to ``faults`` and passed over, or raised without such a list. ``ignore`` says what 255 is in
-    masks; without it some masks are opened, and refused where 255 stands for a class. A zip file is unpacked first, see
-    ``unpacked``.
+    masks; without it some masks are opened, and refused where 255 stands for a class. ``root`` is the folder that the
+    paths in a list begin in, by default the list's own. A zip file is unpacked first, see ``unpacked``.
 
     Raises UsageError, which calls the model ``model``, for data of another kind and for classes that the model does not
     have; and what ``read_dataset``, ``read_coco``, ``read_voc`` and ``read_yolo`` raise.
     """
     given = Path(source)
     path = unpacked(given)
-    if path != given:
-        source = path
+    notes = [] if path == given else [f"{printable(given.name)} is unpacked, into {path}"]
+    path, steps = step_inside(path, _is_dataset)
+    notes += steps
+    source = path if notes else source
     model = model or (spec.name if spec is not None else "")
     if task is None:
         task = spec.task if spec is not None else recognise(path) or "classification"
     if spec is not None and spec.task != task:
         raise UsageError(f"{model}: is for {spec.task} and not for {task}: take another model")
+    if ignore is not None and task != "segmentation":
+        raise UsageError(f"--ignore is for masks, and {model or path} is for {task}: leave it out")
     layouts = [layout for layout in LAYOUTS.values() if layout.task == task]
     layout = next((layout for layout in layouts if layout.fits(path)), None)
     if layout is None:
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
-    data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
-    if path != given:
-        data = replace(data, notes=(f"{printable(given.name)} is unpacked, into {path}", *data.notes))
+    if root is None:
+        data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    elif layout.read_rooted is None:
+        raise refuse_root(path, root)
+    else:
+        data = layout.read_rooted(path, Path(root))
+    name = next(name for name, known in LAYOUTS.items() if known is layout)
+    data = replace(data, layout=data.layout or name, notes=(*notes, *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
         data = _with_ignored(data, ignore)
     if spec is None or task == "detection":
@@ -333,6 +373,13 @@ TRAINED_ON: tuple[Split, ...] = ("train", "all", "val", "test")
 """Which to calibrate with."""
 
 AnySample = TypeVar("AnySample")
+
+
+def check_named(data: object, *, ignore: Ignore | None, root: Source | None) -> None:
+    """Raise UsageError for ``ignore`` or ``root`` where no ``data`` are named that they could be about."""
+    given = [name for name, value in (("--ignore", ignore), ("--root", root)) if value is not None]
+    if data is None and given:
+        raise UsageError(f"{given[0]} is about a dataset, and none is named: name one, or leave it out")
 
 
 def choose_split(
@@ -457,16 +504,26 @@ class Pictures(NamedTuple):
     mask_labels: Sequence[int] | None = None
 
 
-def read_pictures(source: Source, spec: ModelSpec, *, model: str, prefer: Sequence[Split] = HELD_OUT) -> Pictures:
+def read_pictures(
+    source: Source,
+    spec: ModelSpec,
+    *,
+    model: str,
+    prefer: Sequence[Split] = HELD_OUT,
+    ignore: Ignore | None = None,
+    root: Source | None = None,
+) -> Pictures:
     """The pictures of a dataset for a model of its task, or of any folder.
 
     The split is the first of ``prefer`` that is there. The labels are the model's, bound by their names; where the data
-    set has other names, or the source is a folder of pictures, there are none, and a note says why. Raises UsageError
-    where there are no pictures.
+    set has other names, or the source is a folder of pictures, there are none, and a note says why. ``ignore`` and
+    ``root`` are as in ``open_dataset``. Raises UsageError where there are no pictures.
     """
     try:
-        found = open_dataset(source, spec=spec, model=model)
+        found = open_dataset(source, spec=spec, model=model, ignore=ignore, root=root)
     except UsageError as error:
+        if root is not None:  # a list, whose own folder says nothing
+            raise
         path = unpacked(Path(source))
         # Beside Pascal VOC's photographs lie masks, which are pictures too.
         folder = path / "JPEGImages" if (path / "JPEGImages").is_dir() else path

@@ -1,0 +1,137 @@
+"""Rows of Parquet files: whole small tables, and one picture's bytes at a time out of large ones."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fusiform.errors import MissingExtraError
+
+KEPT_BYTES = 256 * 1024 * 1024
+"""Bytes of pictures that are kept for the rows beside those asked for; the group read last is kept whatever it has."""
+
+
+def open_parquet(path: Path) -> Any:
+    """The file as a pyarrow.parquet.ParquetFile; MissingExtraError without pyarrow, and what that raises for damage."""
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from error
+    return parquet.ParquetFile(path, memory_map=True)
+
+
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
+    """All rows of a small file by the columns' names; raises ValueError or OSError for a damaged one."""
+    with open_parquet(path) as file:
+        rows: list[Mapping[str, Any]] = file.read().to_pylist()
+    return rows
+
+
+def read_picture(path: Path, column: str, row: int) -> bytes:
+    """The bytes in a row (from 0) of a column of pictures, or of its field ``bytes``.
+
+    Parquet is compressed by groups of rows, so that a group is read whole; ``KEPT_BYTES`` of them are kept. May be
+    called from several threads. Raises OSError for a file that cannot be read or has no such row.
+    """
+    number, first = _find_group(path, row)
+    group = _keep(path, column, number)
+    with group.lock:
+        if group.chunks is None:
+            group.chunks = _read_group(path, column, number)
+            _forget(group)
+    at = row - first
+    for chunk in group.chunks:
+        if at < len(chunk):
+            data = chunk[at].as_py()
+            if data is None:
+                raise OSError("it holds no picture")
+            return bytes(data)
+        at -= len(chunk)
+    raise OSError(f"there is no row {row}")
+
+
+class _Group:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.chunks: list[Any] | None = None
+
+
+# A file goes by its path, size and time: one that is written anew is another.
+_File = tuple[str, int, int]
+_lock = threading.Lock()
+_groups: OrderedDict[tuple[_File, str, int], _Group] = OrderedDict()
+_ends: dict[_File, list[int]] = {}
+
+
+def _identity(path: Path) -> _File:
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _find_group(path: Path, row: int) -> tuple[int, int]:
+    """The group of rows that a row lies in, and that group's first row."""
+    file = _identity(path)
+    with _lock:
+        ends = _ends.get(file)
+    if ends is None:
+        ends = _read(path, _group_ends)
+        with _lock:
+            _ends[file] = ends
+    first = 0
+    for number, end in enumerate(ends):
+        if row < end:
+            return number, first
+        first = end
+    raise OSError(f"there is no row {row}")
+
+
+def _group_ends(file: Any) -> list[int]:
+    ends, total = [], 0
+    for number in range(file.metadata.num_row_groups):
+        total += file.metadata.row_group(number).num_rows
+        ends.append(total)
+    return ends
+
+
+def _read_group(path: Path, column: str, number: int) -> list[Any]:
+    def read(file: Any) -> list[Any]:
+        import pyarrow
+
+        kind = file.schema_arrow.field(column).type
+        is_struct = pyarrow.types.is_struct(kind)
+        values = file.read_row_group(number, columns=[f"{column}.bytes" if is_struct else column]).column(column)
+        return [chunk.field("bytes") if is_struct else chunk for chunk in values.chunks]
+
+    return _read(path, read)
+
+
+def _read(path: Path, ask: Callable[[Any], list[Any]]) -> list[Any]:
+    import pyarrow
+
+    try:
+        with open_parquet(path) as file:
+            return ask(file)
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise OSError(f"damaged: {error}") from error
+
+
+def _keep(path: Path, column: str, number: int) -> _Group:
+    key = (_identity(path), column, number)
+    with _lock:
+        group = _groups.setdefault(key, _Group())
+        _groups.move_to_end(key)
+    return group
+
+
+def _forget(latest: _Group) -> None:
+    """Drop the groups that were not asked for the longest, beyond what is kept."""
+    with _lock:
+        kept = 0
+        for key in reversed(list(_groups)):
+            group = _groups[key]
+            kept += sum(chunk.nbytes for chunk in group.chunks or ())
+            if kept > KEPT_BYTES and group is not latest:
+                del _groups[key]
