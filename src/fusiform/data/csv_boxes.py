@@ -145,7 +145,8 @@ def _is_list_of_boxes(file: Path) -> bool:
     except csv.Error:
         return False
     # Pictures without a box may be the first of keras-retinanet's.
-    return any(holds_boxes(row, named=i == 0) for i, row in enumerate(rows))
+    only_pictures = all(len(row) == len(_RETINANET_ROW) and not any(row[1:]) for row in rows)
+    return bool(rows) and (only_pictures or any(holds_boxes(row, named=i == 0) for i, row in enumerate(rows)))
 
 
 def _delimiter(file: Path, text: str) -> str:
@@ -177,7 +178,8 @@ class _Columns(NamedTuple):
     shares: bool = False
 
 
-_RETINANET = _Columns(0, (1, 2, 3, 4), 5, None, None, None, 6)
+_RETINANET_ROW = ("path", "x1", "y1", "x2", "y2", "class")
+_RETINANET = _Columns(0, (1, 2, 3, 4), 5, None, None, None, len(_RETINANET_ROW))
 
 
 def _read_rows(file: Path) -> list[_Row]:

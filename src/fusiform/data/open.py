@@ -239,6 +239,8 @@ def open_dataset(
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
     data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+    if others := _others(path, layout):
+        data = replace(data, notes=(*data.notes, f"there is more than one layout in it: {listed(others)} not read"))
     if path != given:
         data = replace(data, notes=(f"{printable(given.name)} is unpacked, into {path}", *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
@@ -249,6 +251,17 @@ def open_dataset(
         return _with_outputs(data, spec)
     bind_masks(data, spec, model=model)
     return data
+
+
+def _others(path: Path, chosen: Layout) -> list[str]:
+    """The names of other layouts of boxes or outlines that the data lies in as well."""
+    if chosen.task == "classification" or path.is_file():
+        return []
+    return [
+        name
+        for name, layout in LAYOUTS.items()
+        if layout is not chosen and layout.task == chosen.task and layout.fits(path) and not layout.unsure(path)
+    ]
 
 
 def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
