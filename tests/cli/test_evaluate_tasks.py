@@ -187,7 +187,7 @@ def test_other_engines_answer_alike(made: Path, engine: str) -> None:
         ("detector.tflite", "coco", ("--multi-scale",), "--multi-scale is for a segmenter; "),
         ("detector.tflite", "classes", (), "is no dataset with boxes, and"),
         ("detector.tflite", "voc", (), "has masks and no boxes, and"),
-        ("segmenter.safetensors", "coco", (), "is no dataset with masks, and"),
+        ("segmenter.safetensors", "coco", (), "has boxes and no outlines, and a segmenter learns"),
         ("classifier.tflite", "coco", (), "is a dataset with boxes, and"),
         ("classifier.tflite", "voc", (), "is a dataset with masks, and"),
         ("detector.tflite", "coco", ("--split", "test"), "no pictures for --split test; there are val"),

@@ -46,6 +46,7 @@ BOTH = {"a.jpg": [("cat", 2, 3, 12, 13), ("dog", 1, 1, 30, 20)], "b.jpg": [("cat
         "label\tfile\tx_min\tx_max\ty_min\ty_max\ncat\ta.jpg\t2\t12\t3\t13\ndog\ta.jpg\t1\t30\t1\t20\ncat\tb.jpg\t5\t9\t5\t9\n",
         "a.jpg,2,3,12,13,cat\na.jpg,1,1,30,20,dog\nb.jpg,5,5,9,9,cat\n",
         "/home/me/a.jpg,2,3,12,13,cat\n/home/me/a.jpg,30,20,1,1,dog\n/home/me/b.jpg,5.0,5.0,9.0,9.0,cat\n",
+        "a.jpg,2,3,12,13,cat,40,30\na.jpg,1,1,30,20,dog,40,30\nb.jpg,5,5,9,9,cat,40,30\n",  # SKU-110K's
         "\ufeffImage,Left,Top,Right,Bottom,Class\r\na.jpg,2,3,12,13,cat\r\na.jpg,1,1,30,20,dog\r\nb.jpg,5,5,9,9,cat\r\n",
     ],
 )

@@ -568,3 +568,34 @@ def test_masks_are_the_same_in_every_layout(name: str, tmp_path: Path) -> None:
 def test_the_cases_are_of_every_layout() -> None:
     elsewhere = {"class folders, lists and shards", "Pascal VOC's masks"}
     assert {case.layout for case in (*BOXES.values(), *OUTLINES.values())} | elsewhere == set(LAYOUTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["XML beside", "LabelMe", "CVAT", "TensorFlow", "Hugging Face", "Label Studio's uploads"]
+)
+def test_a_detector_is_trained_and_evaluated_on_it(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("faster_coco_eval")
+    from fusiform.runs import train
+
+    source = BOXES[name].make(tmp_path / "data")
+    settings = ["epochs=1", "warmup_epochs=0", "size=64", "eval_size=64", "batch=4"]
+    run = train(source, tmp_path / "run", model="mobilenet_v2_x0_35", settings=settings, threads=1)
+    assert run.model.spec.task == "detection"
+    assert len(run.evaluate(source, threads=1).samples) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OUTLINES)
+def test_a_segmenter_is_trained_and_evaluated_on_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from fusiform.runs import train
+
+    monkeypatch.setenv("FUSIFORM_CACHE", str(tmp_path / "cache"))
+    source = OUTLINES[name].make(tmp_path / "data")
+    packed = shutil.make_archive(str(tmp_path / "export"), "zip", source)
+    settings = ["epochs=1", "size=65", "eval_size=65", "batch=4"]
+    run = train(packed, tmp_path / "run", model="mobilenet_v2_x0_35", task="segmentation", settings=settings, threads=1)
+    assert run.model.spec.labels[0] == "background"
+    assert len(run.evaluate(packed, threads=1).samples) == 4

@@ -34,6 +34,18 @@ FOREIGN = {
     "XML beside": ("{split}/p{i}.jpg", "{split}/p{i}.xml", XML.format(name="disc"), "Pascal VOC's"),
     "XML apart": ("{split}/images/p{i}.JPG", "{split}/annotations/p{i}.XML", XML.format(name="disc"), "Pascal VOC's"),
     "COCO within": ("{split}/data/p{i}.jpg", "{split}/labels.json", COCO, "holds COCO's boxes"),
+    "CreateML": (
+        "{split}/p{i}.jpg",
+        "{split}/_annotations.createml.json",
+        '[{"image": "p0.jpg", "annotations": [{"label": "a", "coordinates": {"x": 1}}]}]',
+        "holds boxes in JSON of a kind that is not read",
+    ),
+    "VGG's annotator": (
+        "{split}/p{i}.jpg",
+        "{split}/via_region_data.json",
+        '{"p0.jpg9": {"filename": "p0.jpg", "regions": [{"shape_attributes": {"name": "rect"}}]}}',
+        "holds boxes in JSON of a kind that is not read",
+    ),
     "masks": ("images/{split}/p{i}.jpg", "masks/{split}/p{i}.png", "", "have masks"),
     "Carvana": ("{split}/p{i}.jpg", "{split}_masks/p{i}_mask.gif", "", "have masks"),
 }

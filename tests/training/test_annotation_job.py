@@ -17,6 +17,8 @@ import fusiform.cli
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.open import open_dataset
 from fusiform.errors import UsageError
+from fusiform.evaluation.job import evaluate
+from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.progress import silent
 from fusiform.selection.job import choose
 from fusiform.training.annotation_job import AnnotatedJob, read_annotated_list
@@ -132,6 +134,31 @@ def test_a_run_and_what_is_in_it(data: Path, tmp_path: Path, recipe: Recipe) -> 
     (run / "data.json").write_text("{")
     with pytest.raises(UsageError, match="is damaged"):
         read_annotated_list(run)
+
+
+def test_outlines_are_learned_as_their_masks_are_and_listed_in_the_run(data: Path, tmp_path: Path) -> None:
+    outlined = tmp_path / "outlined"
+    outlined.mkdir()
+    content = json.loads((data / "annotations" / "instances_all.json").read_text())
+    for entry in content["annotations"]:
+        left, top, wide, high = entry["bbox"]
+        right, bottom = left + wide, top + high
+        entry["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
+    for entry in content["images"]:
+        (outlined / entry["file_name"]).write_bytes((data / "JPEGImages" / entry["file_name"]).read_bytes())
+    (outlined / "outlines.json").write_text(json.dumps(content))
+    recipe = dataclasses.replace(segment, epochs=1)
+    run = tmp_path / "run"
+    figures = train(outlined, run, model=NETWORK, recipe=recipe, threads=1).figures
+    assert (figures["training pictures"], figures["pictures"]) == (12, 4)
+    listed, whole = read_annotated_list(run), open_dataset(outlined, task="segmentation")
+    assert {sample for split in listed.splits.values() for sample in split} == set(whole.splits["all"])
+    evaluation = evaluate(run, outlined, threads=1, html=tmp_path / "page.html")
+    masks = evaluate(run, open_dataset(data, task="segmentation"), threads=1)
+    assert isinstance(evaluation, SegmentationEvaluation)
+    assert isinstance(masks, SegmentationEvaluation)
+    assert len(evaluation.samples) == 16
+    assert (evaluation.confusion == masks.confusion).all()
 
 
 class _Stop(Exception):

@@ -141,6 +141,8 @@ def looks_like_coco(file: Path) -> bool:
             head = stream.read(1 << 16)
     except OSError:
         return False
+    if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):  # CreateML's is a list
+        return False
     # Label Studio's notes.json, beside YOLO's labels, has categories alone.
     keys = rb"images|annotations|categories" if len(head) == 1 << 16 else rb"images|annotations"
     return re.search(rb'"(%s)"\s*:\s*\[' % keys, head) is not None

@@ -47,9 +47,10 @@ def read_csv_boxes(
     ``source`` is a list, or a folder with a list for each split; see ``csv_box_files``. The columns are found by their
     names: a picture's path or name, ``xmin, ymin, xmax, ymax`` (``x1, ...``, ``left, top, right, bottom``), the class,
     perhaps ``width``, ``height`` and ``split``. Without names they are keras-retinanet's, whose lines with nothing but
-    a path are pictures without objects. Open Images' edges are shares of the picture; those of others that are all
-    below one are refused, as are an origin with a width, a centre, and boxes in one column. Pictures lie beside the
-    list, in ``images`` or such, or below where one alone has that name. What is damaged is told, see ``gather``.
+    a path are pictures without objects, or with the picture's width and height at the end SKU-110K's. Open Images'
+    edges are shares of the picture; those of others that are all below one are refused, as are an origin with a width,
+    a centre, and boxes in one column. Pictures lie beside the list, in ``images`` or such, or below where one alone has
+    that name. What is damaged is told, see ``gather``.
 
     Raises UsageError for a source that is missing, no such list, or ambiguous, and what ``gather`` raises.
     """
@@ -145,7 +146,8 @@ def _is_list_of_boxes(file: Path) -> bool:
     except csv.Error:
         return False
     # Pictures without a box may be the first of keras-retinanet's.
-    return any(holds_boxes(row, named=i == 0) for i, row in enumerate(rows))
+    only_pictures = all(len(row) == len(_RETINANET_ROW) and not any(row[1:]) for row in rows)
+    return bool(rows) and (only_pictures or any(holds_boxes(row, named=i == 0) for i, row in enumerate(rows)))
 
 
 def _delimiter(file: Path, text: str) -> str:
@@ -177,7 +179,9 @@ class _Columns(NamedTuple):
     shares: bool = False
 
 
-_RETINANET = _Columns(0, (1, 2, 3, 4), 5, None, None, None, 6)
+_RETINANET_ROW = ("path", "x1", "y1", "x2", "y2", "class")
+_RETINANET = _Columns(0, (1, 2, 3, 4), 5, None, None, None, len(_RETINANET_ROW))
+_SKU = _RETINANET._replace(size=(6, 7), width=8)
 
 
 def _read_rows(file: Path) -> list[_Row]:
@@ -197,7 +201,7 @@ def _read_rows(file: Path) -> list[_Row]:
                 continue
             if columns is None:
                 columns = _columns(row, file)
-                if columns is not _RETINANET:
+                if columns not in (_RETINANET, _SKU):
                     continue
             rows.append(_row(row, columns, f"{file}, line {reader.line_num}"))
     except csv.Error as error:
@@ -216,7 +220,8 @@ def _read_rows(file: Path) -> list[_Row]:
 def _columns(row: Sequence[str], file: Path) -> _Columns:
     names = [cell.casefold() for cell in row]
     if not holds_boxes(row, named=True) or len(set(names)) < len(names) or "." in row[0]:
-        return _RETINANET  # the file holds boxes, and its first line is no line of names
+        # The file holds boxes, and its first line is no line of names.
+        return _SKU if len(row) == _SKU.width else _RETINANET
     picture = next((names.index(name) for name in _PATHS if name in names), None)
     label = next((names.index(name) for name in _NAMES if name in names), None)
     edges = next((each for each in (*_EDGES, *_MORE_EDGES) if set(each) <= set(names)), None)

@@ -344,8 +344,8 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
 def holds_boxes(row: Sequence[str], *, named: bool) -> bool:
     """Whether a line is of a list of boxes: by its columns' names if it may be ``named``, else by what is in them."""
     numbers = [re.fullmatch(_NUMBER, cell) is not None for cell in row]
-    # keras-retinanet's lines are path, x1, y1, x2, y2, class; without a box those but the path are empty.
-    if len(row) == 6 and all(numbers[1:5]) and "." in row[0]:
+    # keras-retinanet's lines are path, x1, y1, x2, y2, class, and SKU-110K's have the picture's width and height too.
+    if len(row) in (6, 8) and all(numbers[1:5]) and all(numbers[6:]) and "." in row[0]:
         return True
     names = {cell.casefold() for cell in row}
     return named and any(columns.issubset(names) for columns in _BOX_COLUMNS)

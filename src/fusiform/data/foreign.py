@@ -124,7 +124,22 @@ def check_unannotated(root: Path) -> list[str]:
                 f"{root}: is no dataset of classes: {file} holds COCO's boxes: give that file, or put the files of all "
                 "splits into a folder annotations, called instances_train.json and instances_val.json"
             )
+        if _holds_other_boxes(file):
+            raise UsageError(
+                f"{root}: is no dataset of classes: {file} holds boxes in JSON of a kind that is not read: for a "
+                f"detector give {READ_BOXES}"
+            )
     return notes
+
+
+def _holds_other_boxes(file: Path) -> bool:
+    """Whether a JSON file is one of CreateML's, or of the VGG Image Annotator's."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1 << 16)
+    except OSError:
+        return False
+    return re.search(rb'"shape_attributes"\s*:|"annotations"\s*:\s*\[\s*\{[^\]]*"coordinates"\s*:', head) is not None
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,10 @@ def _picture(file: Path, content: dict[str, Any] | UsageError, finder: Finder) -
     named = content.get("imagePath") if isinstance(content, dict) else None
     if isinstance(named, str) and named.strip():
         beside = Finder(file.parent, (file.parent,))
-        for name in (named, named.replace("\\", "/").rpartition("/")[2]):
+        plain = named.replace("\\", "/")
+        tried = (plain, plain.rpartition("/")[2])
+        # A copy of a dataset is about its own pictures, even while the others are still there.
+        for name in tried[:: -1 if re.match(r"/|[A-Za-z]:", plain) else 1]:
             if (found := beside.find_exactly(name)) is not None:
                 return found
     return finder.find_partner(file)

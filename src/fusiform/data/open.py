@@ -279,6 +279,8 @@ def open_dataset(
         raise refuse_root(path, root)
     else:
         data = layout.read_rooted(path, Path(root))
+    if others := _others(path, layout):
+        notes.append(f"there is more than one layout in it: {listed(others)} not read")
     name = next(name for name, known in LAYOUTS.items() if known is layout)
     data = replace(data, layout=data.layout or name, notes=(*notes, *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
@@ -289,6 +291,17 @@ def open_dataset(
         return _with_outputs(data, spec)
     bind_masks(data, spec, model=model)
     return data
+
+
+def _others(path: Path, chosen: Layout) -> list[str]:
+    """The names of other layouts of boxes or outlines that the data lies in as well."""
+    if chosen.task == "classification" or path.is_file():
+        return []
+    return [
+        name
+        for name, layout in LAYOUTS.items()
+        if layout is not chosen and layout.task == chosen.task and layout.fits(path) and not layout.unsure(path)
+    ]
 
 
 def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:

@@ -86,7 +86,7 @@ def check_clean_folder(task: AnnotationTask, folder: str | os.PathLike[str]) -> 
     if task != "detection":
         raise UsageError(
             f"--fix {path}: writes lists of labelled pictures and boxes, and these are masks: leave it out, and fix "
-            "the lists in ImageSets"
+            "the masks or outlines, or the lists in ImageSets"
         )
     if path.suffix.lower() in (".csv", ".json"):
         raise UsageError(f"--fix {path}: for boxes a folder is written, with a JSON file for each split: name a folder")
