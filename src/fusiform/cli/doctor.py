@@ -72,6 +72,8 @@ def command(
     Hugging Face's metadata. For a segmenter: masks in Pascal VOC's layout, or the outlines of COCO, YOLO, LabelMe or
     CVAT. A zip file of any of these is unpacked.
 
+    The first line says what DATA is taken for: task, layout, classes and splits. What fusiform train reads is read.
+
     Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,
     outside their images, drawn twice or too small to be seen, and damaged annotations; of masks those that are

@@ -85,6 +85,9 @@ def command(
     CVAT's XML, a CSV list of boxes, or Hugging Face's metadata. A segmenter (DeepLabv3): Pascal VOC's masks, or with
     --task segmentation the outlines of COCO, YOLO, LabelMe or CVAT. A zip file of any of these is unpacked.
 
+    Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
+    Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as they are downloaded. What was understood is printed first.
+
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.
     """
