@@ -97,6 +97,7 @@ class Run(os.PathLike[str]):
         split: Split | None = None,
         compare: str | os.PathLike[str] | Model | None = None,
         ignore: Ignore | None = None,
+        root: str | os.PathLike[str] | None = None,
         html: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         progress: bool | Tracker | None = None,
@@ -111,9 +112,17 @@ class Run(os.PathLike[str]):
         if data is None:
             settings = read_settings(self.folder)
             data = settings["data"]
-            ignore = ignore or settings.get("ignore")
+            ignore, root = ignore or settings.get("ignore"), root or settings.get("root")
         return evaluate(
-            self, data, split=split, compare=compare, ignore=ignore, html=html, threads=threads, progress=progress
+            self,
+            data,
+            split=split,
+            compare=compare,
+            ignore=ignore,
+            root=root,
+            html=html,
+            threads=threads,
+            progress=progress,
         )
 
     def export(
@@ -186,6 +195,7 @@ def train(
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -212,6 +222,7 @@ def train(
         scratch: Start from random weights.
         ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
             unless it seems to be a class, which is refused.
+        root: The folder that the paths in a list begin in; None is the list's own.
         resume: Go on with the run in ``out``, with its own data, model and recipe.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         threads: The number of cores to use; None is all.
@@ -252,6 +263,7 @@ def train(
         teacher=teacher,
         scratch=scratch,
         ignore=ignore,
+        root=root,
         resume=resume,
         device=device,
         threads=threads,

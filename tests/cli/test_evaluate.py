@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,11 +121,48 @@ def test_page_with_explanations(folder: Path) -> None:
 
 def test_calibrate_writes_a_model(folder: Path) -> None:
     out = folder / "calibrated.tflite"
+    split(folder, "val", "test")
     result = run(folder, "--calibrate", out, "--format", "json")
     assert result.exit_code == 0
     calibration = json.loads(result.stdout)["calibration"]
     assert open_model(out).spec.temperature == pytest.approx(calibration["temperature"])
-    assert "Temperature" in run(folder, "--calibrate", out).stdout
+    assert (calibration["fitted_on"], calibration["pictures"], calibration["written"]) == ("val", 9, True)
+    assert calibration["nll_after"] < calibration["nll_before"]
+    told = run(folder, "--calibrate", out).stdout
+    assert "fitted on 9 pictures (val): on the pictures of this report, none of which it was fitted on" in told
+
+
+def split(folder: Path, *splits: str) -> None:
+    """The same pictures in each of the splits."""
+    for name in splits:
+        shutil.copytree(folder / "data", folder / "splits" / name)
+    shutil.rmtree(folder / "data")
+    (folder / "splits").rename(folder / "data")
+
+
+def test_calibrate_writes_nothing_that_does_not_hold_on_other_pictures(folder: Path) -> None:
+    out = folder / "calibrated.tflite"
+    split(folder, "val", "test")
+    for name in COLORS:  # of the test pictures, the model is right about all
+        Image.new("RGB", (40, 40), COLORS[name]).save(folder / "data" / "test" / name / "1.png")
+    result = run(folder, "--calibrate", out)
+    assert result.exit_code == 1
+    assert f"--calibrate {out}: That is worse, so that no model was written" in result.stderr
+    assert "top-1                100.0 %" in result.stdout
+    assert not out.exists()
+
+
+def test_calibrate_halves_what_is_not_split(folder: Path) -> None:
+    for k in range(3, 12):
+        shutil.copy(folder / "data" / "red" / "1.png", folder / "data" / "red" / f"{k}.png")  # blue ones
+        for name in ("green", "blue"):
+            shutil.copy(folder / "data" / name / "0.png", folder / "data" / name / f"{k}.png")
+    result = run(folder, "--calibrate", folder / "calibrated.tflite")
+    assert result.exit_code == 0
+    assert "fitted on 18 pictures (half of all)" in result.stdout
+    assert (
+        "18 of the 36 pictures (half, seed 0) are for the temperature: all figures are of the other 18" in result.stdout
+    )
 
 
 def test_unreadable_pictures(folder: Path) -> None:

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fusiform import engines
-from fusiform.data.dataset import DataSet, Sample
+from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.errors import UsageError, WeightsError
-from fusiform.evaluation.calibration import calibrate, check_calibration
+from fusiform.evaluation.calibration import calibrate, calibration_text, check_calibration, divide
 from fusiform.evaluation.classification import ClassificationEvaluation, answers
 from fusiform.evaluation.explanation import examples, explain, open_network, overlay
 from fusiform.evaluation.job import evaluate
@@ -302,25 +302,70 @@ def overconfident(model: Path, folder: Path) -> ClassificationEvaluation:
 def test_calibration_writes_a_copy_with_the_temperature(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibrated.tflite"
     result = overconfident(model, tmp_path)
-    found = calibrate(open_model(model), result.logits, result.truth, out, source="data", split="all")
+    fitted, reported = ((result.logits[k : 40 + k], result.truth[k : 40 + k]) for k in (0, 40))
+    found = calibrate(open_model(model), fitted, reported, out, source="data", fitted_on="val")
     assert found.temperature == pytest.approx(4 / np.log(3), rel=1e-6)
     assert found.ece_before == pytest.approx(result.confidence[0] - 0.75)
     assert found.ece_after == pytest.approx(0, abs=1e-6)
-    assert found.ece_held_out == pytest.approx(0, abs=1e-6)
+    assert found.nll_before > found.nll_after == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25), rel=1e-5)
+    assert (found.fitted_on, found.pictures, found.written) == ("val", 40, True)
     copy = open_model(out).spec
     assert copy.temperature == pytest.approx(found.temperature)
-    assert "temperature fitted on 80 pictures of data (all)" in copy.provenance
+    assert "temperature fitted on 40 pictures of data (val)" in copy.provenance
     assert copy.replace(temperature=1.0, provenance="") == SPEC
 
 
 def test_calibration_that_cannot_be_is_refused_and_writes_nothing(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibrated.tflite"
+    of_data = {"out": out, "source": "data", "fitted_on": "val"}
     perfect = with_logits(str(model), [[1.0, 0, 0, 0]] * 9, [0] * 9, tmp_path)
     with pytest.raises(UsageError, match="no temperature fits 9 pictures of which 9 are named right"):
-        calibrate(open_model(model), perfect.logits, perfect.truth, out, source="data", split="all")
+        calibrate(open_model(model), (perfect.logits, perfect.truth), (perfect.logits, perfect.truth), **of_data)
     with pytest.raises(UsageError, match=r"end its name in \.tflite"):
         check_calibration(open_model(model), tmp_path / "calibrated.onnx")
     assert not out.exists()
+
+
+def test_a_temperature_that_does_not_hold_elsewhere_is_not_written(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calibrated.tflite"
+    result = overconfident(model, tmp_path)
+    right = result.truth == 0
+    # Where it is judged, the model deserves its confidence.
+    reported = result.logits[right], result.truth[right]
+    fitted = result.logits, result.truth
+    found = calibrate(open_model(model), fitted, reported, out, source="data", fitted_on="val")
+    assert not found.written
+    assert found.nll_after > found.nll_before
+    assert not out.exists()
+    assert "That is worse, so that no model was written" in calibration_text(found)
+
+
+def test_what_a_temperature_is_fitted_on_is_never_what_the_report_is_about() -> None:
+    def samples(split: str, count: int) -> tuple[Sample, ...]:
+        return tuple(Sample(Path(split, f"{i}.png"), i % 3) for i in range(count))
+
+    three: dict[Split, tuple[Sample, ...]] = {"train": samples("a", 9), "val": samples("b", 8), "test": samples("c", 7)}
+    data = DataSet(Path("data"), ("x", "y", "z"), three)
+    for split, reported, fitted in ((None, "test", "val"), ("val", "val", "test"), ("train", "train", "val")):
+        found = divide(data, cast("Split | None", split))
+        assert (found.reported_split, found.fitted_split, found.fitted_on) == (reported, fitted, fitted)
+        assert found.reported.splits is found.fitted.splits is three
+    for splits, split, fitted_on in (
+        ({"all": three["val"]}, None, "half of all"),
+        ({"train": three["train"], "val": three["val"]}, None, "half of val"),
+        (three, "all", "half of all"),
+    ):
+        halved = divide(DataSet(Path("data"), ("x", "y", "z"), cast("Any", splits)), cast("Split | None", split))
+        one, other = halved.fitted.splits[halved.fitted_split], halved.reported.splits[halved.reported_split]
+        assert not set(one) & set(other)
+        assert abs(len(one) - len(other)) <= 1
+        assert halved.fitted_on == fitted_on
+        assert f"{len(one)} of the {len(one) + len(other)} pictures (half, seed 0)" in halved.notes[0]
+        for label in range(3):
+            counts = [sum(sample.label == label for sample in half) for half in (one, other)]
+            assert abs(counts[0] - counts[1]) <= 1
+    with pytest.raises(UsageError, match="has one picture, and calibration needs others to be judged on"):
+        divide(DataSet(Path("data"), ("x",), {"all": samples("a", 1)}), None)
 
 
 def test_page_shows_it_all_and_escapes_names(model: Path, data: DataSet, tmp_path: Path) -> None:

@@ -280,13 +280,14 @@ def test_calibration_is_part_of_it(made: Path, tmp_path: Path) -> None:
     # A dataset of which the model is right about four of six images.
     labels = [int(k) if i % 3 else (int(k) + 1) % 3 for i, k in enumerate(told.predicted)]
     samples = tuple(replace(each, label=k) for each, k in zip(told.samples, labels, strict=True))
-    data = DataSet(made / "classification", NAMES, {"all": samples})
+    data = DataSet(made / "classification", NAMES, {"val": samples, "test": samples[:4]})
     result = evaluate(open_model(model), data, calibrate=out)
     assert result.calibration is not None
     assert open_model(out).spec.temperature == pytest.approx(result.calibration.temperature)
     assert result.to_dict()["calibration"]["ece_before"] == result.calibration.ece_before
     assert "Temperature" in result.to_table()
     assert "Temperature" in result._repr_html_()
+    assert result.calibration.fitted_on == "val"
     again = evaluate(out, data)
     assert again.metrics["ece"] == pytest.approx(result.calibration.ece_after, abs=1e-5)
     assert again.calibration is None

@@ -12,6 +12,7 @@ from fusiform.benchmarking.process import Child
 from fusiform.benchmarking.rows import COLUMNS
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
+from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, choose_split, open_dataset
 from fusiform.engines import ENGINES, EngineName, own_engine
 from fusiform.errors import FusiformError, UsageError
@@ -82,6 +83,9 @@ def list_entries(
     engines: Sequence[EngineName],
     threads: Sequence[int],
     data: DataSet | AnnotatedSet | str | os.PathLike[str] | None,
+    *,
+    ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> list[Contender | dict[str, Cell]]:
     """The contenders in order, and a row with the reason for each model that cannot be one."""
     entries: list[Contender | dict[str, Cell]] = []
@@ -98,7 +102,9 @@ def list_entries(
             continue
         read = None
         if data is not None:
-            read = _read(data, opened.spec, name)  # what is wrong with it is told before the work, and not after it
+            read = _read(
+                data, opened.spec, name, ignore, root
+            )  # what is wrong with it is told before the work, and not after it
             if isinstance(read, DataSet):
                 data = read  # once is enough for all classifiers
         entries += [Contender(name, opened, engine, number, read) for engine in chosen for number in threads]
@@ -117,13 +123,23 @@ def possible_engines(model: Model) -> tuple[EngineName, ...]:
     return tuple(engine for engine in ENGINES if engine != "executorch")
 
 
-def _read(data: _Data | str | os.PathLike[str], spec: ModelSpec, name: str) -> _Data:
+def _read(
+    data: _Data | str | os.PathLike[str],
+    spec: ModelSpec,
+    name: str,
+    ignore: Ignore | None,
+    root: str | os.PathLike[str] | None,
+) -> _Data:
     """The dataset as a model can use it."""
     if spec.task != "classification":
-        return data if isinstance(data, AnnotatedSet) else open_dataset(_place(data), spec=spec, model=name)
+        if isinstance(data, AnnotatedSet):
+            return data
+        return open_dataset(_place(data), spec=spec, model=name, ignore=ignore, root=root)
+    if ignore is not None:
+        raise UsageError(f"--ignore is for masks, and {name} is for {spec.task}: leave it out")
     if isinstance(data, AnnotatedSet):
         raise UsageError(f"{data.source}: has boxes or masks, and {name} is a classifier: measure it on its own data")
-    found = data if isinstance(data, DataSet) else open_dataset(data, task="classification")
+    found = data if isinstance(data, DataSet) else open_dataset(data, task="classification", root=root)
     bind_classes(found.classes, spec)
     return found
 

@@ -17,6 +17,8 @@ from fusiform.benchmarking.draw import draw_benchmark
 from fusiform.benchmarking.rounds import ROUNDS, open_all, take_turns
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
+from fusiform.data.masks import Ignore
+from fusiform.data.open import check_named
 from fusiform.drawing.pareto import check_place
 from fusiform.engines import ENGINES, EngineName
 from fusiform.errors import UsageError
@@ -40,6 +42,8 @@ def benchmark(
     threads: int | Sequence[int] = 1,
     seconds: float = 1.0,
     data: DataSet | AnnotatedSet | str | os.PathLike[str] | None = None,
+    ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     progress: bool | Tracker | None = None,
 ) -> Report:
@@ -52,6 +56,8 @@ def benchmark(
         seconds: About how long each contender is timed at latency, and again at throughput.
         data: A labelled dataset, or where it lies, to measure the accuracy on; None is what the models' descriptions
             say.
+        ignore: For segmenters: what 255 is in the masks, see ``fusiform.train``.
+        root: The folder that the paths in a list begin in; None is the list's own.
         plot: A PNG or JPEG to draw latency against accuracy into, or against size where there is none for all.
         progress: Whether to show how far it is; None does on a terminal and in a notebook.
 
@@ -92,6 +98,7 @@ def benchmark(
       process that crashed. The others are measured all the same.
 
     """
+    check_named(data, ignore=ignore, root=root)
     models = [models] if isinstance(models, (str, os.PathLike)) else models
     named = [engine] if isinstance(engine, str) else list(engine)
     numbers = [threads] if isinstance(threads, int) else list(threads)
@@ -110,7 +117,7 @@ def benchmark(
             raise UsageError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}, and all")
     engines: Sequence[EngineName] = ENGINES if "all" in named else cast("list[EngineName]", named)
 
-    entries = list_entries(models, engines, list(dict.fromkeys(numbers)) or [1], data)
+    entries = list_entries(models, engines, list(dict.fromkeys(numbers)) or [1], data, ignore=ignore, root=root)
     with ExitStack() as stack:
         contenders = [entry for entry in entries if isinstance(entry, Contender)]
         open_all(contenders, stack, tracked)

@@ -15,6 +15,7 @@ from fusiform.report import Format, align, cell_text, printable, rows_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusiform.data.masks import Ignore
     from fusiform.report import Cell, Report
 
 # Named again, because importing the engines takes longer than printing the help.
@@ -71,6 +72,8 @@ _SHOWN = {
     metavar="DATA",
     help="Labelled images to measure the accuracy on.  [default: what the models' descriptions say]",
 )
+@options.ignore
+@options.root
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -87,6 +90,8 @@ def command(
     threads: tuple[int, ...],
     seconds: float,
     data: Path | None,
+    ignore: Ignore | None,
+    root: Path | None,
     plot: Path | None,
     form: Format,
     out: Path | None,
@@ -107,7 +112,15 @@ def command(
 
     with open_output(out) as stream:
         report = benchmark(
-            models, engine=engine, threads=threads, seconds=seconds, data=data, plot=plot, progress=track
+            models,
+            engine=engine,
+            threads=threads,
+            seconds=seconds,
+            data=data,
+            ignore=ignore,
+            root=root,
+            plot=plot,
+            progress=track,
         )
         stream.write(_table(report) if form == "table" else report.render(form))
     measured = [row for row in report.rows if row["median_ms"] is not None]

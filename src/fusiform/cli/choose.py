@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command("choose")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder for all of it.")
+@options.root
 @click.option("--max-ms", type=float, metavar="MS", help="Largest latency per image.  [default: no limit]")
 @click.option("--max-mb", type=float, metavar="MB", help="Largest file, in 10^6 bytes.  [default: no limit]")
 @click.option("--min-accuracy", type=float, metavar="PERCENT", help="Smallest top-1.  [default: none]")
@@ -69,6 +70,7 @@ def command(
     ctx: click.Context,
     data: Path,
     out: Path,
+    root: Path | None,
     max_ms: float | None,
     max_mb: float | None,
     min_accuracy: float | None,
@@ -108,6 +110,7 @@ def command(
     choice = choose(
         data,
         out,
+        root=root,
         max_ms=max_ms,
         max_mb=max_mb,
         min_accuracy=min_accuracy,

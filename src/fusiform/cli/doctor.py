@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="What DATA is for: labels, boxes or masks.  [default: what it is laid out for]",
 )
 @options.ignore
+@options.root
 @click.option(
     "--model",
     metavar="NAME|FILE",
@@ -54,6 +55,7 @@ def command(
     data: str,
     task: Task | None,
     ignore: Ignore | None,
+    root: Path | None,
     model: str | None,
     form: Format,
     out: Path | None,
@@ -83,7 +85,9 @@ def command(
     from fusiform.doctor.job import diagnose
 
     with open_output(out) as stream:
-        diagnosis = diagnose(data, task=task, ignore=ignore, model=model, html=html, fix=fix, threads=threads)
+        diagnosis = diagnose(
+            data, task=task, ignore=ignore, root=root, model=model, html=html, fix=fix, threads=threads
+        )
         stream.write(diagnosis.to_table() if form == "table" else diagnosis.report().render(form))
     if strict and diagnosis.count("error") + diagnosis.count("warning"):
         ctx.exit(3)

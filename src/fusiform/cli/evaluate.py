@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Fit a temperature, and write a copy of the model whose probabilities use it.",
+    help="Fit a temperature on other images than the report's (val, else test, else half of them), and write a copy of "
+    "the model whose probabilities use it, unless the report's get worse.",
 )
 @click.option(
     "--score",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
 )
 @options.ignore
+@options.root
 @options.strict
 @click.pass_context
 def command(
@@ -89,6 +91,7 @@ def command(
     score: float | None,
     multi_scale: bool,
     ignore: Ignore | None,
+    root: Path | None,
     strict: bool,
 ) -> None:
     """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
@@ -100,11 +103,13 @@ def command(
     counted. json has everything, jsonl and csv one record for each class.
 
     Exit codes: 0 if any image was read (3 with --strict if another could not be), 1 if the model or the data cannot
-    be used, 2 for wrong usage, 130 after Ctrl-C.
+    be used, or --calibrate wrote nothing because its own figures got worse (the report is printed), 2 for wrong usage,
+    130 after Ctrl-C.
     """
     if explain and html is None:
         raise UsageError("--explain draws on the page: add --html PAGE")
 
+    from fusiform.evaluation.calibration import NOTHING_WRITTEN
     from fusiform.evaluation.job import evaluate
 
     result = evaluate(
@@ -121,6 +126,7 @@ def command(
         score=score,
         multi_scale=multi_scale,
         ignore=ignore,
+        root=root,
         progress=True,
     )
     with open_output(out) as stream:
@@ -132,5 +138,8 @@ def command(
         click.echo(f"fusiform: {len(result.skipped)} of {total} pictures could not be read:", err=True)
         for error in result.skipped:
             click.echo(f"  {printable(error)}", err=True)
-        if strict:
-            ctx.exit(3)
+    if result.calibration is not None and not result.calibration.written:
+        click.echo(f"fusiform: --calibrate {calibrate}: {NOTHING_WRITTEN}", err=True)
+        ctx.exit(1)
+    if result.skipped and strict:
+        ctx.exit(3)

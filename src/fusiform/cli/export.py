@@ -13,6 +13,7 @@ from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
     from fusiform.exporting.targets.base import Precision
 
 # Named again, because importing the export takes longer than printing the help.
@@ -37,6 +38,8 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     help="Photographs to verify with; labels count in class folders, for detectors and segmenters in COCO's or Pascal "
     "VOC's layout.  [default: those the run held out]",
 )
+@options.ignore
+@options.root
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -77,6 +80,8 @@ def command(
     precision: Precision,
     calibrate: Path | None,
     data: Path | None,
+    ignore: Ignore | None,
+    root: Path | None,
     max_drop: float | None,
     keep_float: int | None,
     train_epochs: int,
@@ -110,6 +115,8 @@ def command(
             precision=precision,
             calibrate=calibrate,
             data=data,
+            ignore=ignore,
+            root=root,
             max_drop=max_drop,
             keep_float=keep_float,
             train_epochs=train_epochs,

@@ -34,4 +34,10 @@ ignore = click.option(
     help="What 255 is in masks: pixels of no class, or with none the last class.  [default: 255, unless it "
     "seems to be a class]",
 )
+root = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder that the paths in a list begin in.  [default: the list's own]",
+)
 strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")

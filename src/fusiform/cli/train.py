@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
 @options.ignore
+@options.root
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
@@ -68,6 +69,7 @@ def command(
     teacher: str | None,
     scratch: bool,
     ignore: Ignore | None,
+    root: Path | None,
     resume: bool,
     find_lr: bool,
     show: bool,
@@ -94,7 +96,7 @@ def command(
     need_training("fusiform train")
     from fusiform.training.recipes import choose_recipe
 
-    if resume and (task or recipe or settings or teacher or scratch or ignore or data):
+    if resume and (task or recipe or settings or teacher or scratch or ignore or root or data):
         given = ctx.get_parameter_source
         named = [
             name
@@ -106,6 +108,7 @@ def command(
                 ("--teacher", "teacher"),
                 ("--scratch", "scratch"),
                 ("--ignore", "ignore"),
+                ("--root", "root"),
             )
             if given(parameter) is click.core.ParameterSource.COMMANDLINE
         ]
@@ -122,7 +125,15 @@ def command(
         from fusiform.training.job import find_rate
 
         report = find_rate(
-            data, out, model=model, recipe=chosen, teacher=teacher, scratch=scratch, ignore=ignore, device=device
+            data,
+            out,
+            model=model,
+            recipe=chosen,
+            teacher=teacher,
+            scratch=scratch,
+            ignore=ignore,
+            root=root,
+            device=device,
         )
     else:
         from fusiform.runs import train
@@ -135,6 +146,7 @@ def command(
             teacher=teacher,
             scratch=scratch,
             ignore=ignore,
+            root=root,
             resume=resume,
             device=device,
             threads=threads,

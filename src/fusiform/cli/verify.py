@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.report import Format
+
+if TYPE_CHECKING:
+    from fusiform.data.masks import Ignore
 
 
 @click.command("verify")
@@ -28,6 +32,8 @@ from fusiform.report import Format
     metavar="DATA",
     help="Photographs: a labelled dataset, or any folder.  [default: synthetic images only]",
 )
+@options.ignore
+@options.root
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -49,6 +55,8 @@ def command(
     file: Path,
     against: str,
     data: Path | None,
+    ignore: Ignore | None,
+    root: Path | None,
     max_drop: float | None,
     tolerance: float | None,
     threads: int | None,
@@ -73,7 +81,17 @@ def command(
     from fusiform.exporting.verification.verify import verify
     from fusiform.progress import track
 
-    parity = verify(file, against, data=data, max_drop=max_drop, tolerance=tolerance, threads=threads, progress=track)
+    parity = verify(
+        file,
+        against,
+        data=data,
+        ignore=ignore,
+        root=root,
+        max_drop=max_drop,
+        tolerance=tolerance,
+        threads=threads,
+        progress=track,
+    )
     report = parity.report()
     if form == "table":  # the figures above the rows have the drop already
         report = dataclasses.replace(report, rows=tuple(row for row in report.rows if "drop_points" not in row))

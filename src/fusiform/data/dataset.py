@@ -90,7 +90,7 @@ class DataSet:
 
     ``splits`` has the keys that were found on disk, ``train``, ``val`` and ``test``, or only ``all``. ``notes`` are
     what a user should know of how the source was read: empty class folders, classes that a split lacks. ``layout`` is
-    the name in ``open.LAYOUTS`` of how it lies.
+    what to call how it lies: the name in ``open.LAYOUTS``, or what its reader knows better.
     """
 
     source: Path

@@ -182,6 +182,8 @@ def open_dataset(
         task = spec.task if spec is not None else recognise(path) or "classification"
     if spec is not None and spec.task != task:
         raise UsageError(f"{model}: is for {spec.task} and not for {task}: take another model")
+    if ignore is not None and task != "segmentation":
+        raise UsageError(f"--ignore is for masks, and {model or path} is for {task}: leave it out")
     layouts = [layout for layout in LAYOUTS.values() if layout.task == task]
     layout = next((layout for layout in layouts if layout.fits(path)), None)
     if layout is None:
@@ -194,7 +196,7 @@ def open_dataset(
     else:
         data = layout.read_rooted(path, Path(root))
     name = next(name for name, known in LAYOUTS.items() if known is layout)
-    data = replace(data, layout=name, notes=(*notes, *data.notes))
+    data = replace(data, layout=data.layout or name, notes=(*notes, *data.notes))
     if isinstance(data, AnnotatedSet) and task == "segmentation":
         data = _with_ignored(data, ignore)
     if spec is None or task == "detection":
@@ -292,6 +294,13 @@ TRAINED_ON: tuple[Split, ...] = ("train", "all", "val", "test")
 """Which to calibrate with."""
 
 AnySample = TypeVar("AnySample")
+
+
+def check_named(data: object, *, ignore: Ignore | None, root: Source | None) -> None:
+    """Raise UsageError for ``ignore`` or ``root`` where no ``data`` are named that they could be about."""
+    given = [name for name, value in (("--ignore", ignore), ("--root", root)) if value is not None]
+    if data is None and given:
+        raise UsageError(f"{given[0]} is about a dataset, and none is named: name one, or leave it out")
 
 
 def choose_split(
@@ -416,16 +425,26 @@ class Pictures(NamedTuple):
     mask_labels: Sequence[int] | None = None
 
 
-def read_pictures(source: Source, spec: ModelSpec, *, model: str, prefer: Sequence[Split] = HELD_OUT) -> Pictures:
+def read_pictures(
+    source: Source,
+    spec: ModelSpec,
+    *,
+    model: str,
+    prefer: Sequence[Split] = HELD_OUT,
+    ignore: Ignore | None = None,
+    root: Source | None = None,
+) -> Pictures:
     """The pictures of a dataset for a model of its task, or of any folder.
 
     The split is the first of ``prefer`` that is there. The labels are the model's, bound by their names; where the data
-    set has other names, or the source is a folder of pictures, there are none, and a note says why. Raises UsageError
-    where there are no pictures.
+    set has other names, or the source is a folder of pictures, there are none, and a note says why. ``ignore`` and
+    ``root`` are as in ``open_dataset``. Raises UsageError where there are no pictures.
     """
     try:
-        found = open_dataset(source, spec=spec, model=model)
+        found = open_dataset(source, spec=spec, model=model, ignore=ignore, root=root)
     except UsageError as error:
+        if root is not None:  # a list, whose own folder says nothing
+            raise
         path = Path(source)
         # Beside Pascal VOC's photographs lie masks, which are pictures too.
         folder = path / "JPEGImages" if (path / "JPEGImages").is_dir() else path

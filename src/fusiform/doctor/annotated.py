@@ -39,15 +39,16 @@ def examine_annotated(
     task: AnnotationTask,
     *,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: Tracker = silent,
 ) -> Diagnosis[AnnotatedSet]:
     """Examine a dataset of boxes (``detection``) or masks (``segmentation``): files, annotations, classes, and copies.
 
-    ``source`` and ``ignore`` are what ``open_dataset`` takes. Damaged annotations, which are refused elsewhere, are
-    findings here. ``clean`` is the dataset without pictures that cannot be learned from, with one copy of each picture
-    (of those in several splits the one in test, or else in val; a near copy in the same split stays if it shows other
-    objects), and with boxes clipped to their pictures and each there once.
+    ``source``, ``ignore`` and ``root`` are what ``open_dataset`` takes. Damaged annotations, which are refused
+    elsewhere, are findings here. ``clean`` is the dataset without pictures that cannot be learned from, with one copy
+    of each picture (of those in several splits the one in test, or else in val; a near copy in the same split stays if
+    it shows other objects), and with boxes clipped to their pictures and each there once.
 
     The files are read once, in ``threads`` threads, all cores by default. Raises UsageError for what is no such data
     set, and for annotations of which nothing can be read.
@@ -55,7 +56,7 @@ def examine_annotated(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
-    dataset = open_dataset(source, task=task, faults=faults, ignore=ignore)
+    dataset = open_dataset(source, task=task, faults=faults, ignore=ignore, root=root)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []

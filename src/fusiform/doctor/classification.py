@@ -161,7 +161,7 @@ def _about_classes(dataset: DataSet) -> Iterator[Finding]:
 def _about_other_files(dataset: DataSet) -> Iterator[Finding]:
     """The files in class folders that are not read, by folder and ending."""
     source = dataset.source
-    in_folders = {(s.file.parent, s.label) for group in dataset.splits.values() for s in group if s.size is None}
+    in_folders = {(s.file.parent, s.label) for group in dataset.splits.values() for s in group if not s.key}
     if not in_folders or not source.is_dir():
         return
     # Beside the class folders lie lists and read-me files, which nobody takes for pictures.

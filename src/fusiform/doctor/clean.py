@@ -20,9 +20,11 @@ from fusiform.report import Cell, csv_lines
 
 def check_listable(dataset: DataSet, path: str | os.PathLike[str]) -> None:
     """Raise UsageError if ``write_clean_list`` could not write a list of this dataset's pictures to ``path``."""
-    if any(sample.size is not None for samples in dataset.splits.values() for sample in samples):
+    within = {sample.file.suffix for samples in dataset.splits.values() for sample in samples if sample.key}
+    if within:
+        kind = "Parquet or Arrow files" if within <= {".parquet", ".arrow"} else "tar files"
         raise UsageError(
-            f"{dataset.source}: its pictures lie in tar files, which a list cannot name: unpack them and examine the "
+            f"{dataset.source}: its pictures lie in {kind}, which a list cannot name: unpack them and examine the "
             "folder"
         )
     if Path(path).suffix.lower() != ".csv":

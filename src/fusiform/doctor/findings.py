@@ -12,6 +12,7 @@ from PIL import Image
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import FileFault, ReadingFault, Severity
+from fusiform.data.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
@@ -129,6 +130,8 @@ class Diagnosis(Tabular, Generic[Data]):
     def figures(self) -> dict[str, Cell]:
         """How many pictures, classes, and findings of each severity and kind there are."""
         figures: dict[str, Cell] = {"pictures": self.pictures, **self.counts, "classes": len(self.dataset.classes)}
+        figures |= {"task": task_of(self.dataset), "layout": self.dataset.layout or None}
+        figures |= {split: len(samples) for split, samples in self.dataset.splits.items() if split != "all"}
         figures |= {"errors": self.count("error"), "warnings": self.count("warning"), "notes": self.count("note")}
         return figures | {f"{kind} ({severity})": len(found) for (severity, kind), found in self.kinds().items()}
 
@@ -138,7 +141,7 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def to_table(self) -> str:
         """For people: the classes, then the findings by kind, the first ten of each."""
-        parts = [printable(self._title()), rows_table(self.rows[:TABLE_CLASSES])]
+        parts = [headline(self.dataset), printable(self._title()), rows_table(self.rows[:TABLE_CLASSES])]
         if len(self.rows) > TABLE_CLASSES:
             parts[-1] += f"\n... and {len(self.rows) - TABLE_CLASSES:,} more classes"
         for (severity, kind), found in self.kinds().items():

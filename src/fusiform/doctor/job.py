@@ -25,6 +25,7 @@ def diagnose(
     *,
     task: Task | None = None,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | Model | None = None,
     html: str | os.PathLike[str] | None = None,
     fix: str | os.PathLike[str] | None = None,
@@ -44,6 +45,7 @@ def diagnose(
         task: What the dataset is for; None is what it is laid out for.
         ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
             unless it seems to be a class, which is refused.
+        root: The folder that the paths in a list begin in; None is the list's own.
         model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it;
             its class names must be those of the dataset.
         html: Where to write a page that shows the images in question, with the boxes and masks on them.
@@ -82,9 +84,11 @@ def diagnose(
         raise UsageError(f"--ignore is for masks, and {data} is for {task}: leave it out")
     diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
     if task == "classification":
-        diagnosis = _of_labels(data, model=model, fix=fix, threads=threads, progress=tracker(progress))
+        diagnosis = _of_labels(data, root=root, model=model, fix=fix, threads=threads, progress=tracker(progress))
     elif model is None:
-        diagnosis = _of_annotations(data, task, ignore=ignore, fix=fix, threads=threads, progress=tracker(progress))
+        diagnosis = _of_annotations(
+            data, task, ignore=ignore, root=root, fix=fix, threads=threads, progress=tracker(progress)
+        )
     else:
         raise UsageError(f"--model judges labels, and {data} has {_ANNOTATIONS[task]}: leave it out")
     if html is not None:
@@ -95,12 +99,13 @@ def diagnose(
 def _of_labels(
     data: str | os.PathLike[str],
     *,
+    root: str | os.PathLike[str] | None,
     model: str | os.PathLike[str] | Model | None,
     fix: str | os.PathLike[str] | None,
     threads: int | None,
     progress: Tracker,
 ) -> Diagnosis[DataSet]:
-    dataset = open_dataset(data, task="classification")
+    dataset = open_dataset(data, task="classification", root=root)
     if fix is not None:
         check_listable(dataset, fix)
     diagnosis = examine(dataset, model=model, threads=threads, progress=progress)
@@ -114,13 +119,14 @@ def _of_annotations(
     task: AnnotationTask,
     *,
     ignore: Ignore | None,
+    root: str | os.PathLike[str] | None,
     fix: str | os.PathLike[str] | None,
     threads: int | None,
     progress: Tracker,
 ) -> Diagnosis[AnnotatedSet]:
     if fix is not None:
         check_clean_folder(task, fix)
-    diagnosis = examine_annotated(data, task, ignore=ignore, threads=threads, progress=progress)
+    diagnosis = examine_annotated(data, task, ignore=ignore, root=root, threads=threads, progress=progress)
     if fix is not None:
         write_clean_boxes(diagnosis, fix)
     return diagnosis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
@@ -43,6 +43,7 @@ def evaluate(
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     progress: bool | Tracker | None = None,
 ) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
     """Measure how good a model is on the labelled images of a dataset, whatever its task.
@@ -64,11 +65,13 @@ def evaluate(
         html: Where to write a page with drawings and pictures, one file.
         explain: For a classifier: on the page, show with Grad-CAM what the network looks at in these images, given by
             their paths, or in so many of the dataset's. Needs PyTorch.
-        calibrate: For a classifier: fit a temperature, and write a copy of the model there whose probabilities use it.
+        calibrate: For a classifier: fit a temperature on other pictures than the report's (val, else test, else half
+            of them), and write a copy of the model there whose probabilities use it, unless the report's get worse.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
         ignore: For a segmenter: what 255 is in the masks, see ``fusiform.train``.
+        root: The folder that the paths in a list begin in; None is the list's own.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
 
     Returns:
@@ -102,21 +105,48 @@ def evaluate(
     network = explanation.open_network(opened) if explain else None
     asked = explanation.read_asked(explain)
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
-    result, *others = [_measure(*each, known, how) for each, known in _read(models, data, ignore)]
+    read = _read(models, data, ignore, root)
+    divided = None
+    if calibrate is not None:
+        divided = calibration.divide(cast("DataSet", read[0][1]), split)
+        read, how = [(each, divided.reported) for each, _ in read], how._replace(split=divided.reported_split)
+    result, *others = [_measure(*each, known, how) for each, known in read]
     if others:
         result = result.including(comparison=result.compare(others[0]))
     if isinstance(result, ClassificationEvaluation):
-        if calibrate is not None:
-            fitted = calibration.calibrate(
-                opened, result.logits, result.truth, calibrate, source=result.source, split=result.split
-            )
-            result = result.including(calibration=fitted)
+        if calibrate is not None and divided is not None:
+            result = _calibrated(result, models[0], divided, how, calibrate)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             result = result.including(explained=tuple(explanation.explain(result, network, samples)))
     if html is not None:
         result.write_page(html)
     return result
+
+
+def _calibrated(
+    result: ClassificationEvaluation,
+    model: tuple[Model, str],
+    divided: calibration.Division,
+    how: _How,
+    out: str | os.PathLike[str],
+) -> ClassificationEvaluation:
+    """The evaluation with a temperature that was fitted on other pictures than its own, see ``calibrate``."""
+    answered = _measure(*model, divided.fitted, how._replace(split=divided.fitted_split))
+    assert isinstance(answered, ClassificationEvaluation)
+    found = calibration.calibrate(
+        model[0],
+        (answered.logits, answered.truth),
+        (result.logits, result.truth),
+        out,
+        source=result.source,
+        fitted_on=divided.fitted_on,
+    )
+    return result.including(
+        calibration=found,
+        notes=(*result.notes, *divided.notes),
+        skipped=(*result.skipped, *answered.skipped),
+    )
 
 
 class _How(NamedTuple):
@@ -170,11 +200,12 @@ def _read(
     models: Sequence[tuple[Model, str]],
     data: str | os.PathLike[str] | DataSet | AnnotatedSet,
     ignore: Ignore | None,
+    root: str | os.PathLike[str] | None,
 ) -> list[tuple[tuple[Model, str], DataSet | AnnotatedSet]]:
     """The dataset as each of the models needs it: boxes have the labels of the model that they are read for."""
     found = []
     for model, name in models:
-        labelled = read_data(data, model.spec, model=name, ignore=ignore)
+        labelled = read_data(data, model.spec, model=name, ignore=ignore, root=root)
         if isinstance(labelled, DataSet):
             data = labelled  # once is enough for all classifiers
         found.append(((model, name), labelled))

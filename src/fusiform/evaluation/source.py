@@ -39,19 +39,20 @@ def read_data(
     *,
     model: str,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> DataSet | AnnotatedSet:
     """The dataset for a model's task, which errors call ``model``: a path of any layout, or what was read before.
 
-    ``ignore`` is what 255 is in masks, see ``open_dataset``. A ``DataSet`` for a classifier, an ``AnnotatedSet`` for
-    the others. Raises UsageError for data of another kind or with classes that the
-    model does not know, and what the readers raise.
+    ``ignore`` is what 255 is in masks, and ``root`` where a list's paths begin, see ``open_dataset``. A ``DataSet`` for
+    a classifier, an ``AnnotatedSet`` for the others. Raises UsageError for data of another kind or with classes that
+    the model does not know, and what the readers raise.
     """
     if spec.task == "classification":
-        return _read_classes(data, spec, model)
+        return _read_classes(data, spec, model, root)
     if isinstance(data, AnnotatedSet):
         return data
     place = data.source if isinstance(data, DataSet) else data
-    return open_dataset(place, task=spec.task, spec=spec, model=model, ignore=ignore)
+    return open_dataset(place, task=spec.task, spec=spec, model=model, ignore=ignore, root=root)
 
 
 def choose_classes(data: DataSet, spec: ModelSpec, *, split: Split | None) -> Chosen[Sample]:
@@ -78,14 +79,19 @@ def choose_masks(data: AnnotatedSet, spec: ModelSpec, *, split: Split | None, mo
     return Chosen(data.source, chosen, samples, bound, data.notes)
 
 
-def _read_classes(data: DataSet | AnnotatedSet | str | os.PathLike[str], spec: ModelSpec, model: str) -> DataSet:
+def _read_classes(
+    data: DataSet | AnnotatedSet | str | os.PathLike[str],
+    spec: ModelSpec,
+    model: str,
+    root: str | os.PathLike[str] | None,
+) -> DataSet:
     if isinstance(data, AnnotatedSet):
         raise _not_for_classifiers(data.source, _ANNOTATIONS[data.task], model)
     if isinstance(data, DataSet):
         bind_classes(data.classes, spec)
         return data
     try:
-        found = open_dataset(data, task="classification")
+        found = open_dataset(data, task="classification", root=root)
         bind_classes(found.classes, spec)
     except UsageError:
         # Only now: a folder of classes may hold what looks like another layout.

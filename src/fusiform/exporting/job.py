@@ -15,7 +15,9 @@ from typing import cast
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.image import find_images
-from fusiform.data.open import TRAINED_ON, choose_split, open_dataset, read_pictures
+from fusiform.data.labels.parquet import is_table
+from fusiform.data.masks import Ignore
+from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
 from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
@@ -77,6 +79,8 @@ def export(
     precision: Precision = "float32",
     calibrate: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
+    ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     keep_float: int | None = None,
     train_epochs: int = 0,
@@ -99,6 +103,8 @@ def export(
         precision: ``float32``, ``float16`` or ``int8``.
         calibrate: Photographs to quantise with; None is those that the run was trained on.
         data: Photographs to verify with: a labelled dataset, or a folder of images; None is those the run held out.
+        ignore: For a segmenter: what 255 is in the masks of ``data``, see ``fusiform.train``.
+        root: The folder that the paths in the lists of ``calibrate`` and ``data`` begin in; None is each list's own.
         max_drop: What int8 may lose, in percentage points of top-1, mAP or mIoU; None is 1 for a classifier, else 2.
         keep_float: The number of layers, those that suffer most, that stay in float32 in an int8 file; None tries 0,
             1, 2, 4 and 8 until the budget holds.
@@ -126,13 +132,14 @@ def export(
     tracked = tracker(progress)
     if say is None:
         say = tell if tracked is not silent else lambda _: None
+    check_named(data if calibrate is None else calibrate, ignore=ignore, root=root)
     opened = open_model(model)
     targets = _targets(to, precision)
     _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
-    pictures = _find_pictures(opened, calibrate, data)
+    pictures = _find_pictures(opened, calibrate, data, ignore, root)
     work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
@@ -179,14 +186,18 @@ def _check(
 
 
 def _find_pictures(
-    opened: Model, calibrate_on: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None
+    opened: Model,
+    calibrate_on: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | None,
+    ignore: Ignore | None,
+    root: str | os.PathLike[str] | None,
 ) -> _Pictures:
     """The photographs to calibrate and to verify with, from what was named and from the model's run."""
     found = _of_run(opened)
     if calibrate_on is not None:
-        found = replace(found, calibration=_to_calibrate(Path(calibrate_on), opened))
+        found = replace(found, calibration=_to_calibrate(Path(calibrate_on), opened, ignore, root))
     if data is not None:
-        found = _to_verify(found, Path(data), opened)
+        found = _to_verify(found, Path(data), opened, ignore, root)
     elif not found.held_out and calibrate_on is not None:
         found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
     return found
@@ -214,35 +225,45 @@ def _of_run(opened: Model) -> _Pictures:
     return _Pictures(calibration, held_out, True, verified_on=f"the run's {split} pictures")
 
 
-def _to_calibrate(source: Path, opened: Model) -> Sequence[Sample | AnnotatedSample]:
+def _to_calibrate(
+    source: Path, opened: Model, ignore: Ignore | None, root: str | os.PathLike[str] | None
+) -> Sequence[Sample | AnnotatedSample]:
     if opened.spec.task == "classification":
-        return _unlabelled(source)
-    return read_pictures(source, opened.spec, model=str(opened.path), prefer=TRAINED_ON).samples
+        return _unlabelled(source, root, TRAINED_ON)
+    return read_pictures(
+        source, opened.spec, model=str(opened.path), prefer=TRAINED_ON, ignore=ignore, root=root
+    ).samples
 
 
-def _to_verify(found: _Pictures, source: Path, opened: Model) -> _Pictures:
+def _to_verify(
+    found: _Pictures, source: Path, opened: Model, ignore: Ignore | None, root: str | os.PathLike[str] | None
+) -> _Pictures:
     """``found`` with the pictures of ``source`` to verify with."""
     if opened.spec.task == "classification":
-        labelled = _labelled(source, opened.spec)
-        samples = _unlabelled(source) if labelled is None else labelled
+        labelled = _labelled(source, opened.spec, root)
+        samples = _unlabelled(source, root, HELD_OUT) if labelled is None else labelled
         found = replace(found, held_out=samples, labelled=labelled is not None)
     else:
-        read = read_pictures(source, opened.spec, model=str(opened.path))
+        read = read_pictures(source, opened.spec, model=str(opened.path), ignore=ignore, root=root)
         found = replace(found, held_out=read.samples, labelled=read.labelled, mask_labels=read.mask_labels)
     return replace(found, verified_on=str(source) if found.labelled else f"{source}, unlabelled")
 
 
-def _unlabelled(folder: Path) -> tuple[Sample, ...]:
-    samples = tuple(Sample(path, -1) for path in find_images(folder))  # of no known class
-    if not samples:
-        raise UsageError(f"{folder}: has no pictures")
-    return samples
+def _unlabelled(source: Path, root: str | os.PathLike[str] | None, prefer: Sequence[Split]) -> tuple[Sample, ...]:
+    """The pictures of a folder, or the first of ``prefer`` of a list or of a file that holds many."""
+    if source.is_dir() and (files := find_images(source)):
+        return tuple(Sample(path, -1) for path in files)  # of no known class
+    if not source.exists() or (source.is_dir() and not is_table(source)):
+        raise UsageError(f"{source}: has no pictures: name a folder of pictures, or a list")
+    dataset = open_dataset(source, task="classification", root=root)
+    _, samples = choose_split(dataset.source, dataset.splits, None, prefer=prefer)
+    return tuple(replace(sample, label=-1) for sample in samples)
 
 
-def _labelled(source: Path, spec: ModelSpec) -> tuple[Sample, ...] | None:
+def _labelled(source: Path, spec: ModelSpec, root: str | os.PathLike[str] | None) -> tuple[Sample, ...] | None:
     """The test, else validation, else all pictures, labelled by the model's outputs; None if they cannot be."""
     try:
-        dataset = open_dataset(source, task="classification", spec=spec)
+        dataset = open_dataset(source, task="classification", spec=spec, root=root)
     except UsageError:
         return None
     return choose_split(dataset.source, dataset.splits, None)[1]

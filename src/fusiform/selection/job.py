@@ -67,6 +67,7 @@ def choose(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    root: str | os.PathLike[str] | None = None,
     max_ms: float | None = None,
     max_mb: float | None = None,
     min_accuracy: float | None = None,
@@ -93,6 +94,7 @@ def choose(
         data: A dataset with classes, as for ``fusiform.train``.
         out: The folder for all of it: ``model.tflite`` (or .onnx), ``choose.json`` with everything that was measured,
             two drawings of it (``candidates.png``, ``frontier.png``), and the trainings in ``runs``.
+        root: The folder that the paths in a list begin in; None is the list's own.
         max_ms: The longest time for an image, in milliseconds: the runtime's median on this machine.
         max_mb: The largest file, in 10^6 bytes.
         min_accuracy: The smallest top-1 accuracy, in percent.
@@ -134,7 +136,7 @@ def choose(
     recipe = override(find_recipe(recipe), settings)
     began = time.monotonic()
     folder = Path(out)
-    dataset = _check(data, folder, recipe, size, trials)
+    dataset = _check(data, root, folder, recipe, size, trials)
     settings = {
         "data": str(Path(data).absolute()),
         "classes": list(dataset.classes),
@@ -161,6 +163,7 @@ def choose(
         folder,
         Path(data),
         recipe,
+        root=root,
         distillation=distillation,
         engine=engine,
         threads=threads,
@@ -201,7 +204,14 @@ def choose(
     return Choice(file, Report("Chosen", _rows(journal), figures), shortfall)
 
 
-def _check(data: str | os.PathLike[str], folder: Path, recipe: Recipe, size: Sequence[int], trials: int) -> DataSet:
+def _check(
+    data: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    folder: Path,
+    recipe: Recipe,
+    size: Sequence[int],
+    trials: int,
+) -> DataSet:
     """The dataset, once nothing is wrong with what was asked for; see ``choose`` for the errors."""
     if folder.absolute().is_relative_to(Path(data).absolute()):
         raise UsageError(f"{folder}: lies within the data, where it would be taken for a class: choose another --out")
@@ -215,7 +225,7 @@ def _check(data: str | os.PathLike[str], folder: Path, recipe: Recipe, size: Seq
         raise UsageError(
             f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
         )
-    dataset = open_dataset(data, task="classification")
+    dataset = open_dataset(data, task="classification", root=root)
     if len(dataset.classes) < 2:
         raise UsageError(f"{data}: has one class, and a classifier needs two or more")
     return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -39,13 +40,14 @@ class Work:
         data: Path,
         recipe: Recipe,
         *,
+        root: str | os.PathLike[str] | None = None,
         distillation: Recipe,
         engine: ChooseEngine,
         threads: int,
         say: Say,
         progress: Tracker,
     ) -> None:
-        self.folder, self.data, self.recipe = folder, data, recipe
+        self.folder, self.data, self.root, self.recipe = folder, data, root, recipe
         # All trainings hold the same pictures out, or their accuracies could not be compared.
         self.distillation = dataclasses.replace(distillation, val_fraction=recipe.val_fraction, seed=recipe.seed)
         self.engine, self.threads, self.say, self.progress = engine, threads, say, progress
@@ -67,6 +69,7 @@ class Work:
                 recipe=recipe,
                 teacher=teacher.run / "best.safetensors" if teacher else None,
                 scratch=plan.start == "random",
+                root=self.root,
                 say=self.say,
                 progress=self.progress,
             )

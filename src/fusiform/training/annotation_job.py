@@ -42,10 +42,11 @@ class AnnotatedJob(Job[AnnotatedSet]):
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
         assert recipe.task != "classification"
-        dataset = open_dataset(source, task=recipe.task, ignore=self.ignore)
+        dataset = open_dataset(source, task=recipe.task, ignore=self.ignore, root=self.root)
         for note in dataset.notes:
             self.say(note)
         if "val" not in dataset.splits:
+            self.held_out = "train" if "train" in dataset.splits else "all"
             dataset = self._split(dataset)
         if not dataset.splits.get("train"):
             raise UsageError(f"{source}: has no training pictures: name them in a list or file called train")
@@ -196,5 +197,5 @@ def _sample(entry: Mapping[str, Any]) -> AnnotatedSample:
         None if entry["mask_file"] is None else Path(entry["mask_file"]),
         None if entry["size"] is None else (entry["size"][0], entry["size"][1]),
         entry["image_id"],
-        entry["ignore"],
+        entry.get("ignore", True),  # a run of a version that knew no other
     )

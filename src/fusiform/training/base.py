@@ -12,8 +12,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fusiform.data.dataset import Split
+from fusiform.data.annotated import AnnotatedSet
+from fusiform.data.dataset import DataSet, Split
 from fusiform.data.masks import Ignore
+from fusiform.data.summary import summary
 from fusiform.errors import UsageError
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent
@@ -24,7 +26,8 @@ from fusiform.training.distributed import World
 from fusiform.training.environment import describe_environment
 from fusiform.training.loader import Examples, Loaded, Pictures, load, mix_seed
 from fusiform.training.loop import Outcome, Task, fit
-from fusiform.training.recipe import Recipe
+from fusiform.training.recipe import Recipe, shortened_warmup
+from fusiform.training.recipes import RECIPES
 from fusiform.training.run_folder import RunFolder, make_folder
 from fusiform.training.schedule import crop_size
 from fusiform.zoo.catalog import ALIASES, CATALOG
@@ -47,20 +50,6 @@ class Start(NamedTuple):
     fresh: frozenset[str] = frozenset()
 
 
-class Pictured(Protocol):
-    """What a job asks of a dataset, of either kind."""
-
-    @property
-    def source(self) -> Path: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def splits(self) -> Mapping[Split, Sequence[Any]]: ...
-    def fingerprint(self) -> str:
-        """The hash of what is in it."""
-        ...
-
-
 class PicturesTask(Task, Protocol):
     """A task that learns from pictures, which it normalises itself."""
 
@@ -69,7 +58,7 @@ class PicturesTask(Task, Protocol):
         ...
 
 
-D = TypeVar("D", bound=Pictured)
+D = TypeVar("D", DataSet, AnnotatedSet)
 
 
 class Job(ABC, Generic[D]):
@@ -79,6 +68,10 @@ class Job(ABC, Generic[D]):
     """The file of a run's folder that ``list_text`` goes into."""
     ignore: Ignore | None = None
     """What 255 is in masks, see ``open_dataset``."""
+    held_out: Split | None = None
+    """What the validation pictures were taken from, where the data has none of its own."""
+    root: str | os.PathLike[str] | None = None
+    """The folder that a list's paths begin in, by default its own."""
 
     def __init__(
         self, world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
@@ -132,6 +125,9 @@ class Job(ABC, Generic[D]):
         elif self.run:
             self.run.check()
             found = self.prepare(cast("Path", data))
+            for line in summary(found, held_out=self.held_out if found.splits.get("val") else None):
+                self.say(line)
+            self._tell_shortened()
         dataset = cast("D", world.share(found))
         start = self.adapt(base, dataset, model)
         if self.run and not resume:
@@ -152,6 +148,17 @@ class Job(ABC, Generic[D]):
         world.wait()
         return self._report(dataset, outcome, time.monotonic() - began)
 
+    def _tell_shortened(self) -> None:
+        """Say what the preset has that does not fit into so few epochs, see ``override``."""
+        recipe, preset = self.recipe, RECIPES.get(self.recipe.name)
+        if preset is None or not recipe.epochs or recipe.warmup_epochs == preset.warmup_epochs:
+            return
+        if recipe.warmup_epochs == shortened_warmup(preset, recipe.epochs):
+            self.say(
+                f"warm-up: {recipe.warmup_epochs:.3g} epochs in place of {preset.warmup_epochs:g}, which do not fit "
+                f"into {recipe.epochs}"
+            )
+
     def _write_down(self, dataset: D, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:
         run = self.run
         assert run is not None
@@ -168,6 +175,7 @@ class Job(ABC, Generic[D]):
                 "teacher": None if teacher is None else _absolute(os.fspath(teacher)),
                 "scratch": scratch,
                 "ignore": self.ignore,
+                "root": None if self.root is None else str(Path(self.root).absolute()),
                 "classes": list(dataset.classes),
                 "processes": self.world.size,
             }

@@ -88,7 +88,7 @@ class ClassificationJob(Job[DataSet]):
                 f"{source}: has boxes or masks, and recipe {recipe.name} is for classifiers: leave out --recipe and "
                 "--task classification, or give a folder with one folder a class"
             )
-        dataset = open_dataset(source, task="classification")
+        dataset = open_dataset(source, task="classification", root=self.root)
         for note in dataset.notes:
             self.say(note)
         if len(dataset.classes) < 2:
@@ -98,6 +98,7 @@ class ClassificationJob(Job[DataSet]):
             )
         if "val" not in dataset.splits:
             split: Split = "train" if "train" in dataset.splits else "all"
+            self.held_out = split
             samples = dataset.splits.get(split, ())
             groups: list[list[Sample]] = []
             if recipe.val_fraction:

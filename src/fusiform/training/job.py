@@ -33,6 +33,7 @@ def train(
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -46,7 +47,7 @@ def train(
     split, part of the training pictures is kept for it, near-duplicates always on one side. ``model`` is a name or file
     with weights to start from, or a network's name (``mobilenet_v2_x0_35``), which starts from the most important
     channels of a wider one: the teacher, or else the bundled weights; ``scratch`` starts from random weights.
-    ``ignore`` says what 255 is in masks, see ``open_dataset``.
+    ``ignore`` says what 255 is in masks, and ``root`` where a list's paths begin, see ``open_dataset``.
     ``teacher`` is a model to learn from as well (``recipe.distill``). ``resume`` goes on with the run in ``out``, with
     its own data, model and recipe. ``threads`` is the number of cores, all by default. ``say`` gets a line now and
     then.
@@ -79,7 +80,7 @@ def train(
                 raise UsageError("a teacher needs a share of the loss: add --set distill=0.5, or leave out --teacher")
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(True)
-            return _job(world, run, recipe, threads, save_minutes, progress, ignore).go(
+            return _job(world, run, recipe, threads, save_minutes, progress, ignore, root).go(
                 Path(data) if data is not None else None, os.fspath(model), teacher, scratch, resume
             )
         finally:
@@ -98,6 +99,7 @@ def find_rate(
     teacher: str | os.PathLike[str] | None = None,
     scratch: bool = False,
     ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     progress: Tracker = silent,
@@ -116,7 +118,7 @@ def find_rate(
             raise UsageError("--find-lr runs in a single process: start it without torchrun")
         taught_by = open_model(teacher) if teacher is not None else None
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
-        job = _job(world, None, recipe, threads, 0, progress, ignore)
+        job = _job(world, None, recipe, threads, 0, progress, ignore, root)
         dataset = job.prepare(Path(data))
         task = job.make_task(job.adapt(base, dataset, os.fspath(model)), dataset, taught_by, None)
         rates, losses = sweep(task, recipe, world)
@@ -136,11 +138,11 @@ def _job(
     save_minutes: float,
     progress: Tracker,
     ignore: Ignore | None,
+    root: str | os.PathLike[str] | None,
 ) -> Job[Any]:
     if ignore is not None and recipe.task != "segmentation":
         raise UsageError(f"--ignore is for masks, and recipe {recipe.name} is for {recipe.task}: leave it out")
-    if recipe.task == "classification":
-        return ClassificationJob(world, run, recipe, threads, save_minutes, progress)
-    job = AnnotatedJob(world, run, recipe, threads, save_minutes, progress)
-    job.ignore = ignore
+    kind = ClassificationJob if recipe.task == "classification" else AnnotatedJob
+    job = kind(world, run, recipe, threads, save_minutes, progress)
+    job.ignore, job.root = ignore, root
     return job

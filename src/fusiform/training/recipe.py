@@ -255,7 +255,8 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
 
     The same in Python is ``{"lr": 0.1, "flip": False, "dropout": None, "sizes": (96, 128)}``.
 
-    Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Raises
+    Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Where so
+    few epochs are set that the recipe's warm-up or sizes would not fit, these are shortened, unless set too. Raises
     UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
     """
     hints = typing.get_type_hints(Recipe)
@@ -272,7 +273,18 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(hints)}"
             raise UsageError(f"a recipe has no field {show(name)}: {hint}")
         changes[name] = _parse(hints[name], text.strip(), name)
+    if (epochs := changes.get("epochs")) and epochs < recipe.epochs:
+        # What the preset has for longer trainings, and nobody asked for here.
+        if "warmup_epochs" not in changes and recipe.warmup_epochs >= epochs:
+            changes["warmup_epochs"] = shortened_warmup(recipe, epochs)
+        if "sizes" not in changes and len(recipe.sizes) > epochs:
+            changes["sizes"] = recipe.sizes[-epochs:]
     return dataclasses.replace(recipe, **changes)
+
+
+def shortened_warmup(recipe: Recipe, epochs: int) -> float:
+    """The warm-up for fewer epochs than a recipe's own: the same share of them."""
+    return recipe.warmup_epochs * epochs / recipe.epochs
 
 
 def _text(value: object) -> str:

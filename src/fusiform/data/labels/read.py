@@ -17,7 +17,7 @@ from fusiform.data.rooted import check_there
 def read_published(source: Path) -> DataSet:
     """One of ``roots.ROOTS``; raises what its reader raises."""
     found = read_root(source)
-    return bind(source, found._replace(notes=[f"taken for {find_root(source)}, by its lists", *found.notes]))
+    return replace(bind(source, found), layout=find_root(source) or "")
 
 
 def read_image_folder(source: Path, root: Path | None = None) -> DataSet:
@@ -38,6 +38,9 @@ def read_classes(source: Path, root: Path | None = None) -> DataSet:
     if source.is_dir():
         notes = check_unannotated(source) + unlabelled_note(source)
     data = read_dataset(source, root=root)
+    samples = [sample for samples in data.splits.values() for sample in samples]
+    layout = "tar shards" if any(sample.key for sample in samples) else "class folders"
     if source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
-        check_there(source, [sample.file for samples in data.splits.values() for sample in samples], root)
-    return replace(data, notes=(*data.notes, *notes)) if notes else data
+        check_there(source, [sample.file for sample in samples], root)
+        layout = "a list"
+    return replace(data, notes=(*data.notes, *notes), layout=layout)

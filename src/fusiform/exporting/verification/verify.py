@@ -18,7 +18,8 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample
-from fusiform.data.open import read_pictures
+from fusiform.data.masks import Ignore
+from fusiform.data.open import check_named, read_pictures
 from fusiform.engines import Engine, open_engine, own_engine
 from fusiform.errors import SpecError, UsageError
 from fusiform.exporting.targets.base import TargetName
@@ -45,6 +46,8 @@ def verify(
     against: str | os.PathLike[str] | Model,
     *,
     data: str | os.PathLike[str] | None = None,
+    ignore: Ignore | None = None,
+    root: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     tolerance: float | None = None,
     threads: int | None = None,
@@ -60,6 +63,8 @@ def verify(
         against: The model whose answers it has to give: a name, a file of weights, a run's folder, or an opened model.
         data: Photographs: a labelled dataset, of which the test split if it has one, or any folder of images; None is
             synthetic images only.
+        ignore: For a segmenter: what 255 is in the masks, see ``fusiform.train``.
+        root: The folder that the paths in a list begin in; None is the list's own.
         max_drop: What an int8 file may lose, in percentage points of top-1, mAP or mIoU; None is 1 for a classifier,
             else 2.
         tolerance: The largest error of a number in the answer of a float file, as a share of the image's largest; of
@@ -84,6 +89,7 @@ def verify(
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if value is not None and not (np.isfinite(value) and value >= 0):
             raise UsageError(f"{name} must be a number, 0 or more, got {value}")
+    check_named(data, ignore=ignore, root=root)
     reference = open_model(against)
     candidate = _candidate(file, reference)
     samples: Sequence[Sample | AnnotatedSample] = ()
@@ -91,7 +97,9 @@ def verify(
     notes: Sequence[str] = ()
     mask_labels: Sequence[int] | None = None
     if data is not None:
-        samples, labelled, notes, mask_labels = read_pictures(data, reference.spec, model=str(reference.path))
+        samples, labelled, notes, mask_labels = read_pictures(
+            data, reference.spec, model=str(reference.path), ignore=ignore, root=root
+        )
     precision = stored_precision(candidate)
     if precision != "int8" and tolerance is None:
         target = TARGETS[_TARGETS.get(candidate.format, "onnx")]
