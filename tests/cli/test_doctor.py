@@ -33,6 +33,7 @@ def run(*arguments: str | Path) -> Result:
 def test_healthy(data: Path) -> None:
     result = run(data, "--strict")
     assert result.exit_code == 0
+    assert result.stdout.startswith("classification, laid out as class folders: 2 classes, 10 pictures\n")
     assert "10 pictures, 0 errors, 0 warnings, 0 notes" in result.stdout
     assert "Nothing was found." in result.stdout
     assert result.stderr == ""  # no bar where nobody looks

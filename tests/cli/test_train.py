@@ -96,6 +96,28 @@ def test_no_data_no_pictures_and_no_folder_to_write(data: Path, tmp_path: Path) 
     assert "choose another place" in result.output
 
 
+def test_a_list_with_bare_names_and_one_epoch(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / "list.csv"
+    lines = [f"{path.relative_to(data).as_posix()},{path.parent.name}" for path in sorted(data.rglob("*.png"))]
+    file.write_text("path,label\n" + "\n".join(lines) + "\n")
+    arguments = ["train", str(file), "--model", "mobilenet_v2_x0_35", *SET, "--set", "epochs=1"]
+    result = CliRunner().invoke(commands, [*arguments, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "none of its 24 pictures is there" in result.output
+    assert len(result.output.splitlines()) == 1
+    with_root = [*arguments, "--root", str(data), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(commands, with_root)
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert "classification, laid out as a list: 2 classes, 24 pictures: train 18, val 6" in lines
+    assert "splits: val was held out of all pictures" in lines
+    assert "classes, pictures in train/val: one 9/3, two 9/3" in lines
+    assert json.loads((tmp_path / "run/run.json").read_text())["root"] == str(data)
+    for command in (["doctor", file, "--root", data], ["evaluate", tmp_path / "run", file, "--root", data]):
+        assert CliRunner().invoke(commands, [str(word) for word in command]).exit_code == 0
+
+
 def test_the_recipe_can_be_looked_at_first(tmp_path: Path) -> None:
     result = CliRunner().invoke(commands, ["train", "--out", str(tmp_path), "--show", "--set", "lr=0.125"])
     assert result.exit_code == 0

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.masks import read_mask
-from fusiform.data.open import open_dataset
+from fusiform.data.masks import Ignore, read_mask
+from fusiform.data.open import check_named, open_dataset, read_pictures
 from fusiform.errors import UsageError
+from fusiform.spec import ModelSpec, Preprocess
 
 REFUSED = r'png: has areas of 255, which means "ignore".* add --ignore none, which takes 255 as the last class'
 
@@ -59,6 +61,14 @@ def test_areas_of_255_are_refused_unless_it_is_said_what_they_are(masks: list[np
         False
     ] * len(masks)
     assert ignored.fingerprint() != taken.fingerprint()
+    # What verifies, calibrates and measures asks by the same word, and does not go on without labels then.
+    preprocess = Preprocess(resize=224, crop=224, fit="stretch")
+    spec = ModelSpec("mobilenet_v2", 1.0, taken.classes, preprocess=preprocess, task="segmentation", output_stride=16)
+    assert not read_pictures(root, spec, model="m").labelled
+    for ignore, expected in (("255", ignored), ("none", taken)):
+        pictures = read_pictures(root, spec, model="m", ignore=cast("Ignore", ignore))
+        assert pictures.labelled
+        assert pictures.samples == expected.splits["all"]
 
 
 @pytest.mark.parametrize(
@@ -98,3 +108,16 @@ def test_255_as_the_last_class(tmp_path: Path) -> None:
     expected = np.where(mask == 255, 2, mask)
     np.testing.assert_array_equal(read_mask(file, (96, 72), classes=3, ignore=False), expected)
     np.testing.assert_array_equal(read_mask(file, (96, 72), classes=3), mask)
+
+
+def test_what_255_is_can_be_asked_of_masks_alone(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    with pytest.raises(UsageError, match=r"--ignore is for masks, and .* is for classification: leave it out"):
+        open_dataset(tmp_path, ignore="none")
+    with pytest.raises(UsageError, match="--ignore is about a dataset, and none is named"):
+        check_named(None, ignore="255", root=None)
+    with pytest.raises(UsageError, match="--root is about a dataset, and none is named"):
+        check_named(None, ignore=None, root=tmp_path)
+    check_named(tmp_path, ignore="255", root=tmp_path)

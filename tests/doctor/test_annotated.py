@@ -183,7 +183,10 @@ def test_counts_and_report(spoiled: Path) -> None:
     assert [row[edge] for edge in ("left", "top", "right", "bottom")] == [300, 10, 350, 60]
     assert row["path"] == str(spoiled / "train/3.jpg")
     table = diagnosis.to_table()
-    assert table.startswith(f"{spoiled}: 13 pictures, 19 objects, ")
+    assert table.startswith(
+        "detection, laid out as COCO's boxes: 4 classes, 13 pictures, 19 objects: train 11, val 2\n"
+    )
+    assert f"\n{spoiled}: 13 pictures, 19 objects, " in table
     assert re.search(r"^dog +6 +2 +1$", table, re.MULTILINE)
     assert "  train/2.jpg: the box of cat from (20, 20) to (20, 60) has no area" in table
 

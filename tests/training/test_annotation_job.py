@@ -116,6 +116,16 @@ def test_a_run_and_what_is_in_it(data: Path, tmp_path: Path, recipe: Recipe) -> 
     (samples,) = whole.splits.values()
     assert {sample for split in listed.splits.values() for sample in split} == set(samples)
     text = (run / "data.json").read_text()
+    log = (run / "train.log").read_text()
+    assert f"{recipe.task}, laid out as {whole.layout}: " in log
+    assert f"splits: val was held out of {'all pictures' if recipe is detect else 'train'}" in log
+    # A run of a version that did not know what 255 is but ignored.
+    old = json.loads(text)
+    for samples_of_split in old["splits"].values():
+        for entry in samples_of_split:
+            del entry["ignore"]
+    (run / "data.json").write_text(json.dumps(old))
+    assert read_annotated_list(run).splits == listed.splits
     (run / "data.json").write_text(text.replace("000.png", "001.png"))
     with pytest.raises(UsageError, match="is not the list that the run began with"):
         read_annotated_list(run)

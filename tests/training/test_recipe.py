@@ -132,6 +132,27 @@ def test_overrides_are_checked_together() -> None:
     assert override(PLAIN, ["warmup_epochs=20", "epochs=30"]).epochs == 30
 
 
+def test_so_few_epochs_shorten_what_would_not_fit() -> None:
+    slow = dataclasses.replace(PLAIN, epochs=10, warmup_epochs=2.0, sizes=(64, 96, 128))
+    for settings in (["epochs=1"], {"epochs": 1}):
+        short = override(slow, settings)
+        assert (short.epochs, short.warmup_epochs, short.sizes) == (1, pytest.approx(0.2), (128,))
+    assert override(slow, ["epochs=3"]).warmup_epochs == 2.0  # which fits
+    assert override(slow, ["epochs=3"]).sizes == (64, 96, 128)
+    assert override(slow, ["epochs=0"]).warmup_epochs == 2.0
+    # What was asked for is refused and not changed.
+    with pytest.raises(UsageError, match=r"warmup_epochs must be less than epochs \(1\), got 1.0"):
+        override(slow, ["epochs=1", "warmup_epochs=1", "sizes=96"])
+    with pytest.raises(UsageError, match="2 sizes do not share 1 epochs"):
+        override(slow, ["epochs=1", "sizes=96,128"])
+
+
+def test_every_recipe_trains_for_one_epoch() -> None:
+    for recipe in RECIPES.values():
+        if recipe.epochs:
+            assert override(recipe, ["epochs=1"]).epochs == 1
+
+
 @given(st.sampled_from([field.name for field in dataclasses.fields(Recipe)]))
 def test_what_a_field_holds_can_be_set_as_text(name: str) -> None:
     value = json.loads(PLAIN.to_json())[name]

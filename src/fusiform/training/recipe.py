@@ -273,12 +273,13 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(hints)}"
             raise UsageError(f"a recipe has no field {show(name)}: {hint}")
         changes[name] = _parse(hints[name], text.strip(), name)
-    if (epochs := changes.get("epochs")) and epochs < recipe.epochs:
+    epochs = changes.get("epochs", recipe.epochs)
+    if 0 <= epochs < recipe.epochs:
         # What the preset has for longer trainings, and nobody asked for here.
-        if "warmup_epochs" not in changes and recipe.warmup_epochs >= epochs:
+        if epochs and "warmup_epochs" not in changes and recipe.warmup_epochs >= epochs:
             changes["warmup_epochs"] = shortened_warmup(recipe, epochs)
-        if "sizes" not in changes and len(recipe.sizes) > epochs:
-            changes["sizes"] = recipe.sizes[-epochs:]
+        if "sizes" not in changes:
+            changes["sizes"] = recipe.sizes[-max(epochs, 1) :]
     return dataclasses.replace(recipe, **changes)
 
 
