@@ -288,6 +288,18 @@ def test_what_systems_make_is_no_class_and_no_picture(tmp_path: Path, made: str)
     assert dataset.notes == ()
 
 
+def test_videos_and_drawings_are_counted_and_heic_is_a_picture(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.HEIC", "cat/2.bmp", "cat/3.svg", "dog/4.MOV", "dog/5.mp4", "dog/6.mp4", "dog/7.txt")
+    dataset = read_dataset(tmp_path)
+    assert listed(dataset) == {"all": [("cat/1.HEIC", "cat"), ("cat/2.bmp", "cat")]}
+    assert dataset.notes == (
+        "1 file ending in .mov, such as 4.MOV: not read; save frames of them as JPEG or PNG",
+        "2 files ending in .mp4, such as 5.mp4: not read; save frames of them as JPEG or PNG",
+        "1 file ending in .svg, such as 3.svg: not read; save them as JPEG or PNG",
+        "dog: an empty folder, no class",
+    )
+
+
 def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
     make(tmp_path, "cat/1.jpg", "cat/2.nef", "dog/2.jpg", "dog/3.NEF", "dog/4.CR2", "dog/read me.txt")
     assert read_dataset(tmp_path).notes == (

@@ -102,7 +102,10 @@ def test_labels_stand_beside_the_pictures(tmp_path: Path) -> None:
         ("v1.6.png", "zebra"),
         ("c.left.png", "ape"),
     ]
-    assert dataset.notes == ("pictures in the shards without a class, passed over: 1",)
+    assert dataset.notes == (
+        "pictures in the shards beside another of their key, such as masks, passed over: 1",
+        "pictures in the shards without a class, passed over: 1",
+    )
 
 
 def test_indices_are_names_or_lines_of_a_file_of_names(tmp_path: Path) -> None:
@@ -269,3 +272,18 @@ def test_what_follows_the_end_and_is_no_archive_is_told(tmp_path: Path, rest: by
     dataset = read_dataset(shard)
     assert len(dataset.splits["all"]) == 1
     assert dataset.notes == (f"x.tar: {len(rest):,} bytes after its end mark, not read: pack what they are into it",)
+
+
+def test_videos_masks_and_captions_are_counted(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {"a.png": picture(), "a.cls": "0", "a.seg.png": picture(), "a.txt": "a cat"}
+    pack(tmp_path / "x.tar", {**members, "b.mp4": b"", "b.cls": "0", "c.svg": "<svg/>", "c.cls": "0"})
+    dataset = read_dataset(tmp_path)
+    assert [sample.key for sample in dataset.splits["all"]] == ["a.png"]
+    assert dataset.notes == (
+        "pictures in the shards ending in .mp4, not read or beside another of their key, passed over: 1",
+        "pictures in the shards ending in .svg, not read or beside another of their key, passed over: 1",
+        "pictures in the shards beside another of their key, such as masks, passed over: 1",
+    )
+    pack(tmp_path / "y.tar", {"a.png": picture(), "a.txt": "a cat"})
+    with pytest.raises(UsageError, match=r"no picture has a class \(a KEY\.txt is a caption\): put KEY\.cls"):
+        read_dataset(tmp_path / "y.tar")

@@ -110,7 +110,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     below: dict[str, list[tuple[str, ...]]] = {}
     loose = 0
     unread: list[Path] = []
-    for picture in find_images(root, unlisted=notes, unread=unread):
+    for picture in find_images(root, unlisted=notes, unread=unread, videos=True):
         parts = picture.relative_to(root).parts
         if len(parts) == 1:
             loose += 1

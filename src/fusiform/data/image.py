@@ -72,6 +72,9 @@ UNREAD_PICTURE_ENDINGS = frozenset(
 )
 """The endings of pictures that are not read, RAW files among them, in lower case."""
 
+VIDEO_ENDINGS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"))
+"""The endings of videos, in lower case."""
+
 _OF_SYSTEMS = frozenset(
     # macOS, Synology, QNAP, Windows, Linux, Python; all others begin with a dot.
     (
@@ -191,12 +194,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
+def find_images(
+    folder: Path, *, unlisted: list[str] | None = None, unread: list[Path] | None = None, videos: bool = False
+) -> list[Path]:
     """The pictures in a folder and the folders below it, by their extension in upper or lower case.
 
     They come in natural order (1, 2, 10), a folder's own among its subfolders. What systems make is passed over, see
     ``is_of_system``. Links to folders are followed; no folder is visited twice. Pictures of kinds that are not read are
-    added to ``unread``.
+    added to ``unread``, and with ``videos`` these, too.
 
     Raises UsageError if ``folder`` is not a folder. A folder that cannot be listed raises ImageError, or, with
     ``unlisted``, adds its message to that list, and the others go on.
@@ -211,6 +216,7 @@ def find_images(folder: Path, *, unlisted: list[str] | None = None, unread: list
         unlisted.append(message)
 
     found: list[Path] = []
+    passed_over = UNREAD_PICTURE_ENDINGS | VIDEO_ENDINGS if videos else UNREAD_PICTURE_ENDINGS
     visited: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(parent).stat()
@@ -225,7 +231,7 @@ def find_images(folder: Path, *, unlisted: list[str] | None = None, unread: list
         # Reading from a named pipe would wait for ever; a link to nowhere is kept, to be reported when it is read.
         found += [p for p in paths if EXTENSIONS.fullmatch(p.suffix) and (p.is_file() or not p.exists())]
         if unread is not None:
-            unread += [p for p in paths if p.suffix.lower() in UNREAD_PICTURE_ENDINGS and p.is_file()]
+            unread += [p for p in paths if p.suffix.lower() in passed_over and p.is_file()]
     return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
@@ -239,7 +245,7 @@ def unread_note(unread: Sequence[Path]) -> list[str]:
     endings = Counter(path.suffix.lower() for path in unread)
     return [
         f"{count} {'file' if count == 1 else 'files'} ending in {ending}, such as {_example(unread, ending)}: "
-        "not read; save them as JPEG or PNG"
+        f"not read; save {'frames of them' if ending in VIDEO_ENDINGS else 'them'} as JPEG or PNG"
         for ending, count in sorted(endings.items())
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fusiform.data.dataset import SPLIT_NAMES, Entry, Split
-from fusiform.data.image import EXTENSIONS, UNREAD_PICTURE_ENDINGS, is_of_system, natural_key
+from fusiform.data.image import EXTENSIONS, UNREAD_PICTURE_ENDINGS, VIDEO_ENDINGS, is_of_system, natural_key
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
@@ -94,7 +94,7 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
     contents = [_list_members(shard) for shard in shards]
     labelled = any(content.labels for content in contents)
     found: list[tuple[Split | None, str | int, Path, _Member]] = []
-    unlabelled = links = 0
+    unlabelled = links = beside = 0
     unread: Counter[str] = Counter()
     for shard, content in zip(shards, contents, strict=True):
         links += content.links
@@ -110,7 +110,8 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
                 if stem in content.labels:
                     label = content.labels[stem]
                 elif first in plain and first != stem:
-                    continue  # a mask, key.seg.png, beside the picture key.jpg
+                    beside += 1  # a mask, key.seg.png, beside the picture key.jpg
+                    continue
                 else:
                     label = content.labels.get(first)
             else:
@@ -129,13 +130,16 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
         f"pictures in the shards ending in {ending}, not read or beside another of their key, passed over: {count}"
         for ending, count in sorted(unread.items())
     ]
+    if beside:
+        notes.append(f"pictures in the shards beside another of their key, such as masks, passed over: {beside}")
     if links:
         notes.append(f"links within the shards, passed over: {links}; pack the files themselves")
     if unlabelled:
         if not found:
+            texts = " (a KEY.txt is a caption)" if any(content.texts for content in contents) else ""
             raise UsageError(
-                f"{shards[0]}: no picture has a class: put KEY.cls or KEY.json beside each KEY.jpg, or the pictures "
-                "into folders called by their classes"
+                f"{shards[0]}: no picture has a class{texts}: put KEY.cls or KEY.json beside each KEY.jpg, or the "
+                "pictures into folders called by their classes"
             )
         notes.append(f"pictures in the shards without a class, passed over: {unlabelled}")
 
@@ -166,13 +170,14 @@ class _Content(NamedTuple):
     links: int
     unread: Counter[str]
     rest: int
+    texts: int
 
 
 def _list_members(shard: Path) -> _Content:
     pictures: list[_Member] = []
     others: list[_Member] = []
     labels: dict[str, str | int] = {}
-    links = rest = 0
+    links = rest = texts = 0
     unread: Counter[str] = Counter()
     try:
         with shard.open("rb") as stream:
@@ -195,8 +200,10 @@ def _list_members(shard: Path) -> _Content:
                         pictures.append(_Member(key, info.offset_data, info.size))
                     elif EXTENSIONS.fullmatch(ending):
                         others.append(_Member(key, info.offset_data, info.size))
-                    elif ending in UNREAD_PICTURE_ENDINGS:
+                    elif ending in UNREAD_PICTURE_ENDINGS or ending in VIDEO_ENDINGS:
                         unread[ending] += 1
+                    elif ending == ".txt":
+                        texts += 1
                     elif ending in (".cls", ".json"):
                         label = _read_label(stream, info, f"{shard}/{key}")
                         # An index may stand beside a JSON full of other things: .cls has the last word.
@@ -216,7 +223,7 @@ def _list_members(shard: Path) -> _Content:
         else:
             pictures.append(member)
     pictures.sort(key=lambda member: member.offset)
-    return _Content(pictures, labels, links, unread, rest)
+    return _Content(pictures, labels, links, unread, rest, texts)
 
 
 def _members(stream: BinaryIO, start: int, size: int) -> Iterator[tuple[tarfile.TarInfo, int]]:

@@ -240,7 +240,7 @@ def _not_listed(root: Path, entries: Sequence[Entry]) -> list[str]:
     named = {str(entry.file) for entry in entries}
     unread: list[Path] = []
     notes: list[str] = []
-    others = [path for path in find_images(root, unlisted=notes, unread=unread) if str(path) not in named]
+    others = [path for path in find_images(root, unlisted=notes, unread=unread, videos=True) if str(path) not in named]
     if others:
         some = f"{len(others):,} pictures" if len(others) > 1 else "1 picture"
         notes.append(f"{some} without a line in the metadata, such as {printable(str(others[0]))}, passed over")
