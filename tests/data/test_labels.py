@@ -13,9 +13,9 @@ import pytest
 
 from fusiform.data.dataset import DataSet
 from fusiform.data.folders import read_dataset
-from fusiform.data.labels import rows
-from fusiform.data.labels.matlab import read_numbers
-from fusiform.data.labels.roots import ROOTS, find_root
+from fusiform.data.layouts import rows
+from fusiform.data.layouts.matlab import read_numbers
+from fusiform.data.layouts.roots import ROOTS, find_root
 from fusiform.data.open import open_dataset, recognise
 from fusiform.errors import FusiformError, ImageError, MissingExtraError, UsageError
 

@@ -423,7 +423,7 @@ def test_nobody_else_reads_a_layout() -> None:
     package = Path(fusiform.data.open.__file__).parents[1]
     modules = {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")}
     assert readers_in(modules["data/open.py"]) == {"read_coco", "read_voc", "coco_files"}
-    assert readers_in(modules["data/labels/read.py"]) == {"read_dataset"}
+    assert readers_in(modules["data/layouts/read.py"]) == {"read_dataset"}
     found = {name: readers for name, text in modules.items() if (readers := readers_in(text))}
     outside = {name for name in found if not name.startswith("data/")}
     assert outside == set()

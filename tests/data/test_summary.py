@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.summary import headline, summary
+from fusiform.data.layouts.summary import headline, summary
 
 
 def pictures(*labels: int) -> tuple[Sample, ...]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from fusiform.data.image import open_file, read_image
-from fusiform.data.labels.rows import read_picture
+from fusiform.data.layouts.rows import read_picture
 from fusiform.data.names import nfc
 from fusiform.errors import ImageError
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from fusiform.data import shards
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Sample, Split
 from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
+from fusiform.data.layouts.rooted import refuse_root
 from fusiform.data.names import listed, nfc
-from fusiform.data.rooted import refuse_root
 from fusiform.errors import UsageError
 from fusiform.report import printable
 

@@ -17,14 +17,14 @@ from fusiform.data.coco import coco_files, read_coco
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import find_images
-from fusiform.data.inside import step_inside
-from fusiform.data.labels.metadata import has_labels
-from fusiform.data.labels.parquet import is_table
-from fusiform.data.labels.read import read_classes, read_image_folder, read_published, read_table_files
-from fusiform.data.labels.roots import find_root
+from fusiform.data.layouts.inside import step_inside
+from fusiform.data.layouts.metadata import has_labels
+from fusiform.data.layouts.parquet import is_table
+from fusiform.data.layouts.read import read_classes, read_image_folder, read_published, read_table_files
+from fusiform.data.layouts.rooted import refuse_root
+from fusiform.data.layouts.roots import find_root
 from fusiform.data.masks import CLASS_NAMES_FILE, IGNORE, Ignore, find_areas
 from fusiform.data.names import listed, nfc
-from fusiform.data.rooted import refuse_root
 from fusiform.data.voc import has_xml, read_voc
 from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.errors import UsageError

@@ -12,7 +12,7 @@ from PIL import Image
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import FileFault, ReadingFault, Severity
-from fusiform.data.summary import headline, task_of
+from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError

@@ -15,7 +15,7 @@ from typing import cast
 from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.image import find_images
-from fusiform.data.labels.parquet import is_table
+from fusiform.data.layouts.parquet import is_table
 from fusiform.data.masks import Ignore
 from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
 from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
+from fusiform.data.layouts.summary import summary
 from fusiform.data.masks import Ignore
-from fusiform.data.summary import summary
 from fusiform.errors import UsageError
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent

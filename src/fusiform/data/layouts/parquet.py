@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from fusiform.data.dataset import SPLIT_NAMES, Entry, Split
 from fusiform.data.folders import LABEL_COLUMNS, Found, check_labels
 from fusiform.data.image import EXTENSIONS, is_of_system, natural_key
-from fusiform.data.labels.metadata import BOX_COLUMNS, is_of_metadata, label_column
-from fusiform.data.labels.rows import open_parquet
+from fusiform.data.layouts.metadata import BOX_COLUMNS, is_of_metadata, label_column
+from fusiform.data.layouts.rows import open_parquet
 from fusiform.data.names import listed
 from fusiform.errors import MissingExtraError, UsageError
 from fusiform.report import printable

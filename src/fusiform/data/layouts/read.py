@@ -8,10 +8,10 @@ from pathlib import Path
 from fusiform.data.dataset import DataSet
 from fusiform.data.folders import bind, read_dataset
 from fusiform.data.foreign import check_unannotated
-from fusiform.data.labels.metadata import read_metadata, unlabelled_note
-from fusiform.data.labels.parquet import read_tables
-from fusiform.data.labels.roots import find_root, read_root
-from fusiform.data.rooted import check_there
+from fusiform.data.layouts.metadata import read_metadata, unlabelled_note
+from fusiform.data.layouts.parquet import read_tables
+from fusiform.data.layouts.rooted import check_there
+from fusiform.data.layouts.roots import find_root, read_root
 
 
 def read_published(source: Path) -> DataSet:

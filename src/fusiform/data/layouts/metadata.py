@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Entry, Split
 from fusiform.data.folders import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Found, check_labels
 from fusiform.data.image import find_images, is_of_system, unread_note
-from fusiform.data.labels.rows import read_rows
+from fusiform.data.layouts.rows import read_rows
 from fusiform.data.names import listed
 from fusiform.errors import UsageError
 from fusiform.report import printable

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fusiform.data.dataset import Entry, Split
 from fusiform.data.folders import Found
 from fusiform.data.image import find_images
-from fusiform.data.labels.matlab import read_numbers
+from fusiform.data.layouts.matlab import read_numbers
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
