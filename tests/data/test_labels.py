@@ -15,6 +15,7 @@ from fusiform.data.dataset import DataSet
 from fusiform.data.folders import read_dataset
 from fusiform.data.layouts import rows
 from fusiform.data.layouts.matlab import read_numbers
+from fusiform.data.layouts.metadata import has_labels
 from fusiform.data.layouts.roots import ROOTS, find_root
 from fusiform.data.open import open_dataset, recognise
 from fusiform.errors import FusiformError, ImageError, MissingExtraError, UsageError
@@ -137,6 +138,27 @@ def test_damaged_metadata_names_the_line(text: str, message: str, tmp_path: Path
     (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=rf"metadata\.jsonl, {message}"):
         open_dataset(tmp_path, task="classification")
+
+
+def test_a_damaged_table_of_metadata_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    image_folder(tmp_path / "data")
+    (tmp_path / "data/metadata.jsonl").unlink()
+    (tmp_path / "data/metadata.parquet").write_bytes(b"PAR1" + bytes(50))
+    for source in (tmp_path / "data", tmp_path / "data/metadata.parquet"):
+        with pytest.raises(UsageError, match=r"metadata\.parquet: cannot be read \(damaged: .*\): write it again"):
+            open_dataset(source, task="classification")
+
+
+def test_metadata_with_boxes_are_for_a_detector_however_damaged(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"file_name": "1.png", "label": "x", "objects": {"bbox": [[1, 1, 2, 2]], "categories": [0]}})
+    for damage in ("", "{"):
+        with (tmp_path / "metadata.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(damage)
+        for source in (tmp_path, tmp_path / "metadata.jsonl"):
+            assert not has_labels(source)
+    (tmp_path / "metadata.jsonl").write_text("{", encoding="utf-8")
+    assert not has_labels(tmp_path)
 
 
 def test_one_picture_of_a_split_and_one_of_none(tmp_path: Path) -> None:

@@ -46,11 +46,14 @@ def has_labels(source: Path) -> bool:
     Metadata without such a column leaves the folders their classes, and with boxes they are for a detector.
     """
     if source.is_file():
-        return source.name.lower() in FILES or source.suffix.lower() == ".jsonl"
-    if not source.is_dir():
-        return False
-    for file in metadata_files(source):
-        names = {name.casefold() for row in _first_rows(file) for name in row}
+        files = [source] if source.name.lower() in FILES or source.suffix.lower() == ".jsonl" else []
+    else:
+        files = metadata_files(source) if source.is_dir() else []
+    for file in files:
+        rows = _first_rows(file, damaged=True)
+        if not rows and source.is_file():
+            return True  # damaged from the first line on, which the reader says
+        names = {name.casefold() for row in rows for name in row}
         if names & set(BOX_COLUMNS):
             return False
         if names & set(LABEL_COLUMNS) and any(_is_path_column(name) for name in names):
@@ -103,19 +106,28 @@ class _Columns(NamedTuple):
     split: str | None
 
 
-def _first_rows(file: Path) -> list[Mapping[str, Any]]:
-    rows = []
-    for _, row in _read(file):
-        rows.append(row)
-        if len(rows) == _FIRST_LINES:
-            break
+def _first_rows(file: Path, *, damaged: bool = False) -> list[Mapping[str, Any]]:
+    """The first lines, of a file that may be ``damaged`` those before the damage."""
+    rows: list[Mapping[str, Any]] = []
+    try:
+        for _, row in _read(file):
+            rows.append(row)
+            if len(rows) == _FIRST_LINES:
+                break
+    except UsageError:
+        if not damaged:
+            raise
     return rows
 
 
 def _read(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The lines of a metadata file with where they stand."""
     if file.suffix.lower() == ".parquet":
-        yield from ((f"{file}, row {number}", row) for number, row in enumerate(read_rows(file)))
+        try:
+            rows = read_rows(file)
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read ({error}): write it again") from None
+        yield from ((f"{file}, row {number}", row) for number, row in enumerate(rows))
         return
     try:
         text = file.read_bytes().decode("utf-8-sig")

@@ -13,9 +13,9 @@ from fusiform.data.dataset import SPLIT_NAMES, Entry, Split
 from fusiform.data.folders import LABEL_COLUMNS, Found, check_labels
 from fusiform.data.image import EXTENSIONS, is_of_system, natural_key
 from fusiform.data.layouts.metadata import BOX_COLUMNS, is_of_metadata, label_column
-from fusiform.data.layouts.rows import open_parquet
+from fusiform.data.layouts.rows import need_pyarrow, open_parquet
 from fusiform.data.names import listed
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import UsageError
 from fusiform.report import printable
 
 ENDINGS = (".parquet", ".arrow")
@@ -117,10 +117,7 @@ class _Table(NamedTuple):
 
 
 def _open(path: Path) -> _Table:
-    try:
-        import pyarrow
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from error
+    pyarrow = need_pyarrow(path)
     try:
         return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_arrow(path)
     except (pyarrow.ArrowException, OSError) as error:

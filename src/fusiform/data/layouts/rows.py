@@ -14,20 +14,26 @@ KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of pictures that are kept for the rows beside those asked for; the group read last is kept whatever it has."""
 
 
-def open_parquet(path: Path) -> Any:
-    """The file as a pyarrow.parquet.ParquetFile; MissingExtraError without pyarrow, and what that raises for damage."""
+def need_pyarrow(path: Path) -> Any:
+    """The package; MissingExtraError, which names the file, where it is not installed."""
     try:
-        from pyarrow import parquet
+        import pyarrow
     except ModuleNotFoundError as error:
         raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from error
+    return pyarrow
+
+
+def open_parquet(path: Path) -> Any:
+    """The file as a pyarrow.parquet.ParquetFile; raises what pyarrow raises for a damaged one."""
+    need_pyarrow(path)
+    from pyarrow import parquet
+
     return parquet.ParquetFile(path, memory_map=True)
 
 
 def read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """All rows of a small file by the columns' names; raises ValueError or OSError for a damaged one."""
-    with open_parquet(path) as file:
-        rows: list[Mapping[str, Any]] = file.read().to_pylist()
-    return rows
+    """All rows of a small file by the columns' names; OSError for a damaged one, MissingExtraError without pyarrow."""
+    return _read(path, lambda file: list(file.read().to_pylist()))
 
 
 def read_picture(path: Path, column: str, row: int) -> bytes:
@@ -98,10 +104,10 @@ def _group_ends(file: Any) -> list[int]:
 
 def _read_group(path: Path, column: str, number: int) -> list[Any]:
     def read(file: Any) -> list[Any]:
-        import pyarrow
+        from pyarrow import types
 
         kind = file.schema_arrow.field(column).type
-        is_struct = pyarrow.types.is_struct(kind)
+        is_struct = types.is_struct(kind)
         values = file.read_row_group(number, columns=[f"{column}.bytes" if is_struct else column]).column(column)
         return [chunk.field("bytes") if is_struct else chunk for chunk in values.chunks]
 
@@ -109,8 +115,7 @@ def _read_group(path: Path, column: str, number: int) -> list[Any]:
 
 
 def _read(path: Path, ask: Callable[[Any], list[Any]]) -> list[Any]:
-    import pyarrow
-
+    pyarrow = need_pyarrow(path)
     try:
         with open_parquet(path) as file:
             return ask(file)
