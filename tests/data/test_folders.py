@@ -108,8 +108,13 @@ def test_the_folder_around_the_data_set_is_seen_through(tmp_path: Path) -> None:
     deep = read_dataset(tmp_path / "deep")
     assert deep.classes == ("a", "b")
     assert "1 picture beside the folders, in none of them, passed over" in deep.notes
-    # A class alone stays one.
-    assert read_dataset(make(tmp_path / "one", "cat/1.jpg", "cat/2.jpg")).classes == ("cat",)
+    # A class alone stays one, which is told.
+    one = read_dataset(make(tmp_path / "one", "cat/1.jpg", "cat/2.jpg"))
+    assert one.classes == ("cat",)
+    assert one.notes == ("all pictures are of one class, cat, and a classifier needs two or more",)
+    make(tmp_path / "one", "labels.csv")
+    with pytest.raises(UsageError, match=r"folder cat, which is one class \(there is a list, .*labels\.csv: give"):
+        read_dataset(tmp_path / "one")
 
 
 def test_two_names_of_one_split_are_refused(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_what_is_no_data_set_is_told_what_would_be_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="2 pictures but no class folders"):
         read_dataset(tmp_path / "flat")
     make(tmp_path / "flat", "train.csv")
-    with pytest.raises(UsageError, match=r"there is a list, .*train\.csv: give that"):
+    with pytest.raises(UsageError, match=r"there is a list, .*train\.csv: give that, with --root"):
         read_dataset(tmp_path / "flat")
 
 
@@ -271,7 +276,10 @@ def test_is_valid_must_be_true_or_false_and_a_split_says_more(tmp_path: Path) ->
     assert set(read_dataset(file).splits) == {"train", "test"}
 
 
-@pytest.mark.parametrize("names", [("train", "val"), ("Training", "Validation", "test"), ("train", "valid", "testing")])
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val"), ("Training", "Validation", "test"), ("train", "valid", "testing"), ("cars_train", "cars_test")],
+)
 def test_splits_without_class_folders_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     make(tmp_path, *(f"{name}/{i}.jpg" for name in names for i in range(3)))
     with pytest.raises(UsageError, match=r"are splits and no classes, and hold pictures without a folder for each"):
@@ -296,8 +304,20 @@ def test_videos_and_drawings_are_counted_and_heic_is_a_picture(tmp_path: Path) -
         "1 file ending in .mov, such as 4.MOV: not read; save frames of them as JPEG or PNG",
         "2 files ending in .mp4, such as 5.mp4: not read; save frames of them as JPEG or PNG",
         "1 file ending in .svg, such as 3.svg: not read; save them as JPEG or PNG",
+        "all pictures are of one class, cat, and a classifier needs two or more",
         "dog: an empty folder, no class",
     )
+
+
+def test_classes_that_are_called_nearly_as_splits_are_classes(tmp_path: Path) -> None:
+    for i, names in enumerate((("freight train", "passenger train"), ("train", "test tube"), ("training", "bus"))):
+        make(tmp_path / str(i), *(f"{name}/1.jpg" for name in names))
+        assert set(read_dataset(tmp_path / str(i)).classes) == set(names)
+
+
+@pytest.mark.parametrize("column", ["image_id", "image_name", "img_path", "name", "Image"])
+def test_more_names_of_the_column_of_paths(column: str, tmp_path: Path) -> None:
+    assert listed(read_list(tmp_path, f"{column},label\na.jpg,cat\n")) == {"all": [("a.jpg", "cat")]}
 
 
 def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:

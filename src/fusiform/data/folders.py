@@ -21,7 +21,10 @@ from fusiform.errors import UsageError
 from fusiform.report import printable
 
 # The columns of a list, the first that is there counts: a name says more than a number.
-PATH_COLUMNS = ("path", "image_path", "filepath", "filename", "file_name", "file", "image")
+PATH_COLUMNS = (
+    *("path", "image_path", "filepath", "filename", "file_name", "file", "image"),
+    *("image_name", "image_id", "img_path", "img_name", "img", "name"),
+)
 LABEL_COLUMNS = ("class_name", "class", "category", "label", "labels", "target")
 SPLIT_COLUMNS = ("split", "set", "subset")
 # fastai's: true for the pictures of the validation split.
@@ -132,12 +135,15 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     below = _without_doubles(below)
     splits = _find_splits(below)
     if not splits:
-        if len(below) > 1 and all(folder.casefold() in SPLIT_NAMES for folder in below):
+        nested = _nested(below)
+        if (nested or any("/" in folder for folder in below)) and (named := _named_splits(below)):
+            return _read_splits(root, below, named, notes, classes)
+        if _are_splits(below):
             which = " and ".join(printable(folder) for folder in below)
             raise UsageError(
                 f"{root}: {which} are splits and no classes, and hold pictures without a folder for each class: put "
                 "the pictures of each class into a folder of its name, in each of them; where the pictures' boxes or "
-                f"classes lie elsewhere, give {LAYOUTS}"
+                f"classes lie elsewhere, give {LAYOUTS}{_list_hint(root)}"
             )
         if len(below) == 1:
             (only,) = below
@@ -146,9 +152,11 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
                 inner = _read_folder(root / only, classes)
                 notes.append(f"{printable(only)}: the only folder with pictures, taken for the dataset itself")
                 return replace(inner, notes=(*notes, *inner.notes))
-        nested = _nested(below)
-        if (nested or any("/" in folder for folder in below)) and (named := _named_splits(below)):
-            return _read_splits(root, below, named, notes, classes)
+            if hint := _list_hint(root):
+                raise UsageError(
+                    f"{root}: has all its pictures in the folder {printable(only)}, which is one class{hint}"
+                )
+            notes.append(f"all pictures are of one class, {printable(only)}, and a classifier needs two or more")
         if nested:
             notes.append(
                 f"the classes are the folders {listed(list(below))}; those within them, {listed(nested)}, count for "
@@ -157,6 +165,13 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
         entries = [Entry("all", folder, root.joinpath(folder, *parts)) for folder in below for parts in below[folder]]
         return bind(root, Found(entries, notes + _empty_folders(root, [root], entries)), classes)
     return _read_splits(root, below, splits, notes, classes)
+
+
+def _are_splits(below: Iterable[str]) -> bool:
+    """Whether folders are splits by their names: train and test, or cars_train and cars_test."""
+    names = [folder.casefold() for folder in below]
+    rests = {re.sub("|".join(sorted(SPLIT_NAMES, key=len, reverse=True)), "", name) for name in names}
+    return len(names) > 1 and len(rests) == 1 and len(set(_named_splits(names).values())) > 1
 
 
 def _without_doubles(below: dict[str, list[tuple[str, ...]]]) -> dict[str, list[tuple[str, ...]]]:
@@ -236,9 +251,16 @@ def _read_splits(
     return bind(root, Found(entries, notes), classes)
 
 
+def _list_hint(root: Path) -> str:
+    """What to tell of a list that lies beside pictures without classes."""
+    lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv") and path.stem != "metadata"]
+    if not lists:
+        return ""
+    return f" (there is a list, {printable(str(min(lists)))}: give that, with --root where its paths begin elsewhere)"
+
+
 def _nothing_in(root: Path, loose: int, notes: Sequence[str]) -> str:
-    lists = [path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")]
-    hint = f" (there is a list, {min(lists)}: give that)" if lists else ""
+    hint = _list_hint(root)
     if pixels := [path.name for path in root.iterdir() if _OF_PIXELS.match(path.name)]:
         return (
             f"{root}: {printable(min(pixels))} holds the pixels of pictures in a format of its own (CIFAR's, MNIST's): "

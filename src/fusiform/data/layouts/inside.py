@@ -13,11 +13,8 @@ from fusiform.errors import UsageError
 from fusiform.report import printable
 
 _DEEPEST = 5
-# What a dataset may have in its own folder beside folders; read-me files and archives it may have anywhere.
-_OF_DATASETS = frozenset(
-    (".csv", ".tsv", ".jsonl", ".json", ".yaml", ".yml", ".xml", ".tar", ".parquet", ".arrow", ".txt", ".mat")
-)
-_READ_ME = ("readme", "license", "licence", "copying", "citation", "changelog", "md5", "sha", "requirements")
+# What a dataset may have in its own folder beside folders; texts and archives lie anywhere.
+_OF_DATASETS = frozenset((".csv", ".tsv", ".jsonl", ".json", ".yaml", ".yml", ".xml", ".tar", ".parquet", ".arrow"))
 
 
 def step_inside(path: Path, is_dataset: Callable[[Path], bool]) -> tuple[Path, list[str]]:
@@ -73,9 +70,7 @@ def _content(path: Path) -> tuple[list[Path], list[str]]:
                 ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # a Path for each takes seconds
                 if entry.is_dir():
                     folders.append(path / entry.name)
-                elif EXTENSIONS.fullmatch(ending) or (
-                    ending in _OF_DATASETS and not entry.name.casefold().startswith(_READ_ME)
-                ):
+                elif EXTENSIONS.fullmatch(ending) or ending in _OF_DATASETS:
                     own.append(entry.name)
     except OSError:  # who reads the dataset tells it
         return [], []
