@@ -16,6 +16,7 @@ from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.image import find_images
 from fusiform.data.layouts.parquet import is_table
+from fusiform.data.layouts.rooted import refuse_root
 from fusiform.data.masks import Ignore
 from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
 from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
@@ -194,13 +195,23 @@ def _find_pictures(
 ) -> _Pictures:
     """The photographs to calibrate and to verify with, from what was named and from the model's run."""
     found = _of_run(opened)
+    named = [Path(source) for source in (calibrate_on, data) if source is not None]
+    if root is not None and not any(source.is_file() for source in named):
+        raise refuse_root(named[0], root)
     if calibrate_on is not None:
-        found = replace(found, calibration=_to_calibrate(Path(calibrate_on), opened, ignore, root))
+        found = replace(
+            found, calibration=_to_calibrate(Path(calibrate_on), opened, ignore, _of_list(calibrate_on, root))
+        )
     if data is not None:
-        found = _to_verify(found, Path(data), opened, ignore, root)
+        found = _to_verify(found, Path(data), opened, ignore, _of_list(data, root))
     elif not found.held_out and calibrate_on is not None:
         found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
     return found
+
+
+def _of_list(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Where the paths of a list begin, if ``source`` is one beside another that is a folder."""
+    return root if Path(source).is_file() else None
 
 
 def _of_run(opened: Model) -> _Pictures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -23,12 +25,15 @@ def need_pyarrow(path: Path) -> Any:
     return pyarrow
 
 
-def open_parquet(path: Path) -> Any:
-    """The file as a pyarrow.parquet.ParquetFile; raises what pyarrow raises for a damaged one."""
+def open_parquet(path: Path, *, metadata: Any = None) -> Any:
+    """The file as a pyarrow.parquet.ParquetFile; raises what pyarrow raises for a damaged one.
+
+    ``metadata`` are the file's own, where they were read before.
+    """
     need_pyarrow(path)
     from pyarrow import parquet
 
-    return parquet.ParquetFile(path, memory_map=True)
+    return parquet.ParquetFile(path, metadata=metadata, memory_map=True)
 
 
 def read_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -42,13 +47,17 @@ def read_picture(path: Path, column: str, row: int) -> bytes:
     Parquet is compressed by groups of rows, so that a group is read whole; ``KEPT_BYTES`` of them are kept. May be
     called from several threads. Raises OSError for a file that cannot be read or has no such row.
     """
-    number, first = _find_group(path, row)
-    group = _keep(path, column, number)
+    file = _identity(path)
+    ends, metadata = _know(path, file)
+    number = bisect.bisect_right(ends, row)
+    if number == len(ends):
+        raise OSError(f"there is no row {row}")
+    group = _keep(file, column, number)
     with group.lock:
         if group.chunks is None:
-            group.chunks = _read_group(path, column, number)
+            group.chunks = _read(path, lambda opened: _read_group(opened, column, number), metadata)
             _forget(group)
-    at = row - first
+    at = row - (ends[number - 1] if number else 0)
     for chunk in group.chunks:
         if at < len(chunk):
             data = chunk[at].as_py()
@@ -69,7 +78,8 @@ class _Group:
 _File = tuple[str, int, int]
 _lock = threading.Lock()
 _groups: OrderedDict[tuple[_File, str, int], _Group] = OrderedDict()
-_ends: dict[_File, list[int]] = {}
+# Where each group of rows ends, and pyarrow's metadata, which take longer to read than a picture.
+_known: dict[_File, tuple[list[int], Any]] = {}
 
 
 def _identity(path: Path) -> _File:
@@ -77,54 +87,37 @@ def _identity(path: Path) -> _File:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def _find_group(path: Path, row: int) -> tuple[int, int]:
-    """The group of rows that a row lies in, and that group's first row."""
-    file = _identity(path)
+def _know(path: Path, file: _File) -> tuple[list[int], Any]:
     with _lock:
-        ends = _ends.get(file)
-    if ends is None:
-        ends = _read(path, _group_ends)
+        known = _known.get(file)
+    if known is None:
+        (metadata,) = _read(path, lambda opened: [opened.metadata])
+        sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+        known = list(itertools.accumulate(sizes)), metadata
         with _lock:
-            _ends[file] = ends
-    first = 0
-    for number, end in enumerate(ends):
-        if row < end:
-            return number, first
-        first = end
-    raise OSError(f"there is no row {row}")
+            _known[file] = known
+    return known
 
 
-def _group_ends(file: Any) -> list[int]:
-    ends, total = [], 0
-    for number in range(file.metadata.num_row_groups):
-        total += file.metadata.row_group(number).num_rows
-        ends.append(total)
-    return ends
+def _read_group(file: Any, column: str, number: int) -> list[Any]:
+    from pyarrow import types
+
+    is_struct = types.is_struct(file.schema_arrow.field(column).type)
+    values = file.read_row_group(number, columns=[f"{column}.bytes" if is_struct else column]).column(column)
+    return [chunk.field("bytes") if is_struct else chunk for chunk in values.chunks]
 
 
-def _read_group(path: Path, column: str, number: int) -> list[Any]:
-    def read(file: Any) -> list[Any]:
-        from pyarrow import types
-
-        kind = file.schema_arrow.field(column).type
-        is_struct = types.is_struct(kind)
-        values = file.read_row_group(number, columns=[f"{column}.bytes" if is_struct else column]).column(column)
-        return [chunk.field("bytes") if is_struct else chunk for chunk in values.chunks]
-
-    return _read(path, read)
-
-
-def _read(path: Path, ask: Callable[[Any], list[Any]]) -> list[Any]:
+def _read(path: Path, ask: Callable[[Any], list[Any]], metadata: Any = None) -> list[Any]:
     pyarrow = need_pyarrow(path)
     try:
-        with open_parquet(path) as file:
+        with open_parquet(path, metadata=metadata) as file:
             return ask(file)
     except (pyarrow.ArrowException, KeyError) as error:
         raise OSError(f"damaged: {error}") from error
 
 
-def _keep(path: Path, column: str, number: int) -> _Group:
-    key = (_identity(path), column, number)
+def _keep(file: _File, column: str, number: int) -> _Group:
+    key = (file, column, number)
     with _lock:
         group = _groups.setdefault(key, _Group())
         _groups.move_to_end(key)
