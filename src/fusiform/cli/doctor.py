@@ -70,6 +70,8 @@ def command(
     train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes in COCO's
     layout, YOLO's or Pascal VOC's. For a segmenter: masks in Pascal VOC's.
 
+    The first line says what DATA is taken for: task, layout, classes and splits. What fusiform train reads is read.
+
     Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
     that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,
     outside their images, drawn twice or too small to be seen, and damaged annotations; of masks those that are

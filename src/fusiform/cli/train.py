@@ -84,6 +84,9 @@ def command(
     detector (SSDLite): COCO's layout, YOLO's, or Pascal VOC's with boxes. A segmenter (DeepLabv3): Pascal VOC's with
     masks.
 
+    Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
+    Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as they are downloaded. What was understood is printed first.
+
     Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
     Under torchrun the same command trains in several processes.
     """
