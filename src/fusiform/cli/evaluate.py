@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fusiform.data.dataset import Split
     from fusiform.data.masks import Ignore
     from fusiform.engines import EngineName
+    from fusiform.spec import Fit
 
 
 @click.command("evaluate")
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
 )
 @options.ignore
+@options.labels
+@options.preprocessing
 @options.strict
 @click.pass_context
 def command(
@@ -89,6 +92,12 @@ def command(
     score: float | None,
     multi_scale: bool,
     ignore: Ignore | None,
+    labels: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
     strict: bool,
 ) -> None:
     """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
@@ -121,6 +130,13 @@ def command(
         score=score,
         multi_scale=multi_scale,
         ignore=ignore,
+        labels=labels,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        fit=fit,
+        say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
         progress=True,
     )
     with open_output(out) as stream:
