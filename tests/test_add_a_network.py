@@ -83,7 +83,7 @@ class ToyNet(Backbone):
         dropout: float = 0.1,
         output_stride: int = 32,
     ) -> None:
-        super().__init__(output_stride)
+        super().__init__(output_stride, num_classes)
         check_arguments(
             "ToyNet",
             num_classes,
@@ -108,10 +108,13 @@ class ToyNet(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of pictures (N, in_channels, H, W)."""
-        logits: Tensor = self.answer(self.dropout(self.forward_features(x)["last"].mean([2, 3])))
-        return logits
+        return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean([2, 3])
+        return x if pre_logits else self.answer(self.dropout(x))
+
+    def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
         maps: dict[str, Tensor] = {}
         for stride, block in zip((4, 8, 16, 32), self.blocks, strict=True):

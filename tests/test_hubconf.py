@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fusiform import nets
 from fusiform.errors import DownloadError, UsageError
 from fusiform.modules import MobileNetV2, ShuffleNetV2
 from fusiform.spec import ModelSpec, Preprocess
@@ -57,7 +58,8 @@ def test_the_entries():
     module = importlib.util.module_from_spec(location)
     location.loader.exec_module(module)
     functions = {name for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert functions - {"load", "open_model"} == {*ENTRIES, *HEADED}
+    assert functions == {*ENTRIES, *HEADED}
+    assert all(getattr(module, name) is getattr(nets, name) for name in functions)
     assert all(importlib.util.find_spec(name) for name in module.dependencies)
 
 
@@ -74,8 +76,11 @@ def test_fresh_weights(entry):
 @pytest.mark.parametrize("weights", [None, "bundled"])
 @pytest.mark.parametrize("entry", BUNDLED)
 def test_no_classes(entry, weights):
-    with pytest.raises(UsageError, match=r"num_classes must be .* got 0"):
-        hub(entry, weights=weights, num_classes=0)
+    network = hub(entry, weights=weights, num_classes=0).eval()
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(network(x), network.forward_head(network.forward_features(x), pre_logits=True))
+    with pytest.raises(UsageError, match=r"num_classes must be .* got -1"):
+        hub(entry, weights=weights, num_classes=-1)
 
 
 @pytest.mark.parametrize("entry", BUNDLED)

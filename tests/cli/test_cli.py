@@ -11,6 +11,7 @@ import sys
 import types
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,15 +320,27 @@ def test_info_prints_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_port_passes_the_labels_and_says_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
-    def port(foreign: Path, out: Path, *, labels: Path | None = None) -> ModelSpec:
+    def port(foreign: Path, out: Path, *, labels: Path | None = None, **stated: Any) -> ModelSpec:
         calls.append((foreign, out, labels))
+        assert set(stated) == {"mean", "std", "resize", "crop", "fit", "say"}
+        stated.pop("say")("FILE: assumed")
+        if labels is not None:
+            assert set(stated.values()) == {None}
+        else:
+            assert stated == {"mean": (0.5,), "std": (0.5, 0.4, 0.3), "resize": 250, "crop": 200, "fit": "crop"}
         return SPEC
 
     monkeypatch.setitem(sys.modules, "fusiform.porting.port", types.SimpleNamespace(port=port))
     labels = tmp_path / "labels.txt"
     result = run("port", "foreign.onnx", "--out", "own.safetensors", "--labels", labels)
     assert result.stdout == "own.safetensors: mobilenet_v2_x1_0, 3 classes, 32 pixels, symmetric padding\n"
-    run("port", "foreign.onnx", "--out", "own.safetensors")
+    assert result.stderr == "fusiform: FILE: assumed\n"
+    stated = ["--mean", "0.5", "--std", "0.5,0.4,0.3", "--resize", "250", "--crop", "200", "--fit", "crop"]
+    run("port", "foreign.onnx", "--out", "own.safetensors", *stated)
+    for wrong in ("", "a", "0.5;0.5", "1,2,"):
+        result = run("port", "foreign.onnx", "--out", "own.safetensors", "--mean", wrong)
+        assert result.exit_code == 2
+        assert "is not a number, nor three with commas between them" in " ".join(result.stderr.split())
     assert calls == [
         (Path("foreign.onnx"), Path("own.safetensors"), labels),
         (Path("foreign.onnx"), Path("own.safetensors"), None),

@@ -40,7 +40,7 @@ def test_the_spec_decides(architecture, network, dropout):
     other = build_backbone(spec.replace(padding="symmetric"), 3, dropout=0.5, output_stride=8)
     assert not any(isinstance(module, SameConv2d) for module in other.modules())
     assert dropout_of(other) == 0.5
-    assert other.eval().forward_features(pictures)["last"].shape[2:] == (8, 8)
+    assert other.eval().forward_stages(pictures)["last"].shape[2:] == (8, 8)
 
 
 @both_networks
@@ -75,9 +75,9 @@ def test_any_positive_width_of_mobilenet():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be a whole number, 1 or more, got 0"),
-        ({"num_classes": 10.0}, "num_classes must be a whole number, 1 or more, got 10.0"),
-        ({"num_classes": True}, "num_classes must be a whole number, 1 or more, got True"),
+        ({"num_classes": -1}, "num_classes must be a whole number, 0 or more, got -1"),
+        ({"num_classes": 10.0}, "num_classes must be a whole number, 0 or more, got 10.0"),
+        ({"num_classes": True}, "num_classes must be a whole number, 0 or more, got True"),
         ({"in_channels": -3}, "in_channels must be a whole number, 1 or more, got -3"),
         ({"padding": "SAME"}, "padding must be 'symmetric' .* or 'same' .*, got 'SAME'"),
         ({"dropout": 1.0}, "dropout is a probability, 0 or more and below 1, got 1.0"),

@@ -41,7 +41,7 @@ def test_script(network):
     assert_agrees(scripted, network, *SIZES)
     pictures = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        expected, actual = network.forward_features(pictures), scripted.forward_features(pictures)
+        expected, actual = network.forward_stages(pictures), scripted.forward_stages(pictures)
     assert set(actual) == set(expected)
     for name, feature in expected.items():
         torch.testing.assert_close(actual[name], feature, rtol=0, atol=1e-4)
@@ -77,13 +77,13 @@ def test_compile(network):
 
 
 def test_compile_features(lived_in):
-    """MobileNetV2 alone: ShuffleNetV2's forward is made of its forward_features."""
+    """MobileNetV2 alone: ShuffleNetV2's forward is made of its forward_stages."""
     network = lived_in(MobileNetV2(0.5, 10, padding="same")).eval()
     torch._dynamo.reset()
-    compiled = torch.compile(network.forward_features, backend="eager", fullgraph=True, dynamic=False)
+    compiled = torch.compile(network.forward_stages, backend="eager", fullgraph=True, dynamic=False)
     pictures = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        expected, actual = network.forward_features(pictures), compiled(pictures)
+        expected, actual = network.forward_stages(pictures), compiled(pictures)
     assert list(actual) == list(expected)
     for name, feature in expected.items():
         torch.testing.assert_close(actual[name], feature, rtol=0, atol=1e-4)

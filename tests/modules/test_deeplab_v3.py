@@ -114,7 +114,7 @@ def test_the_head_answers_as_torchvisions(output_stride, lived_in):
     state["project.0.weight"] = torch.cat([projection[:, 256:], projection[:, :256]], dim=1)
     theirs.load_state_dict(state)
     with torch.inference_mode():
-        features = network.backbone.forward_features(pictures())["bottleneck_17"]
+        features = network.backbone.forward_stages(pictures())["bottleneck_17"]
         expected = network.classifier(theirs(features))
         actual = network.forward_coarse(pictures())
     assert actual.std() > 0.05
@@ -142,9 +142,9 @@ def test_the_head_reads_the_second_last_map_and_nothing_else_is_kept(backbone):
     kept = set(whole.state_dict()) - last
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     with torch.inference_mode():
-        expected = whole.eval().forward_features(pictures())["stride_32"]
+        expected = whole.eval().forward_stages(pictures())["stride_32"]
         network = DeepLabV3(whole, 5).eval()
-        features = network.backbone.forward_features(pictures())
+        features = network.backbone.forward_stages(pictures())
     assert torch.equal(features["stride_32"], expected)
     state = network.state_dict()
     assert {name.removeprefix("backbone.") for name in state if name.startswith("backbone.")} == kept

@@ -29,7 +29,7 @@ both_networks = pytest.mark.parametrize("network", [MobileNetV2, ShuffleNetV2])
 def features_of(network: nn.Module, height: int = 64, width: int = 64) -> dict[str, torch.Tensor]:
     pictures = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        return network.eval().forward_features(pictures)
+        return network.eval().forward_stages(pictures)
 
 
 def test_channels_are_the_papers():
@@ -90,7 +90,7 @@ def test_mobilenet_features_are_the_layers_they_name(lived_in):
     with torch.inference_mode():
         logits = network.eval()(pictures)
         from_forward = dict(seen)
-        features = network.forward_features(pictures)
+        features = network.forward_stages(pictures)
         for name in layers:
             assert torch.equal(features[name], from_forward[name]), name
         assert torch.equal(network.classifier(features["last"].mean([2, 3])), logits)
@@ -120,7 +120,7 @@ def test_shufflenet_features_are_the_layers_they_name(lived_in):
 @both_networks
 def test_gradients_reach_the_stem_from_every_feature(network):
     backbone = network(0.5, 10).train()
-    features = backbone.forward_features(torch.randn(2, 3, 64, 64))
+    features = backbone.forward_stages(torch.randn(2, 3, 64, 64))
     stem = next(backbone.parameters())
     for name, feature in features.items():
         (gradient,) = torch.autograd.grad(feature.square().mean(), stem, retain_graph=True)

@@ -82,7 +82,7 @@ def test_every_array_has_its_place():
     projected = layer(np.concatenate([pooled, layer(features, "aspp0")], axis=2), "concat_projection")
     expected = projected @ arrays["logits_semantic_Conv2D"][:, 0, 0].T + arrays["logits_semantic_biases"]
     given = torch.from_numpy(features.astype(np.float32)).permute(2, 0, 1)[None]
-    network.backbone.forward_features = lambda x: {"stride_32": given}  # type: ignore[method-assign]
+    network.backbone.forward_stages = lambda x: {"stride_32": given}  # type: ignore[method-assign]
     with torch.inference_mode():
         actual = network.forward_coarse(torch.zeros(1, 3, 33, 65))[0].permute(1, 2, 0)
     assert expected.std() > 0.05

@@ -203,8 +203,8 @@ def test_nobody_else_notices(name: str) -> None:
     quick.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(quick.eval()(x), plain.eval()(x))
-    for key, expected in plain.forward_features(x).items():
-        assert torch.equal(quick.forward_features(x)[key], expected)
+    for key, expected in plain.forward_stages(x).items():
+        assert torch.equal(quick.forward_stages(x)[key], expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -294,7 +294,7 @@ def test_features_resemble_the_wide_networks_more_than_random_ones_do(
 
     def features(of: Any) -> torch.Tensor:
         with torch.no_grad():
-            return of.eval().forward_features(batch)["last"].mean((2, 3))
+            return of.eval().forward_stages(batch)["last"].mean((2, 3))
 
     wide = features(network)
     unfold(network, [batch])

@@ -487,8 +487,8 @@ def test_a_classifier_gives_its_backbone(architecture: Any, padding: Any, small_
     load_state(classifier, state, source="base")
     picture = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        first = network.eval().backbone.forward_features(picture)["stride_8"]  # type: ignore[union-attr,operator]
-        wanted = classifier.eval().forward_features(picture)["stride_8"]  # type: ignore[operator]
+        first = network.eval().backbone.forward_stages(picture)["stride_8"]  # type: ignore[union-attr,operator]
+        wanted = classifier.eval().forward_stages(picture)["stride_8"]  # type: ignore[operator]
     torch.testing.assert_close(first, wanted)
 
 

@@ -70,7 +70,7 @@ def test_a_fresh_head_on_a_trained_backbone(name, network, head):
 @each_bundled
 def test_output_stride_and_dropout(name, network, head):
     dense = load(name, output_stride=8, dropout=0.5)
-    assert dense.forward_features(pictures(1, 64))["last"].shape[2:] == (8, 8)
+    assert dense.forward_stages(pictures(1, 64))["last"].shape[2:] == (8, 8)
     (dropout,) = (module.p for module in dense.modules() if isinstance(module, torch.nn.Dropout))
     assert dropout == 0.5
     plain = load(name)
@@ -132,8 +132,8 @@ def test_downloads_that_are_forbidden_are_named(weights, file):
 
 
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(UsageError, match="num_classes must be at least 1, got 0"):
-        load(num_classes=0)
+    with pytest.raises(UsageError, match="num_classes must be a whole number, 0 or more, got -1"):
+        load(num_classes=-1)
     with pytest.raises(UsageError, match="has no weights 'IMAGENET22K'; it has bundled"):
         load(weights="IMAGENET22K")
     with pytest.raises(UsageError, match="no weights are known for a network 'resnet50'"):

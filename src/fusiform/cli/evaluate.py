@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fusiform.data.dataset import Split
     from fusiform.data.masks import Ignore
     from fusiform.engines import EngineName
+    from fusiform.spec import Fit
 
 
 @click.command("evaluate")
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 )
 @options.ignore
 @options.root
+@options.labels
+@options.preprocessing
 @options.strict
 @click.pass_context
 def command(
@@ -92,6 +95,12 @@ def command(
     multi_scale: bool,
     ignore: Ignore | None,
     root: Path | None,
+    labels: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
     strict: bool,
 ) -> None:
     """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
@@ -127,6 +136,13 @@ def command(
         multi_scale=multi_scale,
         ignore=ignore,
         root=root,
+        labels=labels,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        fit=fit,
+        say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
         progress=True,
     )
     with open_output(out) as stream:

@@ -15,6 +15,7 @@ from fusiform.report import Format
 if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
     from fusiform.exporting.targets.base import Precision
+    from fusiform.spec import Fit
 
 # Named again, because importing the export takes longer than printing the help.
 TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
@@ -70,6 +71,8 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     help="Compute MobileNetV2's expansions in N pieces, in less memory.",
 )
 @options.threads
+@options.labels
+@options.preprocessing
 @options.form
 @click.pass_context
 def command(
@@ -88,6 +91,12 @@ def command(
     pixels: bool,
     slices: int,
     threads: int | None,
+    labels: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
     form: Format,
 ) -> None:
     """Write MODEL, a name, a file or a run's folder, for other runtimes, and prove that it still answers the same.
@@ -123,6 +132,12 @@ def command(
             pixels=pixels,
             slices=slices,
             threads=threads,
+            labels=labels,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            fit=fit,
             say=lambda line: click.echo(line, err=True),
             progress=track,
         )

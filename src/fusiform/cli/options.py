@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,4 +42,64 @@ root = click.option(
     metavar="DIR",
     help="The folder that the paths in a list begin in.  [default: the list's own]",
 )
+labels = click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Other names for the model's classes: UTF-8, one a line.",
+)
+
+
+def _colours(text: str) -> tuple[float, ...]:
+    """A number for each of the three channels, with commas between them, or one for all."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not a number, nor three with commas between them, such as 0.5 or 0.485,0.456,0.406"
+        ) from None
+
+
+_PREPROCESSING = (
+    click.option(
+        "--mean",
+        type=_colours,
+        metavar="R,G,B",
+        help="For weights that do not say it: what is subtracted from values in [0, 1]; one number is for all channels."
+        "  [default: ImageNet's, 0.485,0.456,0.406]",
+    ),
+    click.option(
+        "--std",
+        type=_colours,
+        metavar="R,G,B",
+        help="For weights that do not say it: what values are then divided by.  [default: 0.229,0.224,0.225]",
+    ),
+    click.option(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="For weights that do not say it: the shorter side before the crop.  [default: 256, 8/7 of the crop]",
+    ),
+    click.option(
+        "--crop",
+        type=int,
+        metavar="PIXELS",
+        help="For weights that do not say it: the side of the square that the network sees.  [default: 224]",
+    ),
+    click.option(
+        "--fit",
+        type=click.Choice(["crop", "stretch", "pad"]),
+        help="For weights that do not say it: how an image comes into the square: its middle is cut out, all of it is "
+        "squeezed, or it is padded.  [default: crop]",
+    ),
+)
+
+
+def preprocessing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what weights of other programs were trained with, in their order."""
+    for option in reversed(_PREPROCESSING):
+        command = option(command)
+    return command
+
+
 strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from fusiform.cli import options
+from fusiform.report import printable
+
+if TYPE_CHECKING:
+    from fusiform.spec import Fit
 
 
 @click.command("port")
@@ -16,12 +23,32 @@ import click
     metavar="FILE",
     help="The names of the classes: UTF-8, one a line.",
 )
-def command(foreign: Path, out: Path, labels: Path | None) -> None:
+@options.preprocessing
+def command(
+    foreign: Path,
+    out: Path,
+    labels: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
+) -> None:
     """Make a model file of fusiform's own from FOREIGN weights.
 
     FOREIGN is a .tflite, .onnx, .pth or .safetensors file of another framework; FILE ends in .tflite or .safetensors.
     """
     from fusiform.porting.port import port
 
-    spec = port(foreign, out, labels=labels)
+    spec = port(
+        foreign,
+        out,
+        labels=labels,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        fit=fit,
+        say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
+    )
     click.echo(f"{out}: {spec.name}, {spec.num_classes} classes, {spec.input_size} pixels, {spec.padding} padding")

@@ -17,7 +17,7 @@ from fusiform.report import Format, printable
 if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.engines import EngineName
-    from fusiform.spec import ModelSpec
+    from fusiform.spec import Fit, ModelSpec
 
 
 # Named again, because importing the contact sheet takes longer than printing the help.
@@ -73,12 +73,8 @@ SAVED = 64
 @options.device
 @options.batch
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; the answers may differ a little.")
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Other names for the model's classes: UTF-8, one a line.",
-)
+@options.labels
+@options.preprocessing
 @options.strict
 @click.pass_context
 def command(
@@ -99,6 +95,11 @@ def command(
     batch: int,
     fast: bool,
     labels: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
     strict: bool,
 ) -> None:
     """Classify images, detect objects in them or segment them, as the model's task is.
@@ -123,16 +124,22 @@ def command(
     """
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
+    from fusiform.zoo.model import open_model
 
     if save is not None:
         from fusiform.drawing.grid import check_place
         from fusiform.prediction.sheet import Drawing
 
         check_place(save)
+    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    if opened.assumed:
+        from fusiform.zoo.stated import assumption
+
+        click.echo(f"fusiform: {printable(assumption(model, opened.spec.preprocess, opened.assumed))}", err=True)
     with open_output(out) as stream:
         predictions = predict_iter(
             sources,
-            model=model,
+            model=opened,
             top=top,
             score=score,
             iou=iou,

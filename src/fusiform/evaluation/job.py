@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -18,9 +19,11 @@ from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.progress import Tracker, tracker
-from fusiform.spec import Task
+from fusiform.spec import Fit, Task
+from fusiform.tasks.classification import rename
 from fusiform.tasks.detection import SCORE_THRESHOLD
 from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.stated import Colours, assumption
 
 AnyEvaluation = ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation
 
@@ -44,6 +47,13 @@ def evaluate(
     multi_scale: bool = False,
     ignore: Ignore | None = None,
     root: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
+    say: Callable[[str], None] | None = None,
     progress: bool | Tracker | None = None,
 ) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
     """Measure how good a model is on the labelled images of a dataset, whatever its task.
@@ -72,6 +82,14 @@ def evaluate(
             Section 6.3), which takes PyTorch.
         ignore: For a segmenter: what 255 is in the masks, see ``fusiform.train``.
         root: The folder that the paths in a list begin in; None is the list's own.
+        labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        mean: What weights that were saved without fusiform do not say of their preprocessing; see
+            ``fusiform.open_model``.
+        std: See ``fusiform.open_model``.
+        resize: See ``fusiform.open_model``.
+        crop: See ``fusiform.open_model``.
+        fit: See ``fusiform.open_model``.
+        say: Gets a line where the file does not say how images are prepared, which tells what is assumed.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
 
     Returns:
@@ -94,7 +112,12 @@ def evaluate(
         (2, 1.0)
 
     """
-    models = [_open(each) for each in ([model] if compare is None else [model, compare])]
+    stated = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    if stated.assumed and say is not None:
+        say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
+    if labels is not None:
+        stated = replace(stated, spec=rename(stated.spec, labels))
+    models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
     _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale, ignore is not None)
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
@@ -162,11 +185,9 @@ class _How(NamedTuple):
     progress: Tracker
 
 
-def _open(model: str | os.PathLike[str] | Model) -> tuple[Model, str]:
-    """The model, and what to call it."""
-    if isinstance(model, Model):
-        return model, str(model.path)
-    return open_model(model), os.fspath(model)
+def _name(model: str | os.PathLike[str] | Model) -> str:
+    """What to call it."""
+    return str(model.path) if isinstance(model, Model) else os.fspath(model)
 
 
 def _check_task(

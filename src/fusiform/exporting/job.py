@@ -34,11 +34,13 @@ from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
-from fusiform.spec import ModelSpec
+from fusiform.spec import Fit, ModelSpec
+from fusiform.tasks.classification import rename
 from fusiform.training.classification_job import read_list
 from fusiform.training.recipes import quantize_small
 from fusiform.training.run_folder import make_folder
 from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.stated import Colours, assumption
 
 Say = Callable[[str], None]
 
@@ -88,6 +90,12 @@ def export(
     pixels: bool = False,
     slices: int = 1,
     threads: int | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
     say: Say | None = None,
     progress: bool | Tracker | None = None,
 ) -> Report:
@@ -113,6 +121,13 @@ def export(
         pixels: Let float files read uint8 pixels; int8 files always do.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
+        labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        mean: What weights that were saved without fusiform do not say of their preprocessing; see
+            ``fusiform.open_model``.
+        std: See ``fusiform.open_model``.
+        resize: See ``fusiform.open_model``.
+        crop: See ``fusiform.open_model``.
+        fit: See ``fusiform.open_model``.
         say: Gets a line now and then; None prints on standard error where progress is shown.
         progress: Whether to show how far it is; None does on a terminal and in a notebook.
 
@@ -134,12 +149,16 @@ def export(
     if say is None:
         say = tell if tracked is not silent else lambda _: None
     check_named(data if calibrate is None else calibrate, ignore=ignore, root=root)
-    opened = open_model(model)
+    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    if opened.assumed:
+        say(assumption(str(opened.path), opened.spec.preprocess, opened.assumed))
+    if labels is not None:
+        opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision)
     _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
-    graph = opened.graph()
+    graph = replace(opened.graph(), spec=opened.spec) if labels is not None else opened.graph()
     pictures = _find_pictures(opened, calibrate, data, ignore, root)
     work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, tracked)
     if precision != "int8":

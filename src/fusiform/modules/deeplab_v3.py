@@ -24,8 +24,7 @@ billion. At output stride 8 the six scales' maps of 33 to 113 cells are padded t
 billion. A network that computes only the places it keeps has the smaller numbers.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: see Backbone.
 from collections.abc import Sequence
 
 import torch
@@ -33,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.modules.backbones import Backbone, take_off_classifier, take_off_last
-from fusiform.modules.layers import LoneBatchNorm2d, check_arguments, conv1x1, conv3x3
+from fusiform.modules.backbones import Backbone, check_maps, take_off_classifier, take_off_last
+from fusiform.modules.layers import LoneBatchNorm2d, check_arguments, check_whole, conv1x1, conv3x3
 from fusiform.tables import DEEPLAB_ASPP_RATES, DEEPLAB_CHANNELS
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -73,6 +72,7 @@ class DeepLabV3(nn.Module):
                 f"DeepLabV3: the backbone has output stride {backbone.output_stride}; build it with "
                 f"output_stride={output_stride}"
             )
+        check_whole("DeepLabV3", "num_classes", num_classes, least=1)
         check_arguments(
             "DeepLabV3",
             num_classes,
@@ -81,6 +81,7 @@ class DeepLabV3(nn.Module):
             dropout=dropout,
             output_stride=output_stride,
         )
+        check_maps("DeepLabV3", backbone, "stride_32")
         take_off_classifier(backbone)
         take_off_last(backbone)
         self.backbone = backbone
@@ -114,7 +115,7 @@ class DeepLabV3(nn.Module):
 
         For whoever resizes them once, straight to the size of the photograph.
         """
-        features = self.backbone.forward_features(x)["stride_32"]
+        features = self.backbone.forward_stages(x)["stride_32"]
         pooled = self.pooling(features.mean([2, 3], keepdim=True))
         outputs = [pooled.expand(-1, -1, features.shape[2], features.shape[3])]
         for branch in self.branches:

@@ -16,7 +16,7 @@ def grad_cam(network: Backbone, pictures: Tensor, classes: Sequence[int]) -> Ten
 
     ``pictures`` are (N, channels, H, W), normalised as for the network, which is in eval mode; ``classes`` is one
     output a picture. The hottest place of a map is 1; a map where nothing speaks for the class is all 0. Raises
-    UsageError for another number of classes or a network in training mode.
+    UsageError for another number of classes, a network in training mode or one that ends in no single linear layer.
 
     Equations 1 and 2 of the paper without its gradients: behind an average and one linear layer the gradient of a
     class's score is that layer's row of weights, the same at every place (Section 3.1).
@@ -26,7 +26,7 @@ def grad_cam(network: Backbone, pictures: Tensor, classes: Sequence[int]) -> Ten
     if network.training:
         raise UsageError("Grad-CAM: the network is in training mode: call eval() first")
     with torch.no_grad():
-        maps = network.forward_features(pictures)["last"]
+        maps = network.forward_features(pictures)
         weight = classifier_of(network).weight
         weights = weight[torch.as_tensor(list(classes), device=weight.device)]
         heat = torch.einsum("nk,nkhw->nhw", weights, maps).clamp(min=0)

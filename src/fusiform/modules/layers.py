@@ -78,13 +78,21 @@ class LoneBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+def check_whole(network: str, name: str, number: int, *, least: int) -> None:
+    """Raise UsageError, which names ``network`` and the argument, for anything but a whole number from ``least`` on."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise UsageError(f"{network}: {name} must be a whole number, {least} or more, got {number!r}")
+
+
 def check_arguments(
     network: str, num_classes: int, *, padding: str, in_channels: int, dropout: float, output_stride: int
 ) -> None:
-    """Raise UsageError, which names ``network``, for an argument that no network can be built with."""
-    for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise UsageError(f"{network}: {name} must be a whole number, 1 or more, got {number!r}")
+    """Raise UsageError, which names ``network``, for an argument that no network can be built with.
+
+    ``num_classes`` 0 is a classifier without its last layer.
+    """
+    check_whole(network, "num_classes", num_classes, least=0)
+    check_whole(network, "in_channels", in_channels, least=1)
     if padding not in get_args(Padding):
         raise UsageError(
             f"{network}: padding must be 'symmetric' (PyTorch's weights) or 'same' (TensorFlow's), got {padding!r}"

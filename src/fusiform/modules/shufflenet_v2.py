@@ -19,8 +19,7 @@ Table 5 of the paper at 224x224 pixels; it stands as data in ``fusiform.tables``
 Parameter names, shapes, order and initial values are those of torchvision's ``shufflenet_v2_x*``.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: see Backbone.
 from itertools import islice
 
 import torch
@@ -39,8 +38,8 @@ class ShuffleNetV2(Backbone):
     ``width`` is 0.5, 1.0, 1.5 or 2.0. ``padding`` belongs to the weights: ``symmetric`` for PyTorch's, ``same`` for
     TensorFlow's. ``output_stride`` 16 or 8 keeps the feature maps denser by trading later strides for dilation, with
     the same weights (DeepLabv3, arXiv 1706.05587). ``dropout``, in [0, 1), acts before ``fc`` while training; the
-    paper uses none. ``feature_channels`` maps the names of ``forward_features`` to channels. Wrong arguments raise
-    UsageError.
+    paper uses none. ``num_classes`` 0 leaves out ``fc``. ``feature_channels`` maps the names of ``forward_stages`` to
+    channels. Wrong arguments raise UsageError.
     """
 
     traits = TRAITS["shufflenet_v2"]
@@ -55,7 +54,7 @@ class ShuffleNetV2(Backbone):
         dropout: float = 0.0,
         output_stride: int = 32,
     ) -> None:
-        super().__init__(output_stride)
+        super().__init__(output_stride, num_classes)
         if width not in SHUFFLENET_V2_CHANNELS:
             widths = ", ".join(map(str, SHUFFLENET_V2_CHANNELS))
             raise UsageError(f"ShuffleNetV2: width must be one of {widths} (Table 5 of the paper), got {width!r}")
@@ -79,7 +78,6 @@ class ShuffleNetV2(Backbone):
         self.stage4 = stage(stage3, stage4, units4, padding=padding)
         self.conv5 = conv_bn_relu(conv1x1(stage4, conv5))
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(conv5, num_classes)
         self.feature_channels = {
             "stride_4": conv1,
             "stride_8": stage2,
@@ -87,15 +85,18 @@ class ShuffleNetV2(Backbone):
             "stride_32": stage4,
             "last": conv5,
         }
+        self.fc = self.make_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of pictures (N, in_channels, H, W), normalised as the weights' spec says."""
-        x = self.forward_features(x)["last"]
-        x = x.mean([2, 3])
-        logits: Tensor = self.fc(self.dropout(x))
-        return logits
+        return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The logits (N, num_classes) of the last map, or its average (N, num_features) alone."""
+        x = x.mean([2, 3])
+        return x if pre_logits else self.fc(self.dropout(x))
+
+    def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
         """The maps that detection and segmentation attach to, by name, in the order they are computed.
 
         - ``stride_4``: the max pool's output;

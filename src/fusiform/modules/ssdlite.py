@@ -17,15 +17,14 @@ with BatchNorm and ReLU6, then a 1x1 convolution with a bias. With 81 classes on
 parameters and 0.789 billion multiply-adds at 320x320, the 4.3M and 0.8B of Table 6.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: see Backbone.
 import math
 
 import torch
 from torch import Tensor, nn
 
 from fusiform.errors import UsageError
-from fusiform.modules.backbones import Backbone, take_off_classifier
+from fusiform.modules.backbones import Backbone, check_maps, take_off_classifier
 from fusiform.modules.layers import LoneBatchNorm2d, conv1x1, conv3x3
 from fusiform.spec import Padding
 from fusiform.tables import SSD_PRIORS_PER_CELL, ssd_extra_channels
@@ -64,6 +63,7 @@ class SSDLite(nn.Module):
             raise UsageError(
                 f"SSDLite: the backbone has output stride {backbone.output_stride}; build it with output_stride=32"
             )
+        check_maps("SSDLite", backbone, backbone.traits.detection_map)
         take_off_classifier(backbone)
         self.backbone = backbone
         self.first_map = backbone.traits.detection_map
@@ -90,7 +90,7 @@ class SSDLite(nn.Module):
         The priors are in the order of the maps; within a map row by row, within a row from the left, and within a cell
         in the order of its priors. The offsets are what training made of them: the network gives them no meaning.
         """
-        features = self.backbone.forward_features(x)
+        features = self.backbone.forward_stages(x)
         maps = [features[self.first_map], features["last"]]
         for layer in self.extras:
             maps.append(layer(maps[-1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,15 +21,18 @@ from fusiform.porting import deeplab_v3
 from fusiform.porting.network import ForeignNetwork
 from fusiform.porting.onnx import read_onnx
 from fusiform.porting.tflite import read_tflite
-from fusiform.spec import METADATA_KEY, ModelSpec, Preprocess
+from fusiform.spec import METADATA_KEY, Fit, ModelSpec, Preprocess
 from fusiform.tables import MOBILENET_V2_WIDTHS, TRAITS
 from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
-from fusiform.zoo.model import PICKLES, open_model
+from fusiform.zoo.kinds import what_else, what_folder
+from fusiform.zoo.model import PICKLES, Model, open_model
+from fusiform.zoo.stated import Colours, Stated, assumption, in_words
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
 
+_NOTHING = Stated()
 _DEFAULT_SIZE = 224
 _DEEPLAB_SIZE = 513
 _IMAGENET_CLASSES = 1000
@@ -41,6 +44,12 @@ def port(
     out: str | os.PathLike[str],
     *,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> ModelSpec:
     """Make a model file of fusiform's own from weights of another framework.
 
@@ -48,12 +57,19 @@ def port(
         foreign: A .tflite, .onnx, .pth or .safetensors file; ``read_foreign`` says what is read of it.
         out: The file to write, .safetensors or a float32 .tflite.
         labels: The names of the classes in their order, or a UTF-8 file with one a line.
+        mean: How images were prepared for the weights, where the file does not say it: see ``fusiform.open_model``.
+            Assumed is ImageNet's mean, and 0.5 for weights of TensorFlow's.
+        std: See ``fusiform.open_model``; likewise.
+        resize: See ``fusiform.open_model``.
+        crop: See ``fusiform.open_model``; the input's size where the file says it.
+        fit: See ``fusiform.open_model``.
+        say: Gets a line that tells what of these is assumed.
 
     Returns:
         The description that the new file has.
 
     Raises:
-        UsageError: For another ending of ``out``.
+        UsageError: For another ending of ``out``, and for a preprocessing that is none, or of a file that says its own.
         WeightsError: For a file that is missing, damaged or of another network, and where ``out`` cannot be written.
             After an error there is no new or changed file.
         MissingExtraError: Where reading needs a package that is not installed.
@@ -70,7 +86,8 @@ def port(
     ending = out.suffix.lower()
     if ending not in (".safetensors", ".tflite"):
         raise UsageError(f"{out}: a port is written as .safetensors or .tflite; end the name in one of them")
-    spec, state = read_foreign(Path(foreign), labels)
+    stated = Stated(mean, std, resize, crop, fit)
+    spec, state = read_foreign(Path(foreign), labels, stated=stated, say=say)
     graph = build_graph(spec, state)
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
@@ -79,13 +96,19 @@ def port(
     return spec
 
 
-def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[ModelSpec, State]:
+def read_foreign(
+    path: Path,
+    labels: Sequence[str] | None = None,
+    *,
+    stated: Stated = _NOTHING,
+    say: Callable[[str], None] | None = None,
+) -> tuple[ModelSpec, State]:
     """The spec and the weights, under torchvision's names, of a TensorFlow Lite, ONNX, .pth or .safetensors file.
 
     The file is recognised by its content. Networks are MobileNetV2 of any width and ShuffleNetV2; quantised weights
     are dequantised, normalisations folded, and a 1001st class, TensorFlow's background, is dropped. TensorFlow's
     DeepLabv3 on MobileNetV2 is read from a .safetensors file with its own names (``port_deeplab``). What a file does
-    not say is taken from where it must have been trained: preprocessing with ImageNet's mean and std where padding is
+    not say is ``stated``, or taken from where it must have been trained: ImageNet's mean and std where padding is
     symmetric, as in PyTorch, and 0.5 where it is TensorFlow's ``same``; in both, the central 87.5 % of the picture.
     ``labels`` name the classes in their order; without them a network of 1000 classes has ImageNet's. A file with a
     fusiform spec keeps it, but for the accuracy that was measured of an int8 network.
@@ -94,13 +117,16 @@ def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[Model
     MissingExtraError where reading needs a package that is not installed.
     """
     path = Path(path)
+    if path.is_dir():
+        other = what_folder(path)
+        raise WeightsError(f"{path}: {other or 'is a folder: name the model file in it'}")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror or error}): check the name") from None
     format_ = _recognise(path, data)
     if format_ != "PyTorch" and METADATA_KEY.encode() in data:
-        return _read_own(path, labels)
+        return _read_own(path, labels, stated)
 
     origin = f"{path.name} (SHA-256 {hashlib.sha256(data).hexdigest()}), ported from {format_}"
     match format_:
@@ -113,12 +139,24 @@ def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[Model
         case "safetensors":
             state = read_safetensors(path)[1]
             if deeplab_v3.is_deeplab(state):
-                return _deeplab(path, state, labels, origin)
+                spec, state = _deeplab(path, state, labels, origin, stated)
+                _tell(path, spec, stated.missing(), say)
+                return spec, state
             network = _named(path, state)
-    return _describe(path, network, labels, origin)
+    spec, state = _describe(path, network, labels, origin, stated)
+    known = () if network.mean is None else ("mean", "std")
+    _tell(path, spec, tuple(name for name in stated.missing() if name not in known), say)
+    return spec, state
 
 
-def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: str) -> tuple[ModelSpec, State]:
+def _tell(path: Path, spec: ModelSpec, missing: tuple[str, ...], say: Callable[[str], None] | None) -> None:
+    if say is not None and missing:
+        say(assumption(str(path), spec.preprocess, missing))
+
+
+def _deeplab(
+    path: Path, arrays: State, labels: Sequence[str] | None, origin: str, stated: Stated
+) -> tuple[ModelSpec, State]:
     """TensorFlow's DeepLabv3 as it was trained: 513 pixels, output stride 16, Pascal VOC's classes unless named."""
     state = deeplab_v3.port(arrays, source=str(path))
     classes = len(state["classifier.bias"])
@@ -128,7 +166,7 @@ def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: st
     if len(names) != classes:
         raise WeightsError(f"{path}: {len(names)} labels for {classes} classes: give one for each, in order")
     half = (0.5, 0.5, 0.5)
-    preprocess = Preprocess(resize=_DEEPLAB_SIZE, crop=_DEEPLAB_SIZE, fit="pad", mean=half, std=half)
+    preprocess = stated.over(Preprocess(resize=_DEEPLAB_SIZE, crop=_DEEPLAB_SIZE, fit="pad", mean=half, std=half))
     shapes = {name: array.shape for name, array in state.items()}
     for width in MOBILENET_V2_WIDTHS:
         spec = ModelSpec(
@@ -136,7 +174,7 @@ def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: st
             width,
             names,
             task="segmentation",
-            input_size=_DEEPLAB_SIZE,
+            input_size=preprocess.crop,
             padding="same",
             output_stride=16,
             preprocess=preprocess,
@@ -148,6 +186,8 @@ def _deeplab(path: Path, arrays: State, labels: Sequence[str] | None, origin: st
 
 
 def _recognise(path: Path, data: bytes) -> Format:
+    if (other := what_else(path, data)) is not None:
+        raise WeightsError(f"{path}: {other}")
     if data[4:8] == b"TFL3":
         return "TensorFlow Lite"
     if data[8:9] == b"{":  # after the header's length
@@ -162,17 +202,16 @@ def _recognise(path: Path, data: bytes) -> Format:
     )
 
 
-def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, State]:
-    """A file that describes itself; other labels replace those it has."""
+def _read_own(path: Path, labels: Sequence[str] | None, stated: Stated) -> tuple[ModelSpec, State]:
+    """A file that describes itself; other labels replace those it has, and another preprocessing is refused."""
     try:
-        model = open_model(path)
+        model = open_model(path, **stated._asdict())
         spec = model.spec
         if model.format == "safetensors":
             state: State = model.state()
         else:
-            graph = model.graph()
-            state = {**to_state(graph)}
-            if graph.quantization is not None:  # what was measured was the int8 network
+            state, quantised = _own_state(model)
+            if quantised:  # what was measured was the int8 network
                 origin = f"{spec.provenance}; dequantised from {path.name}".removeprefix("; ")
                 spec = spec.replace(accuracy=(), provenance=origin)
     except FusiformError:
@@ -191,6 +230,31 @@ def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, Stat
     return spec, state
 
 
+def _own_state(model: Model) -> tuple[State, bool]:
+    """The weights of a file that describes itself, and whether they were quantised.
+
+    Another tool may have rewritten it since and left the description: then it is read as that tool's.
+    """
+    try:
+        graph = model.graph()
+    except WeightsError:
+        read = read_tflite(model.data, source=str(model.path)) if model.format == "tflite" else None
+        network = read or read_onnx(model.path, model.data)
+        described = model.spec.preprocess
+        normalised = (
+            network.mean is None
+            or network.std is None
+            or (
+                np.allclose(described.mean, network.mean, atol=1e-3)
+                and np.allclose(described.std, network.std, atol=1e-3)
+            )
+        )
+        if network.padding != model.spec.padding or not normalised:
+            raise SpecError(f"{model.path}: its description and its layers differ: export it again") from None
+        return network.state, False
+    return {**to_state(graph)}, graph.quantization is not None
+
+
 def _named(path: Path, state: State) -> ForeignNetwork:
     """A state with torchvision's names as it came, in torchvision's order and complete."""
     shapes = guess_architecture(state, source=str(path)).shapes()
@@ -200,7 +264,7 @@ def _named(path: Path, state: State) -> ForeignNetwork:
 
 
 def _describe(
-    path: Path, network: ForeignNetwork, labels: Sequence[str] | None, origin: str
+    path: Path, network: ForeignNetwork, labels: Sequence[str] | None, origin: str, stated: Stated
 ) -> tuple[ModelSpec, State]:
     found = guess_architecture(network.state, source=str(path))
     state, classes = network.state, found.num_classes
@@ -227,12 +291,15 @@ def _describe(
         preprocess = Preprocess(
             resize=preprocess.resize, crop=preprocess.crop, mean=(mean, mean, mean), std=(std, std, std)
         )
+    own, preprocess = preprocess, stated.over(preprocess)
+    if network.mean is not None and (own.mean, own.std) != (preprocess.mean, preprocess.std):
+        raise UsageError(f"{path}: says itself how its values are normalised ({in_words(own)}): leave out mean and std")
     spec = ModelSpec(
         found.architecture,
         found.width,
         names,
         label_ids=ids,
-        input_size=network.input_size,
+        input_size=preprocess.crop,
         input_channels=found.input_channels,
         padding=network.padding,
         preprocess=preprocess,

@@ -10,7 +10,9 @@ from fusiform.prediction.predictor import PredictionStream, Predictor
 from fusiform.prediction.results import Predictions
 from fusiform.prediction.sources import Source
 from fusiform.progress import Tracker
-from fusiform.zoo.model import Model
+from fusiform.spec import Fit
+from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.stated import Colours
 
 
 def predict(
@@ -27,6 +29,11 @@ def predict(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
     progress: bool | Tracker | None = None,
 ) -> Predictions:
     """Classify images, detect objects in them or segment them, as the model's task is.
@@ -54,6 +61,12 @@ def predict(
         fast: Decode large JPEGs at a reduced size: the answers may differ a little. Detectors and segmenters decode
             whole images all the same, to answer in their own pixels.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        mean: What weights that were saved without fusiform do not say of their preprocessing; see
+            ``fusiform.open_model``.
+        std: See ``fusiform.open_model``.
+        resize: See ``fusiform.open_model``.
+        crop: See ``fusiform.open_model``.
+        fit: See ``fusiform.open_model``.
         progress: Whether to show how far it is; None does on a terminal and in a notebook.
 
     Returns:
@@ -74,7 +87,8 @@ def predict(
         'missing.jpg: no such file: check the path'
 
     """
-    predictor = Predictor(model, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
+    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
     return predictor(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
 
 
@@ -92,6 +106,11 @@ def predict_iter(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
     progress: bool | Tracker | None = False,
     thumbnails: int = 0,
 ) -> PredictionStream:
@@ -111,6 +130,11 @@ def predict_iter(
         batch: See ``predict``.
         fast: See ``predict``.
         labels: See ``predict``.
+        mean: See ``predict``.
+        std: See ``predict``.
+        resize: See ``predict``.
+        crop: See ``predict``.
+        fit: See ``predict``.
         progress: See ``predict``; off unless asked for.
         thumbnails: The first so many answers bring their image along, in ``thumbnail``, since an address or standard
             input can be read only once.
@@ -130,5 +154,6 @@ def predict_iter(
         examples/coffee.jpg espresso
 
     """
-    predictor = Predictor(model, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
+    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
     return predictor.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress, thumbnails=thumbnails)

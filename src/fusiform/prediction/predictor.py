@@ -26,7 +26,7 @@ from fusiform.prediction.results import Prediction, Predictions
 from fusiform.prediction.sources import Picture, Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import ModelSpec, Task
-from fusiform.tasks.classification import Classification, decode, read_labels, relabel
+from fusiform.tasks.classification import Classification, decode, rename
 from fusiform.zoo.model import Model, open_model
 
 MASKS_AHEAD = 2
@@ -89,10 +89,7 @@ class Predictor:
         self.spec = self._model.spec
         """The model's description, with the labels that were given."""
         if labels is not None:
-            names = read_labels(labels) if isinstance(labels, (str, os.PathLike)) else tuple(labels)
-            # COCO's results go by the identifiers, whatever the classes are called.
-            ids = self.spec.label_ids if self.spec.task == "detection" else ()
-            self.spec = relabel(self.spec, names).replace(label_ids=ids)
+            self.spec = rename(self.spec, labels)
         _check_fit(self.spec)
         self._pools: dict[int, Engines] = {}
         self._opening = threading.Lock()

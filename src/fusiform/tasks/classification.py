@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
         if not label:
             raise UsageError(f"{path}: line {number} is empty; give one class name a line")
     return labels
+
+
+def rename(spec: ModelSpec, labels: str | os.PathLike[str] | Sequence[str]) -> ModelSpec:
+    """The spec with the names in a sequence, or in a file as of ``read_labels``, for the same classes.
+
+    A detector keeps its identifiers: COCO's results go by them, whatever the classes are called. Raises UsageError as
+    ``read_labels`` and ``relabel`` do.
+    """
+    names = read_labels(labels) if isinstance(labels, (str, os.PathLike)) else tuple(labels)
+    ids = spec.label_ids if spec.task == "detection" else ()
+    return relabel(spec, names).replace(label_ids=ids)
 
 
 def relabel(spec: ModelSpec, labels: tuple[str, ...]) -> ModelSpec:

@@ -34,7 +34,8 @@ def load(
         model: A name from ``fusiform.list_models()`` or a model file of any kind. The bundled weights are int8 on disk
             and come dequantised, with no download.
         weights: One of a network's trainings (``torchvision_v2`` or torchvision's ``IMAGENET1K_V2``).
-        num_classes: Put a fresh classifier with so many classes on the trained backbone.
+        num_classes: Put a fresh classifier with so many classes on the trained backbone; with 0 the network has none,
+            and answers with the average of its last feature map.
         dropout: The network's own unless given, in [0, 1).
         output_stride: 8, 16 or 32; a segmenter's weights serve 8 and 16.
 
@@ -60,28 +61,36 @@ def load(
     from fusiform.modules import build_backbone, build_network
 
     opened = _open(model, weights)
-    state, spec = dict(opened.state()), opened.spec
-    if num_classes is not None and num_classes != spec.num_classes:
-        if num_classes < 1:
-            raise UsageError(f"num_classes must be at least 1, got {num_classes}")
-        if spec.task != "classification":
-            raise UsageError(f"{opened.path}: a fresh head is for classifiers; train this {spec.task} model instead")
-        spec = spec.replace(labels=tuple(f"class {k}" for k in range(num_classes)), label_ids=())
-        head = TRAITS[spec.architecture].classifier
-        fresh = [f"{head}.weight", f"{head}.bias"]
-        for name in fresh:
-            state.pop(name, None)
-    else:
-        fresh = []
+    spec = opened.spec
+    classes = spec.num_classes if num_classes is None else num_classes
+    state, fresh = with_classes(opened, classes)
     network: Backbone | SSDLite | DeepLabV3
     if spec.task == "classification":
-        network = build_backbone(spec, spec.num_classes, dropout=dropout, output_stride=output_stride or 32)
+        network = build_backbone(spec, classes, dropout=dropout, output_stride=output_stride or 32)
     else:
         if output_stride is not None:
             spec = spec.replace(output_stride=output_stride)
         network = build_network(spec, dropout=dropout)
     load_state(network, state, source=str(opened.path), fresh=fresh)
     return network.eval()
+
+
+def with_classes(model: Model, num_classes: int) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """A model's weights for a network of so many classes, and the names of those that stay as the network has them.
+
+    Those are none where the model has as many classes; else its classifier is left out. With 0 classes a network has
+    no classifier. Raises UsageError for another number of classes of a model that is no classifier.
+    """
+    state, spec = dict(model.state()), model.spec
+    if num_classes == spec.num_classes:
+        return state, []
+    if spec.task != "classification":
+        raise UsageError(f"{model.path}: a fresh head is for classifiers; train this {spec.task} model instead")
+    head = TRAITS[spec.architecture].classifier
+    fresh = [f"{head}.weight", f"{head}.bias"]
+    for name in fresh:
+        state.pop(name, None)
+    return state, fresh
 
 
 def load_state(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from fusiform.errors import SpecError, WeightsError
+from fusiform.errors import SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
-from fusiform.spec import ModelSpec
+from fusiform.spec import Fit, ModelSpec
+from fusiform.zoo.kinds import what_else, what_folder
+from fusiform.zoo.stated import Colours, Stated, in_words
 
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
@@ -45,6 +47,9 @@ class Model:
     spec: ModelSpec
     data: bytes
     """The file's bytes; empty for ``pth`` and ``coreml``, which are read by other means."""
+    assumed: tuple[str, ...] = ()
+    """What of ``spec.preprocess`` neither the file says nor the user stated: of ``mean``, ``std``, ``resize``, ``crop``
+    and ``fit``. None of a file that describes itself."""
 
     def __repr__(self) -> str:
         size = f", {len(self.data) / 1e6:.1f} MB" if self.data else ""
@@ -100,19 +105,35 @@ class Model:
         return to_onnx(self.graph())
 
 
-def open_model(model: str | os.PathLike[str] | Model) -> Model:
+def open_model(
+    model: str | os.PathLike[str] | Model,
+    *,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fit: Fit | None = None,
+) -> Model:
     """Find a model by its name in the catalogue or its file, and read what it says of itself.
+
+    Weights that were saved without fusiform do not say how images were prepared for them: ``mean`` to ``fit`` do.
 
     Args:
         model: Whatever looks like a path (a file that exists, the folder of a training run, or a name with a folder or
             a model file's ending) is read; any other name is looked up in the catalogue, and downloaded if it has to
             be. A model that was opened before is returned as it is.
+        mean: What is subtracted from values in [0, 1]: a number, or three for red, green and blue. ImageNet's unless
+            stated.
+        std: What they are then divided by, likewise.
+        resize: The shorter side before the crop, in pixels (256, or as much more than the crop).
+        crop: The side of the square that the network sees, in pixels (224).
+        fit: How an image comes into the square: ``crop``, ``stretch`` or ``pad``; see ``fusiform.Preprocess``.
 
     Returns:
         The model: its description is ``spec``; ``graph()`` and ``state()`` read its weights.
 
     Raises:
-        UsageError: For an unknown name.
+        UsageError: For an unknown name, and for a stated preprocessing that is none, or of a file that says its own.
         WeightsError: For a file that is missing, damaged or of no known kind.
         SpecError: For a file that does not say how to use it.
 
@@ -122,11 +143,15 @@ def open_model(model: str | os.PathLike[str] | Model) -> Model:
         <Model mobilenet_v2_x1_0.tflite: mobilenet_v2_x1_0, classification, 1000 classes, 224 px, tflite, 3.8 MB>
 
     """
+    return _stated(_found(model), Stated(mean, std, resize, crop, fit))
+
+
+def _found(model: str | os.PathLike[str] | Model) -> Model:
     if isinstance(model, Model):
         return model
     name = os.fspath(model)
     path = Path(name)
-    if _looks_like_a_file(name):
+    if looks_like_a_file(name):
         return _read(path, None)
     from fusiform.zoo.catalog import BUNDLED_FOLDER, find_weights
 
@@ -139,10 +164,29 @@ def open_model(model: str | os.PathLike[str] | Model) -> Model:
     return _read(fetch(weights), weights.spec())
 
 
+def _stated(model: Model, stated: Stated) -> Model:
+    """The model with the preprocessing that the user states, for weights that do not say it."""
+    if not stated.names:
+        return model
+    if not model.assumed:
+        raise UsageError(
+            f"{model.path}: says itself how images are prepared ({in_words(model.spec.preprocess)}): leave out "
+            f"{', '.join(stated.names)}"
+        )
+    preprocess = stated.over(model.spec.preprocess)
+    spec = model.spec.replace(
+        input_size=preprocess.crop,
+        preprocess=preprocess,
+        provenance=f"{model.path.name}, without a description: preprocessing as stated ({', '.join(stated.names)})",
+    )
+    return replace(model, spec=spec, assumed=stated.missing())
+
+
 _SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".xml", ".pte", ".mlpackage")
 
 
-def _looks_like_a_file(name: str) -> bool:
+def looks_like_a_file(name: str) -> bool:
+    """Whether a name is read as that of a file or folder, and not looked up in the catalogue."""
     path = Path(name)
     return (
         path.is_file() or path.name != name or path.suffix in _SUFFIXES or (bool(name) and bool(_models_inside(path)))
@@ -155,6 +199,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
             from fusiform.zoo.programs import read_coreml_spec
 
             return Model(path, "coreml", read_coreml_spec(path), b"")
+        if (other := what_folder(path)) is not None:
+            raise WeightsError(f"{path}: {other}")
         return _read(_model_inside(path), spec)
     try:
         data = path.read_bytes()
@@ -168,11 +214,15 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
         _check_label_file(path, data, described)
         return Model(path, "tflite", described, data)
+    if (other := what_else(path, data)) is not None:
+        raise WeightsError(f"{path}: {other}")
     if data[8:9] == b"{":
         from fusiform.zoo.checkpoint import read_safetensors
 
         stored, state = read_safetensors(path)
-        return Model(path, "safetensors", stored or _guessed_spec(path, state), data)
+        if stored is not None:
+            return Model(path, "safetensors", stored, data)
+        return Model(path, "safetensors", _guessed_spec(path, state), data, Stated._fields)
     from fusiform.zoo import programs  # after LiteRT's files, whose first answer is not to wait for it
 
     if data[:2] == b"PK":
@@ -186,7 +236,9 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     if data[:2] in (b"PK", *PICKLES) or path.suffix in (".pth", ".pt", ".ckpt"):
         from fusiform.zoo.checkpoint import read_pth
 
-        return Model(path, "pth", spec or _guessed_spec(path, read_pth(path)), b"")
+        if spec is not None:
+            return Model(path, "pth", spec, b"")
+        return Model(path, "pth", _guessed_spec(path, read_pth(path)), b"", Stated._fields)
     if path.suffix == ".onnx" or data[:1] == b"\x08":  # a protobuf that starts with ir_version
         from fusiform.graph.onnx import read_spec
 

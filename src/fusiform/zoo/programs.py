@@ -56,7 +56,11 @@ def read_torchscript_spec(data: bytes, *, source: str) -> ModelSpec:
             except _DAMAGED:
                 raise WeightsError(f"{source}: damaged TorchScript file; export it again") from None
             return ModelSpec.from_json(text, source=source)
-    raise _undescribed(source)
+    raise SpecError(
+        f"{source}: carries no description by fusiform (labels, preprocessing). Its weights become a model in two "
+        "steps, in Python torch.save(torch.jit.load(file).state_dict(), new_file), then fusiform port new_file --out "
+        "FILE; torch.jit.load is for files that you trust"
+    )
 
 
 def is_openvino(data: bytes) -> bool:
@@ -88,8 +92,9 @@ def _names(data: bytes) -> list[str]:
 
 def _undescribed(source: str) -> SpecError:
     return SpecError(
-        f"{source}: carries no description by fusiform (labels, preprocessing), and a program's weights cannot be "
-        "ported; export it again from its model: fusiform export MODEL"
+        f"{source}: carries no description by fusiform (labels, preprocessing), and the weights of a program for one "
+        "runtime are not read back: take the model that it was made from (.pth, .safetensors, .onnx, .tflite), port it "
+        "with fusiform port and export it with fusiform export"
     )
 
 
