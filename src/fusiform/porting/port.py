@@ -14,9 +14,10 @@ from fusiform.data.masks import VOC_CLASSES
 from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
 from fusiform.files import write_file
 from fusiform.graph.build import build_graph
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.numbers import to_state
 from fusiform.graph.shapes import state_shapes
-from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite_metadata import to_described_tflite
 from fusiform.porting import deeplab_v3
 from fusiform.porting.network import ForeignNetwork
 from fusiform.porting.onnx import read_onnx
@@ -46,7 +47,7 @@ def port(
 
     Args:
         foreign: A .tflite, .onnx, .pth or .safetensors file; ``read_foreign`` says what is read of it.
-        out: The file to write, .safetensors or a float32 .tflite.
+        out: The file to write, .safetensors or a float32 .tflite in the form that ``fusiform.export`` gives it.
         labels: The names of the classes in their order, or a UTF-8 file with one a line.
 
     Returns:
@@ -74,9 +75,10 @@ def port(
     graph = build_graph(spec, state)
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
-    else:
-        write_file(out, to_tflite(graph))
-    return spec
+        return spec
+    graph = for_litert(graph)
+    write_file(out, to_described_tflite(graph))
+    return graph.spec
 
 
 def read_foreign(path: Path, labels: Sequence[str] | None = None) -> tuple[ModelSpec, State]:
@@ -166,7 +168,7 @@ def _read_own(path: Path, labels: Sequence[str] | None) -> tuple[ModelSpec, Stat
     """A file that describes itself; other labels replace those it has."""
     try:
         model = open_model(path)
-        spec = model.spec
+        spec = model.spec.with_logits()  # as the weights answer, whatever the file does with them
         if model.format == "safetensors":
             state: State = model.state()
         else:
