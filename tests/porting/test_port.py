@@ -214,9 +214,7 @@ def test_port_writes_a_file_that_describes_itself(tmp_path: Path, ending: str) -
     assert open_model(out).spec == spec
     again, weights = read_foreign(out)
     assert again == spec.with_logits()
-    if (
-        ending != ".safetensors"
-    ):  # as fusiform's own exports are: one mean for all colours, so that pictures stay floats
+    if ending != ".safetensors":  # one mean for all colours: it reads what other programs normalise
         assert (spec.output, input_type(out.read_bytes())) == ("probabilities", "float32")
         assert read_label_file(out.read_bytes()) == spec.labels
     batch = pictures()
