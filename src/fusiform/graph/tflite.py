@@ -159,7 +159,9 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
     if _GREY in tensors:
         activations[INPUT] = Scale(1.0, int(array(_GREY)[0]) + _BLACK)
     scales = {
-        name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
+        name: array(f"{name}.scales")
+        if f"{name}.scales" in tensors
+        else np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
         for name in weights
         if name not in in_float
     }
@@ -461,20 +463,29 @@ class _Writer:
         self.operator(tfl.BuiltinOperator.MEAN, [source, axes], self.index[node.name], "Reducer", keepDims=False)
 
     def linear(self, node: Linear) -> None:
-        """The classifier; int8 weights meet activations that the runtime quantises picture by picture."""
-        quantization = self.graph.quantization
+        """The classifier; int8 weights meet activations that the runtime quantises picture by picture.
+
+        Their scales, one for each class, are operators of their own: runtimes from before 2024 (TensorFlow Lite's Task
+        Library) take the first for all of a fully connected layer that quantises in this way, and say nothing.
+        """
+        quantization, shape, code = self.graph.quantization, (1, len(node.bias)), tfl.BuiltinOperator.FULLY_CONNECTED
         if quantization is None or node.name in quantization.in_float:
             weights = self.real_constant(f"{node.name}.weight", node.weight)
-        else:
-            scales = (quantization.weights[node.name], 0)
-            weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", scales, node.weight)
+            bias = self.real_constant(f"{node.name}.bias", node.bias)
+            self.index[node.name] = self.tensor(node.name, shape, "float32")
+            inputs = [self.index[node.source], weights, bias]
+            self.operator(code, inputs, self.index[node.name], "FullyConnected")
+            return
+        weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", Scale(1.0, 0), node.weight)
+        scales = self.tensor(f"{node.name}.scales", shape[1:], "float32", data=quantization.weights[node.name])
         bias = self.real_constant(f"{node.name}.bias", node.bias)
-        self.index[node.name] = self.tensor(node.name, (1, len(node.bias)), "float32")
-        inputs, output = [self.index[node.source], weights, bias], self.index[node.name]
-        dynamic = not self.is_real(node.name)
-        self.operator(
-            tfl.BuiltinOperator.FULLY_CONNECTED, inputs, output, "FullyConnected", asymmetricQuantizeInputs=dynamic
+        sums, scaled, self.index[node.name] = (
+            self.tensor(f"{node.name}{part}", shape, "float32") for part in ("/sums", "/scaled", "")
         )
+        inputs = [self.index[node.source], weights, -1]
+        self.operator(code, inputs, sums, "FullyConnected", asymmetricQuantizeInputs=True)
+        self.operator(tfl.BuiltinOperator.MUL, [sums, scales], scaled, "Mul")
+        self.operator(tfl.BuiltinOperator.ADD, [scaled, bias], self.index[node.name], "Add")
 
     def finish(self, metadata: Mapping[str, bytes]) -> bytes:
         outputs = []
