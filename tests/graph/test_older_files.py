@@ -1,6 +1,6 @@
-"""int8 files as version 0.2 wrote them, which read pixels less 128 and answer with logits, are read everywhere.
+"""int8 files as version 0.1 wrote them, which read pixels less 128 and answer with logits, are read everywhere.
 
-``int8_of_version_0_2.tflite.gz`` is one: MobileNetV2 of width 0.05 at 32 pixels, its weights drawn by chance.
+``int8_of_version_0_1.tflite.gz`` is one: MobileNetV2 of width 0.05 at 32 pixels, its weights drawn by chance.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fusiform.zoo.info import describe
 from fusiform.zoo.model import open_model
 from fusiform.zoo.restamp import restamp
 
-FILE = Path(__file__).with_name("int8_of_version_0_2.tflite.gz")
+FILE = Path(__file__).with_name("int8_of_version_0_1.tflite.gz")
 PIXELS = (np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) * 7 % 256).astype(np.uint8)
 LOGITS = [0.9977863430976868, -0.1777435690164566, -1.0977529287338257]
-"""What version 0.2 answered."""
+"""What version 0.1 answered."""
 
 
 @pytest.fixture
