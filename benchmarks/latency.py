@@ -61,7 +61,7 @@ class Contender(NamedTuple):
 def contenders_of(network: str, threads: int) -> list[Contender]:
     """Every engine in every precision there is."""
     model = open_model(network)
-    spec, state = model.spec, model.state()
+    spec, state = model.spec.with_logits(), model.state()
     side = spec.input_size
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     graphs = {"int8": model.graph(), "float": build_graph(spec, state)}
@@ -70,15 +70,12 @@ def contenders_of(network: str, threads: int) -> list[Contender]:
         # The int8 file is the bundled one, byte for byte.
         file = model.tflite() if precision == "int8" else to_tflite(graph)
         engines: dict[str, Engine] = {
-            "LiteRT": LiteRTEngine(file, spec, threads=threads),
+            "LiteRT": LiteRTEngine(file, model.spec if precision == "int8" else spec, threads=threads),
             "ONNX Runtime": OnnxRuntimeEngine(to_onnx(graph), spec, threads=threads),
         }
         if precision == "float":
             engines["PyTorch"] = TorchEngine(state, spec, threads=threads)
-        if precision == "int8":
-            ready: np.ndarray = (pixels - np.uint8(128)).view(np.int8)  # wraps into -128 to 127
-        else:
-            ready = normalize(pixels, spec.preprocess, layout="nhwc")
+        ready = pixels if precision == "int8" else normalize(pixels, spec.preprocess, layout="nhwc")
         made.append(Contender(network, threads, "bare LiteRT", precision, _bare(file, threads, ready)))
         made += [Contender(network, threads, name, precision, partial(e.run, pixels)) for name, e in engines.items()]
     return made

@@ -45,7 +45,9 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.exporting.quantization.equalize import equalize
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.graph.build import build_graph
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite_metadata import to_described_tflite
 from fusiform.spec import Accuracy, ModelSpec
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import read_safetensors
@@ -147,7 +149,8 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
         len(validation[1]),
         "fusiform: scripts/train_bundled.py",
     )
-    file = to_tflite(dataclasses.replace(student.freeze(), spec=spec.replace(accuracy=(accuracy,))))
+    graph = dataclasses.replace(student.freeze(), spec=spec.replace(accuracy=(accuracy,)))
+    file = to_described_tflite(for_litert(graph))
     write(out / f"{spec.name}.tflite", file)
     card = {
         "file": f"{spec.name}.tflite",

@@ -43,8 +43,8 @@ def _paragraphs(text: str) -> list[str]:
 
 def _option(option: click.Option, context: click.Context, command: str) -> str:
     """A definition: the option with what it takes, what it does, and its default."""
-    long = max((*option.opts, *option.secondary_opts), key=len)
-    flags = ", ".join(option.opts)
+    long = max(option.opts, key=len)
+    flags = ", ".join((*option.opts, *option.secondary_opts))
     takes = "" if option.is_flag else " " + option.make_metavar(context)
     text, default = _default(option)
     anchor = f"{command}{long.removeprefix('-')}"

@@ -90,7 +90,8 @@ class ModelSpec:
     ``labels`` are the class names in the order of the outputs; ``label_ids`` (empty, or one each) are their
     identifiers in the dataset, WordNet ids for ImageNet. ``input_size`` is the square input's side in pixels (32 or
     more). ``padding`` is part of the weights: ``same`` is TensorFlow's rule, asymmetric at stride 2. Logits are divided
-    by ``temperature`` before they become probabilities (Guo et al., arXiv 1706.04599, Section 4.2).
+    by ``temperature`` before they become probabilities (Guo et al., arXiv 1706.04599, Section 4.2); where ``output`` is
+    ``probabilities``, the file's own softmax has done so.
 
     A detector is SSDLite over ``architecture``. Its ``labels`` leave out the background, which its logits have first;
     ``scores`` is what makes scores of them. A segmenter is DeepLabv3 over ``architecture``, with ``aspp`` or without.
@@ -153,8 +154,6 @@ class ModelSpec:
             raise SpecError(f"preprocess.crop is {self.preprocess.crop} but input_size is {self.input_size}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SpecError(f"temperature must be a positive number, got {self.temperature}")
-        if self.temperature != 1 and self.output != "logits":
-            raise SpecError("temperature applies to logits; this model's file ends in a softmax")
         if self.input_channels < 1:
             raise SpecError(f"input_channels must be at least 1, got {self.input_channels}")
         self._check_task()
@@ -202,6 +201,10 @@ class ModelSpec:
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    def with_logits(self) -> ModelSpec:
+        """The description of the same network without a softmax at its end: as its weights answer."""
+        return self if self.output == "logits" else self.replace(output="logits")
 
     def summary(self) -> str:
         """The network, its task, classes and input in a line."""

@@ -10,7 +10,6 @@ from fusiform.data.faults import AnnotationFault
 from fusiform.data.open import open_dataset, recognise
 from fusiform.data.voc import read_xml_beside
 from fusiform.doctor.job import diagnose
-from fusiform.errors import UsageError
 
 OBJECT = (
     "<object><name>{name}</name><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object>"

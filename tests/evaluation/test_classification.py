@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "black"
 SPEC = ModelSpec(
     "mobilenet_v2", 0.35, ("red", "green", "blue", "grey"), input_size=32, preprocess=Preprocess(resize=32, crop=32)
 )
+SMALLEST = float(np.finfo(np.float32).tiny)
 LOGITS = {"red": [5.0, 2, 0, 0], "green": [2.0, 4, 0, 0], "blue": [0.0, 3, 2, 0], "black": [0.0, 0, 0, 1]}
 
 
@@ -220,9 +222,9 @@ def test_wrong_numbers_are_refused(model: Path, data: DataSet, wrong: dict[str, 
 def test_probabilities_are_measured_as_they_are(
     tmp_path: Path, data: DataSet, lived_in_state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = SPEC.replace(output="probabilities")
+    spec = SPEC.replace(output="probabilities", temperature=2.0)  # which the softmax of the file has divided by
     path = tmp_path / "softmax.tflite"
-    path.write_bytes(to_tflite(build_graph(spec, lived_in_state(spec))))
+    path.write_bytes(to_tflite(dataclasses.replace(build_graph(spec, lived_in_state(spec)), spec=spec)))
     given = {"red": [0.5, 0.5, 0, 0], "green": [0.2, 0.8, 0, 0], "blue": [0, 0, 1, 0], "black": [0, 0, 0, 1.0]}
 
     class Softmax(ColorEngine):
@@ -235,8 +237,8 @@ def test_probabilities_are_measured_as_they_are(
     result = evaluate(path, data)
     assert result.confidence == pytest.approx([1, 1, 0.8, 0.5])
     assert result.right.tolist() == [True, False, True, True]
-    with pytest.raises(UsageError, match="ends in a softmax"):
-        check_calibration(open_model(path), tmp_path / "out.tflite")
+    assert result.logits[-1].tolist() == pytest.approx([2 * np.log(0.5)] * 2 + [2 * np.log(SMALLEST)] * 2, abs=1e-4)
+    check_calibration(open_model(path), tmp_path / "out.tflite")
 
 
 def make(

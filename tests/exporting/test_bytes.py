@@ -14,6 +14,7 @@ import pytest
 
 from fusiform.exporting.targets.base import Precision
 from fusiform.exporting.targets.targets import TARGETS
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.numbers import to_float
 from fusiform.porting.port import port
 from fusiform.zoo.model import open_model
@@ -36,7 +37,8 @@ def digests(model: str | Path, folder: Path) -> dict[str, str]:
         for precision in PRECISIONS:
             if precision == "int8" and graph.quantization is None:
                 continue
-            made = TARGETS[target].writer()(graph if precision == "int8" else plain, precision, folder)
+            given = graph if precision == "int8" else plain
+            made = TARGETS[target].writer()(for_litert(given) if target == "litert" else given, precision, folder)
             found[f"{target} {precision}"] = hashlib.sha256(made[0].path.read_bytes()).hexdigest()
     return found
 

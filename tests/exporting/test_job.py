@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -13,13 +14,17 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import UsageError
 from fusiform.exporting import job
 from fusiform.exporting.job import ExportError, export
 from fusiform.exporting.targets.targets import TARGETS, Target
+from fusiform.graph.tflite import input_type
 from fusiform.prediction.predict import predict
 from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.zoo.info import describe
 from fusiform.zoo.model import open_model
+from fusiform.zoo.restamp import restamp
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,73 @@ def test_pixels_and_slices(folder, tmp_path):
     assert sum(node.op_type == "Conv" for node in model.graph.node) > 150
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reads", "output"),
+    [
+        ({}, "pixels (uint8)", "probabilities"),
+        ({"slices": 2}, "pixels (uint8)", "probabilities"),
+        ({"precision": "float16", "output": "logits"}, "pixels (uint8)", "logits"),
+        ({"pixels": False}, "normalised pictures (float32)", "probabilities"),
+        ({"pixels": False, "output": "logits"}, "normalised pictures (float32)", "logits"),
+    ],
+)
+def test_what_litert_files_read_and_answer(arguments, reads, output, folder, tmp_path):
+    export(folder / "model.safetensors", ["litert"], tmp_path, **arguments)
+    (path,) = tmp_path.glob("*.tflite")
+    model = open_model(path)
+    assert model.spec.output == output
+    code = input_type(model.data)
+    assert code == ("uint8" if "uint8" in reads else "float32")
+    if "slices" not in arguments:  # whose weights are not read back
+        assert describe(path).figures["reads"] == reads
+
+
+def test_one_mean_for_all_colours_leaves_normalising_to_the_program(folder, tmp_path):
+    model = open_model(folder / "model.safetensors")
+    preprocess = dataclasses.replace(model.spec.preprocess, mean=(0.5,) * 3, std=(0.25,) * 3)
+    write_safetensors(tmp_path / "grey.safetensors", model.state(), model.spec.replace(preprocess=preprocess))
+    for pixels, kind in ((None, "float32"), (True, "uint8")):
+        export(tmp_path / "grey.safetensors", ["litert"], tmp_path / kind, pixels=pixels)
+        (path,) = (tmp_path / kind).glob("*.tflite")
+        assert input_type(path.read_bytes()) == kind
+
+
+def test_a_temperature_is_inside_and_a_new_one_can_be_written(folder, tmp_path):
+    model = open_model(folder / "model.safetensors")
+    write_safetensors(tmp_path / "warm.safetensors", model.state(), model.spec.replace(temperature=1.7))
+    assert export(tmp_path / "warm.safetensors", ["litert", "onnx"], tmp_path).rows[0]["largest_error"] < 1e-4
+    (path,) = tmp_path.glob("*.tflite")
+    photographs = sorted((folder / "pictures").rglob("*.png"))[:4]
+
+    def probabilities(file):
+        return [guess.probability for answer in predict(photographs, model=file) for guess in answer.top]
+
+    np.testing.assert_allclose(probabilities(path), probabilities(tmp_path / "warm.safetensors"), rtol=1e-4)
+    for temperature in (1.0, 3.0):
+        spec = open_model(path).spec.replace(temperature=temperature)
+        (tmp_path / "again.tflite").write_bytes(restamp(open_model(path), spec))
+        write_safetensors(tmp_path / "other.safetensors", model.state(), model.spec.replace(temperature=temperature))
+        expected = probabilities(tmp_path / "other.safetensors")
+        np.testing.assert_allclose(probabilities(tmp_path / "again.tflite"), expected, rtol=1e-4)
+    # In another runtime it is the weights that answer, and the spec's temperature that divides.
+    np.testing.assert_allclose(
+        [g.probability for a in predict(photographs, model=path, engine="onnxruntime") for g in a.top],
+        probabilities(path),
+        rtol=1e-4,
+    )
+
+
+def test_probabilities_that_do_not_add_up_do_not_pass(folder, tmp_path, monkeypatch):
+    run = LiteRTEngine.run
+
+    def twice(self, batch):
+        return {name: values * (2 if name == "probabilities" else 1) for name, values in run(self, batch).items()}
+
+    monkeypatch.setattr(LiteRTEngine, "run", twice)
+    with pytest.raises(ExportError, match="its probabilities add up to 2, not to 1"):
+        export(folder / "model.safetensors", ["litert"], tmp_path)
+
+
 def test_what_the_files_were_verified_on_is_said(folder, tmp_path):
     def verified_on(**arguments):
         report = export(folder / "model.safetensors", ["onnx"], tmp_path, **arguments)
@@ -179,6 +251,9 @@ def test_an_int8_model_is_not_quantised_again(tmp_path):
         ({"to": ["litert"], "precision": "int8"}, "needs photographs like those it will see: add --calibrate"),
         ({"to": ["torchscript"], "precision": "int8"}, "torchscript has no int8 here, only float32"),
         ({"to": ["torchscript"], "pixels": True}, "torchscript files read normalised pictures"),
+        ({"to": ["litert"], "precision": "int8", "pixels": False}, "--no-pixels: int8 files read pixels"),
+        ({"to": ["litert", "onnx"], "output": "probabilities"}, "onnx files answer with logits"),
+        ({"to": ["litert"], "output": "softmax"}, "logits or probabilities, not 'softmax'"),
         ({"to": ["litert"], "slices": 0}, "slices must be at least 1"),
         ({"to": ["litert"], "precision": "int8", "slices": 2}, "--slices is for float32"),
         ({"to": ["litert"], "keep_float": -1}, "keep-float must be at least 0"),

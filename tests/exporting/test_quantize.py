@@ -64,7 +64,7 @@ def test_each_layer_is_litert_s_to_one_step(architecture, padding, networks, mon
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    pixels = (pictures.numpy().transpose(0, 2, 3, 1) - 128).astype(np.int8)
+    pixels = pictures.numpy().transpose(0, 2, 3, 1).astype(np.uint8)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
     interpreter.invoke()
     tensors = {detail["name"]: detail["index"] for detail in interpreter.get_tensor_details()}

@@ -13,7 +13,7 @@ import pytest
 
 from fusiform.errors import SpecError, WeightsError
 from fusiform.graph.build import build_graph
-from fusiform.graph.ir import INPUT, Conv, Graph, Linear, Mean, Quantization, Scale
+from fusiform.graph.ir import INPUT, Add, Conv, Graph, Linear, Mean, Quantization, Scale
 from fusiform.graph.tflite import from_tflite, to_tflite
 from fusiform.spec import ModelSpec, Preprocess
 
@@ -142,8 +142,8 @@ def test_the_file_describes_itself_to_other_tools(graph):
     interpreter = Interpreter(model_content=to_tflite(quantised(graph)))
     interpreter.allocate_tensors()
     given, made = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    assert (given["dtype"], tuple(given["shape"])) == (np.int8, (1, 32, 32, 3))
-    assert given["quantization"] == (1.0, 114 - 128)
+    assert (given["dtype"], tuple(given["shape"])) == (np.uint8, (1, 32, 32, 3))
+    assert given["quantization"] == (1.0, 0)  # pixels as they are
     assert (made["dtype"], tuple(made["shape"])) == (np.float32, (1, 10))
 
 
@@ -155,3 +155,82 @@ def test_a_description_of_any_length_fits():
     shapes = expected_shapes("shufflenet_v2", 0.5, num_classes=3000)
     state = {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in shapes.items()}
     assert from_tflite(to_tflite(build_graph(spec, state))).spec == spec
+
+
+def test_pixels_come_in_exactly_as_they_came_in_as_int8(graph):
+    """LiteRT's tensor behind the input is pixels less 128, with the zero point that makes the grey a zero."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=to_tflite(quantised(graph)),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    pixels = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3).astype(np.uint8)  # each of the 256
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+    interpreter.invoke()
+    (inside,) = (detail for detail in interpreter.get_tensor_details() if detail["name"] == f"{INPUT}/int8")
+    assert inside["quantization"] == (1.0, 114 - 128)
+    np.testing.assert_array_equal(interpreter.get_tensor(inside["index"]), pixels.astype(np.int16) - 128)
+
+
+def test_a_first_convolution_in_float_reads_pixels_too(graph):
+    int8 = quantised(graph)
+    first = graph.nodes[0]
+    nodes = (dataclasses.replace(first, weight=first.weight / 58), *int8.nodes[1:])
+    kept = Quantization(int8.quantization.activations, int8.quantization.weights, frozenset({first.name}))
+    mixed = Graph(graph.spec, nodes, kept)
+    back = from_tflite(to_tflite(mixed))
+    assert back.quantization.activations == kept.activations
+    assert back.quantization.in_float == {first.name}
+    assert to_tflite(back) == to_tflite(mixed)
+
+
+def test_a_network_all_of_whose_layers_are_in_float_is_still_an_int8_graph(graph):
+    int8 = quantised(graph)
+    names = frozenset(node.name for node in graph.nodes if isinstance(node, Conv | Linear | Add))
+    mixed = Graph(graph.spec, graph.nodes, Quantization(int8.quantization.activations, {}, names))
+    back = from_tflite(to_tflite(mixed))
+    assert back.quantization is not None
+    assert back.quantization.in_float == names
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_probabilities_are_the_softmax_of_the_logits(graph, precision, temperature):
+    from fusiform.engines.litert import LiteRTEngine
+    from fusiform.tasks.classification import softmax, to_logits
+
+    spec = graph.spec.replace(output="probabilities", temperature=temperature)
+    graph = graph if precision == "float32" else quantised(graph)
+    # Answers of the size that trained networks give.
+    last = graph.nodes[-1]
+    small = dataclasses.replace(last, bias=np.linspace(-5, 5, 10, dtype=np.float32))
+    if precision == "float32":
+        small = dataclasses.replace(small, weight=last.weight * np.float32(0.01))
+    else:
+        graph.quantization.weights[last.name][:] /= 1000
+    graph = dataclasses.replace(graph, nodes=(*graph.nodes[:-1], small))
+    file = to_tflite(dataclasses.replace(graph, spec=spec))
+    assert from_tflite(file).spec == spec
+    assert to_tflite(from_tflite(file)) == file
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    logits = LiteRTEngine(to_tflite(graph), graph.spec).run(pixels)["logits"]
+    shares = LiteRTEngine(file, spec).run(pixels)["probabilities"]
+    np.testing.assert_allclose(shares, softmax(logits / temperature), rtol=1e-5)
+    back = to_logits(shares, spec)
+    np.testing.assert_allclose(
+        back - back.mean(1, keepdims=True), logits - logits.mean(1, keepdims=True), atol=1e-4 * np.abs(logits).max()
+    )
+
+
+def test_a_signature_names_input_and_answers(graph):
+    from ai_edge_litert.interpreter import Interpreter
+
+    spec = graph.spec.replace(output="probabilities")
+    for given, name in ((graph, "logits"), (dataclasses.replace(graph, spec=spec), "probabilities")):
+        interpreter = Interpreter(model_content=to_tflite(given))
+        assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": [name]}}
+        answer = interpreter.get_signature_runner()(image=np.zeros((1, 32, 32, 3), np.float32))
+        assert answer[name].shape == (1, 10)

@@ -181,13 +181,13 @@ def preprocess_of(fit):
 
 def test_a_detector_has_two_outputs():
     spec = spec_of(task="detection", preprocess=preprocess_of("stretch"))
-    content = read_metadata_flatbuffer(make_metadata(spec, reads="int8"))
+    content = read_metadata_flatbuffer(make_metadata(spec, reads="uint8"))
     assert content["description"] == ("Finds the objects that a photograph shows: boxes of 2 classes. Trained by hand.")
     (subgraph,) = content["subgraph_metadata"]
     (given_tensor,) = subgraph["input_tensor_metadata"]
     assert given_tensor["description"] == (
         "A photograph, all of it resized to 224 x 224 pixels (bilinear, antialiased), whatever its aspect: red, green, "
-        "blue, less 128"
+        "blue, 0 to 255"
     )
     logits, codes = subgraph["output_tensor_metadata"]
     assert (logits["name"], logits["dimension_names"]) == ("logits", ["batch", "priors", "classes"])
@@ -207,7 +207,7 @@ def test_a_detector_has_two_outputs():
 
 
 def tensor_list(spec, side):
-    (subgraph,) = read_metadata_flatbuffer(make_metadata(spec, reads="int8"))["subgraph_metadata"]
+    (subgraph,) = read_metadata_flatbuffer(make_metadata(spec, reads="uint8"))["subgraph_metadata"]
     return subgraph[f"{side}_tensor_metadata"]
 
 
@@ -217,7 +217,7 @@ def test_a_segmenter_s_output_is_a_map(aligned):
     (given_tensor,) = tensor_list(spec, "input")
     assert given_tensor["description"] == (
         "A photograph, its longer side resized to 224 pixels (bilinear, antialiased), at the top left of 224 x 224 of "
-        "the mean colour: red, green, blue, less 128"
+        "the mean colour: red, green, blue, 0 to 255"
     )
     (logits,) = tensor_list(spec, "output")
     assert logits["name"] == "logits"
@@ -239,14 +239,11 @@ def test_nothing_is_said_that_is_not_known():
     assert content["description"] == "Names what a photograph shows: one of 2 classes."
 
 
-@pytest.mark.parametrize(
-    ("reads", "form", "low", "high"), [("int8", "less 128", -128, 127), ("uint8", "0 to 255", 0, 255)]
-)
-def test_models_that_read_pixels_ask_for_no_normalisation(reads, form, low, high):
-    given_tensor = tensor(spec_of(), reads)
+def test_models_that_read_pixels_ask_for_no_normalisation():
+    given_tensor = tensor(spec_of(), "uint8")
     assert "process_units" not in given_tensor
-    assert given_tensor["stats"] == {"max": [high], "min": [low]}
-    assert given_tensor["description"] == DESCRIPTION + form
+    assert given_tensor["stats"] == {"max": [255], "min": [0]}
+    assert given_tensor["description"] == DESCRIPTION + "0 to 255"
     assert given_tensor["content"] == FLOAT["subgraph_metadata"][0]["input_tensor_metadata"][0]["content"]
 
 
@@ -267,9 +264,9 @@ def test_a_model_of_other_channels_reads_no_picture():
 
 
 def test_probabilities_have_a_range_and_temperatures_are_named():
-    assert tensor(spec_of(output="probabilities"), "int8", "output")["stats"] == {"max": [1], "min": [0]}
-    assert "stats" not in tensor(spec_of(), "int8", "output")
-    assert "divided by 1.7" in tensor(spec_of(temperature=1.7), "int8", "output")["description"]
+    assert tensor(spec_of(output="probabilities"), "uint8", "output")["stats"] == {"max": [1], "min": [0]}
+    assert "stats" not in tensor(spec_of(), "uint8", "output")
+    assert "divided by 1.7" in tensor(spec_of(temperature=1.7), "uint8", "output")["description"]
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,13 @@ from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import FusiformError, MissingExtraError, OutputError, UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.shapes import expected_shapes
-from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite import input_type, to_tflite
+from fusiform.graph.tflite_metadata import read_label_file
 from fusiform.porting.port import port, read_foreign
 from fusiform.spec import METADATA_KEY, Accuracy, Architecture, ModelSpec, Padding, Preprocess
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import State, read_safetensors, write_safetensors
+from fusiform.zoo.model import open_model
 
 SIZE = 64
 
@@ -209,8 +211,12 @@ def test_port_writes_a_file_that_describes_itself(tmp_path: Path, ending: str) -
     (tmp_path / "labels.txt").write_text("v\nw\nx\ny\nz\n", encoding="utf-8")
     named = port(write_foreign(tmp_path, own, state), tmp_path / f"named{out.suffix}", labels=tmp_path / "labels.txt")
     assert named == spec
+    assert open_model(out).spec == spec
     again, weights = read_foreign(out)
-    assert again == spec
+    assert again == spec.with_logits()
+    if ending != ".safetensors":  # one mean for all colours: it reads what other programs normalise
+        assert (spec.output, input_type(out.read_bytes())) == ("probabilities", "float32")
+        assert read_label_file(out.read_bytes()) == spec.labels
     batch = pictures()
     np.testing.assert_allclose(logits(again, weights, batch), logits(own, state, batch), atol=1e-4, rtol=1e-4)
 

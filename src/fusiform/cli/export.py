@@ -15,7 +15,7 @@ from fusiform.report import Format
 if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
     from fusiform.exporting.targets.base import Precision
-    from fusiform.spec import Fit
+    from fusiform.spec import Fit, Output
 
 # Named again, because importing the export takes longer than printing the help.
 TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
@@ -61,7 +61,18 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     metavar="N",
     help="Train the int8 network for N epochs to answer as the float one does.",
 )
-@click.option("--pixels", is_flag=True, help="Let float files read uint8 pixels; int8 files always do.")
+@click.option(
+    "--pixels/--no-pixels",
+    default=None,
+    help="Let float files read uint8 pixels, or normalised pictures; int8 files always read pixels.  [default: pixels "
+    "in LiteRT files of models that normalise each colour in its own way, pictures elsewhere]",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["probabilities", "logits"]),
+    help="What a classifier's LiteRT file answers with; the other targets' files answer with logits.  [default: "
+    "probabilities]",
+)
 @click.option(
     "--slices",
     default=1,
@@ -88,7 +99,8 @@ def command(
     max_drop: float | None,
     keep_float: int | None,
     train_epochs: int,
-    pixels: bool,
+    pixels: bool | None,
+    output: Output | None,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -130,6 +142,7 @@ def command(
             keep_float=keep_float,
             train_epochs=train_epochs,
             pixels=pixels,
+            output=output,
             slices=slices,
             threads=threads,
             labels=labels,

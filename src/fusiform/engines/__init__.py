@@ -77,6 +77,8 @@ def own_engine(model: Model) -> EngineName:
 
 
 def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engine:
+    # A file that was made for another runtime is written anew from its weights, and those answer logits.
+    spec = opened.spec if _OWN.get(opened.format) == engine else opened.spec.with_logits()
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
     if opened.format in PROGRAMS and engine != own_engine(opened):
@@ -84,17 +86,17 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
     if engine == "litert":
         from fusiform.engines.litert import LiteRTEngine
 
-        return LiteRTEngine(opened.tflite(), opened.spec, threads=threads)
+        return LiteRTEngine(opened.tflite(), spec, threads=threads)
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(opened.onnx(), opened.spec, threads=threads)
+        return OnnxRuntimeEngine(opened.onnx(), spec, threads=threads)
     if engine == "openvino":
         from fusiform.engines.openvino import OpenVinoEngine
 
         if opened.format == "openvino":
-            return OpenVinoEngine(opened.path, opened.spec, threads=threads)
-        return OpenVinoEngine(opened.onnx(), opened.spec, threads=threads)
+            return OpenVinoEngine(opened.path, spec, threads=threads)
+        return OpenVinoEngine(opened.onnx(), spec, threads=threads)
     if engine == "executorch":
         from fusiform.engines.executorch import ExecuTorchEngine
 
@@ -102,11 +104,11 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
             raise UsageError(
                 f"{opened.path}: ExecuTorch runs files made for it: fusiform export {opened.path} --to executorch"
             )
-        return ExecuTorchEngine(opened.data, opened.spec, threads=threads)
+        return ExecuTorchEngine(opened.data, spec, threads=threads)
     if opened.format == "torchscript":
         from fusiform.engines.torchscript import TorchScriptEngine
 
-        return TorchScriptEngine(opened.data, opened.spec, threads=threads, device=device)
+        return TorchScriptEngine(opened.data, spec, threads=threads, device=device)
     from fusiform.engines.torch import TorchEngine
 
-    return TorchEngine(opened.state(), opened.spec, threads=threads, device=device)
+    return TorchEngine(opened.state(), spec, threads=threads, device=device)

@@ -88,8 +88,6 @@ def divide(data: DataSet, split: Split | None) -> Division:
 
 def check_calibration(model: Model, out: str | os.PathLike[str]) -> None:
     """Raise UsageError where no temperature can be written into a copy of the model at ``out``."""
-    if model.spec.output != "logits":
-        raise UsageError(f"{model.path}: the file ends in a softmax, so that no temperature can be applied to it")
     if model.format != "pth" and Path(out).suffix != f".{model.format}":
         raise UsageError(f"{out}: the copy is a file of the same kind as the model: end its name in .{model.format}")
     restamp(model, model.spec)

@@ -31,6 +31,7 @@ from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import Interval
+from fusiform.tasks.classification import to_logits
 from fusiform.zoo.model import Model
 
 SHOWN_PAIRS = 20
@@ -40,7 +41,7 @@ LARGEST_MATRIX = 50
 
 
 class Answers(NamedTuple):
-    """What a model says of pictures: ``values`` (pictures, classes), logits or probabilities as its spec says.
+    """What a model says of pictures: ``values`` (pictures, classes), logits also where its file gives probabilities.
 
     The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index.
     """
@@ -62,8 +63,9 @@ class ClassificationEvaluation(Evaluation):
     """A classifier's answers to the images of a dataset, and what follows from them.
 
     ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
-    (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, log-probabilities
-    where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the page.
+    (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, up to a constant
+    in each row where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the
+    page.
     """
 
     main = "top-1"
@@ -346,8 +348,6 @@ def evaluate(
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), errors)
     logits = values if not errors else values[read]
-    if spec.output == "probabilities":
-        logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
     return ClassificationEvaluation(
         model=name,
         spec=spec,
@@ -395,7 +395,7 @@ def answers(
         read, pixels = read_pixels([samples[i] for i in group], mine.spec, errors, first=group.start)
         for k in range(0, len(read), batch):
             rows = [i for i, _ in read[k : k + batch]]
-            values[rows] = mine.run(np.stack(pixels[k : k + batch]))[mine.spec.output]
+            values[rows] = to_logits(mine.run(np.stack(pixels[k : k + batch]))[mine.spec.output], mine.spec)
 
     crew.work(answer, progress)
     if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():

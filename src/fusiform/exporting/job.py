@@ -28,13 +28,14 @@ from fusiform.exporting.targets.targets import TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import write_file
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.inputs import read_pixels
-from fusiform.graph.ir import Graph
+from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
-from fusiform.spec import Fit, ModelSpec
+from fusiform.spec import Fit, ModelSpec, Output
 from fusiform.tasks.classification import rename
 from fusiform.training.classification_job import read_list
 from fusiform.training.recipes import quantize_small
@@ -87,7 +88,8 @@ def export(
     max_drop: float | None = None,
     keep_float: int | None = None,
     train_epochs: int = 0,
-    pixels: bool = False,
+    pixels: bool | None = None,
+    output: Output | None = None,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -118,7 +120,10 @@ def export(
         keep_float: The number of layers, those that suffer most, that stay in float32 in an int8 file; None tries 0,
             1, 2, 4 and 8 until the budget holds.
         train_epochs: Train the int8 network for so many epochs to answer as the float one does.
-        pixels: Let float files read uint8 pixels; int8 files always do.
+        pixels: Let float files read uint8 pixels, or normalised pictures; int8 files always read pixels. None is
+            pixels in LiteRT files of models that normalise each colour in its own way, and pictures elsewhere.
+        output: What a classifier's LiteRT file answers with, ``probabilities`` or ``logits``; None is probabilities.
+            The files of the other targets answer with logits.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -156,17 +161,19 @@ def export(
         opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision)
     _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
+    _check_output(targets, output, opened)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
-    graph = replace(opened.graph(), spec=opened.spec) if labels is not None else opened.graph()
+    graph = opened.graph()
+    if labels is not None:
+        graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = _find_pictures(opened, calibrate, data, ignore, root)
-    work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, tracked)
+    form = _Form(pixels, output)
+    work = _Work(opened, pictures, Path(out), precision, form, max_drop, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
             graph = split_expansion(graph, slices)
-        if pixels:
-            graph = read_pixels(graph)
     if precision != "int8" or graph.quantization is not None:
         if precision == "int8" and (keep_float or train_epochs or calibrate):
             raise UsageError(f"{opened.path}: is int8 already: take the float32 model to quantise it in another way")
@@ -188,13 +195,15 @@ def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
 
 
 def _check(
-    targets: Sequence[TargetName], precision: Precision, *, pixels: bool, slices: int, keep_float: int | None
+    targets: Sequence[TargetName], precision: Precision, *, pixels: bool | None, slices: int, keep_float: int | None
 ) -> None:
     for name in targets:
         if precision not in TARGETS[name].precisions:
             raise UsageError(f"{name} has no {precision} here, only {', '.join(TARGETS[name].precisions)}")
         if pixels and name in ("torchscript", "executorch"):
             raise UsageError(f"--pixels: {name} files read normalised pictures; leave it out for them")
+    if pixels is False and precision == "int8":
+        raise UsageError("--no-pixels: int8 files read pixels; leave it out")
     if not targets:
         raise UsageError(f"name a target: {', '.join(TARGETS)}")
     if slices < 1:
@@ -203,6 +212,34 @@ def _check(
         raise UsageError("--slices is for float32 and float16: int8 has no scales for the sums of the pieces")
     if keep_float is not None and keep_float < 0:
         raise UsageError(f"keep-float must be at least 0, got {keep_float}")
+
+
+def _check_output(targets: Sequence[TargetName], output: Output | None, opened: Model) -> None:
+    if output not in (None, "logits", "probabilities"):
+        raise UsageError(f"--output: logits or probabilities, not {output!r}")
+    if output != "probabilities":
+        return
+    if opened.spec.task != "classification":
+        raise UsageError(f"{opened.path}: is for {opened.spec.task}; --output is for classifiers: leave it out")
+    others = [name for name in targets if name != "litert"]
+    if others:
+        raise UsageError(
+            f"--output probabilities: {', '.join(others)} files answer with logits; export them apart, without it"
+        )
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What files are to read and to answer with, as in ``export``; None is what their readers expect."""
+
+    pixels: bool | None
+    output: Output | None
+
+    def of(self, graph: Graph, target: TargetName) -> Graph:
+        """The graph in the form that a target's file is to have."""
+        if target == "litert":
+            return for_litert(graph, pixels=self.pixels, output=self.output)
+        return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
 
 
 def _find_pictures(
@@ -308,12 +345,13 @@ class _Work:
         pictures: _Pictures,
         out: Path,
         precision: Precision,
+        form: _Form,
         max_drop: float | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
-        self.opened, self.pictures, self.out, self.precision = opened, pictures, out, precision
+        self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
         self.name = f"{opened.spec.name}_{precision}"
         self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
@@ -400,7 +438,7 @@ class _Work:
             folder = Path(staging)
             rows = []
             try:
-                written = TARGETS[name].writer()(graph, self.precision, folder)
+                written = TARGETS[name].writer()(self.form.of(graph, name), self.precision, folder)
                 for model in written:
                     parity = self._verify(name, model)
                     if not parity.passed:

@@ -17,9 +17,10 @@ from fusiform.spec import ModelSpec
 def build_graph(spec: ModelSpec, state: State) -> Graph:
     """The graph of the network that ``spec`` describes, with the weights of ``state``.
 
-    ``state`` maps torchvision's parameter names to arrays of any float type. Raises WeightsError for weights that do
-    not fit the spec.
+    ``state`` maps torchvision's parameter names to arrays of any float type. It answers logits, also where the spec is
+    of a file that ends in a softmax. Raises WeightsError for weights that do not fit the spec.
     """
+    spec = spec.with_logits()
     try:
         graph = _build(spec, FoldedWeights(state))
     except KeyError as error:

@@ -42,6 +42,10 @@ from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16  # bytes; kernels read weights with aligned loads
+_GREY = f"{INPUT}/grey"
+"""The constant with the grey, 0 to 255, that stands for zero in an int8 graph."""
+_BLACK = -128
+"""Black as int8."""
 _CONCATENATION_INPUTS = 5  # XNNPACK takes no more; the graph would be cut in two
 _TYPES: dict[np.dtype[Any], int] = {
     np.dtype("float32"): tfl.TensorType.FLOAT32,
@@ -61,10 +65,11 @@ def to_tflite(graph: Graph, *, half: bool = False, metadata: Mapping[str, bytes]
     """The graph as a TFLite flatbuffer with its spec inside, for one picture.
 
     A float32 graph reads a normalised float32 picture (1, height, width, channels), or uint8 pixels where it starts
-    with ``Center``; an int8 graph reads pixels less 128 as int8, which spares the runtime a conversion, and its first
-    convolution normalises. All give the spec's answers in their order, float32, as batches of one. ``half`` stores the
-    weights that are float32 as float16, in half the space; the runtime computes with them in float32. ``metadata`` is
-    added under its names.
+    with ``Center``; an int8 graph reads uint8 pixels, of scale 1 and zero point 0, and its first convolution
+    normalises. All give the spec's answers in their order, float32, as batches of one: where the spec's output is
+    ``probabilities``, a softmax of the logits divided by the spec's temperature. A signature names input and answers.
+    ``half`` stores the weights that are float32 as float16, in half the space; the runtime computes with them in
+    float32. ``metadata`` is added under its names.
     """
     writer = _Writer(graph, half=half)
     for node in graph.nodes:
@@ -78,8 +83,15 @@ def stores_halves(data: bytes) -> bool:
     return any(tensor.type == tfl.TensorType.FLOAT16 for tensor in graphs[0].tensors)
 
 
+def input_type(data: bytes) -> str:
+    """The type of what a file that ``to_tflite`` wrote reads: ``float32``, ``uint8``, or ``int8`` in older files."""
+    graph = tfl.ModelT.InitFromPackedBuf(data).subgraphs[0]
+    code = graph.tensors[graph.inputs[0]].type
+    return next(str(dtype) for dtype, known in _TYPES.items() if known == code)
+
+
 def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
-    """Read back what ``to_tflite`` wrote; ``source`` names the file in errors.
+    """Read back what ``to_tflite`` wrote, also files that read int8; ``source`` names the file in errors.
 
     Raises WeightsError for damaged files and SpecError for those without a spec.
     """
@@ -131,7 +143,8 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
         else node
         for node in number_weights(spec, weights).nodes
     )
-    if all(weight.dtype == np.float32 for weight in weights.values()):
+    reads_grey = _GREY in tensors or is_int8(INPUT)
+    if not reads_grey and all(weight.dtype == np.float32 for weight in weights.values()):
         graph = Graph(spec, nodes)
         return unscale_input(graph) if tensors[INPUT].type == tfl.TensorType.UINT8 else graph
     in_float = frozenset(
@@ -143,8 +156,12 @@ def _from_tflite(data: bytes, spec: ModelSpec) -> Graph:
     quantized = [INPUT, *(node.name for node in nodes)]
     stored = {name: f"{name}/int8" if f"{name}/int8" in tensors else name for name in quantized}
     activations = {name: scale(tensor) for name, tensor in stored.items() if is_int8(tensor)}
+    if _GREY in tensors:
+        activations[INPUT] = Scale(1.0, int(array(_GREY)[0]) + _BLACK)
     scales = {
-        name: np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
+        name: array(f"{name}.scales")
+        if f"{name}.scales" in tensors
+        else np.asarray(tensors[f"{name}.weight"].quantization.scale, np.float32)
         for name in weights
         if name not in in_float
     }
@@ -200,16 +217,17 @@ class _Writer:
         self.index: dict[str, int] = {}
         self.converted: dict[tuple[str, bool], int] = {}
         self.zeros: dict[int, int] = {}
-        if isinstance(graph.nodes[0], Center):
-            self.index[INPUT] = self.tensor(INPUT, (1, *graph.shapes[INPUT]), "uint8")
+        if graph.quantization is not None:
+            self.inputs = [self.less_grey(graph.quantization)]
         else:
-            self.activation(INPUT)
-        self.inputs = [self.index[INPUT]]
+            pixels = isinstance(graph.nodes[0], Center)
+            self.index[INPUT] = self.tensor(INPUT, (1, *graph.shapes[INPUT]), "uint8" if pixels else "float32")
+            self.inputs = [self.index[INPUT]]
 
     def is_real(self, name: str) -> bool:
-        """Whether the node of this name is computed in float32."""
+        """Whether the node of this name is computed in float32, as are the pixels that come into any graph."""
         quantization = self.graph.quantization
-        return quantization is None or name in quantization.in_float
+        return quantization is None or name in quantization.in_float or name == INPUT
 
     def read(self, name: str, *, real: bool) -> int:
         """The activation as float32 or as int8, converted where it was made as the other."""
@@ -226,6 +244,22 @@ class _Writer:
             self.operator(getattr(tfl.BuiltinOperator, code), [self.index[name]], output, kind)
             self.converted[name, real] = output
         return self.converted[name, real]
+
+    def less_grey(self, quantization: Quantization) -> int:
+        """Read uint8 pixels into an int8 graph, less the grey that stands for zero; the input's tensor.
+
+        A QUANTIZE of uint8 alone would be exact too, but could not be told that grey, and XNNPACK takes none: on a PC
+        these three together cost nothing that can be measured, and that one a twelfth of ShuffleNetV2.
+        """
+        shape = (1, *self.graph.shapes[INPUT])
+        given = self.tensor(INPUT, shape, "uint8", Scale(1.0, 0))
+        pixels = self.tensor(f"{INPUT}/pixels", shape, "float32")
+        self.operator(tfl.BuiltinOperator.DEQUANTIZE, [given], pixels, "Dequantize")
+        grey = quantization.activations[INPUT].zero_point - _BLACK
+        constant = self.tensor(_GREY, (1,), "float32", data=np.array([grey], np.float32))
+        self.index[INPUT] = self.tensor(f"{INPUT}/real", shape, "float32")
+        self.operator(tfl.BuiltinOperator.SUB, [pixels, constant], self.index[INPUT], "Sub")
+        return given
 
     def real_constant(self, name: str, values: NDArray[Any]) -> int:
         """A float32 constant, stored as float16 where that is asked for."""
@@ -429,20 +463,29 @@ class _Writer:
         self.operator(tfl.BuiltinOperator.MEAN, [source, axes], self.index[node.name], "Reducer", keepDims=False)
 
     def linear(self, node: Linear) -> None:
-        """The classifier; int8 weights meet activations that the runtime quantises picture by picture."""
-        quantization = self.graph.quantization
+        """The classifier; int8 weights meet activations that the runtime quantises picture by picture.
+
+        Their scales, one for each class, are operators of their own: runtimes from before 2024 (TensorFlow Lite's Task
+        Library) take the first for all of a fully connected layer that quantises in this way, and say nothing.
+        """
+        quantization, shape, code = self.graph.quantization, (1, len(node.bias)), tfl.BuiltinOperator.FULLY_CONNECTED
         if quantization is None or node.name in quantization.in_float:
             weights = self.real_constant(f"{node.name}.weight", node.weight)
-        else:
-            scales = (quantization.weights[node.name], 0)
-            weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", scales, node.weight)
+            bias = self.real_constant(f"{node.name}.bias", node.bias)
+            self.index[node.name] = self.tensor(node.name, shape, "float32")
+            inputs = [self.index[node.source], weights, bias]
+            self.operator(code, inputs, self.index[node.name], "FullyConnected")
+            return
+        weights = self.tensor(f"{node.name}.weight", node.weight.shape, "int8", Scale(1.0, 0), node.weight)
+        scales = self.tensor(f"{node.name}.scales", shape[1:], "float32", data=quantization.weights[node.name])
         bias = self.real_constant(f"{node.name}.bias", node.bias)
-        self.index[node.name] = self.tensor(node.name, (1, len(node.bias)), "float32")
-        inputs, output = [self.index[node.source], weights, bias], self.index[node.name]
-        dynamic = not self.is_real(node.name)
-        self.operator(
-            tfl.BuiltinOperator.FULLY_CONNECTED, inputs, output, "FullyConnected", asymmetricQuantizeInputs=dynamic
+        sums, scaled, self.index[node.name] = (
+            self.tensor(f"{node.name}{part}", shape, "float32") for part in ("/sums", "/scaled", "")
         )
+        inputs = [self.index[node.source], weights, -1]
+        self.operator(code, inputs, sums, "FullyConnected", asymmetricQuantizeInputs=True)
+        self.operator(tfl.BuiltinOperator.MUL, [sums, scales], scaled, "Mul")
+        self.operator(tfl.BuiltinOperator.ADD, [scaled, bias], self.index[node.name], "Add")
 
     def finish(self, metadata: Mapping[str, bytes]) -> bytes:
         outputs = []
@@ -452,6 +495,8 @@ class _Writer:
             if outputs[-1] != made:
                 self.tensors[made].name = f"{name}/int8"
             self.tensors[outputs[-1]].name = answer
+        if self.graph.spec.output == "probabilities":
+            outputs = [self.softmax(outputs[0])]
         model = tfl.ModelT()
         model.version = _SCHEMA_VERSION
         model.description = f"fusiform {self.graph.spec.name}"
@@ -467,6 +512,7 @@ class _Writer:
         subgraph.tensors, subgraph.operators = self.tensors, self.operators
         subgraph.inputs, subgraph.outputs = self.inputs, outputs
         model.subgraphs = [subgraph]
+        model.signatureDefs = [self.signature(outputs)]
         model.metadata = []
         for k, name in enumerate(metadata):
             entry = tfl.MetadataT()
@@ -477,6 +523,29 @@ class _Writer:
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
+    def softmax(self, logits: int) -> int:
+        """Probabilities. The temperature is an operator of its own: few runtimes know a softmax that has one inside."""
+        spec = self.graph.spec
+        self.tensors[logits].name = "logits"
+        if spec.temperature != 1:
+            factor = self.tensor("sharpness", (1,), "float32", data=np.array([1 / spec.temperature], np.float32))
+            tempered = self.tensor("tempered", (1, spec.num_classes), "float32")
+            self.operator(tfl.BuiltinOperator.MUL, [logits, factor], tempered, "Mul")
+            logits = tempered
+        output = self.tensor(spec.output, (1, spec.num_classes), "float32")
+        self.operator(tfl.BuiltinOperator.SOFTMAX, [logits], output, "Softmax", beta=1.0)
+        return output
+
+    def signature(self, outputs: list[int]) -> Any:
+        """The names by which programs ask for input and answers, under TensorFlow's name for the only signature."""
+        signature = tfl.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+        signature.inputs, signature.outputs = (
+            [tfl.TensorMapT(name=self.tensors[index].name, tensorIndex=index) for index in indices]
+            for indices in (self.inputs, outputs)
+        )
+        return signature
+
 
 _INT8_VERSIONS = {
     tfl.BuiltinOperator.CONV_2D: 3,
@@ -484,4 +553,8 @@ _INT8_VERSIONS = {
     tfl.BuiltinOperator.FULLY_CONNECTED: 9,
     tfl.BuiltinOperator.MEAN: 1,  # of real values, but for maps of one cell
     tfl.BuiltinOperator.RESHAPE: 1,
+    # Of real values.
+    tfl.BuiltinOperator.SUB: 1,
+    tfl.BuiltinOperator.MUL: 1,
+    tfl.BuiltinOperator.SOFTMAX: 1,
 }

@@ -17,7 +17,7 @@ import flatbuffers
 import numpy as np
 
 from fusiform.errors import SpecError, WeightsError
-from fusiform.graph.ir import Center, Graph
+from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec
 
@@ -25,7 +25,7 @@ METADATA_NAME = "TFLITE_METADATA"
 """The name of the metadata entry in the TFLite file."""
 LABEL_FILE = "labels.txt"
 
-Reads = Literal["normalized", "int8", "uint8"]
+Reads = Literal["normalized", "uint8"]
 
 _FILE_IDENTIFIER = b"M001"
 _SCHEMA_VERSION = "1.0.0"
@@ -42,11 +42,7 @@ def to_described_tflite(graph: Graph, *, half: bool = False) -> bytes:
 
     Raises SpecError for labels that no label file can hold.
     """
-    reads: Reads = "normalized"
-    if graph.quantization is not None:
-        reads = "int8"
-    elif isinstance(graph.nodes[0], Center):
-        reads = "uint8"
+    reads: Reads = "uint8" if reads_pixels(graph) else "normalized"
     data = to_tflite(graph, half=half, metadata={METADATA_NAME: make_metadata(graph.spec, reads=reads)})
     return attach_files(data, {LABEL_FILE: make_label_file(graph.spec)})
 
@@ -55,8 +51,8 @@ def make_metadata(spec: ModelSpec, *, reads: Reads) -> bytes:
     """The metadata of a model with one input and the spec's answers, as the flatbuffer under ``METADATA_NAME``.
 
     ``reads`` is what the input takes: float32 pictures that the application normalises, with the mean and standard
-    deviation of pixel values 0..255 that the metadata then hold; pixels less 128 as int8; or pixels as uint8. The
-    metadata of the logits (or probabilities, with their range) name ``LABEL_FILE``.
+    deviation of pixel values 0..255 that the metadata then hold; or pixels as uint8. The metadata of the logits (or
+    probabilities, with their range) name ``LABEL_FILE``.
     """
     return _Writer(spec, reads).finish()
 
@@ -150,9 +146,7 @@ class _Writer:
             2: self.texts(["batch", "height", "width", "channels"]),
             3: self.image_content() if pictures else self.content(_FEATURE_PROPERTIES, self.table({})),
         }
-        if self.reads == "int8":
-            fields[5] = self.stats(-128, 127)
-        elif self.reads == "uint8":
+        if self.reads == "uint8":
             fields[5] = self.stats(0, 255)
         elif pictures:
             options = self.table({0: self.floats(mean), 1: self.floats(std)})
@@ -167,7 +161,6 @@ class _Writer:
             return f"{self.spec.input_channels} channels, normalised"
         form = {
             "normalized": "less the mean and divided by the standard deviation of each",
-            "int8": "less 128",
             "uint8": "0 to 255",
         }[self.reads]
         order = "red, green, blue" if preprocess.color_order == "rgb" else "blue, green, red"

@@ -14,9 +14,10 @@ from fusiform.data.masks import VOC_CLASSES
 from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
 from fusiform.files import write_file
 from fusiform.graph.build import build_graph
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.numbers import to_state
 from fusiform.graph.shapes import state_shapes
-from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite_metadata import to_described_tflite
 from fusiform.porting import deeplab_v3
 from fusiform.porting.network import ForeignNetwork
 from fusiform.porting.onnx import read_onnx
@@ -55,7 +56,7 @@ def port(
 
     Args:
         foreign: A .tflite, .onnx, .pth or .safetensors file; ``read_foreign`` says what is read of it.
-        out: The file to write, .safetensors or a float32 .tflite.
+        out: The file to write, .safetensors or a float32 .tflite in the form that ``fusiform.export`` gives it.
         labels: The names of the classes in their order, or a UTF-8 file with one a line.
         mean: How images were prepared for the weights, where the file does not say it: see ``fusiform.open_model``.
             Assumed is ImageNet's mean, and 0.5 for weights of TensorFlow's.
@@ -91,9 +92,10 @@ def port(
     graph = build_graph(spec, state)
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
-    else:
-        write_file(out, to_tflite(graph))
-    return spec
+        return spec
+    graph = for_litert(graph)
+    write_file(out, to_described_tflite(graph))
+    return graph.spec
 
 
 def read_foreign(
@@ -206,7 +208,7 @@ def _read_own(path: Path, labels: Sequence[str] | None, stated: Stated) -> tuple
     """A file that describes itself; other labels replace those it has, and another preprocessing is refused."""
     try:
         model = open_model(path, **stated._asdict())
-        spec = model.spec
+        spec = model.spec.with_logits()  # as the weights answer, whatever the file does with them
         if model.format == "safetensors":
             state: State = model.state()
         else:

@@ -34,8 +34,9 @@ _PIXEL_OFFSETS: dict[int, int] = {tfl.TensorType.UINT8: 0, tfl.TensorType.INT8: 
 def read_tflite(data: bytes, *, source: str) -> ForeignNetwork:
     """The network in a TensorFlow Lite file; ``source`` names the file in errors.
 
-    A quantised input says how pixels are normalised: ``(q - zero_point) * scale`` is ``(pixel / 255 - mean) / std``.
-    Raises WeightsError for a damaged file and for any other network.
+    A quantised input says how pixels are normalised: ``(q - zero_point) * scale`` is ``(pixel / 255 - mean) / std``; a
+    grey that is subtracted from them first, as in fusiform's own files, is a part of the mean. Raises WeightsError for
+    a damaged file and for any other network.
     """
     try:
         model = tfl.ModelT.InitFromPackedBuf(data, 0)
@@ -55,10 +56,14 @@ class _Reader:
         self.graph = model.subgraphs[0]
         self.trace = Tracer(source, channel_axis=3)
         self.values: dict[int, Value] = {}
+        self.pixels: set[int] = set()
+        """The tensors that are the input in another type."""
+        self.grey = 0.0
 
     def read(self) -> ForeignNetwork:
         (given,) = self.graph.inputs
         self.values[given] = self.trace.input([int(side) for side in self.graph.tensors[given].shape])
+        self.pixels.add(given)
         for operator in self.graph.operators:
             results = self.run(operator)
             for index, result in zip(
@@ -72,7 +77,7 @@ class _Reader:
         if kind not in _PIXEL_OFFSETS or not _scaled(quantization):
             raise self.trace.refuse("the input is neither float32 nor quantised in 8 bits")
         scale, zero = float(quantization.scale[0]), int(quantization.zeroPoint[0]) + _PIXEL_OFFSETS[kind]
-        return network._replace(mean=zero / 255, std=1 / (255 * scale))
+        return network._replace(mean=(zero + self.grey / scale) / 255, std=1 / (255 * scale))
 
     def value(self, index: int) -> Value:
         """What an operator left in a tensor, or the constant that lies there, dequantised."""
@@ -123,6 +128,8 @@ class _Reader:
                 return self.activate(self.trace.multiply(rows, weight, self.optional(operator, 2)), options)
             case "ADD":
                 return self.activate(self.add(inputs[0], inputs[1]), options)
+            case "SUB":
+                return self.subtract(inputs[0], inputs[1])
             case "MUL":
                 x, factor = self.split_constant(inputs)
                 return self.activate(self.trace.rescale(x, factor, 0), options)
@@ -153,6 +160,8 @@ class _Reader:
             case "RELU6":
                 return self.trace.activate(self.picture(inputs[0]), "relu6")
             case "QUANTIZE" | "DEQUANTIZE" | "SOFTMAX" | "LOG_SOFTMAX" | "ARG_MAX":
+                if inputs[0] in self.pixels:
+                    self.pixels.add(operator.outputs[0])
                 return self.value(inputs[0])
             case "SHAPE":
                 return np.array(self.picture(inputs[0]).numbers.shape)
@@ -217,6 +226,16 @@ class _Reader:
             return self.trace.add(x, y)
         tensor, shift = self.split_constant((left, right))
         return self.trace.rescale(tensor, 1, shift)
+
+    def subtract(self, left: int, right: int) -> Tensor:
+        """Less a constant: a part of how pixels are normalised, or of a convolution's bias."""
+        amount = self.constant(right)
+        if left not in self.pixels:
+            return self.trace.rescale(self.picture(left), 1, -amount)
+        if amount.size != 1:
+            raise self.trace.refuse("another number for each colour is subtracted from the input")
+        self.grey += float(amount.reshape(()))
+        return self.picture(left)
 
     def split_constant(self, inputs: Any) -> tuple[Tensor, NDArray[Any]]:
         """The picture and the constant among two inputs in either order."""

@@ -246,7 +246,10 @@ class _Worker:
     """One engine and the way from pictures to answers through it; serves one thread."""
 
     def __init__(self, engine: Engine, spec: ModelSpec, asked: _Asked, *, fast: bool, batch: int, alone: bool) -> None:
-        self.engine, self.spec, self.asked, self.fast, self.batch, self.alone = engine, spec, asked, fast, batch, alone
+        self.engine, self.asked, self.fast, self.batch, self.alone = engine, asked, fast, batch, alone
+        # An engine that the file was not made for runs its weights, without a softmax at their end.
+        output = engine.spec.output
+        self.spec = spec if spec.output == output else spec.replace(output=output)
 
     def answer(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """The answers for a group, in its order; the network sees ``batch`` of its pictures at a time."""

@@ -67,6 +67,17 @@ def decode(values: NDArray[Any], spec: ModelSpec, top: int = 5) -> list[tuple[Gu
     ]
 
 
+def to_logits(values: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
+    """The logits (N, classes) in an engine's answers, whose softmax, divided by the temperature, are the probabilities.
+
+    Where the answers are probabilities they are those that the file's softmax was given, up to a constant in each row;
+    what is below the smallest float32 counts as that.
+    """
+    if spec.output == "logits":
+        return values
+    return np.asarray(spec.temperature * np.log(np.maximum(values, np.finfo(np.float32).tiny)), values.dtype)
+
+
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities along the last axis, in float64; any finite logits, however large."""
     logits = logits.astype(np.float64)

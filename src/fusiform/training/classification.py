@@ -212,7 +212,7 @@ class Teacher:
     """
 
     def __init__(self, model: Model, classes: Sequence[str], world: World, *, threads: int) -> None:
-        self.spec, state = model.spec, model.state()
+        self.spec, state = model.spec.with_logits(), model.state()
         known = {name: index for index, name in enumerate(self.spec.labels)}
         self.columns = [known[name] for name in classes] if all(name in known for name in classes) else None
         name = head_name(self.spec)

@@ -11,6 +11,7 @@ import numpy as np
 from fusiform.errors import FusiformError
 from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
+from fusiform.graph.ir import reads_pixels
 from fusiform.graph.shapes import state_shapes
 from fusiform.report import Cell, Report
 from fusiform.spec import ModelSpec
@@ -44,6 +45,7 @@ def describe(model: str | os.PathLike[str]) -> Report:
         "input_size": spec.input_size,
         "input_channels": spec.input_channels,
         "padding": spec.padding,
+        **_reads(opened),
         "output": spec.output,
         **_of_task(spec),
         "resize": preprocess.resize,
@@ -69,6 +71,20 @@ def describe(model: str | os.PathLike[str]) -> Report:
         for accuracy in spec.accuracy
     )
     return Report(f"{spec.name}: {opened.path.name}", rows, figures)
+
+
+def _reads(model: Model) -> dict[str, Cell]:
+    """What a LiteRT or ONNX file takes; nothing of weights, which no runtime reads as they are."""
+    if model.format == "tflite":
+        from fusiform.graph.tflite import input_type
+
+        kind = input_type(model.data)
+    elif model.format == "onnx":
+        kind = "uint8" if reads_pixels(model.graph()) else "float32"
+    else:
+        return {}
+    forms = {"int8": "pixels less 128 (int8)", "uint8": "pixels (uint8)", "float32": "normalised pictures (float32)"}
+    return {"reads": forms[kind]}
 
 
 def _of_task(spec: ModelSpec) -> dict[str, Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class Model:
         return f"<Model {printable(self.path.name)}: {self.spec.summary()}, {self.format}{size}>"
 
     def graph(self) -> Graph:
-        """The network as a graph, float32 or int8 as the file is."""
+        """The network as a graph, float32 or int8 as the file is; it answers logits, whatever the file does."""
         from fusiform.graph.build import build_graph
 
         if self.format in PROGRAMS:
@@ -66,7 +67,8 @@ class Model:
         if self.format == "tflite":
             from fusiform.graph.tflite import from_tflite
 
-            return from_tflite(self.data, source=str(self.path))
+            graph = from_tflite(self.data, source=str(self.path))
+            return dataclasses.replace(graph, spec=graph.spec.with_logits())
         if self.format == "onnx":
             from fusiform.graph.onnx import from_onnx
 
@@ -249,8 +251,18 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     )
 
 
+_END_OF_ZIP = 22
+_BEHIND_LABELS = 46 + len("labels.txt") + _END_OF_ZIP
+"""The bytes of a zip archive's directory, with one file in it."""
+
+
 def _check_label_file(path: Path, data: bytes, spec: ModelSpec) -> None:
     """The labels for other programs, where a file has them, are those of its spec: other programs would name others."""
+    # As fusiform writes them: not compressed, and last. Importing zipfile would take longer than all else here.
+    labels = "".join(f"{label}\n" for label in spec.labels).encode()
+    archived = len(labels) + _BEHIND_LABELS
+    if data[-archived : len(data) - _BEHIND_LABELS] == labels and data[-_END_OF_ZIP:].startswith(b"PK\5\6"):
+        return
     try:
         read_metadata(data, source=str(path), key="TFLITE_METADATA")
     except SpecError:

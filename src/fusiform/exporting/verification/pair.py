@@ -15,10 +15,12 @@ from fusiform.errors import FusiformError, WeightsError
 from fusiform.exporting.verification.foreign import ForeignEngine
 from fusiform.exporting.verification.parity import TOGETHER
 from fusiform.graph.build import build_graph
+from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
 
 GROUP = 4 * TOGETHER
 _SMALLEST_PROBABILITY = 1e-6
+_SUM_TOLERANCE = 1e-3
 
 Answers = Mapping[str, NDArray[np.float64]]
 """Answers (pictures, ...) by their names, in a form in which both sides' can be compared."""
@@ -66,20 +68,33 @@ class Sides:
             raise WeightsError(f"{self.against}: answers with values that are not finite: hold the file against others")
         given = {batch: self.run(mine, batch) for batch in (1, TOGETHER) if batch == 1 or together}
         self.probabilities = "probabilities" in (*expected, *given[1])
-        candidate = {batch: self.comparable(answers) for batch, answers in given.items()}
-        return Shown(theirs, candidate, self.comparable(expected))
+        candidate = {batch: self.comparable(answers, self.candidate.spec) for batch, answers in given.items()}
+        return Shown(theirs, candidate, self.comparable(expected, self.reference.spec))
 
-    def comparable(self, answers: Mapping[str, NDArray[np.float32]]) -> Answers:
-        """In float64: numbers as they are, the logarithms of probabilities if one of both sides gives probabilities."""
+    def comparable(self, answers: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Answers:
+        """In float64: numbers as they are, or one form for both if one of both sides gives probabilities.
+
+        It is logits less their mean, which are as exact as those of two sides that give logits; for a file of another
+        tool, whose probabilities may be coarse, the logarithms of probabilities. Raises WeightsError for probabilities
+        that do not add up to 1.
+        """
         values = {name: given.astype(np.float64) for name, given in answers.items()}
         if not self.probabilities:
             return values
         ((name, shares),) = values.items()
+        foreign = isinstance(self.candidate, ForeignEngine)
+        temperature = self.reference.spec.temperature if foreign else spec.temperature
         if name == "logits":
             with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are told by the caller
-                shares /= self.reference.spec.temperature
+                shares /= temperature
                 shares = np.exp(shares - shares.max(1, keepdims=True))
                 shares /= shares.sum(1, keepdims=True)
+        elif not foreign and np.abs(shares.sum(1) - 1).max() > _SUM_TOLERANCE:  # False of what is not finite
+            worst = shares[np.abs(shares.sum(1) - 1).argmax()].sum()
+            raise WeightsError(f"{self.source}: its probabilities add up to {worst:.4g}, not to 1: export it again")
+        if not foreign:  # below float32's smallest, there are none
+            logits = temperature * np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+            return {"logits": logits - logits.mean(1, keepdims=True)}
         # In 8 bits most probabilities are zeros; what is less than half a step is nothing.
         return {"logits": np.log(np.maximum(shares, max(_SMALLEST_PROBABILITY, self.step / 2)))}
 
@@ -110,12 +125,12 @@ class Sides:
             rounded = np.concatenate([part.numpy() for part in of_batches])
             if rounded.ndim == 4:  # a map, channels second
                 rounded = rounded.transpose(0, 2, 3, 1)
-            rounded = self.comparable({name: rounded})[name]
+            rounded = self.comparable({name: rounded}, reference.spec)[name]
             if self.step:  # as coarse as the file's own answers
                 values = np.exp(rounded) if self.probabilities else rounded
                 values = np.rint(values / self.step) * self.step
                 rounded = (
-                    self.comparable({"probabilities": values.astype(np.float32)})[name]
+                    self.comparable({"probabilities": values.astype(np.float32)}, reference.spec)[name]
                     if self.probabilities
                     else values
                 )
