@@ -59,6 +59,12 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
 )
 @click.option("--pixels", is_flag=True, help="Let float files read uint8 pixels; int8 files always do.")
 @click.option(
+    "--decoded",
+    is_flag=True,
+    help="Let the file decode and suppress a detector's boxes itself, or give a segmenter's probabilities at the size "
+    "of its input: for litert, onnx, openvino.",
+)
+@click.option(
     "--slices",
     default=1,
     show_default=True,
@@ -81,6 +87,7 @@ def command(
     keep_float: int | None,
     train_epochs: int,
     pixels: bool,
+    decoded: bool,
     slices: int,
     threads: int | None,
     form: Format,
@@ -114,6 +121,7 @@ def command(
             keep_float=keep_float,
             train_epochs=train_epochs,
             pixels=pixels,
+            decoded=decoded,
             slices=slices,
             threads=threads,
             say=lambda line: click.echo(line, err=True),

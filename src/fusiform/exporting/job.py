@@ -20,8 +20,8 @@ from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, W
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
-from fusiform.exporting.targets.base import Precision, TargetName, Written
-from fusiform.exporting.targets.targets import TARGETS
+from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
+from fusiform.exporting.targets.targets import DECODING, TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import write_file
@@ -81,6 +81,7 @@ def export(
     keep_float: int | None = None,
     train_epochs: int = 0,
     pixels: bool = False,
+    decoded: bool = False,
     slices: int = 1,
     threads: int | None = None,
     say: Say | None = None,
@@ -104,6 +105,8 @@ def export(
             1, 2, 4 and 8 until the budget holds.
         train_epochs: Train the int8 network for so many epochs to answer as the float one does.
         pixels: Let float files read uint8 pixels; int8 files always do.
+        decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
+            size of its input: for ``litert``, ``onnx`` and ``openvino``.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         say: Gets a line now and then; None prints on standard error where progress is shown.
@@ -127,13 +130,14 @@ def export(
     if say is None:
         say = tell if tracked is not silent else lambda _: None
     opened = open_model(model)
-    targets = _targets(to, precision)
-    _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
+    targets = _targets(to, precision, decoded=decoded)
+    _check(targets, precision, pixels=pixels, decoded=decoded, slices=slices, keep_float=keep_float)
+    _check_decoded(opened, decoded=decoded)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
     pictures = _find_pictures(opened, calibrate, data)
-    work = _Work(opened, pictures, Path(out), precision, max_drop, threads, say, tracked)
+    work = _Work(opened, pictures, Path(out), precision, decoded, max_drop, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -149,10 +153,11 @@ def export(
     return work.finish()
 
 
-def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
-    """The targets named, each once; ``all`` is every one that has the precision."""
+def _targets(to: str | Sequence[str], precision: Precision, *, decoded: bool) -> list[TargetName]:
+    """The targets named, each once; ``all`` is every one that has the precision, and can be ``decoded`` if that is."""
     if to == "all":
-        return [name for name, target in TARGETS.items() if precision in target.precisions]
+        having = [name for name, target in TARGETS.items() if precision in target.precisions]
+        return [name for name in having if name in DECODING or not decoded]
     names = [name.strip() for name in to.split(",") if name.strip()] if isinstance(to, str) else list(to)
     for name in names:
         if name not in TARGETS:
@@ -161,13 +166,21 @@ def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
 
 
 def _check(
-    targets: Sequence[TargetName], precision: Precision, *, pixels: bool, slices: int, keep_float: int | None
+    targets: Sequence[TargetName],
+    precision: Precision,
+    *,
+    pixels: bool,
+    decoded: bool,
+    slices: int,
+    keep_float: int | None,
 ) -> None:
     for name in targets:
         if precision not in TARGETS[name].precisions:
             raise UsageError(f"{name} has no {precision} here, only {', '.join(TARGETS[name].precisions)}")
         if pixels and name in ("torchscript", "executorch"):
             raise UsageError(f"--pixels: {name} files read normalised pictures; leave it out for them")
+        if decoded and name not in DECODING:
+            raise UsageError(f"--decoded: {name} files give the network's own answers; it is for {', '.join(DECODING)}")
     if not targets:
         raise UsageError(f"name a target: {', '.join(TARGETS)}")
     if slices < 1:
@@ -176,6 +189,13 @@ def _check(
         raise UsageError("--slices is for float32 and float16: int8 has no scales for the sums of the pieces")
     if keep_float is not None and keep_float < 0:
         raise UsageError(f"keep-float must be at least 0, got {keep_float}")
+
+
+def _check_decoded(opened: Model, *, decoded: bool) -> None:
+    if opened.spec.decoded:
+        raise UsageError(f"{opened.path}: decodes its answers itself; export the model that it was made from")
+    if decoded and opened.spec.task == "classification":
+        raise UsageError(f"{opened.path}: is a classifier; --decoded is for detectors and segmenters: leave it out")
 
 
 def _find_pictures(
@@ -257,14 +277,15 @@ class _Work:
         pictures: _Pictures,
         out: Path,
         precision: Precision,
+        decoded: bool,
         max_drop: float | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
         self.opened, self.pictures, self.out, self.precision = opened, pictures, out, precision
-        self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
-        self.name = f"{opened.spec.name}_{precision}"
+        self.decoded, self.max_drop, self.threads, self.say, self.progress = decoded, max_drop, threads, say, progress
+        self.name = file_stem(opened.spec.replace(decoded=decoded), precision)
         self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
         self.figures |= {"verified_on": pictures.verified_on}
         self.rows: list[dict[str, Cell]] = []
@@ -349,21 +370,33 @@ class _Work:
             folder = Path(staging)
             rows = []
             try:
+                numbers: dict[str, Cell] = {}
+                if self.decoded:
+                    # First the same file without its last operators, whose numbers can be held against the model's.
+                    for model in TARGETS[name].writer()(graph, self.precision, folder):
+                        numbers = _summary(self._passed(name, model))
+                    graph = dataclasses.replace(graph, spec=graph.spec.replace(decoded=True))
                 written = TARGETS[name].writer()(graph, self.precision, folder)
                 for model in written:
-                    parity = self._verify(name, model)
-                    if not parity.passed:
-                        raise ParityError(dataclasses.replace(parity, file=str(self.out / model.path.name)))
+                    parity = self._passed(name, model)
                     row: dict[str, Cell] = {"target": name, "precision": self.precision, "passed": True}
                     row |= {"file": str(self.out / model.path.relative_to(folder)), "bytes": _size(model.files)}
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
-                    rows.append(row | _summary(parity) | dict(model.figures))
+                    seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
+                    rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
             for model in written:
                 for file in model.files:
                     _replace(file, self.out / file.relative_to(folder))
         return rows
+
+    def _passed(self, name: TargetName, model: Written) -> Parity:
+        """What the verification found; ParityError, with the file's name to be, if it did not pass."""
+        parity = self._verify(name, model)
+        if not parity.passed:
+            raise ParityError(dataclasses.replace(parity, file=str(self.out / model.path.name)))
+        return parity
 
     def _verify(self, name: TargetName, model: Written) -> Parity:
         held_out = self.pictures.held_out
