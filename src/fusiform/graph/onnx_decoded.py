@@ -44,16 +44,17 @@ def add_decoding(writer: _Writer, made: Mapping[str, str]) -> list[Any]:
 
 
 def _probabilities(writer: _Writer, logits: str, spec: ModelSpec) -> Any:
-    shape = writer.add("Shape", [logits], "decoded/shape", end=2)
-    size = writer.constant("decoded/size", np.array([spec.input_size] * 2, np.int64))
-    sizes = writer.add("Concat", [shape, size], "decoded/sizes", axis=0)
+    (rows, _, _), side = spec.network_answers["logits"], spec.input_size
+    scale = np.float32(side / rows)
+    if rows * float(scale) < side:  # runtimes cut what is left of a pixel off
+        scale = np.nextafter(scale, np.float32(np.inf))
+    scales = writer.constant("decoded/scales", np.array([1, 1, scale, scale], np.float32))
     where = "align_corners" if spec.align_corners else "half_pixel"
     resized = writer.add(
-        "Resize", [logits, "", "", sizes], "decoded/resized", mode="linear", coordinate_transformation_mode=where
+        "Resize", [logits, "", scales], "decoded/resized", mode="linear", coordinate_transformation_mode=where
     )
     found = writer.add("Softmax", [resized], "probabilities", axis=1)
-    sides = [spec.input_size] * 2
-    return helper.make_tensor_value_info(found, TensorProto.FLOAT, ["N", spec.num_classes, *sides])
+    return helper.make_tensor_value_info(found, TensorProto.FLOAT, ["N", spec.num_classes, side, side])
 
 
 class _Boxes:

@@ -91,7 +91,13 @@ def _probabilities(writer: _Writer, logits: int) -> int:
         alignCorners=spec.align_corners,
         halfPixelCenters=not spec.align_corners,
     )
-    found = add.operator("SOFTMAX", [resized], "probabilities", options="Softmax", beta=1.0)
+    # As rows of classes: of maps OpenCV takes the softmax along another axis.
+    flat = (shape[1] * shape[2], shape[3])
+    rows = writer.constant("decoded/rows", list(flat))
+    rows = add.operator("RESHAPE", [resized, rows], "flat", shape=flat, options="Reshape", newShape=list(flat))
+    shares = add.operator("SOFTMAX", [rows], "shares", options="Softmax", beta=1.0)
+    whole = writer.constant("decoded/shape", list(shape))
+    found = add.operator("RESHAPE", [shares, whole], "map", shape=shape, options="Reshape", newShape=list(shape))
     writer.tensors[found].name = "probabilities"
     return found
 

@@ -31,7 +31,7 @@ def add_decoding(writer: _Writer, made: Mapping[str, Any]) -> dict[str, Any]:
     """Add what makes boxes or masks of the network's answers ``made``; the answers that the file gives, by their names.
 
     Of a detector: ``detections`` (1, 1, pictures * N, 7), rows of the picture's number (-1: no box from here on), the
-    class, the score, left, top, right and bottom in [0, 1], each picture's highest-scoring first. Of a segmenter:
+    class, the score, left, top, right and bottom in [0, 1], class by class. Of a segmenter:
     ``probabilities`` (pictures, classes, height, width) at the size of its input.
     """
     spec = writer.graph.spec
