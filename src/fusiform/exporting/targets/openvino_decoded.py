@@ -69,8 +69,10 @@ def _boxes(writer: _Writer, logits: Any, codes: Any) -> Any:
     scores = _part(writer, scores, "objects", 1, 1 + spec.num_classes)  # without the background
     # Of a box of which clipping left no area the scores are zeros.
     sides = ops.subtract(high, low, name="decoded/sides")
-    smaller = ops.reduce_min(sides, writer.constant("decoded/last", np.array([2], np.int64)), True)
-    there = ops.convert(ops.greater(smaller, writer.constant("decoded/nothing", np.float32(0))), "f32")
+    last = writer.constant("decoded/last", np.array([2], np.int64))
+    smaller = ops.reduce_min(sides, last, True, name="decoded/smaller")
+    there = ops.greater(smaller, writer.constant("decoded/nothing", np.float32(0)), name="decoded/there")
+    there = ops.convert(there, "f32", name="decoded/there/real")
     scores = ops.multiply(scores, there, name="decoded/scores")
     flat = writer.constant("decoded/flat", np.array([0, -1], np.int64))
     priors = len(box_decoding(spec.input_size).middles[0])
@@ -87,23 +89,32 @@ def _boxes(writer: _Writer, logits: Any, codes: Any) -> Any:
         "share_location": True,
         "normalized": True,
     }
-    return ops.detection_output(
-        ops.reshape(boxes, flat, True), ops.reshape(scores, flat, True), corners, settings, name=DETECTIONS
+    boxes, scores = (
+        ops.reshape(value, flat, True, name=f"decoded/{name}/flat")
+        for name, value in (("boxes", boxes), ("scores", scores))
     )
+    return ops.detection_output(boxes, scores, corners, settings, name=DETECTIONS)
 
 
 def _edges(writer: _Writer, codes: Any) -> tuple[Any, Any]:
     """Left and top, and right and bottom, of the box of each prior, clipped to the picture: (N, priors, 2) each."""
     ops, numbers = writer.ops, box_decoding(writer.graph.spec.input_size)
-    moved = ops.multiply(_part(writer, codes, "xy", 0, 2), writer.constant("decoded/steps", numbers.steps))
-    middles = ops.add(moved, writer.constant("decoded/middles", numbers.middles))
+    steps, placed = (
+        writer.constant(f"decoded/{name}", values)
+        for name, values in (("steps", numbers.steps), ("middles", numbers.middles))
+    )
+    moved = ops.multiply(_part(writer, codes, "xy", 0, 2), steps, name="decoded/moved")
+    middles = ops.add(moved, placed, name="decoded/placed")
     largest = writer.constant("decoded/largest", np.float32(CODE_SCALES[2] * LARGEST_EXPONENT))
-    limited = ops.minimum(_part(writer, codes, "sizes", 2, 4), largest)
-    grown = ops.exp(ops.multiply(limited, writer.constant("decoded/scale", np.float32(1 / CODE_SCALES[2]))))
-    halves = ops.multiply(grown, writer.constant("decoded/halves", numbers.halves))
-    return tuple(
-        ops.clamp(edge, 0.0, 1.0, name=f"decoded/{what}")
-        for what, edge in (("low", ops.subtract(middles, halves)), ("high", ops.add(middles, halves)))
+    limited = ops.minimum(_part(writer, codes, "sizes", 2, 4), largest, name="decoded/limited")
+    scale = writer.constant("decoded/scale", np.float32(1 / CODE_SCALES[2]))
+    grown = ops.exp(ops.multiply(limited, scale, name="decoded/exponent"), name="decoded/grown")
+    halves = ops.multiply(grown, writer.constant("decoded/halves", numbers.halves), name="decoded/reach")
+    low = ops.subtract(middles, halves, name="decoded/low")
+    high = ops.add(middles, halves, name="decoded/high")
+    return (
+        ops.clamp(low, 0.0, 1.0, name="decoded/low/clipped"),
+        ops.clamp(high, 0.0, 1.0, name="decoded/high/clipped"),
     )
 
 
