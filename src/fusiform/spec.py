@@ -16,6 +16,8 @@ from fusiform.tables import TRAITS, ssd_priors
 SPEC_VERSION = 1
 METADATA_KEY = "fusiform.spec"
 """The name under which the JSON lies in a safetensors header, TFLite metadata or ONNX metadata_props."""
+DECODED_BOXES = 100
+"""How many boxes a decoded detector answers with, those that are none included."""
 
 Architecture = str
 """A key of ``tables.TRAITS``: ``mobilenet_v2`` or ``shufflenet_v2``."""
@@ -98,6 +100,9 @@ class ModelSpec:
     Its logits, of which there is one for ``output_stride`` x ``output_stride`` pixels, are resized to the photograph:
     with ``align_corners`` the outermost ones stand on the outermost pixels.
 
+    A file that is ``decoded`` ends in what users see, and not in the network's logits: a detector's boxes are decoded
+    and suppressed inside, a segmenter's logits resized to its input and made probabilities.
+
     Example:
         >>> import fusiform
         >>> spec = fusiform.ModelSpec("mobilenet_v2", 0.35, ("cat", "dog"))
@@ -120,6 +125,7 @@ class ModelSpec:
     output_stride: int = 32
     aspp: bool = False
     align_corners: bool = True
+    decoded: bool = False
     preprocess: Preprocess = field(default_factory=Preprocess)
     provenance: str = ""
     license: str = ""
@@ -172,6 +178,8 @@ class ModelSpec:
             raise SpecError(f"{self.task}: aspp is for segmentation")
         if self.task != "detection" and self.scores != "softmax":
             raise SpecError(f"{self.task}: scores is for detection")
+        if self.task == "classification" and self.decoded:
+            raise SpecError(f"{self.task}: decoded is for detection and segmentation")
 
     @property
     def backbone(self) -> str:
@@ -186,6 +194,21 @@ class ModelSpec:
     @property
     def answers(self) -> dict[str, tuple[int, ...]]:
         """The names of what an engine answers one picture with, and their shapes.
+
+        Those of the network, unless the file is ``decoded``: a detector's gives the ``boxes`` (``DECODED_BOXES``, 4) as
+        left, top, right and bottom in [0, 1], highest-scoring first, their ``labels`` and their ``scores``
+        (``DECODED_BOXES``,), which are 0 where there is no box; a segmenter's ``probabilities`` (height, width,
+        classes) at the size of its input.
+        """
+        if self.decoded and self.task == "detection":
+            return {"boxes": (DECODED_BOXES, 4), "labels": (DECODED_BOXES,), "scores": (DECODED_BOXES,)}
+        if self.decoded:
+            return {"probabilities": (self.input_size, self.input_size, self.num_classes)}
+        return self.network_answers
+
+    @property
+    def network_answers(self) -> dict[str, tuple[int, ...]]:
+        """The names of what the network itself answers one picture with, and their shapes.
 
         A classifier gives ``logits`` or ``probabilities`` (classes,); a detector ``logits`` (priors, 1 + classes) and
         ``codes`` (priors, 4); a segmenter ``logits`` (rows, columns, classes).
@@ -227,7 +250,7 @@ class ModelSpec:
         """What ``to_json`` writes."""
         fields = dataclasses.asdict(self)
         # What says nothing is left out, which keeps the bytes of files from before there was such a field.
-        for name in ("temperature", "scores", "output_stride", "aspp", "align_corners"):
+        for name in ("temperature", "scores", "output_stride", "aspp", "align_corners", "decoded"):
             if fields[name] == _DEFAULTS[name]:
                 del fields[name]
         if self.preprocess.fit == "crop":

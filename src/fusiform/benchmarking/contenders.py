@@ -116,11 +116,13 @@ def list_entries(
 def possible_engines(model: Model) -> tuple[EngineName, ...]:
     """The engines that can run a model's file: its own for a program, for weights all but ExecuTorch.
 
-    Raises UsageError for Core ML, which runs on Apple's machines alone.
+    PyTorch does not run files that decode their answers themselves. Raises UsageError for Core ML, which runs on
+    Apple's machines alone.
     """
     if model.format in PROGRAMS:
         return (own_engine(model),)
-    return tuple(engine for engine in ENGINES if engine != "executorch")
+    others = ("executorch", "torch") if model.spec.decoded else ("executorch",)
+    return tuple(engine for engine in ENGINES if engine not in others)
 
 
 def _read(

@@ -150,7 +150,8 @@ def _show(engine: Engine, image: Image.Image) -> _Answer:
 def _decode(answer: _Answer, spec: ModelSpec) -> None:
     """What ``predict`` does with an answer."""
     if spec.task == "detection":
-        detection.decode(answer.answers["logits"], answer.answers["codes"], spec, sizes=[answer.size])
+        detection.detect(answer.answers, spec, sizes=[answer.size])
     else:
         place = placement(answer.size, spec.preprocess)
-        segmentation.decode(answer.answers["logits"][0], spec, answer.size, placement=place)
+        (values,) = answer.answers.values()
+        segmentation.decode(values[0], spec, answer.size, placement=place)

@@ -74,6 +74,12 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     "probabilities]",
 )
 @click.option(
+    "--decoded",
+    is_flag=True,
+    help="Let the file decode and suppress a detector's boxes itself, or give a segmenter's probabilities at the size "
+    "of its input: for litert, onnx, openvino.",
+)
+@click.option(
     "--slices",
     default=1,
     show_default=True,
@@ -101,6 +107,7 @@ def command(
     train_epochs: int,
     pixels: bool | None,
     output: Output | None,
+    decoded: bool,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -143,6 +150,7 @@ def command(
             train_epochs=train_epochs,
             pixels=pixels,
             output=output,
+            decoded=decoded,
             slices=slices,
             threads=threads,
             labels=labels,

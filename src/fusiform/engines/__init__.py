@@ -109,6 +109,11 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
         from fusiform.engines.torchscript import TorchScriptEngine
 
         return TorchScriptEngine(opened.data, spec, threads=threads, device=device)
+    if opened.spec.decoded:
+        raise UsageError(
+            f"{opened.path}: decodes its answers itself, after the network that PyTorch runs: leave --engine out, or "
+            "take the model that it was exported from"
+        )
     from fusiform.engines.torch import TorchEngine
 
     return TorchEngine(opened.state(), spec, threads=threads, device=device)

@@ -32,6 +32,8 @@ class LiteRTEngine:
         shape = [1, spec.input_size, spec.input_size, spec.input_channels]
         found = [output["shape"].tolist() for output in made]
         wanted = [[1, *answer] for answer in spec.answers.values()]
+        if spec.decoded and spec.task == "detection":
+            wanted.append([1])  # the number of boxes
         if given["shape"].tolist() != shape or found != wanted:
             raise WeightsError(
                 f"the file reads {given['shape'].tolist()} and answers {found}, but its description says {shape} and "
@@ -40,6 +42,7 @@ class LiteRTEngine:
         # Called for each picture: LiteRT may move its memory while it runs, and refuses to while anyone holds it.
         self._input_memory = self._interpreter.tensor(given["index"])
         self._output_memory = [self._interpreter.tensor(output["index"]) for output in made]
+        self._counts = len(made) > len(spec.answers)
         self._reads_pixels = given["dtype"] in (np.int8, np.uint8)
         # Less 128 where they are read as int8.
         self._flip = np.uint8(128 if given["dtype"] == np.int8 else 0)
@@ -59,6 +62,17 @@ class LiteRTEngine:
             else:
                 np.copyto(self._input_memory()[0], pictures[k])
             self._interpreter.invoke()
+            if self._counts:
+                self._read_boxes(answers, k)
+                continue
             for values, memory in zip(answers.values(), self._output_memory, strict=True):
                 values[k] = memory()[0]
         return answers
+
+    def _read_boxes(self, answers: dict[str, NDArray[np.float32]], k: int) -> None:
+        """The boxes that the file counts: what lies after them is old. It has their top before their left."""
+        count = int(self._output_memory[-1]()[0])
+        for values, memory in zip(answers.values(), self._output_memory[:-1], strict=True):
+            values[k] = 0
+            values[k, :count] = memory()[0, :count]
+        answers["boxes"][k] = answers["boxes"][k][:, [1, 0, 3, 2]]

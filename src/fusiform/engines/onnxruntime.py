@@ -38,6 +38,10 @@ class OnnxRuntimeEngine:
         picture = [size, size, channels] if self._reads_pixels else [channels, size, size]
         made = [output.shape[1:] for output in self._session.get_outputs()]
         wanted = [list(shape) for shape in spec.answers.values()]
+        self._alone = spec.decoded and spec.task == "detection"
+        self._planes = spec.decoded and spec.task == "segmentation"
+        if self._planes:  # classes first, as the input
+            wanted = [[spec.num_classes, size, size]]
         if given.shape[1:] != picture or made != wanted:
             raise WeightsError(
                 f"the file reads {given.shape[1:]} and answers {made}, but its description says {picture} and "
@@ -49,5 +53,14 @@ class OnnxRuntimeEngine:
         check_batch(batch, self.spec)
         preprocess = self.spec.preprocess
         pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
+        if self._alone:
+            runs = [self._session.run(None, {self._input: pictures[k : k + 1]}) for k in range(len(pictures))]
+            shapes = self.spec.answers.items()
+            return {
+                name: np.array([run[k][0] for run in runs], np.float32).reshape(-1, *shape)
+                for k, (name, shape) in enumerate(shapes)
+            }
         answers = self._session.run(None, {self._input: pictures})
+        if self._planes:
+            answers = [answers[0].transpose(0, 2, 3, 1)]
         return {name: np.asarray(found, np.float32) for name, found in zip(self.spec.answers, answers, strict=True)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
 from fusiform.errors import MissingExtraError, WeightsError
-from fusiform.spec import ModelSpec
+from fusiform.spec import DECODED_BOXES, ModelSpec
 
 _CORE: list[Any] = []
 _LOCK = threading.Lock()
@@ -61,6 +61,8 @@ class OpenVinoEngine:
         try:
             model = core.read_model(*parts)
             self._reads_pixels = _reads_pixels(model, spec)
+            # Of ONNX files, which answer for one picture as they answer everywhere.
+            self._alone = spec.decoded and spec.task == "detection" and len(model.outputs) > 1
             self._compiled = core.compile_model(model, "CPU", settings)
         except WeightsError:
             raise
@@ -76,7 +78,18 @@ class OpenVinoEngine:
             return {name: np.empty((0, *shape), np.float32) for name, shape in self.spec.answers.items()}
         preprocess = self.spec.preprocess
         pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
+        if self._alone:
+            shapes = self.spec.answers
+            runs = [self._compiled(np.ascontiguousarray(pictures[k : k + 1])) for k in range(len(pictures))]
+            return {
+                name: np.array([run[k][0] for run in runs], np.float32).reshape(-1, *shape)
+                for k, (name, shape) in enumerate(shapes.items())
+            }
         answers = self._compiled(np.ascontiguousarray(pictures))
+        if self.spec.decoded and self.spec.task == "detection":
+            return _read_rows(np.array(answers[0], np.float32)[0, 0], len(pictures), self.spec)
+        if self.spec.decoded:  # classes first, as the input
+            return {"probabilities": np.array(answers[0], np.float32).transpose(0, 2, 3, 1)}
         return {name: np.array(answers[k], np.float32) for k, name in enumerate(self.spec.answers)}
 
 
@@ -104,11 +117,31 @@ def _reads_pixels(model: Any, spec: ModelSpec) -> bool:
     size, channels = spec.input_size, spec.input_channels
     picture = [size, size, channels] if pixels else [channels, size, size]
     sides = [[str(side) for side in shape][1:] for shape in given + made]
-    wanted = [picture, *map(list, spec.answers.values())]
+    answers = list(spec.answers.values())
+    if spec.decoded and spec.task == "segmentation":
+        answers = [(spec.num_classes, size, size)]
+    elif spec.decoded and len(made) == 1:  # rows of picture, class, score and edges: of each picture so many
+        sides[1][1] = str(DECODED_BOXES) if "?" in sides[1][1] else sides[1][1]
+        answers = [(1, DECODED_BOXES, 7)]
+    wanted = [picture, *map(list, answers)]
     if len(given) != 1 or sides != [[str(side) for side in shape] for shape in wanted]:
-        answers = ", ".join(map(str, spec.answers.values()))
+        expected = ", ".join(map(str, answers))
         raise WeightsError(
             f"the file reads {', '.join(map(str, given))} and answers {', '.join(map(str, made))}, but its description "
-            f"says {tuple(picture)} for a picture and {spec.num_classes} classes, {answers}: export it again"
+            f"says {tuple(picture)} for a picture and {spec.num_classes} classes, {expected}: export it again"
         )
     return pixels
+
+
+def _read_rows(rows: NDArray[np.float32], pictures: int, spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+    """The spec's answers of rows of picture, class, score and edges; from a picture of -1 on there are no more."""
+    answers = {name: np.zeros((pictures, *shape), np.float32) for name, shape in spec.answers.items()}
+    ends = np.flatnonzero(rows[:, 0] < 0)
+    rows = rows[: ends[0]] if len(ends) else rows
+    for k in range(pictures):
+        mine = rows[rows[:, 0] == k]
+        mine = mine[np.argsort(-mine[:, 2], kind="stable")]
+        answers["boxes"][k, : len(mine)] = mine[:, 3:]
+        answers["labels"][k, : len(mine)] = mine[:, 1]
+        answers["scores"][k, : len(mine)] = mine[:, 2]
+    return answers

@@ -345,13 +345,7 @@ def find_boxes(
             said = mine.run(np.stack(pixels[k : k + batch]))
             if not all(np.isfinite(values).all() for values in said.values()):
                 raise not_finite(model)
-            boxes = detection.decode(
-                said["logits"],
-                said["codes"],
-                mine.spec,
-                sizes=[size for _, size in some],
-                score_threshold=EVALUATED_SCORE,
-            )
+            boxes = detection.detect(said, mine.spec, sizes=[size for _, size in some], score_threshold=EVALUATED_SCORE)
             for row, ((i, size), each) in enumerate(zip(some, boxes, strict=True)):
                 truth[i], found[i] = boxes_within(samples[i], size), each
                 if look is not None:

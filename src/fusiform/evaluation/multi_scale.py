@@ -23,6 +23,8 @@ class MultiScaleEngine:
     """
 
     def __init__(self, model: Model, *, threads: int = 1, device: str = "cpu") -> None:
+        if model.spec.decoded:
+            raise UsageError(f"{model.path}: decodes its answers itself, at one scale; give the model it was made from")
         if model.format in PROGRAMS:
             raise UsageError(
                 f"{model.path}: is a program for one runtime ({model.format}), at one scale; give the model that it "

@@ -431,10 +431,14 @@ def _starter(model: Model, *, multi_scale: bool, engine: EngineName | None, devi
 def _answers(
     engine: Engine, pixels: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[NDArray[np.float32], Placement]]:
-    """The logits of pictures of ``sizes``, brought into the network's square, and where in them each picture lies."""
+    """The logits of pictures of ``sizes``, brought into the network's square, and where in them each picture lies.
+
+    A decoded file's probabilities stand for its logits.
+    """
     places = [placement(size, engine.spec.preprocess) for size in sizes]
     if not isinstance(engine, MultiScaleEngine):
-        yield from zip(engine.run(np.stack(pixels))["logits"], places, strict=True)
+        (answer,) = engine.run(np.stack(pixels)).values()
+        yield from zip(answer, places, strict=True)
         return
     for picture, p in zip(pixels, places, strict=True):
         # Without the padding, which would be a part of what image pooling sees: here networks take any size.

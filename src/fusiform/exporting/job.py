@@ -23,8 +23,8 @@ from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, W
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
-from fusiform.exporting.targets.base import Precision, TargetName, Written
-from fusiform.exporting.targets.targets import TARGETS
+from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
+from fusiform.exporting.targets.targets import DECODING, TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import write_file
@@ -90,6 +90,7 @@ def export(
     train_epochs: int = 0,
     pixels: bool | None = None,
     output: Output | None = None,
+    decoded: bool = False,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -124,6 +125,8 @@ def export(
             pixels in LiteRT files of models that normalise each colour in its own way, and pictures elsewhere.
         output: What a classifier's LiteRT file answers with, ``probabilities`` or ``logits``; None is probabilities.
             The files of the other targets answer with logits.
+        decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
+            size of its input: for ``litert``, ``onnx`` and ``openvino``.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -159,16 +162,17 @@ def export(
         say(assumption(str(opened.path), opened.spec.preprocess, opened.assumed))
     if labels is not None:
         opened = replace(opened, spec=rename(opened.spec, labels))
-    targets = _targets(to, precision)
-    _check(targets, precision, pixels=pixels, slices=slices, keep_float=keep_float)
+    targets = _targets(to, precision, decoded=decoded)
+    form = _Form(pixels, output, decoded)
+    _check(targets, precision, form, slices=slices, keep_float=keep_float)
     _check_output(targets, output, opened)
+    _check_decoded(opened, decoded=decoded)
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = _find_pictures(opened, calibrate, data, ignore, root)
-    form = _Form(pixels, output)
     work = _Work(opened, pictures, Path(out), precision, form, max_drop, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
@@ -183,10 +187,11 @@ def export(
     return work.finish()
 
 
-def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
-    """The targets named, each once; ``all`` is every one that has the precision."""
+def _targets(to: str | Sequence[str], precision: Precision, *, decoded: bool) -> list[TargetName]:
+    """The targets named, each once; ``all`` is every one that has the precision, and can be ``decoded`` if that is."""
     if to == "all":
-        return [name for name, target in TARGETS.items() if precision in target.precisions]
+        having = [name for name, target in TARGETS.items() if precision in target.precisions]
+        return [name for name in having if name in DECODING or not decoded]
     names = [name.strip() for name in to.split(",") if name.strip()] if isinstance(to, str) else list(to)
     for name in names:
         if name not in TARGETS:
@@ -195,14 +200,16 @@ def _targets(to: str | Sequence[str], precision: Precision) -> list[TargetName]:
 
 
 def _check(
-    targets: Sequence[TargetName], precision: Precision, *, pixels: bool | None, slices: int, keep_float: int | None
+    targets: Sequence[TargetName], precision: Precision, form: _Form, *, slices: int, keep_float: int | None
 ) -> None:
     for name in targets:
         if precision not in TARGETS[name].precisions:
             raise UsageError(f"{name} has no {precision} here, only {', '.join(TARGETS[name].precisions)}")
-        if pixels and name in ("torchscript", "executorch"):
+        if form.pixels and name in ("torchscript", "executorch"):
             raise UsageError(f"--pixels: {name} files read normalised pictures; leave it out for them")
-    if pixels is False and precision == "int8":
+        if form.decoded and name not in DECODING:
+            raise UsageError(f"--decoded: {name} files give the network's own answers; it is for {', '.join(DECODING)}")
+    if form.pixels is False and precision == "int8":
         raise UsageError("--no-pixels: int8 files read pixels; leave it out")
     if not targets:
         raise UsageError(f"name a target: {', '.join(TARGETS)}")
@@ -228,15 +235,23 @@ def _check_output(targets: Sequence[TargetName], output: Output | None, opened: 
         )
 
 
+def _check_decoded(opened: Model, *, decoded: bool) -> None:
+    if opened.spec.decoded:
+        raise UsageError(f"{opened.path}: decodes its answers itself; export the model that it was made from")
+    if decoded and opened.spec.task == "classification":
+        raise UsageError(f"{opened.path}: is a classifier; --decoded is for detectors and segmenters: leave it out")
+
+
 @dataclass(frozen=True)
 class _Form:
     """What files are to read and to answer with, as in ``export``; None is what their readers expect."""
 
     pixels: bool | None
     output: Output | None
+    decoded: bool
 
     def of(self, graph: Graph, target: TargetName) -> Graph:
-        """The graph in the form that a target's file is to have."""
+        """The graph in the form that a target's file is to have, before it decodes its answers."""
         if target == "litert":
             return for_litert(graph, pixels=self.pixels, output=self.output)
         return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
@@ -353,7 +368,7 @@ class _Work:
     ) -> None:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
-        self.name = f"{opened.spec.name}_{precision}"
+        self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
         self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
         self.figures |= {"verified_on": pictures.verified_on}
         self.rows: list[dict[str, Cell]] = []
@@ -438,21 +453,34 @@ class _Work:
             folder = Path(staging)
             rows = []
             try:
-                written = TARGETS[name].writer()(self.form.of(graph, name), self.precision, folder)
+                formed = self.form.of(graph, name)
+                numbers: dict[str, Cell] = {}
+                if self.form.decoded:
+                    # First the same file without its last operators, whose numbers can be held against the model's.
+                    for model in TARGETS[name].writer()(formed, self.precision, folder):
+                        numbers = _summary(self._passed(name, model))
+                    formed = replace(formed, spec=formed.spec.replace(decoded=True))
+                written = TARGETS[name].writer()(formed, self.precision, folder)
                 for model in written:
-                    parity = self._verify(name, model)
-                    if not parity.passed:
-                        raise ParityError(dataclasses.replace(parity, file=str(self.out / model.path.name)))
+                    parity = self._passed(name, model)
                     row: dict[str, Cell] = {"target": name, "precision": self.precision, "passed": True}
                     row |= {"file": str(self.out / model.path.relative_to(folder)), "bytes": _size(model.files)}
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
-                    rows.append(row | _summary(parity) | dict(model.figures))
+                    seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
+                    rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
             for model in written:
                 for file in model.files:
                     _replace(file, self.out / file.relative_to(folder))
         return rows
+
+    def _passed(self, name: TargetName, model: Written) -> Parity:
+        """What the verification found; ParityError, with the file's name to be, if it did not pass."""
+        parity = self._verify(name, model)
+        if not parity.passed:
+            raise ParityError(dataclasses.replace(parity, file=str(self.out / model.path.name)))
+        return parity
 
     def _verify(self, name: TargetName, model: Written) -> Parity:
         held_out = self.pictures.held_out

@@ -25,7 +25,7 @@ def build_graph(spec: ModelSpec, state: State) -> Graph:
         graph = _build(spec, FoldedWeights(state))
     except KeyError as error:
         raise WeightsError(f"the weights lack {error}, which {spec.name} needs: are they of another network?") from None
-    for name, shape in spec.answers.items():
+    for name, shape in spec.network_answers.items():
         if (values := graph.shapes[graph.outputs[name]][2]) != shape[-1]:
             background = " and the background" if spec.task == "detection" else ""
             raise WeightsError(

@@ -56,7 +56,7 @@ def deeplab_v3(build: Builder) -> None:
     spec = build.spec
     source, order = BACKBONES[spec.architecture](build)["stride_32"]
     build.prefix = ""
-    cells = spec.answers["logits"][0]
+    cells = spec.network_answers["logits"][0]
     pooled = build.add(Mean("pool", source, as_map=True), build.channels[source])
     pooled = build.conv(pooled, "pooling.0", "pooling.1", DEEPLAB_CHANNELS, activation="relu", in_order=order)
     parts = [build.add(Spread("spread", pooled, cells, cells), DEEPLAB_CHANNELS)]

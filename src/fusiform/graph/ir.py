@@ -177,8 +177,8 @@ class Graph:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """The node that makes each of the spec's answers."""
-        names = list(self.spec.answers)
+        """The node that makes each of the network's answers."""
+        names = list(self.spec.network_answers)
         return {names[0]: self.nodes[-1].name} if len(names) == 1 else {name: name for name in names}
 
 

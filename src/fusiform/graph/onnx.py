@@ -34,6 +34,8 @@ from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 try:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
+
+    from fusiform.graph.onnx_decoded import add_decoding
 except ImportError:
     raise MissingExtraError("onnx", "onnx", "reading and writing ONNX files") from None
 
@@ -45,7 +47,8 @@ def to_onnx(graph: Graph, *, half: bool = False, metadata: Mapping[str, str] | N
     """The graph as an ONNX model with its spec in ``metadata_props``, for batches of any size.
 
     A float32 graph reads normalised float32 NCHW pictures; an int8 graph, or one that starts with ``Center``, reads
-    uint8 NHWC pixels. All give the spec's answers in their order, float32, channels last. ``half`` stores the weights
+    uint8 NHWC pixels. All give the network's answers in their order, float32, channels last, or where the spec says
+    ``decoded`` what ``onnx_decoded.add_decoding`` makes of them, detectors for one picture. ``half`` stores the weights
     that are float32 as float16, in half the space; the runtime computes with them in float32. ``metadata`` is added
     under its names.
     """
@@ -136,13 +139,15 @@ class _Writer:
         self.constants: list[Any] = []
         self.index = {INPUT: INPUT}
         self.output = next(iter(graph.outputs))
+        # Suppression answers with as many boxes as there are, which only one picture at a time keeps apart.
+        batch = 1 if graph.spec.decoded and graph.spec.task == "detection" else "N"
         self.rounded: dict[str, str] = {}
         self.plain: dict[str, str] = {}
         size, _, channels = graph.shapes[INPUT]
         if not reads_pixels(graph):
-            self.input = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, size, size])
+            self.input = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, channels, size, size])
             return
-        self.input = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", size, size, channels])
+        self.input = helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, size, size, channels])
         self.add("Transpose", ["pixels"], INPUT, perm=[0, 3, 1, 2])
         if graph.quantization is not None:
             for name, scale in graph.quantization.activations.items():
@@ -328,20 +333,30 @@ class _Writer:
         product = self.add("Mul", [product, step], f"{name}/real")
         self.index[name] = self.add("Add", [product, bias], self.output)
 
-    def finish(self, metadata: Mapping[str, str]) -> bytes:
-        spec = self.graph.spec
+    def made(self, answer: str, name: str) -> str:
+        """The float32 form of what the node of this name answers."""
+        if self.is_real(name) or self.index[name] == answer:
+            return self.index[name]
+        return self.add("DequantizeLinear", [self.index[name], f"{name}/scale", f"{name}/zero_point"], f"{name}/real")
+
+    def answers(self, made: Mapping[str, str]) -> list[Any]:
+        """The answers as the file gives them, channels last."""
         outputs = []
-        for answer, name in self.graph.outputs.items():
-            outputs.append(helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["N", *spec.answers[answer]]))
-            if self.index[name] == answer:
+        for answer, real in made.items():
+            shape = self.graph.spec.network_answers[answer]
+            outputs.append(helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["N", *shape]))
+            if real == answer:
                 continue
-            real = self.index[name]
-            if not self.is_real(name):
-                real = self.add("DequantizeLinear", [real, f"{name}/scale", f"{name}/zero_point"], f"{name}/real")
-            if spec.task == "segmentation":
+            if self.graph.spec.task == "segmentation":
                 self.add("Transpose", [real], answer, perm=[0, 2, 3, 1])
             else:
                 self.add("Identity", [real], answer)
+        return outputs
+
+    def finish(self, metadata: Mapping[str, str]) -> bytes:
+        spec = self.graph.spec
+        made = {answer: self.made(answer, name) for answer, name in self.graph.outputs.items()}
+        outputs = add_decoding(self, made) if spec.decoded else self.answers(made)
         body = helper.make_graph(self.nodes, spec.name, [self.input], outputs, self.constants)
         model = helper.make_model(
             body, producer_name="fusiform", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION

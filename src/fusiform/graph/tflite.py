@@ -38,6 +38,7 @@ from fusiform.graph.ir import (
     Stack,
     pads,
 )
+from fusiform.graph.tflite_decoded import POSTPROCESS, add_decoding
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
 _SCHEMA_VERSION = 3
@@ -53,6 +54,7 @@ _TYPES: dict[np.dtype[Any], int] = {
     np.dtype("uint8"): tfl.TensorType.UINT8,
     np.dtype("int8"): tfl.TensorType.INT8,
     np.dtype("int32"): tfl.TensorType.INT32,
+    np.dtype("bool"): tfl.TensorType.BOOL,
 }
 _ACTIVATIONS: dict[Activation | None, int] = {
     None: tfl.ActivationFunctionType.NONE,
@@ -67,9 +69,10 @@ def to_tflite(graph: Graph, *, half: bool = False, metadata: Mapping[str, bytes]
     A float32 graph reads a normalised float32 picture (1, height, width, channels), or uint8 pixels where it starts
     with ``Center``; an int8 graph reads uint8 pixels, of scale 1 and zero point 0, and its first convolution
     normalises. All give the spec's answers in their order, float32, as batches of one: where the spec's output is
-    ``probabilities``, a softmax of the logits divided by the spec's temperature. A signature names input and answers.
-    ``half`` stores the weights that are float32 as float16, in half the space; the runtime computes with them in
-    float32. ``metadata`` is added under its names.
+    ``probabilities``, a softmax of the logits divided by the spec's temperature, and where the spec says ``decoded``
+    what ``tflite_decoded.add_decoding`` makes of the network's. A signature names input and answers. ``half`` stores
+    the weights that are float32 as float16, in half the space; the runtime computes with them in float32. ``metadata``
+    is added under its names.
     """
     writer = _Writer(graph, half=half)
     for node in graph.nodes:
@@ -309,9 +312,19 @@ class _Writer:
         array = np.array(values, np.int32)
         return self.tensor(name, array.shape, "int32", data=array)
 
-    def operator(self, code: int, inputs: list[int], output: int, options: str | None = None, **fields: Any) -> None:
+    def operator(
+        self,
+        code: int,
+        inputs: list[int],
+        output: int,
+        options: str | None = None,
+        *,
+        version: int | None = None,
+        **fields: Any,
+    ) -> None:
         # The version says which features of the operator a runtime must know: 1 float, 2 int8, 3 int8 per channel.
-        version = 1 if self.graph.quantization is None else _INT8_VERSIONS.get(code, 2)
+        if version is None:
+            version = 1 if self.graph.quantization is None else _INT8_VERSIONS.get(code, 2)
         if code == tfl.BuiltinOperator.MEAN and self.tensors[output].type == tfl.TensorType.INT8:
             version = 2
         operator = tfl.OperatorT()
@@ -497,6 +510,8 @@ class _Writer:
             self.tensors[outputs[-1]].name = answer
         if self.graph.spec.output == "probabilities":
             outputs = [self.softmax(outputs[0])]
+        if self.graph.spec.decoded:
+            outputs = add_decoding(self, outputs)
         model = tfl.ModelT()
         model.version = _SCHEMA_VERSION
         model.description = f"fusiform {self.graph.spec.name}"
@@ -506,6 +521,8 @@ class _Writer:
             entry.builtinCode = code
             entry.deprecatedBuiltinCode = min(code, 127)
             entry.version = version
+            if code == tfl.BuiltinOperator.CUSTOM:
+                entry.customCode = POSTPROCESS
             model.operatorCodes.append(entry)
         subgraph = tfl.SubGraphT()
         subgraph.name = "main"

@@ -19,6 +19,7 @@ import numpy as np
 from fusiform.errors import SpecError, WeightsError
 from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite_detection_metadata import OUTPUT_GROUPS, PARSER_VERSION, detection_outputs, output_groups
 from fusiform.spec import ModelSpec
 
 METADATA_NAME = "TFLITE_METADATA"
@@ -125,12 +126,16 @@ class _Writer:
             "segmentation": "Names what each pixel of a photograph shows: one of",
         }[spec.task]
         description = f"{does} {spec.num_classes} classes. {spec.provenance}"
-        subgraph = self.table({2: self.tables([self.input()]), 3: self.tables(self.outputs())})
+        parts = {2: self.tables([self.input()]), 3: self.tables(self.outputs())}
+        grouped = spec.decoded and spec.task == "detection"
+        if grouped:
+            parts[OUTPUT_GROUPS] = output_groups(self)
+        subgraph = self.table(parts)
         fields = {
             0: self.text(spec.name),
             1: self.text(description.rstrip()),
             3: self.tables([subgraph]),
-            7: self.text(_SCHEMA_VERSION),
+            7: self.text(PARSER_VERSION if grouped else _SCHEMA_VERSION),
         }
         if spec.license:
             fields[5] = self.text(spec.license)
@@ -183,11 +188,14 @@ class _Writer:
 
     def outputs(self) -> list[int]:
         """The metadata of each answer; the first, of which the last axis are the classes, has the label file."""
+        if self.spec.decoded and self.spec.task == "detection":
+            return detection_outputs(self, LABEL_FILE)
         if self.spec.task == "detection":
             scores = self.output("logits", ["batch", "priors", "classes"], labels=_DESCRIPTIONS)
             return [scores, self.output("codes", ["batch", "priors", "coordinates"], labels=None)]
         axes = ["rows", "columns", "classes"] if self.spec.task == "segmentation" else ["classes"]
-        return [self.output(self.spec.output, ["batch", *axes], labels=_TENSOR_AXIS_LABELS)]
+        (name,) = self.spec.answers
+        return [self.output(name, ["batch", *axes], labels=_TENSOR_AXIS_LABELS)]
 
     def output(self, name: str, axes: Sequence[str], *, labels: int | None) -> int:
         """``labels`` is what the label file is to this output: with a line for each class of the last axis, or not."""
@@ -211,7 +219,7 @@ class _Writer:
     def output_description(self, name: str) -> str:
         spec = self.spec
         if name == "probabilities":
-            return "The probability of each class."
+            return "The probability of each class." if not spec.decoded else "The probability of each class of a pixel."
         if name == "codes":
             return (
                 "Where the box of each prior is: its middle less the prior's, x and y, in tenths of the prior's width "

@@ -277,9 +277,8 @@ class _Worker:
     def _detections(self, read: Sequence[_Read], values: dict[str, NDArray[Any]]) -> list[Prediction]:
         from fusiform.tasks import detection  # as below: naming a photograph is not to wait for it
 
-        found = detection.decode(
-            values["logits"],
-            values["codes"],
+        found = detection.detect(
+            values,
             self.spec,
             sizes=[one.size for one in read],
             score_threshold=detection.SCORE_THRESHOLD if self.asked.score is None else self.asked.score,
@@ -295,9 +294,10 @@ class _Worker:
         from fusiform.tasks import segmentation
 
         answers = []
-        for one, logits in zip(read, values["logits"], strict=True):
+        (of_pixels,) = values.values()
+        for one, scores in zip(read, of_pixels, strict=True):
             place = placement(one.size, self.spec.preprocess)
-            mask = segmentation.decode(logits, self.spec, one.size, placement=place)
+            mask = segmentation.decode(scores, self.spec, one.size, placement=place)
             answers.append(Prediction(one.path, segmentation=mask, thumbnail=one.thumbnail))
         return answers
 
@@ -331,6 +331,22 @@ def _check_options(spec: ModelSpec, asked: _Asked) -> None:
     for name, task in _TASKS.items():
         if getattr(asked, name) is not None and task != spec.task:
             raise UsageError(f"{name} is for {task}, and the model ({spec.name}) is for {spec.task}: leave {name} out")
+    if spec.task == "detection" and spec.decoded:
+        _check_decoded(spec, asked)
+
+
+def _check_decoded(spec: ModelSpec, asked: _Asked) -> None:
+    """UsageError for what a file that suppresses boxes itself can no longer do otherwise."""
+    from fusiform.tasks.detection import EVALUATED_SCORE, IOU_THRESHOLD, MAX_BOXES
+
+    inside = f"the file of {spec.name} decodes its boxes itself"
+    instead = "take the model that it was exported from for others"
+    if asked.score is not None and asked.score < EVALUATED_SCORE:
+        raise UsageError(f"{inside}, down to a score of {EVALUATED_SCORE}, and score is {asked.score:g}: {instead}")
+    if asked.iou is not None and asked.iou != IOU_THRESHOLD:
+        raise UsageError(f"{inside}, with an iou of {IOU_THRESHOLD}: leave iou out, or {instead}")
+    if asked.limit is not None and asked.limit > MAX_BOXES:
+        raise UsageError(f"{inside}, up to {MAX_BOXES} of them, and limit is {asked.limit}: {instead}")
 
 
 def _check_fit(spec: ModelSpec) -> None:

@@ -12,32 +12,44 @@ tensors of the answer without a copy. The loss then compares classes and codes a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.graph.priors import (
+    CODE_SCALES,
+    EVALUATED_SCORE,
+    IOU_THRESHOLD,
+    LARGEST_EXPONENT,
+    MAX_BOXES,
+    SCORE_THRESHOLD,
+    prior_boxes,
+)
 from fusiform.spec import ModelSpec
-from fusiform.tables import SSD_STRIDES, ssd_map_sizes
 from fusiform.tasks.classification import softmax
 
-MIN_SCALE, MAX_SCALE = 0.2, 0.95
-ASPECT_RATIOS = (1.0, 2.0, 1 / 2, 3.0, 1 / 3)
-"""Width over height. TensorFlow's configuration rounds the last to 0.3333."""
-CODE_SCALES = (10.0, 10.0, 5.0, 5.0)
-"""Factors of the codes of x, y, width and height: SSD divides by variances of 0.1 and 0.2 instead."""
+__all__ = [
+    "EVALUATED_SCORE",
+    "IOU_THRESHOLD",
+    "MAX_BOXES",
+    "SCORE_THRESHOLD",
+    "Box",
+    "Detections",
+    "Targets",
+    "decode",
+    "decode_boxes",
+    "detect",
+    "encode_boxes",
+    "iou_matrix",
+    "make_targets",
+    "match_priors",
+    "nms",
+    "prior_boxes",
+]
 
-SCORE_THRESHOLD = 0.3
-"""For people to look at; average precision wants every box above ``EVALUATED_SCORE``."""
-EVALUATED_SCORE = 0.001
-IOU_THRESHOLD = 0.6
-MAX_BOXES = 100
-
-_LARGEST_EXPONENT = math.log(1000 / 16)
-"""Where torchvision stops too: 62 times as wide as its prior, a box covers any picture, and nothing overflows."""
 _BLOCK = 256
 """Boxes that ``nms`` compares with each other at once."""
 
@@ -98,39 +110,6 @@ class Targets(NamedTuple):
     codes: NDArray[np.float32]
 
 
-@lru_cache(maxsize=8)
-def prior_boxes(input_size: int = 320) -> NDArray[np.float64]:
-    """The priors (priors, 4) for a square input in pixels, in units of the input; 2,034 of them for 320.
-
-    In the order of the network's answers: map by map, row by row, cell by cell, and within a cell as
-    ``ssd_anchor_generator`` lists them. They are not clipped, as there. The array is shared and cannot be written to.
-    """
-    priors = []
-    for level, (cells, _) in enumerate(ssd_map_sizes(input_size, input_size)):
-        middles = (np.arange(cells) + 0.5) / cells
-        y, x = (axis.ravel()[:, None] for axis in np.meshgrid(middles, middles, indexing="ij"))
-        width, height = _prior_shapes(level)
-        edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        priors.append(np.stack(edges, axis=-1).reshape(-1, 4))
-    found = np.concatenate(priors)
-    found.flags.writeable = False
-    return found
-
-
-def _prior_shapes(level: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Widths and heights of the priors of each cell of a map."""
-    steps = len(SSD_STRIDES) - 1
-    scales = [MIN_SCALE + (MAX_SCALE - MIN_SCALE) * k / steps for k in range(len(SSD_STRIDES))] + [1.0]
-    scale = scales[level]
-    if level == 0:  # reduce_boxes_in_lowest_layer: one small square for the small objects, and two oblongs
-        shapes = [(0.1, 1.0), (scale, 2.0), (scale, 1 / 2)]
-    else:
-        # Beside the ratios one more square, half way to the next map's scale.
-        shapes = [*((scale, ratio) for ratio in ASPECT_RATIOS), (math.sqrt(scale * scales[level + 1]), 1.0)]
-    sizes, ratios = np.array(shapes).T
-    return sizes * np.sqrt(ratios), sizes / np.sqrt(ratios)
-
-
 def encode_boxes(boxes: NDArray[Any], priors: NDArray[Any]) -> NDArray[np.float64]:
     """What the network has to say about each prior for it to become the box in the same row: (N, 4) codes.
 
@@ -158,8 +137,8 @@ def decode_boxes(codes: NDArray[Any], priors: NDArray[Any]) -> NDArray[np.float6
     x, y, width, height = _middles(priors)
     code_x, code_y, code_width, code_height = (codes.astype(np.float64) / CODE_SCALES).T
     x, y = x + code_x * width, y + code_y * height
-    half_width = width * np.exp(np.minimum(code_width, _LARGEST_EXPONENT)) / 2
-    half_height = height * np.exp(np.minimum(code_height, _LARGEST_EXPONENT)) / 2
+    half_width = width * np.exp(np.minimum(code_width, LARGEST_EXPONENT)) / 2
+    half_height = height * np.exp(np.minimum(code_height, LARGEST_EXPONENT)) / 2
     return np.stack((x - half_width, y - half_height, x + half_width, y + half_height), axis=-1)
 
 
@@ -264,6 +243,60 @@ def nms(
                 remains[k + 1 :] &= ~covered[k, k + 1 :]
         kept = np.concatenate([kept, block[remains]])
     return kept[:limit]
+
+
+def detect(
+    answers: Mapping[str, NDArray[Any]],
+    spec: ModelSpec,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    score_threshold: float = SCORE_THRESHOLD,
+    iou_threshold: float = IOU_THRESHOLD,
+    limit: int = MAX_BOXES,
+) -> list[Detections]:
+    """The objects in each picture, of what an engine answers for the ``spec``: see ``decode``.
+
+    Of a ``decoded`` file they are those that it found, with ``IOU_THRESHOLD``: another ``iou_threshold`` changes
+    nothing.
+    """
+    if spec.decoded:
+        return _read_decoded(answers, spec, sizes=sizes, score_threshold=score_threshold, limit=limit)
+    return decode(
+        answers["logits"],
+        answers["codes"],
+        spec,
+        sizes=sizes,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        limit=limit,
+    )
+
+
+def _read_decoded(
+    answers: Mapping[str, NDArray[Any]],
+    spec: ModelSpec,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    score_threshold: float,
+    limit: int,
+) -> list[Detections]:
+    """The objects of decoded ``boxes``, ``labels`` and ``scores``; ValueError for what cannot be boxes."""
+    if not all(np.isfinite(values).all() for values in answers.values()):
+        raise ValueError(f"{spec.name}: the answer holds values that are not finite")
+    results = []
+    for boxes, labels, scores, (width, height) in zip(
+        answers["boxes"], answers["labels"].astype(np.int64), answers["scores"], sizes, strict=True
+    ):
+        # Files clip to the picture in float32, with what that leaves of the last digit.
+        boxes = np.clip(boxes.astype(np.float64), 0, 1) * (width, height, width, height)
+        kept = np.flatnonzero((scores > score_threshold) & (_areas(boxes) > 0))[:limit]
+        if len(kept) and not 0 <= labels[kept].min() <= labels[kept].max() < spec.num_classes:
+            raise ValueError(f"{spec.name}: the answer names classes that there are not: export the file again")
+        found = tuple(
+            Box(int(labels[k]), spec.labels[labels[k]], float(scores[k]), *map(float, boxes[k])) for k in kept
+        )
+        results.append(Detections(found, width, height))
+    return results
 
 
 def decode(

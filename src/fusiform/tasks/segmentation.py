@@ -69,9 +69,10 @@ def decode(
 ) -> SegmentationMap:
     """The likeliest class of every pixel of a photograph of ``size`` (width, height), the lower index among equals.
 
-    ``logits`` (h, w, classes) are what the network says of its whole input; ``placement`` says where in it the
-    photograph lies, by default filling a square of ``spec.input_size``. Logits are interpolated, not classes, and at
-    once to the photograph's own pixels: borders are as fine as the photograph, whatever its size and aspect.
+    ``logits`` (h, w, classes) are what the network says of its whole input, or the probabilities that a decoded file
+    gives at the input's size; ``placement`` says where in it the photograph lies, by default filling a square of
+    ``spec.input_size``. Logits are interpolated, not classes, and at once to the photograph's own pixels: borders are
+    as fine as the photograph, whatever its size and aspect.
 
     ``spec.align_corners`` says where a logit stands. True, TensorFlow's way: the first and the last on the input's
     first and last pixel. Strides make it so: at an input of 16 n + 1 pixels, such as 513, output stride 16 puts logits

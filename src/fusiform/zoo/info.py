@@ -91,7 +91,9 @@ def _of_task(spec: ModelSpec) -> dict[str, Cell]:
     """What a detector or a segmenter has to say beside what classifiers do."""
     if spec.task == "classification":
         return {}
-    figures: dict[str, Cell] = {name: "x".join(map(str, shape)) for name, shape in spec.answers.items()}
+    answers = {name: "x".join(map(str, shape)) for name, shape in spec.answers.items()}
+    figures: dict[str, Cell] = {"decoded": True} if spec.decoded else {}
+    figures |= {name: shape for name, shape in answers.items() if (name, spec.decoded) != ("scores", True)}
     if spec.task == "detection":
         return figures | {"scores": spec.scores}
     return figures | {"output_stride": spec.output_stride, "aspp": spec.aspp, "align_corners": spec.align_corners}

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fusiform.graph.ir import Graph
 from fusiform.report import Cell
+from fusiform.spec import ModelSpec
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -28,9 +29,14 @@ class Written:
     figures: Mapping[str, Cell] = field(default_factory=dict)
 
 
+def file_stem(spec: ModelSpec, precision: Precision) -> str:
+    """What a target's files are called, but for their ending: decoded ones lie beside the others."""
+    return f"{spec.name}_{precision}{'_decoded' if spec.decoded else ''}"
+
+
 Writer = Callable[[Graph, Precision, Path], list[Written]]
 """Write a graph into a folder, the spec inside: float32 graphs for ``float32`` and ``float16``, quantised for ``int8``.
 
-The files are named after ``graph.spec.name`` and the precision (``mobilenet_v2_x1_0_int8.tflite``), and the same graph
-gives the same bytes. Raises MissingExtraError where the target's library is not installed.
+The files are named by ``file_stem`` (``mobilenet_v2_x1_0_int8.tflite``), and the same graph gives the same bytes.
+Raises MissingExtraError where the target's library is not installed.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.files import write_file
 from fusiform.graph.ir import Graph
 from fusiform.graph.tflite_metadata import to_described_tflite
@@ -16,6 +16,6 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     The flatbuffer is written by ``graph.tflite`` and not by a converter: no operator is added, nothing has to be
     installed, and ShuffleNetV2 comes out without its shuffle.
     """
-    path = folder / f"{graph.spec.name}_{precision}.tflite"
+    path = folder / f"{file_stem(graph.spec, precision)}.tflite"
     write_file(path, to_described_tflite(graph, half=precision == "float16"))
     return [Written(path, (path,))]

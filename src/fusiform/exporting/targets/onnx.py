@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
+from fusiform.exporting.targets.model_api import model_info
 from fusiform.files import write_file
-from fusiform.graph.ir import Graph
+from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.onnx import to_onnx
 
 
@@ -24,6 +25,10 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
     if spec.task == "classification":
         metadata = {"task": "classify", **metadata}  # the word that these programs know
-    path = folder / f"{spec.name}_{precision}.onnx"
+    if spec.decoded:
+        metadata |= {
+            f"model_info {key}": value for key, value in model_info(spec, reads_pixels=reads_pixels(graph)).items()
+        }
+    path = folder / f"{file_stem(spec, precision)}.onnx"
     write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
     return [Written(path, (path,))]

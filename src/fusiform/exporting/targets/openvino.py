@@ -18,7 +18,9 @@ import numpy as np
 
 from fusiform.engines.openvino import open_core
 from fusiform.errors import MissingExtraError
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
+from fusiform.exporting.targets.model_api import model_info
+from fusiform.exporting.targets.openvino_decoded import add_decoding
 from fusiform.files import write_file
 from fusiform.graph.ir import (
     INPUT,
@@ -37,20 +39,20 @@ from fusiform.graph.ir import (
     reads_pixels,
 )
 from fusiform.report import Cell
-from fusiform.spec import ModelSpec
 
 
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write a graph as ``NAME_PRECISION.xml`` and ``.bin``, for batches of any size.
 
     A float32 graph reads normalised float32 NCHW pictures; an int8 graph, or one that starts with ``Center``, reads
-    uint8 NHWC pixels. All give the spec's answers under their names, float32: logits (N, classes) of a classifier,
+    uint8 NHWC pixels. All give the network's answers under their names, float32: logits (N, classes) of a classifier,
     logits (N, priors, 1 + classes) and codes (N, priors, 4) of a detector, logits (N, rows, columns, classes) of a
-    segmenter. ``float16`` stores the weights in half the space; what is computed in is the device's choice. ``int8``
-    stores int8 weights, and OpenVINO computes in int8 what stands between ``FakeQuantize`` operators: of all
-    convolutions and the classifier (``layers``) the figures count those that it does on this machine
-    (``int8_layers``); the classifier is in float32, with int8 weights. The spec lies in ``rt_info`` under
-    ``fusiform``, and under ``model_info`` what Model API reads. Raises MissingExtraError without OpenVINO.
+    segmenter; or where the spec says ``decoded`` what ``openvino_decoded.add_decoding`` makes of them. ``float16``
+    stores the weights in half the space; what is computed in is the device's choice. ``int8`` stores int8 weights, and
+    OpenVINO computes in int8 what stands between ``FakeQuantize`` operators: of all convolutions and the classifier
+    (``layers``) the figures count those that it does on this machine (``int8_layers``); the classifier is in float32,
+    with int8 weights. The spec lies in ``rt_info`` under ``fusiform``, and under ``model_info`` what Model API reads.
+    Raises MissingExtraError without OpenVINO.
     """
     try:
         import openvino
@@ -59,7 +61,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     model = to_openvino(graph)
     for keys, value in _rt_info(graph).items():
         model.set_rt_info(value, list(keys))
-    name = f"{graph.spec.name}_{precision}"
+    name = file_stem(graph.spec, precision)
     with tempfile.TemporaryDirectory() as temporary:
         saved = Path(temporary) / f"{name}.xml"
         half = precision == "float16"
@@ -98,27 +100,7 @@ def _int8_layers(model: Any) -> Mapping[str, Cell]:
 def _rt_info(graph: Graph) -> dict[tuple[str, str], str]:
     spec = graph.spec
     info = {("fusiform", "spec"): spec.to_json()}
-    info |= {("model_info", key): value for key, value in _model_info(spec, reads_pixels(graph)).items()}
-    return info
-
-
-def _model_info(spec: ModelSpec, reads_pixels: bool) -> dict[str, str]:
-    """What OpenVINO's Model API reads: pictures come in BGR, are brought into the square, and normalised.
-
-    Its crop takes in the whole shorter side, and has no margin as ``preprocess.resize`` above ``crop`` leaves; what its
-    ``fit_to_window`` leaves free is black. Its mean and scale apply to values in [0, 255], and only where the network
-    does not normalise itself. Only classifiers are given a type: its detectors answer with boxes, its segmenters with
-    channels first, and it would decode ours to nonsense.
-    """
-    info = {
-        **({"model_type": "Classification"} if spec.task == "classification" else {}),
-        "labels": " ".join("_".join(label.split()) or "_" for label in spec.labels),  # it splits them at spaces
-        "resize_type": {"crop": "crop", "stretch": "standard", "pad": "fit_to_window"}[spec.preprocess.fit],
-        "reverse_input_channels": str(spec.preprocess.color_order == "rgb"),
-    }
-    if not reads_pixels and spec.input_channels == len(spec.preprocess.mean):
-        info["mean_values"] = " ".join(f"{255 * value:.9g}" for value in spec.preprocess.mean)
-        info["scale_values"] = " ".join(f"{255 * value:.9g}" for value in spec.preprocess.std)
+    info |= {("model_info", key): value for key, value in model_info(spec, reads_pixels=reads_pixels(graph)).items()}
     return info
 
 
@@ -282,22 +264,31 @@ class _Writer:
         return self.ops.concat(pieces, 1, name=node.name)
 
     def answer(self, name: str) -> Any:
-        """What the node of this name makes, channels last where that is a map; rounded where it is int8 elsewhere."""
+        """What the node of this name makes, rounded where it is int8 elsewhere."""
         quantization = self.graph.quantization
         value = self.made[name]
         if quantization is not None and name in quantization.activations and name not in quantization.in_float:
             value = self.real(name, "")
-        if self.graph.spec.task == "segmentation":
-            order = self.constant(f"{name}/order", np.array([0, 2, 3, 1], np.int64))
-            value = self.ops.transpose(value, order, name=f"{name}/last")
         return value
+
+    def channels_last(self, name: str, value: Any) -> Any:
+        """An answer as the file gives it."""
+        if self.graph.spec.task != "segmentation":
+            return value
+        order = self.constant(f"{name}/order", np.array([0, 2, 3, 1], np.int64))
+        return self.ops.transpose(value, order, name=f"{name}/last")
 
     def finish(self) -> Any:
         from openvino import Model
 
+        outputs = {answer: self.answer(name) for answer, name in self.graph.outputs.items()}
+        if self.graph.spec.decoded:
+            outputs = add_decoding(self, outputs)
+        else:
+            names = self.graph.outputs
+            outputs = {answer: self.channels_last(names[answer], value) for answer, value in outputs.items()}
         results = []
-        for answer, name in self.graph.outputs.items():
-            output = self.answer(name)
+        for answer, output in outputs.items():
             output.output(0).set_names({answer})
             results.append(self.ops.result(output, name=answer))
         return Model(results, [self.input], self.graph.spec.name)

@@ -90,3 +90,6 @@ TARGETS: Mapping[TargetName, Target] = {
     "coreml": Target("coreml", ("float32", "float16"), _TOLERANCE, _coreml),
     "web": Target("web", _ALL, _TOLERANCE, _web),
 }
+
+DECODING: tuple[TargetName, ...] = ("litert", "onnx", "openvino")
+"""Targets whose files can decode boxes and masks themselves."""

@@ -56,12 +56,26 @@ class Boxes:
 
     def add(self, name: str, size: tuple[int, int], answer: Answer, expected: Answer, truth: Truth | None) -> None:
         """Compare both sides' answers to a photograph of ``size`` (width, height)."""
-        margin = np.inf if self.tolerance is None else self.tolerance * float(np.abs(expected["logits"]).max()) / 2
-        lowest = max(_LOWEST_THRESHOLD, SCORE_THRESHOLD - margin)
+        lowest = self.lowest(self.margin(expected))
         sides = ((answer, self.spec), (expected, self.reference))
-        mine, theirs = (_decode(side, spec, size) for side, spec in sides)
-        all_mine, all_theirs = (_all_boxes(side, spec, size, lowest) for side, spec in sides)
-        shared = np.concatenate([_best_overlaps(mine, all_theirs), _best_overlaps(theirs, all_mine)])
+        mine, theirs = (decode_answer(side, spec, size) for side, spec in sides)
+        all_mine, all_theirs = (all_boxes(side, spec, size, lowest) for side, spec in sides)
+        self.count_shares(name, np.concatenate([best_overlaps(mine, all_theirs), best_overlaps(theirs, all_mine)]))
+        if truth is not None:
+            self.truths.append(truth.boxes)
+            self.found.append(decode_answer(answer, self.spec, size, EVALUATED_SCORE))
+            self.expected.append(decode_answer(expected, self.reference, size, EVALUATED_SCORE))
+
+    def margin(self, expected: Answer) -> float:
+        """By how much a score may differ from the reference's."""
+        return float(np.inf if self.tolerance is None else self.tolerance * float(np.abs(expected["logits"]).max()) / 2)
+
+    def lowest(self, margin: float) -> float:
+        """The score from which the other side's boxes are looked at."""
+        return max(_LOWEST_THRESHOLD, SCORE_THRESHOLD - margin)
+
+    def count_shares(self, name: str, shared: NDArray[np.float64]) -> None:
+        """Count the boxes of both sides, of each of which the other side has the share given."""
         others = int((shared < SAME_BOX).sum())
         if others > self.most:
             self.worst, self.most = name, others
@@ -69,10 +83,6 @@ class Boxes:
         self.count += len(shared)
         self.same += len(shared) - others
         self.near += int((shared >= NEAR_BOX).sum())
-        if truth is not None:
-            self.truths.append(truth.boxes)
-            self.found.append(_decode(answer, self.spec, size, EVALUATED_SCORE))
-            self.expected.append(_decode(expected, self.reference, size, EVALUATED_SCORE))
 
     def decoded(self, kind: str) -> Decoded:
         """The shares over all pictures."""
@@ -108,17 +118,24 @@ class Masks:
             segmentation.decode(side["logits"], spec, size, placement=placement(size, spec.preprocess)).classes
             for side, spec in ((answer, self.spec), (expected, self.reference))
         )
-        same = int((mine == theirs).sum())
-        others = 1 - same / mine.size
+        self.count_pixels(name, int((mine == theirs).sum()), mine.size)
+        if truth is not None and truth.mask is not None:
+            self.measure(truth.mask, mine, theirs)
+
+    def count_pixels(self, name: str, same: int, count: int) -> None:
+        """Count the pixels of a picture, of which so many are the ``same`` on both sides."""
+        others = 1 - same / count
         if others > self.most:
             self.worst, self.most = name, others
         self.pictures += 1
-        self.count += mine.size
+        self.count += count
         self.same += same
-        if truth is not None and truth.mask is not None:
-            classes = self.reference.num_classes
-            for side, counts in ((mine, self.found), (theirs, self.expected)):
-                counts.append(class_counts(pixel_confusion(truth.mask, side, classes, ignore=-1)))
+
+    def measure(self, truth: NDArray[np.int32], mine: NDArray[Any], theirs: NDArray[Any]) -> None:
+        """Hold both sides' masks against the true one."""
+        classes = self.reference.num_classes
+        for side, counts in ((mine, self.found), (theirs, self.expected)):
+            counts.append(class_counts(pixel_confusion(truth, side, classes, ignore=-1)))
 
     def decoded(self, kind: str) -> Decoded:
         """The share over the pixels of all pictures."""
@@ -151,14 +168,15 @@ def _measured(file: Figure, reference: Figure, pictures: int) -> Measured | None
     return Measured(found.other, found.value, Difference(drop, low, high))
 
 
-def _decode(
+def decode_answer(
     answer: Answer, spec: ModelSpec, size: tuple[int, int], score_threshold: float = SCORE_THRESHOLD
 ) -> Detections:
+    """The boxes of an answer of the network itself."""
     logits, codes = answer["logits"][None], answer["codes"][None]
     return detection.decode(logits, codes, spec, sizes=[size], score_threshold=score_threshold)[0]
 
 
-def _all_boxes(answer: Answer, spec: ModelSpec, size: tuple[int, int], score_threshold: float) -> Detections:
+def all_boxes(answer: Answer, spec: ModelSpec, size: tuple[int, int], score_threshold: float) -> Detections:
     """The boxes before suppression."""
     logits, codes = answer["logits"][None], answer["codes"][None]
     # More than all of a box cannot be shared, so that none goes.
@@ -168,17 +186,21 @@ def _all_boxes(answer: Answer, spec: ModelSpec, size: tuple[int, int], score_thr
     return found
 
 
-def _best_overlaps(boxes: Detections, others: Detections) -> NDArray[np.float64]:
+def best_overlaps(boxes: Detections, others: Detections) -> NDArray[np.float64]:
     """For each box the largest intersection over union with one of the others that has its class."""
-    (mine, classes), (theirs, other_classes) = _rows(boxes), _rows(others)
-    sides = mine[:, 2:] - mine[:, :2]
-    large = (sides >= _SMALLEST_BOX).all(1)
-    mine, classes = mine[large], classes[large]
+    (mine, classes), (theirs, other_classes) = box_rows(large_boxes(boxes)), box_rows(others)
     shared = iou_matrix(mine, theirs) * (classes[:, None] == other_classes)
     best: NDArray[np.float64] = shared.max(1, initial=0.0)
     return best
 
 
-def _rows(found: Detections) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def large_boxes(found: Detections) -> Detections:
+    """Without those that have a side below a pixel."""
+    boxes = (box for box in found.boxes if min(box.right - box.left, box.bottom - box.top) >= _SMALLEST_BOX)
+    return Detections(tuple(boxes), found.width, found.height)
+
+
+def box_rows(found: Detections) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The edges (N, 4) and classes (N,) of boxes."""
     edges = np.array([(box.left, box.top, box.right, box.bottom) for box in found.boxes], np.float64)
     return edges.reshape(-1, 4), np.array([box.index for box in found.boxes], np.int64)

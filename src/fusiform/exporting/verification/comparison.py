@@ -14,6 +14,7 @@ from fusiform.errors import ImageError
 from fusiform.evaluation.detection import boxes_within
 from fusiform.evaluation.segmentation import read_truth
 from fusiform.exporting.verification.answers import Boxes, Masks, Truth
+from fusiform.exporting.verification.decoded import DecodedBoxes, DecodedMasks
 from fusiform.exporting.verification.pair import GROUP, Answers, Errors, Sides, find_errors, join_errors, relative_error
 from fusiform.exporting.verification.parity import Comparison
 from fusiform.progress import Tracker
@@ -25,6 +26,8 @@ MEASURED = 64
 """Pictures on which the reference is quantised to see what rounding explains."""
 SHOWN_TOGETHER = 24
 """Photographs that are shown in such batches too."""
+_UNORDERED = ("boxes", "labels")
+"""Of a decoded detector: two boxes of nearly the same score may change places."""
 
 
 class Tally:
@@ -98,9 +101,10 @@ class Tally:
         alone = shown.candidate[1]
         for batch, answers in shown.candidate.items():
             for name, mine in answers.items():
-                found = find_errors(mine, shown.reference[name], centred=self.sides.centred(name))
-                self._errors.setdefault((batch, name), []).append(found)
-                if batch != 1:
+                if name in shown.reference:  # a decoded file does not say what its network says
+                    found = find_errors(mine, shown.reference[name], centred=self.sides.centred(name))
+                    self._errors.setdefault((batch, name), []).append(found)
+                if batch != 1 and name not in _UNORDERED:
                     apart = find_errors(mine, alone[name], centred=False).largest
                     self.batch_error = max(self.batch_error, float(apart.max()))
         for k, place in enumerate(places):
@@ -133,7 +137,9 @@ def _seen(
     spec: ModelSpec, reference: ModelSpec, tolerance: float | None, classes: Sequence[int]
 ) -> Boxes | Masks | None:
     if reference.task == "detection":
-        return Boxes(spec, reference, tolerance=tolerance)
+        return (DecodedBoxes if spec.decoded else Boxes)(spec, reference, tolerance=tolerance)
+    if spec.decoded:
+        return DecodedMasks(spec, reference, classes=classes)
     return Masks(spec, reference, classes=classes) if reference.task == "segmentation" else None
 
 

@@ -67,7 +67,8 @@ class Sides:
         if not all(np.isfinite(values).all() for values in expected.values()):
             raise WeightsError(f"{self.against}: answers with values that are not finite: hold the file against others")
         given = {batch: self.run(mine, batch) for batch in (1, TOGETHER) if batch == 1 or together}
-        self.probabilities = "probabilities" in (*expected, *given[1])
+        classifies = self.reference.spec.task == "classification"
+        self.probabilities = classifies and "probabilities" in (*expected, *given[1])
         candidate = {batch: self.comparable(answers, self.candidate.spec) for batch, answers in given.items()}
         return Shown(theirs, candidate, self.comparable(expected, self.reference.spec))
 

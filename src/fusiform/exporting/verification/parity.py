@@ -306,7 +306,8 @@ def _failures_of_float(found: Parity) -> list[str]:
 
 def _failures_of_int8(found: Parity) -> list[str]:
     failures = []
-    kind, count = found.comparisons[0].kind, found.comparisons[0].pictures
+    first = next(iter(found.comparisons), None)  # a decoded file has none
+    kind, count = (first.kind, first.pictures) if first is not None else ("", 0)
     for answer, limit in found.max_error.items():
         error = max(c.error for c in found.comparisons if (c.kind, c.answer) == (kind, answer))
         if error > limit:

@@ -163,6 +163,9 @@ def verify_answers(
     only the drop counts for detectors and segmenters where it is known. The drop itself decides, and its interval over
     the pictures says how far it might be off. Answers that are not finite fail.
 
+    Of a file that is ``decoded`` what users see is all that is compared, by the rules of ``decoded.DecodedBoxes`` and
+    ``decoded.DecodedMasks``.
+
     ``threads`` is that of each runtime, one by default: their pools wait for each other when they take turns.
 
     Raises UsageError for a reference without weights and where no sample can be read; WeightsError, SpecError and
@@ -172,6 +175,8 @@ def verify_answers(
         raise UsageError(
             f"{reference.path}: is a program for one runtime; hold the file against the weights it was made from"
         )
+    if reference.spec.decoded:
+        raise UsageError(f"{reference.path}: decodes its answers itself; hold the file against what it was made from")
     task = reference.spec.task
     for model in (reference, candidate):
         if model.spec.task == "segmentation" and model.spec.preprocess.fit == "crop":
@@ -181,7 +186,9 @@ def verify_answers(
     int8 = tolerance is None
     if int8 and min_agreement is None:
         min_agreement = MIN_AGREEMENT
-    limits: dict[str, float] = dict.fromkeys(ANSWERS[task], max_error) if int8 and max_error is not None else {}
+    limits: dict[str, float] = {}
+    if int8 and max_error is not None and not candidate.spec.decoded:
+        limits = dict.fromkeys(ANSWERS[task], max_error)
     threads = threads or 1
     engine, engine_name = _open_candidate(candidate, threads)
     found = Parity(
@@ -201,10 +208,12 @@ def verify_answers(
     notes = []
     if is_foreign(candidate):
         notes.append("the file has no description: the reference's labels and preprocessing were taken")
+    if candidate.spec.decoded:
+        notes.append("the file decodes its answers itself: what users see was compared, not the network's numbers")
     torch = importlib.util.find_spec("torch") is not None
     if not torch:
         notes.append("without PyTorch the reference ran in its own runtime")
-        if int8 and max_error is None:
+        if int8 and max_error is None and not candidate.spec.decoded:
             seen = {"classification": "classes", "detection": "boxes", "segmentation": "masks"}[task]
             notes.append(f"without PyTorch there is no saying what rounding explains: only the {seen} were compared")
     reference_engine = open_engine(reference, engine="torch" if torch else own_engine(reference), threads=threads)
@@ -214,7 +223,8 @@ def verify_answers(
 
     tally = partial(Tally, sides=sides, tolerance=tolerance, classes=classes)
     chosen = _evenly(samples, pictures)
-    kinds, told = _show(chosen, tally, labels=classes if labelled else None, asked=int8 and torch, progress=progress)
+    explain = int8 and torch and not candidate.spec.decoded
+    kinds, told = _show(chosen, tally, labels=classes if labelled else None, asked=explain, progress=progress)
     notes += told
     read = len(kinds[0].names) if chosen else 0
     wrong = sum(kind.wrong for kind in kinds)
@@ -228,7 +238,7 @@ def verify_answers(
     if task != "classification" and labelled and samples and measured is None:
         notes.append("the labels have no object: the pictures served unlabelled")
     explained: dict[str, float] = {}
-    if int8 and torch:
+    if explain:
         explained = sides.explained_error(reference, judged.kept_pixels, judged.kept)
         factor = EXPLAINED_ELSEWHERE if is_foreign(candidate) else EXPLAINED
         limits = limits or {answer: factor * error for answer, error in explained.items()}
@@ -294,7 +304,7 @@ def _comparable(spec: ModelSpec, reference: ModelSpec) -> bool:
     """Whether both answer in the same form; a classifier's logits and probabilities can be held against each other."""
     if spec.task != reference.task or spec.num_classes != reference.num_classes:
         return False
-    return spec.task == "classification" or spec.answers == reference.answers
+    return spec.task == "classification" or spec.network_answers == reference.network_answers
 
 
 def _differences(spec: ModelSpec, reference: ModelSpec, *, int8: bool) -> list[str]:
