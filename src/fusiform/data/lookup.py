@@ -79,7 +79,8 @@ def without_hash(name: str) -> str:
     return re.sub(r"^[0-9a-fA-F]{8}-", "", name)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False also for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or holds a zero byte
@@ -123,10 +124,10 @@ class Finder:
         """The picture's file, if it is where its name says."""
         for spelling in spellings(name):
             for folder in self._folders:
-                if spelling and _is_file(folder / spelling):
+                if spelling and is_file(folder / spelling):
                     # The same picture by the same path, whoever names it.
                     plain = Path(os.path.normpath(folder / spelling))
-                    return plain if _is_file(plain) else folder / spelling
+                    return plain if is_file(plain) else folder / spelling
         return None
 
     def find_partner(self, file: Path) -> Path | None:

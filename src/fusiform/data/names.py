@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from fusiform.report import printable
 
@@ -14,6 +16,14 @@ def listed(names: Sequence[str]) -> str:
     """The first names of a list for a message, made printable, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether something that JSON holds can be the name of a class or a file.
+
+    A lone surrogate, which JSON can spell, is no character: no file and no terminal can bear the name.
+    """
+    return isinstance(value, str) and bool(value.strip()) and re.search("[\0\ud800-\udfff]", value) is None
 
 
 def nfc(name: str) -> str:
