@@ -567,6 +567,12 @@ def test_masks_are_the_same_in_every_layout(name: str, tmp_path: Path) -> None:
     assert diagnosis.rows[1]["% of pixels"] > 0  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("name", ["XML beside", "keras-retinanet", "Hugging Face"])
+def test_boxes_alone_are_no_masks(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has boxes, and a segmenter learns from masks or outlines: give Pascal VOC's"):
+        open_dataset(BOXES[name].make(tmp_path / "data"), task="segmentation")
+
+
 def test_the_cases_are_of_every_layout() -> None:
     elsewhere = {"class folders, lists and shards", "Pascal VOC's masks"}
     assert {case.layout for case in (*BOXES.values(), *OUTLINES.values())} | elsewhere == set(LAYOUTS)
