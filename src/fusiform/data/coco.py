@@ -26,8 +26,8 @@ from fusiform.data.coco_outlines import as_number, read_counts, with_outline, wi
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import natural_key, read_size
-from fusiform.data.lookup import Finder, is_file, last_part, without_hash
-from fusiform.data.names import is_name, listed, nfc
+from fusiform.data.lookup import Finder, last_part, without_hash
+from fusiform.data.names import is_file, is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images
-from fusiform.data.names import nfc
+from fusiform.data.names import is_file, nfc
 
 _MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|trimaps?|segmentation(?:class|object)"
 _LABELS = rf"{_MASKS}|labels?|annotations?"
@@ -77,14 +77,6 @@ def spellings(name: str) -> list[str]:
 def without_hash(name: str) -> str:
     """A name without the eight hexadecimal digits that Label Studio puts before those of uploaded pictures."""
     return re.sub(r"^[0-9a-fA-F]{8}-", "", name)
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file is there; False also for names that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
-        return False
 
 
 def _way_together(one: Sequence[str], other: Sequence[str]) -> int:
