@@ -131,7 +131,8 @@ def gather(
         if task == "detection":
             notes += check.notes(split)
     _tell(pages, task, used, notes, faults)
-    if not splits:
+    drawn = task == "detection" or any(sample.outlines for samples in splits.values() for sample in samples)
+    if not splits or not (drawn or faults is not None):
         raise UsageError(f"{source}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None and task == "detection":
         notes += missing_objects(bound, splits)
