@@ -195,3 +195,29 @@ def test_a_picture_of_another_split_is_never_taken(tmp_path: Path) -> None:
     data = open_dataset(tmp_path / "data")
     assert [len(samples) for samples in data.splits.values()] == [1, 2]
     assert "train: 1 of 2 pictures are not there: 2.png" in data.notes
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        {"size": [10**6, 10**6], "counts": [0, 10**12]},
+        [[2, 2, 1e9, 2, 8, 6, 2, 6]],
+        [[2, 2, 1e300, 2, 8, 6]],
+    ],
+)
+def test_outlines_for_giants_cost_nothing(outline: Any, tmp_path: Path) -> None:
+    root = save(tmp_path / "data", document(SQUARE, outline, bbox=None))
+    for task in ("detection", "segmentation"):
+        data = open_dataset(root, task=task)  # type: ignore[call-overload]
+        assert "1.png" in [sample.file.name for sample in data.splits["all"]]
+    assert [sample.file.name for sample in open_dataset(root, task="segmentation").splits["all"]] == ["1.png"]
+
+
+def test_a_name_too_long_for_a_file_is_not_there(tmp_path: Path) -> None:
+    content = document(SQUARE, SQUARE)
+    root = save(tmp_path / "data", content)
+    content["images"][1]["file_name"] = "9" * 5000
+    (root / "outlines.json").write_text(json.dumps(content))
+    data = open_dataset(root)
+    assert [sample.file.name for sample in data.splits["all"]] == ["1.png"]

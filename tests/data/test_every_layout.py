@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import json
@@ -22,6 +23,7 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.open import LAYOUTS, open_dataset, recognise
 from fusiform.data.outlines import counts_of, encode_counts
 from fusiform.doctor.job import diagnose
+from fusiform.errors import ImageError, UsageError
 
 WIDTH, HEIGHT = 64, 48
 NAMES = ("disc", "square", "kite")
@@ -565,6 +567,12 @@ def test_masks_are_the_same_in_every_layout(name: str, tmp_path: Path) -> None:
     assert diagnosis.rows[1]["% of pixels"] > 0  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("name", ["XML beside", "keras-retinanet", "Hugging Face"])
+def test_boxes_alone_are_no_masks(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has boxes, and a segmenter learns from masks or outlines: give Pascal VOC's"):
+        open_dataset(BOXES[name].make(tmp_path / "data"), task="segmentation")
+
+
 def test_the_cases_are_of_every_layout() -> None:
     with_annotations = {name for name, layout in LAYOUTS.items() if layout.task != "classification"}
     elsewhere = {"Pascal VOC's masks"}
@@ -600,3 +608,76 @@ def test_a_segmenter_is_trained_and_evaluated_on_it(name: str, tmp_path: Path, m
     run = train(packed, tmp_path / "run", model="mobilenet_v2_x0_35", task="segmentation", settings=settings, threads=1)
     assert run.model.spec.labels[0] == "background"
     assert len(run.evaluate(packed, threads=1).samples) == 4
+
+
+ODD: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        1e300,
+        float("nan"),
+        float("inf"),
+        10**30,
+        "",
+        "x",
+        "1e5",
+        "9" * 5000,
+        "\ud800",
+        "a/../b",
+    ),
+    *([], {}, [[]], [None], [1, 2, 3, 4], [[1, 2], [3]], {"counts": "abc", "size": [HEIGHT, WIDTH]}, {"a": 1}),
+    *({"counts": [1, 2], "size": [3, 1]}, {"counts": [10**18], "size": [10**9, 10**9]}),
+)
+"""What no tool should write in place of something else."""
+
+
+def places(value: Any, way: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The ways to everything in JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way, *(found for key, one in inner for found in places(one, (*way, key)))]
+
+
+def changed(value: Any, way: tuple[str | int, ...], odd: Any) -> Any:
+    if not way:
+        return odd
+    copied = value.copy()
+    copied[way[0]] = changed(value[way[0]], way[1:], odd)
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("make", "file"),
+    [
+        (labelme("{split}", "{split}"), "train/p02.json"),
+        (hugging_face("lists"), "train/metadata.jsonl"),
+        (hugging_face("each"), "train/metadata.jsonl"),
+        (lambda root: coco(root, lambda thing: [flat(thing)]), "annotations/instances_val.json"),
+        (
+            lambda root: coco(root, lambda thing: {"size": [HEIGHT, WIDTH], "counts": [9, 9, 3054]}),
+            "annotations/instances_val.json",
+        ),
+    ],
+    ids=["LabelMe", "Hugging Face", "Hugging Face, each", "COCO's polygons", "COCO's run lengths"],
+)
+def test_whatever_stands_anywhere_ends_in_pictures_or_an_error_for_users(
+    make: Callable[[Path], Path], file: str, tmp_path: Path
+) -> None:
+    root = make(tmp_path / "data")
+    lines = (root / file).read_text().splitlines()
+    random = np.random.default_rng(3)
+    whole = json.loads(lines[0])
+    ways = places(whole)
+    tasks = ("detection",) if "metadata" in file else ("detection", "segmentation")
+    for _ in range(40):
+        text = json.dumps(changed(whole, ways[random.integers(len(ways))], ODD[random.integers(len(ODD))]))
+        (root / file).write_text("\n".join([text, *lines[1:]]))
+        for task in tasks:
+            with contextlib.suppress(UsageError):  # anything else fails
+                data = open_dataset(root, task=task)  # type: ignore[call-overload]
+                for sample in (sample for samples in data.splits.values() for sample in samples if sample.has_mask):
+                    with contextlib.suppress(ImageError):
+                        sample.read_labels(sample.read().size, classes=len(data.classes))
+                data.fingerprint()

@@ -82,6 +82,7 @@ def test_points_and_lines_are_told_and_are_no_background_of_their_class(tmp_path
         ([RECTANGLE | {"points": "1 2 3 4"}], "points must be pairs of numbers"),
         ([RECTANGLE | {"shape_type": "cuboid"}], "is a 'cuboid', which is not read"),
         ([RECTANGLE | {"shape_type": "mask", "mask": "AAAA"}], "its mask cannot be read"),
+        ([RECTANGLE | {"label": "\ud800"}], "label must be the name of a class"),
         ([7], "must be an object, got 7"),
         ({"a": 1}, "shapes must be a list"),
     ],

@@ -126,3 +126,21 @@ def test_vocs_own_folder_above_and_folders_of_classes_are_not_of_this_layout(tmp
     assert recognise(tmp_path / "classes") is None
     assert open_dataset(tmp_path / "classes", task="classification").classes == ("cat", "dog")
     assert [len(s.boxes or ()) for s in open_dataset(tmp_path / "classes", task="detection").splits["all"]] == [1, 1]
+
+
+def test_the_old_labelmes_files_are_read_without_what_was_taken_away(tmp_path: Path) -> None:
+    save(tmp_path / "Images/train/a.jpg")
+    corners = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((11, 6), (30, 6), (30, 20)))
+    objects = "".join(
+        f"<object><name>{name}</name><deleted>{deleted}</deleted><polygon>{corners}</polygon></object>"
+        for name, deleted in (("cat", 0), ("dog", 1))
+    )
+    (tmp_path / "Annotations/train").mkdir(parents=True)
+    (tmp_path / "Annotations/train/a.xml").write_text(
+        "<annotation><filename>a.jpg</filename><imagesize><nrows>30</nrows><ncols>40</ncols></imagesize>"
+        f"{objects}</annotation>"
+    )
+    data = open_dataset(tmp_path, task="detection")
+    assert data.classes == ("cat",)
+    (sample,) = data.splits["train"]
+    assert (sample.size, sample.boxes) == ((40, 30), (BoxLabel(0, 10, 5, 30, 20),))

@@ -217,3 +217,18 @@ def test_outlines_become_masks_and_a_picture_with_a_box_is_left_out(tmp_path: Pa
     assert mask[10:30, 20:60].min() == mask.max() == 2
     assert (mask > 0).sum() == 20 * 40
     assert not data.splits["train"][1].read_labels(SIZE, classes=3).any()
+    # Where all that shows something is left out, nothing but background would be learned.
+    both = make(
+        tmp_path / "both", yaml=YAML.format(train="images/train", val="images/val"), texts=[outline + LABELS[0], ""]
+    )
+    with pytest.raises(UsageError, match="none of its pictures can be used"):
+        open_dataset(both, task="segmentation")
+
+
+def test_label_studios_notes_beside_the_labels_are_not_cocos(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", form="images/{split}")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {}}')
+    data = open_dataset(root)
+    assert isinstance(data, AnnotatedSet)
+    assert boxes(data) == BOXES

@@ -27,7 +27,7 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import natural_key, read_size
 from fusiform.data.lookup import Finder, last_part, without_hash
-from fusiform.data.names import listed, nfc
+from fusiform.data.names import is_file, is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show
@@ -361,7 +361,7 @@ def _pages(split: Split, document: _Document, notes: list[str], faults: list[Ann
     return [
         Page(split, files[number], document.file, sizes.get(number), objects[number], damage.get(number))
         for number in document.pictures
-        if files[number].is_file()
+        if is_file(files[number])
     ]
 
 
@@ -385,7 +385,7 @@ def _locate(split: Split, document: _Document) -> tuple[dict[_Id, Path], list[st
     for number, picture in document.pictures.items():
         is_only = ends[without_hash(last_part(picture.name))] == 1
         file = _file_of(folder, picture.name, unique=is_only)
-        if not file.is_file():
+        if not is_file(file):
             found = finder.find(picture.name, split) if is_only else None
             if found is None:
                 missing.append((picture.name, file))
@@ -458,7 +458,7 @@ def _bind(
     for number, file in files.items():
         if number in damaged and faults is None:
             continue  # what is left of its boxes would teach that the others are background
-        if file.is_file():
+        if is_file(file):
             image_id = number if isinstance(number, int) else None
             sample = AnnotatedSample(file, tuple(boxes[number]), size=sizes[number], image_id=image_id)
             samples.append(replace(sample, damaged=number in damaged))
@@ -477,7 +477,7 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     inner = (split, f"images/{split}", "images", "JPEGImages", ".")
     folders = [base / name for base in (file.parent, file.parent.parent) for name in inner]
     for folder in folders:
-        if folder.is_dir() and any(_file_of(folder, name, unique=True).is_file() for name in names):
+        if folder.is_dir() and any(is_file(_file_of(folder, name, unique=True)) for name in names):
             return folder
     raise UsageError(
         f"{file}: none of its {len(names)} pictures is there, such as {printable(names[0])}: "
@@ -488,7 +488,7 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
 def _file_of(folder: Path, name: str, *, unique: bool) -> Path:
     """The file of a picture's name, perhaps percent-encoded, or by its last part alone where that is ``unique``."""
     spellings = [name, unquote(name), *([last_part(name)] if unique else [])]
-    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), folder / name)
+    return next((folder / spelling for spelling in spellings if is_file(folder / spelling)), folder / name)
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:
@@ -537,7 +537,6 @@ def _as_id(value: object) -> _Id | None:
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = _field(entry, key, where)
-    # A lone surrogate, which JSON can spell, is no character: no file and no terminal can bear the name.
-    if not isinstance(value, str) or not value.strip() or re.search("[\0\ud800-\udfff]", value):
+    if not is_name(value):
         raise UsageError(f"{where}: {key} must be a name, got {show(value)}: fix it")
     return value

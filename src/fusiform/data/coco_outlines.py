@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
+from fusiform.data.image import MAX_PIXELS
 from fusiform.data.objects import around
 from fusiform.data.outlines import box_of, check_counts, decode_counts, encode_counts, fill_counts
 from fusiform.errors import UsageError
@@ -65,6 +66,8 @@ def read_counts(outline: Mapping[str, Any], where: str) -> tuple[str, tuple[int,
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
         raise UsageError(f"{where}: size must be height and width in pixels, got {show(size)}: fix it")
     height, width = size
+    if width * height > MAX_PIXELS:
+        raise UsageError(f"{where}: is for {width} x {height} pixels, and pictures are not so large: fix size")
     try:
         if isinstance(counts, str):
             numbers = decode_counts(counts)

@@ -199,6 +199,8 @@ def _read_rows(file: Path) -> list[_Row]:
             row = [cell.strip() for cell in cells]
             if not any(row):
                 continue
+            if "\0" in "".join(row):
+                raise UsageError(f"{file}, line {reader.line_num}: holds a zero byte: save the list again")
             if columns is None:
                 columns = _columns(row, file)
                 if columns not in (_RETINANET, _SKU):
@@ -251,7 +253,7 @@ def _row(row: Sequence[str], columns: _Columns, where: str) -> _Row:
     if len(row) != columns.width:
         raise UsageError(f"{where}: has {len(row)} columns and the first line {columns.width}: fix the line")
     name = row[columns.path]
-    if not name or "\0" in name:
+    if not name:
         raise UsageError(f"{where}: names no picture: write its path, or remove the line")
     split: Split | None = None
     if columns.split is not None and row[columns.split]:

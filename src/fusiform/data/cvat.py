@@ -14,6 +14,7 @@ import numpy as np
 from fusiform.data.annotated import AnnotatedSet, AnnotationTask, PassOver
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.faults import AnnotationFault
+from fusiform.data.image import MAX_PIXELS
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import nfc
 from fusiform.data.objects import TAGS, Object, Page, around, gather, rectangle, tell_unmatched
@@ -189,7 +190,7 @@ def _mask(name: str, element: Element, size: tuple[int, int] | None, where: str)
     if len(counts) < len(numbers) or sum(counts) != width * height or min(left, top) < 0 or min(width, height) < 1:
         raise UsageError(f"{where}: its run lengths do not fill its {width} x {height} pixels: draw it again")
     edges = float(left), float(top), float(left + width), float(top + height)
-    if size is None or edges[2] > size[0] or edges[3] > size[1]:
+    if size is None or edges[2] > size[0] or edges[3] > size[1] or size[0] * size[1] > MAX_PIXELS:
         raise UsageError(f"{where}: its pixels lie outside of the picture: draw it again")
     whole = np.zeros(size[::-1], np.bool_)
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)

@@ -17,7 +17,7 @@ from fusiform.data.dataset import Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import read_size
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
-from fusiform.data.names import listed, nfc
+from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather, tell_unmatched
 from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show
@@ -74,7 +74,7 @@ def read_huggingface_boxes(
         for row, where in _rows(file):
             count += 1
             name = row.get("file_name") or row.get("image") or row.get("file_path")
-            if not isinstance(name, str) or not name.strip():
+            if not is_name(name):
                 raise UsageError(f"{where}: names no picture as file_name: write it there")
             picture = finder.find_exactly(name)
             if picture is None:
@@ -209,7 +209,7 @@ def _object(box: Any, category: Any, where: str, numbered: Sequence[str], strang
     numbers = [number for value in box if (number := as_number(value)) is not None] if isinstance(box, list) else []
     if len(numbers) != 4 or len(box) != 4:
         raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
-    if isinstance(category, str) and category.strip():
+    if is_name(category):
         name = nfc(category.strip())
     elif type(category) is int and category >= 0:
         if numbered and category >= len(numbered):

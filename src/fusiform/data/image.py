@@ -257,7 +257,7 @@ def _example(unread: Sequence[Path], ending: str) -> str:
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """A sorting key that counts: 1, 2, 10."""
     # Text and numbers take turns, so that like is compared with like; the name itself settles "01" and "1".
-    parts = re.split(r"(\d+)", name.casefold())
+    parts = re.split(r"(\d{1,1000})", name.casefold())  # int() refuses thousands of digits
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 

@@ -20,7 +20,7 @@ from fusiform.data.annotated import AnnotatedSet, AnnotationTask, PassOver
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import MAX_PIXELS, is_of_system, natural_key, unread_note
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
-from fusiform.data.names import listed, nfc
+from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, around, gather, rectangle
 from fusiform.data.outlines import box_of, counts_of, ellipse, encode_counts
 from fusiform.errors import UsageError
@@ -119,7 +119,7 @@ def _read(file: Path) -> dict[str, Any] | UsageError | None:
 
 def _picture(file: Path, content: dict[str, Any] | UsageError, finder: Finder) -> Path | None:
     named = content.get("imagePath") if isinstance(content, dict) else None
-    if isinstance(named, str) and named.strip():
+    if is_name(named):
         beside = Finder(file.parent, (file.parent,))
         plain = named.replace("\\", "/")
         tried = (plain, plain.rpartition("/")[2])
@@ -155,7 +155,7 @@ def _object(shape: Any, size: tuple[int, int] | None, where: str) -> Object:
     label = shape.get("label")
     if isinstance(label, (int, float)) and not isinstance(label, bool):
         label = f"{label:g}"
-    if not isinstance(label, str) or not label.strip():
+    if not is_name(label):
         raise UsageError(f"{where}: label must be the name of a class, got {show(label)}: fix it")
     name = nfc(label.strip())
     # Its first versions drew polygons alone, and said nothing of it.
@@ -215,7 +215,7 @@ def _mask(name: str, corners: list[float], packed: Any, size: tuple[int, int] | 
     if box is None or left < 0 or top < 0:
         raise UsageError(f"{where}: its mask is empty or outside of the picture: draw it again")
     edges = left + box[0], top + box[1], left + box[2], top + box[3]
-    if size is None:
+    if size is None or size[0] * size[1] > MAX_PIXELS:
         return Object(name, edges)
     whole = np.zeros(size[::-1], np.bool_)
     part = whole[top : top + pixels.shape[0], left : left + pixels.shape[1]]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images
-from fusiform.data.names import nfc
+from fusiform.data.names import is_file, nfc
 
 _MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|trimaps?|segmentation(?:class|object)"
 _LABELS = rf"{_MASKS}|labels?|annotations?"
@@ -79,13 +79,6 @@ def without_hash(name: str) -> str:
     return re.sub(r"^[0-9a-fA-F]{8}-", "", name)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
-        return False
-
-
 def _way_together(one: Sequence[str], other: Sequence[str]) -> int:
     """How many folders two ways share from their beginning and from their end."""
     if one == other:
@@ -123,10 +116,10 @@ class Finder:
         """The picture's file, if it is where its name says."""
         for spelling in spellings(name):
             for folder in self._folders:
-                if spelling and _is_file(folder / spelling):
+                if spelling and is_file(folder / spelling):
                     # The same picture by the same path, whoever names it.
                     plain = Path(os.path.normpath(folder / spelling))
-                    return plain if _is_file(plain) else folder / spelling
+                    return plain if is_file(plain) else folder / spelling
         return None
 
     def find_partner(self, file: Path) -> Path | None:

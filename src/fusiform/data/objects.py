@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
 
 BACKGROUND = "background"
+_FARTHEST = 10
+"""How many times a picture's longer side an outline may lie away from it."""
 TAGS = "tags"
 """The kind of what is said of a whole picture."""
 _BACKGROUNDS = ("background", "_background_", "__background__")
@@ -95,7 +98,7 @@ def gather(
 
     Raises UsageError where nothing is left, and for classes not in ``classes``.
     """
-    pages = _once(pages)
+    pages = [page._replace(size=page.size or _size_of(page.picture)) for page in _once(pages)]
     has_area = [
         thing.edges is not None and (task == "detection" or _has_outline(thing)) for p in pages for thing in p.objects
     ]
@@ -128,7 +131,8 @@ def gather(
         if task == "detection":
             notes += check.notes(split)
     _tell(pages, task, used, notes, faults)
-    if not splits:
+    drawn = task == "detection" or any(sample.outlines for samples in splits.values() for sample in samples)
+    if not splits or not (drawn or faults is not None):
         raise UsageError(f"{source}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None and task == "detection":
         notes += missing_objects(bound, splits)
@@ -171,6 +175,13 @@ def _once(pages: Sequence[Page]) -> list[Page]:
     return list(found.values())
 
 
+def _size_of(picture: Path) -> tuple[int, int] | None:
+    try:
+        return read_size(picture)
+    except ImageError:  # whoever looks at the picture says so
+        return None
+
+
 def _has_outline(thing: Object) -> bool:
     return bool(thing.polygons or thing.counts)
 
@@ -195,11 +206,6 @@ def _sample(
     page: Page, task: AnnotationTask, labels: Mapping[str, int], used: set[str], check: BoxCheck
 ) -> AnnotatedSample:
     size = page.size
-    if size is None:
-        try:
-            size = read_size(page.picture)
-        except ImageError:  # whoever looks at the picture says so
-            size = None
     is_damaged = page.damage is not None
     boxes: list[BoxLabel] = []
     outlines: list[Outline] = []
@@ -240,7 +246,7 @@ def _tell(
         lacking = [thing for thing in page.objects if _lacks(thing, page, task, used)]
         if lacking:
             what = "outline" if task == "segmentation" else "box"
-            text = f"has an object of {printable(lacking[0].name)} without {what}, and is left out: draw it"
+            text = f"has an object of {printable(lacking[0].name)} without {what} that can be used: left out, draw it"
             faults.append(AnnotationFault("damaged annotation", "error", text, page.picture, page.split))
 
 
@@ -250,7 +256,10 @@ def _lacks(thing: Object, page: Page, task: AnnotationTask, used: set[str]) -> b
     Of a class without any box nothing is learned; what only tags a picture may be said of one that has its box.
     """
     if thing.edges is not None:
-        return task == "segmentation" and not _has_outline(thing)
+        # Who walks along an outline that is miles away fills the memory with its steps.
+        farthest = _FARTHEST * max(page.size or (0, 0)) or math.inf
+        is_far = any(abs(value) > farthest for polygon in thing.polygons for value in polygon)
+        return task == "segmentation" and (is_far or not _has_outline(thing))
     if nfc(thing.name) not in used:
         return False
     has_box = any(other.edges is not None and nfc(other.name) == nfc(thing.name) for other in page.objects)

@@ -343,6 +343,8 @@ def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
 def _refuse(path: Path, task: Task, model: str | None) -> None:
     """Raise UsageError where more is known of data that fits no layout than the task's reader would say."""
     if model is None:
+        if task == "segmentation" and not (path / "JPEGImages").is_dir() and recognise(path) == "detection":
+            raise UsageError(f"{path}: has boxes, and a segmenter learns from masks or outlines: give {READ_MASKS}")
         return
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: check the path")

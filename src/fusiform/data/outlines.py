@@ -79,26 +79,20 @@ def fill_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     width, height = size
     # C's casts cut off towards zero.
     xs, ys = (np.trunc(_SCALE * corners[start::2] + 0.5).astype(np.int64) for start in (0, 1))
-    across: list[NDArray[np.int64]] = []
-    down: list[NDArray[np.int64]] = []
-    for x, y, x_end, y_end in zip(
-        xs.tolist(), ys.tolist(), np.roll(xs, -1).tolist(), np.roll(ys, -1).tolist(), strict=True
-    ):
-        dx, dy = abs(x_end - x), abs(y_end - y)
-        steps = np.arange(max(dx, dy) + 1)
-        flip = (dx >= dy and x > x_end) or (dx < dy and y > y_end)
-        if flip:
-            x, y, x_end, y_end = x_end, y_end, x, y
-            steps = steps[::-1]
-        if dx >= dy:
-            slope = (y_end - y) / dx if dx else 0.0
-            across.append(steps + x)
-            down.append(np.trunc(y + slope * steps + 0.5).astype(np.int64))
-        else:
-            slope = (x_end - x) / dy
-            across.append(np.trunc(x + slope * steps + 0.5).astype(np.int64))
-            down.append(steps + y)
-    u, v = np.concatenate(across), np.concatenate(down)
+    dx, dy = np.abs(np.roll(xs, -1) - xs), np.abs(np.roll(ys, -1) - ys)
+    flat = dx >= dy
+    # An edge is walked to the right or down, and read the other way round where the outline runs so.
+    flip = np.where(flat, xs > np.roll(xs, -1), ys > np.roll(ys, -1))
+    x, x_end = np.where(flip, np.roll(xs, -1), xs), np.where(flip, xs, np.roll(xs, -1))
+    y, y_end = np.where(flip, np.roll(ys, -1), ys), np.where(flip, ys, np.roll(ys, -1))
+    length = np.maximum(dx, dy)
+    slope = np.where(flat, y_end - y, x_end - x) / np.maximum(length, 1)
+    edge = np.repeat(np.arange(len(xs)), length + 1)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - (length + 1), length + 1)
+    step = np.where(flip[edge], length[edge] - step, step)
+    straight = step + np.where(flat, x, y)[edge]
+    leaning = np.trunc(np.where(flat, y, x)[edge] + slope[edge] * step + 0.5).astype(np.int64)
+    u, v = np.where(flat[edge], straight, leaning), np.where(flat[edge], leaning, straight)
     crossing = np.flatnonzero(u[1:] != u[:-1]) + 1
     column = (np.minimum(u[crossing], u[crossing - 1]) + 0.5) / _SCALE - 0.5
     row = (np.minimum(v[crossing], v[crossing - 1]) + 0.5) / _SCALE - 0.5
@@ -107,11 +101,12 @@ def fill_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     filled = np.zeros((height, width), np.bool_)
     if not len(column):
         return filled
-    first, last = int(column.min()), int(column.max())
-    # Each crossing turns in into out for what lies below it.
-    turns = np.zeros((last - first + 1, height + 1), np.int32)
-    np.add.at(turns, (column - first, row), 1)
-    filled[:, first : last + 1] = (turns.cumsum(1)[:, :height] & 1).T
+    left, right, top, bottom = int(column.min()), int(column.max()) + 1, int(row.min()), int(row.max())
+    # Each crossing turns in into out for what lies below it, down to the last. Eight bits overflow to the same parity.
+    turns = np.zeros((right - left, bottom - top + 1), np.uint8)
+    np.add.at(turns, (column - left, row - top), 1)
+    inside_out = turns.cumsum(1, dtype=np.uint8)[:, : bottom - top] & 1
+    filled[top:bottom, left:right] = inside_out.T
     return filled
 
 
