@@ -219,7 +219,8 @@ def food(root: Path) -> Made:
         lists[TWO[one.split]].append(f"{one.class_name}/{one.number}")
     for split, lines in lists.items():
         put(root / "meta" / f"{split}.txt", "\n".join(lines) + "\n")
-        put(root / "meta" / f"{split}.json", "{}")
+        by_class = {name: [line for line in lines if line.startswith(name)] for name in CLASSES}
+        put(root / "meta" / f"{split}.json", json.dumps(by_class))
     put(root / "meta" / "classes.txt", "\n".join(CLASSES))
     return root, TWO
 
@@ -270,7 +271,8 @@ def pets(root: Path) -> Made:
         root / "annotations" / "xmls" / "Abyssinian_0.xml", "<annotation><object><name>cat</name></object></annotation>"
     )
     for name, lines in lists.items():
-        put(root / "annotations" / f"{name}.txt", "#Image CLASS-ID SPECIES BREED ID\n" + "\n".join(lines) + "\n")
+        heading = "#Image CLASS-ID SPECIES BREED ID\n" if name == "list" else ""
+        put(root / "annotations" / f"{name}.txt", heading + "\n".join(lines) + "\n")
     return root, TWO
 
 
@@ -378,3 +380,34 @@ def test_a_data_set_steps_down_one_folder_whatever_it_is(tmp_path: Path) -> None
         assert data.source == tmp_path / name / "downloads" / "within"
     LAYOUTS["Parquet"](tmp_path / "downloads" / "within")
     assert open_dataset(tmp_path / "downloads").classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("layout", "reader", "folder"),
+    [
+        ("class folders", "ImageFolder", ""),
+        ("food-101", "Food101", "food-101"),
+        ("Oxford-IIIT Pet", "OxfordIIITPet", "oxford-iiit-pet"),
+        ("flowers-102", "Flowers102", "flowers-102"),
+    ],
+)
+def test_torchvision_reads_the_same_labels(
+    layout: str, reader: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    if reader == "Flowers102":
+        pytest.importorskip("scipy")
+        monkeypatch.setattr(datasets.Flowers102, "_check_integrity", lambda _: True)  # of the published pictures
+    source, _ = LAYOUTS[layout](tmp_path / "data" / folder)
+    names = {"ImageFolder": ("all",), "Flowers102": ("train", "val", "test"), "OxfordIIITPet": ("trainval", "test")}
+    theirs: set[tuple[str, int, bytes]] = set()
+    for split in names.get(reader, ("train", "test")):
+        made = getattr(datasets, reader)(tmp_path / "data", **({} if split == "all" else {"split": split}))
+        theirs |= {("train" if split == "trainval" else split, label, picture.tobytes()) for picture, label in made}
+    data = open_dataset(source, task="classification")
+    ours = {
+        (split, sample.label, sample.read().tobytes()) for split, samples in data.splits.items() for sample in samples
+    }
+    assert ours == theirs
+    # From the folder that torchvision takes, too.
+    assert open_dataset(tmp_path / "data", task="classification").fingerprint() == data.fingerprint()
