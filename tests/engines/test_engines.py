@@ -19,6 +19,7 @@ from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsErr
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import Preprocess
+from fusiform.tasks.classification import to_logits
 from fusiform.zoo.catalog import ALIASES, CATALOG
 from fusiform.zoo.checkpoint import write_safetensors
 
@@ -129,16 +130,22 @@ def test_float_weights(engine, float_file):
     close(open_engine(float_file, engine=engine, threads=2).run(batch)["logits"], answers["logits"])
 
 
+def logits(engine, batch):
+    """The logits, less their mean, of a file that answers with probabilities, or of its weights in another engine."""
+    values = to_logits(engine.run(batch)[engine.spec.output], engine.spec)
+    return values - values.mean(1, keepdims=True)
+
+
 @pytest.mark.parametrize("model", BUNDLED)
 @pytest.mark.parametrize("engine", ANY_FILE)
 def test_bundled_weights(engine, model):
     need(engine)
     opened = open_engine(model, engine=engine)
     batch = pixels(opened.spec, 2)
-    answers = opened.run(batch)["logits"]
+    answers = logits(opened, batch)
     assert answers.shape == (2, 1000)
-    close(opened.run(normalize(batch, opened.spec.preprocess))["logits"], answers, 1e-5 if engine == "torch" else 0)
-    singles = np.concatenate([opened.run(picture[None])["logits"] for picture in batch])
+    close(logits(opened, normalize(batch, opened.spec.preprocess)), answers, 1e-5 if engine == "torch" else 0)
+    singles = np.concatenate([logits(opened, picture[None]) for picture in batch])
     # Of an ONNX file the range is chosen of the classifier's features over the batch.
     close(singles, answers, 0.02 if engine in ("onnxruntime", "openvino") else 1e-5)
 
@@ -152,9 +159,9 @@ def test_other_engines_see_in_a_photograph_what_the_default_sees(engine, model):
         with Image.open(EXAMPLES / name) as picture:
             opened = open_engine(model)
             batch = crop_pixels(picture, opened.spec.preprocess)[None]
-        expected.append(opened.run(batch)["logits"][0])
-        actual.append(open_engine(model, engine=engine).run(batch)["logits"][0])
-    assert [logits.argmax() for logits in actual] == [logits.argmax() for logits in expected]
+        expected.append(logits(opened, batch)[0])
+        actual.append(logits(open_engine(model, engine=engine), batch)[0])
+    assert [values.argmax() for values in actual] == [values.argmax() for values in expected]
     for ours, theirs in zip(actual, expected, strict=True):
         assert np.corrcoef(ours, theirs)[0, 1] > 0.99
         assert np.abs(ours - theirs).mean() < 0.35  # logits; int8 is a twentieth of their spread away from float
@@ -165,7 +172,7 @@ def test_the_example_is_a_cat(model):
     opened = open_engine(model)
     with Image.open(EXAMPLES / "cat.jpg") as picture:
         batch = crop_pixels(picture, opened.spec.preprocess)[None]
-    assert "cat" in opened.spec.labels[opened.run(batch)["logits"][0].argmax()]
+    assert "cat" in opened.spec.labels[opened.run(batch)["probabilities"][0].argmax()]
 
 
 @pytest.mark.parametrize("engine", ANY_FILE)
@@ -196,8 +203,8 @@ def test_a_batch_that_is_a_view(engine, float_file):
 def test_a_batch_that_is_a_view_of_pixels_for_int8():
     opened = open_engine("shufflenet_v2_x1_0")
     batch = pixels(opened.spec, 4)
-    whole = opened.run(np.ascontiguousarray(batch[::2, :, ::-1, ::-1]))["logits"]
-    np.testing.assert_array_equal(opened.run(batch[::2, :, ::-1, ::-1])["logits"], whole)
+    whole = opened.run(np.ascontiguousarray(batch[::2, :, ::-1, ::-1]))["probabilities"]
+    np.testing.assert_array_equal(opened.run(batch[::2, :, ::-1, ::-1])["probabilities"], whole)
 
 
 def test_answers_are_the_callers_own(float_file):

@@ -17,6 +17,7 @@ from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.targets import TARGETS
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.graph.build import build_graph
+from fusiform.graph.conventions import for_litert
 from fusiform.graph.ir import Conv, Graph, Linear
 from fusiform.modules import build_network
 from fusiform.zoo.checkpoint import write_safetensors
@@ -134,6 +135,8 @@ def skip_slowest(target, precision, architecture, harm):
 
 
 def write(target, graph, precision, folder):
+    if target == "litert":
+        graph = for_litert(graph)  # pixels in and probabilities out: what is compared has been through both
     try:
         written = TARGETS[target].writer()(graph, precision, folder)
     except MissingExtraError as error:

@@ -119,8 +119,8 @@ def test_layers_in_float_answer_alike_and_come_back(kind, model, names):
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (2, 7, 7, 3)).astype(np.uint8).repeat(32, axis=1).repeat(32, axis=2)
     file = write(mixed)
-    expected = engine(write(whole), opened.spec).run(pixels)["logits"]
-    actual = engine(file, opened.spec).run(pixels)["logits"]
+    expected = engine(write(whole), whole.spec).run(pixels)["logits"]
+    actual = engine(file, whole.spec).run(pixels)["logits"]
     assert np.corrcoef(actual.ravel(), expected.ravel())[0, 1] > 0.99
     back = read(file)
     assert back.quantization.in_float == frozenset(names)
