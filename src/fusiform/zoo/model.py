@@ -13,7 +13,6 @@ from fusiform.errors import SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
 from fusiform.spec import Fit, ModelSpec
-from fusiform.zoo.kinds import what_else, what_folder
 from fusiform.zoo.stated import Colours, Stated, in_words
 
 if TYPE_CHECKING:
@@ -199,6 +198,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
             from fusiform.zoo.programs import read_coreml_spec
 
             return Model(path, "coreml", read_coreml_spec(path), b"")
+        from fusiform.zoo.kinds import what_folder
+
         if (other := what_folder(path)) is not None:
             raise WeightsError(f"{path}: {other}")
         return _read(_model_inside(path), spec)
@@ -214,6 +215,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
         _check_label_file(path, data, described)
         return Model(path, "tflite", described, data)
+    from fusiform.zoo.kinds import what_else  # after LiteRT's files, whose first answer is not to wait for it
+
     if (other := what_else(path, data)) is not None:
         raise WeightsError(f"{path}: {other}")
     if data[8:9] == b"{":
@@ -223,7 +226,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         if stored is not None:
             return Model(path, "safetensors", stored, data)
         return Model(path, "safetensors", _guessed_spec(path, state), data, Stated._fields)
-    from fusiform.zoo import programs  # after LiteRT's files, whose first answer is not to wait for it
+    from fusiform.zoo import programs
 
     if data[:2] == b"PK":
         programs.check_archive(data, source=str(path))
