@@ -187,9 +187,13 @@ _SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".xml",
 def looks_like_a_file(name: str) -> bool:
     """Whether a name is read as that of a file or folder, and not looked up in the catalogue."""
     path = Path(name)
-    return (
-        path.is_file() or path.name != name or path.suffix in _SUFFIXES or (bool(name) and bool(_models_inside(path)))
-    )
+    if path.is_file() or path.name != name or path.suffix in _SUFFIXES:
+        return True
+    if not name or not path.is_dir():
+        return False
+    from fusiform.zoo.kinds import what_folder
+
+    return bool(_models_inside(path)) or what_folder(path) is not None
 
 
 def _read(path: Path, spec: ModelSpec | None) -> Model:
