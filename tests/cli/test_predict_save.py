@@ -43,7 +43,7 @@ class ColorEngine:
 def color_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ColorEngine())
     model = zoo_model.Model(Path("m.tflite"), "tflite", SPEC, b"")
-    monkeypatch.setattr(zoo_model, "open_model", lambda _: model)
+    monkeypatch.setattr(zoo_model, "open_model", lambda _, **__: model)
     monkeypatch.setattr("fusiform.prediction.predictor.open_model", lambda _: model)
 
 

@@ -283,6 +283,16 @@ def test_port_sends_nobody_to_port(tmp_path: Path, ending: str) -> None:
         assert str(path) in str(caught.value)
 
 
+def test_deeper_networks_of_timms_are_named(tmp_path: Path) -> None:
+    deeper = timm(MOBILENET)
+    deeper |= {
+        name.replace("blocks.6.0.", "blocks.6.1."): array for name, array in deeper.items() if "blocks.6" in name
+    }
+    save_file(deeper, tmp_path / "m.safetensors")
+    with pytest.raises(WeightsError, match=r"has timm's names, but not exactly the layers of .* mobilenetv2_110d"):
+        open_model(tmp_path / "m.safetensors")
+
+
 def test_hostile_states_take_bounded_work(tmp_path: Path) -> None:
     many = {f"a{k}.features.0.0.weight": np.zeros((16, 3, 3, 3), np.float32) for k in range(3000)}
     save_file(many, tmp_path / "m.safetensors")

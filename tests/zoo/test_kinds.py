@@ -65,11 +65,16 @@ def test_the_kind_and_the_way_out(name: str, data: bytes, message: str, tmp_path
         ("coremldata.bin", "a compiled Core ML model"),
     ],
 )
-def test_folders(file: str, message: str, tmp_path: Path) -> None:
+def test_folders(file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / file).write_bytes(b"\x0a\x10")
-    for use in (lambda: open_model(folder), lambda: fusiform.port(folder, tmp_path / "out.safetensors")):
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        lambda: open_model(folder),
+        lambda: open_model("folder"),
+        lambda: fusiform.port(folder, tmp_path / "out.safetensors"),
+    ):
         with pytest.raises(WeightsError, match=message):
             use()
     (tmp_path / "empty").mkdir()

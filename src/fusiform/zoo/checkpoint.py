@@ -162,6 +162,11 @@ def guess_architecture(state: Mapping[str, NDArray[Any]], *, source: str = "the 
             return network
         if best is None or len(differences) < len(best):
             best, nearest = differences, network_name(network.architecture, network.width)
+    if best is None and "conv_stem.weight" in shapes:
+        raise WeightsError(
+            f"{source} has timm's names, but not exactly the layers of its mobilenetv2_035 to _140. EfficientNet, "
+            "MobileNetV3 and the deeper mobilenetv2_110d and _120d have such names, too, and are not read"
+        )
     if best is None:
         raise WeightsError(
             f"{source} is no {' or '.join(traits.title for traits in TRAITS.values())} with torchvision's names: it "

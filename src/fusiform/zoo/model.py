@@ -14,7 +14,6 @@ from fusiform.errors import SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
 from fusiform.spec import Fit, ModelSpec
-from fusiform.zoo.kinds import what_else, what_folder
 from fusiform.zoo.stated import Colours, Stated, in_words
 
 if TYPE_CHECKING:
@@ -190,9 +189,13 @@ _SUFFIXES = (".tflite", ".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".xml",
 def looks_like_a_file(name: str) -> bool:
     """Whether a name is read as that of a file or folder, and not looked up in the catalogue."""
     path = Path(name)
-    return (
-        path.is_file() or path.name != name or path.suffix in _SUFFIXES or (bool(name) and bool(_models_inside(path)))
-    )
+    if path.is_file() or path.name != name or path.suffix in _SUFFIXES:
+        return True
+    if not name or not path.is_dir():
+        return False
+    from fusiform.zoo.kinds import what_folder
+
+    return bool(_models_inside(path)) or what_folder(path) is not None
 
 
 def _read(path: Path, spec: ModelSpec | None) -> Model:
@@ -201,6 +204,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
             from fusiform.zoo.programs import read_coreml_spec
 
             return Model(path, "coreml", read_coreml_spec(path), b"")
+        from fusiform.zoo.kinds import what_folder
+
         if (other := what_folder(path)) is not None:
             raise WeightsError(f"{path}: {other}")
         return _read(_model_inside(path), spec)
@@ -216,6 +221,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
         _check_label_file(path, data, described)
         return Model(path, "tflite", described, data)
+    from fusiform.zoo.kinds import what_else  # after LiteRT's files, whose first answer is not to wait for it
+
     if (other := what_else(path, data)) is not None:
         raise WeightsError(f"{path}: {other}")
     if data[8:9] == b"{":
@@ -225,7 +232,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         if stored is not None:
             return Model(path, "safetensors", stored, data)
         return Model(path, "safetensors", _guessed_spec(path, state), data, Stated._fields)
-    from fusiform.zoo import programs  # after LiteRT's files, whose first answer is not to wait for it
+    from fusiform.zoo import programs
 
     if data[:2] == b"PK":
         programs.check_archive(data, source=str(path))
