@@ -500,7 +500,7 @@ def test_faults_of_decoding_show(
     monkeypatch.setattr(writer, name, value)
     target: TargetName = "litert" if writer is tflite_decoded else "onnx"
     parity = verified(open_model(write(target, decoded(detector.graph), tmp_path)), detector, samples)
-    assert any("boxes scored above 0.3 are not on both sides (photographs" in text for text in parity.failures)
+    assert any("boxes are not on both sides (photographs" in text for text in parity.failures)
 
 
 PRIORS = detection.prior_boxes(96)
@@ -752,6 +752,23 @@ def test_nothing_found_is_an_answer_too(tmp_path: Path) -> None:
             assert not any(values.any() for values in answers.values())
             found = detection.detect(answers, engine.spec, sizes=[PHOTOGRAPH] * batch)
             assert [each.boxes for each in found] == [()] * batch
+
+
+def test_unsure_networks_are_compared_too(samples: Sequence[AnnotatedSample], tmp_path: Path) -> None:
+    """No box scores above 0.3, and yet a file whose boxes are others is found out."""
+    spec = make_spec("detection")
+    state = make_state(spec, background=RARE)
+    write_safetensors(tmp_path / "unsure.safetensors", state, spec)
+    model, graph = open_model(tmp_path / "unsure.safetensors"), decoded(build_graph(spec, state))
+    for scales in (onnx_decoded.CODE_SCALES, (5.0, 5.0, 2.5, 2.5)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_decoded, "CODE_SCALES", scales)
+            candidate = open_model(write("onnx", graph, tmp_path))
+        found = detection.detect(open_engine(candidate).run(pixels_of(spec)), candidate.spec, sizes=[PHOTOGRAPH] * 3)
+        assert not any(each.boxes for each in found)
+        parity = verify_answers(candidate, model, samples, labelled=False, tolerance=1e-3)
+        assert parity.decoded[0].number >= 8 * len(samples)
+        assert parity.passed == (scales == onnx_decoded.CODE_SCALES)
 
 
 def test_boxes_share_by_the_rule(tmp_path: Path) -> None:
