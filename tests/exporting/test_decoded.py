@@ -30,6 +30,7 @@ from fusiform.exporting.job import export
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.base import Precision, TargetName
 from fusiform.exporting.targets.targets import DECODING, TARGETS
+from fusiform.exporting.verification.decoded import DecodedBoxes
 from fusiform.exporting.verification.parity import Parity
 from fusiform.exporting.verification.verify import verify, verify_answers
 from fusiform.graph import onnx_decoded, tflite_decoded
@@ -499,7 +500,64 @@ def test_faults_of_decoding_show(
     monkeypatch.setattr(writer, name, value)
     target: TargetName = "litert" if writer is tflite_decoded else "onnx"
     parity = verified(open_model(write(target, decoded(detector.graph), tmp_path)), detector, samples)
-    assert any("boxes scored above 0.3 are not on both sides (photographs" in text for text in parity.failures)
+    assert any("boxes are not on both sides (photographs" in text for text in parity.failures)
+
+
+PRIORS = detection.prior_boxes(96)
+LARGE, CLOSE, APART = (0.2, 0.2, 0.8, 0.8), (0.25, 0.2, 0.85, 0.8), (0.35, 0.2, 0.95, 0.8)
+"""CLOSE shares 0.55 / 0.65 = 0.846 with LARGE, APART 0.45 / 0.75 = 0.6, which rounding puts on either side."""
+
+
+def of_network(boxes: dict[int, tuple[tuple[float, float, float, float], int, float]]) -> dict[str, Any]:
+    """An answer that shows at some priors a box of a class, with a logit; else background."""
+    logits = np.zeros((len(PRIORS), 1 + len(LABELS)), np.float32)
+    logits[:, 0] = 10
+    codes = np.zeros((len(PRIORS), 4), np.float32)
+    for prior, (box, label, logit) in boxes.items():
+        logits[prior] = -10
+        logits[prior, [0, 1 + label]] = 0, logit
+        codes[prior] = detection.encode_boxes(np.array([box]), PRIORS[prior : prior + 1])[0]
+    return {"logits": logits, "codes": codes}
+
+
+def of_file(boxes: Sequence[tuple[tuple[float, float, float, float], int, float]]) -> dict[str, Any]:
+    """A decoded answer with these boxes, their classes, and the scores that these logits make."""
+    answer = {
+        "boxes": np.zeros((MAX_BOXES, 4), np.float32),
+        "labels": np.zeros(MAX_BOXES, np.float32),
+        "scores": np.zeros(MAX_BOXES, np.float32),
+    }
+    for k, (box, label, logit) in enumerate(boxes):
+        answer["boxes"][k], answer["labels"][k], answer["scores"][k] = box, label, 1 / (1 + np.exp(-logit))
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        ([(LARGE, 1, 3.0)], {9: (LARGE, 1, 3.0)}, (2, 2)),
+        # Of another class, of another score (0.953 and 0.924), and missing on either side.
+        ([(LARGE, 2, 3.0)], {9: (LARGE, 1, 3.0)}, (2, 0)),
+        ([(LARGE, 1, 2.5)], {9: (LARGE, 1, 3.0)}, (2, 0)),
+        ([], {9: (LARGE, 1, 3.0)}, (1, 0)),
+        ([(LARGE, 1, 3.0)], {}, (1, 0)),
+        # Either of two boxes remains that have all but the same score.
+        ([(LARGE, 1, 3.001)], {9: (LARGE, 1, 3.0), 11: (CLOSE, 1, 3.001)}, (2, 2)),
+        # But not the lower-scoring one, where the other is missed once, and not both of them.
+        ([(LARGE, 1, 2.0)], {9: (LARGE, 1, 2.0), 11: (CLOSE, 1, 3.0)}, (2, 1)),
+        ([(CLOSE, 1, 3.0), (LARGE, 1, 2.0)], {9: (LARGE, 1, 2.0), 11: (CLOSE, 1, 3.0)}, (3, 2)),
+        # Rounding decides what shares just as much as the threshold.
+        ([(LARGE, 1, 3.0)], {9: (LARGE, 1, 3.0), 11: (APART, 1, 2.0)}, None),
+        ([(LARGE, 1, 3.0), (APART, 1, 2.0)], {9: (LARGE, 1, 3.0), 11: (APART, 1, 2.0)}, None),
+    ],
+)
+def test_boxes_by_hand(mine: Any, theirs: Any, expected: tuple[int, int] | None) -> None:
+    spec = make_spec("detection")
+    boxes = DecodedBoxes(spec.replace(decoded=True), spec, tolerance=1e-3)
+    boxes.add("x.png", (100, 100), of_file(mine), of_network(theirs), None)
+    found = boxes.decoded("photographs")
+    assert (found.number, round(found.number * found.same)) == (expected or (found.number, found.number))
+    assert found.number >= 1
 
 
 def test_edges_and_classes_in_another_order_show(
@@ -694,6 +752,23 @@ def test_nothing_found_is_an_answer_too(tmp_path: Path) -> None:
             assert not any(values.any() for values in answers.values())
             found = detection.detect(answers, engine.spec, sizes=[PHOTOGRAPH] * batch)
             assert [each.boxes for each in found] == [()] * batch
+
+
+def test_unsure_networks_are_compared_too(samples: Sequence[AnnotatedSample], tmp_path: Path) -> None:
+    """No box scores above 0.3, and yet a file whose boxes are others is found out."""
+    spec = make_spec("detection")
+    state = make_state(spec, background=RARE)
+    write_safetensors(tmp_path / "unsure.safetensors", state, spec)
+    model, graph = open_model(tmp_path / "unsure.safetensors"), decoded(build_graph(spec, state))
+    for scales in (onnx_decoded.CODE_SCALES, (5.0, 5.0, 2.5, 2.5)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_decoded, "CODE_SCALES", scales)
+            candidate = open_model(write("onnx", graph, tmp_path))
+        found = detection.detect(open_engine(candidate).run(pixels_of(spec)), candidate.spec, sizes=[PHOTOGRAPH] * 3)
+        assert not any(each.boxes for each in found)
+        parity = verify_answers(candidate, model, samples, labelled=False, tolerance=1e-3)
+        assert parity.decoded[0].number >= 8 * len(samples)
+        assert parity.passed == (scales == onnx_decoded.CODE_SCALES)
 
 
 def test_boxes_share_by_the_rule(tmp_path: Path) -> None:

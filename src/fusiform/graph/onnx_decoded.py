@@ -8,11 +8,12 @@ answers beforehand read it too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import TensorProto, helper
 
+from fusiform.graph.ir import Graph
 from fusiform.graph.priors import (
     CODE_SCALES,
     EVALUATED_SCORE,
@@ -23,14 +24,22 @@ from fusiform.graph.priors import (
 )
 from fusiform.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from fusiform.graph.onnx import _Writer
-
 BOXES = "bboxes"
 """What OpenVINO's Model API calls the boxes, beside ``labels`` and ``scores``."""
 
 
-def add_decoding(writer: _Writer, made: Mapping[str, str]) -> list[Any]:
+class Writer(Protocol):
+    """What ``graph.onnx`` writes a file with."""
+
+    graph: Graph
+    nodes: list[Any]
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str: ...
+
+    def constant(self, name: str, value: Any) -> str: ...
+
+
+def add_decoding(writer: Writer, made: Mapping[str, str]) -> list[Any]:
     """Add what makes boxes or masks of the network's answers, the values ``made``; the outputs that the file gives.
 
     Of a detector: ``bboxes`` (1, N, 4) as left, top, right and bottom in [0, 1], highest-scoring first, ``labels``
@@ -43,7 +52,7 @@ def add_decoding(writer: _Writer, made: Mapping[str, str]) -> list[Any]:
     return _Boxes(writer).finish(made["logits"], made["codes"])
 
 
-def _probabilities(writer: _Writer, logits: str, spec: ModelSpec) -> Any:
+def _probabilities(writer: Writer, logits: str, spec: ModelSpec) -> Any:
     (rows, _, _), side = spec.network_answers["logits"], spec.input_size
     scale = np.float32(side / rows)
     if rows * float(scale) < side:  # runtimes cut what is left of a pixel off
@@ -60,7 +69,7 @@ def _probabilities(writer: _Writer, logits: str, spec: ModelSpec) -> Any:
 class _Boxes:
     """Decodes as ``tasks.detection.decode`` does, and clips before boxes suppress each other as there."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: Writer) -> None:
         self.writer, self.spec = writer, writer.graph.spec
 
     def add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:

@@ -8,13 +8,14 @@ it as codes of one anchor that is the whole picture.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as tfl
 from flatbuffers import flexbuffers
 from numpy.typing import NDArray
 
+from fusiform.graph.ir import Graph
 from fusiform.graph.priors import (
     CODE_SCALES,
     EVALUATED_SCORE,
@@ -25,16 +26,38 @@ from fusiform.graph.priors import (
 )
 from fusiform.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from fusiform.graph.tflite import _Writer
-
 POSTPROCESS = "TFLite_Detection_PostProcess"
 """The custom operator's name: github.com/tensorflow/tensorflow, lite/kernels/detection_postprocess.cc."""
 
 _SMALLEST_SIDE = 1e-9  # a box without an area has no logarithm; its scores are zeros
 
 
-def add_decoding(writer: _Writer, made: list[int]) -> list[int]:
+class Writer(Protocol):
+    """What ``graph.tflite`` writes a file with."""
+
+    graph: Graph
+    tensors: list[Any]
+    operators: list[Any]
+
+    def tensor(
+        self, name: str, shape: tuple[int, ...], dtype: str, scale: None = None, data: NDArray[Any] | None = None
+    ) -> int: ...
+
+    def constant(self, name: str, values: list[Any]) -> int: ...
+
+    def operator(
+        self,
+        code: int,
+        inputs: list[int],
+        output: int,
+        options: str | None = None,
+        *,
+        version: int | None = None,
+        **fields: Any,
+    ) -> None: ...
+
+
+def add_decoding(writer: Writer, made: list[int]) -> list[int]:
     """Add what makes boxes or masks of the network's answers, the tensors ``made``; the tensors that the file gives.
 
     Of a detector: boxes (1, N, 4) as top, left, bottom and right in [0, 1], their classes (1, N), scores (1, N) and
@@ -48,7 +71,7 @@ def add_decoding(writer: _Writer, made: list[int]) -> list[int]:
 class _Arithmetic:
     """Adds operators on float32 tensors; each answers with the tensor that it makes."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: Writer) -> None:
         self.writer = writer
 
     def constant(self, name: str, values: Any) -> int:
@@ -76,7 +99,7 @@ class _Arithmetic:
         return output
 
 
-def _probabilities(writer: _Writer, logits: int) -> int:
+def _probabilities(writer: Writer, logits: int) -> int:
     spec, add = writer.graph.spec, _Arithmetic(writer)
     shape = (1, *spec.answers["probabilities"])
     size = writer.constant("decoded/size", [spec.input_size] * 2)
@@ -102,7 +125,7 @@ def _probabilities(writer: _Writer, logits: int) -> int:
     return found
 
 
-def _boxes(writer: _Writer, logits: int, codes: int) -> list[int]:
+def _boxes(writer: Writer, logits: int, codes: int) -> list[int]:
     add, spec = _Arithmetic(writer), writer.graph.spec
     low, high = _edges(add, codes, spec)
     sides = add.operator("SUB", [high, low], "sides", options="Sub")
@@ -167,7 +190,7 @@ def _scores(add: _Arithmetic, logits: int, sides: int, spec: ModelSpec) -> int:
     return add.operator("MUL", [scores, there], "scores", options="Mul")
 
 
-def _suppressed(writer: _Writer, inputs: list[int], spec: ModelSpec) -> list[int]:
+def _suppressed(writer: Writer, inputs: list[int], spec: ModelSpec) -> list[int]:
     shapes = {"boxes": (1, MAX_BOXES, 4), "labels": (1, MAX_BOXES), "scores": (1, MAX_BOXES), "count": (1,)}
     outputs = [writer.tensor(name, shape, "float32") for name, shape in shapes.items()]
     writer.operator(tfl.BuiltinOperator.CUSTOM, inputs, outputs[0], version=1)

@@ -6,14 +6,12 @@ Names, order, the places of edges and the group are those by which MediaPipe and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from fusiform.graph.priors import EVALUATED_SCORE, MAX_BOXES, SCORE_THRESHOLD
-
-if TYPE_CHECKING:
-    from fusiform.graph.tflite_metadata import _Writer
 
 OUTPUT_GROUPS = 8
 """The field of a subgraph's metadata that says which outputs belong together."""
@@ -28,7 +26,23 @@ _EDGES = (1, 0, 3, 2)  # where left, top, right and bottom lie in a row
 _GROUPED = ("location", "category", "score")
 
 
-def detection_outputs(writer: _Writer, label_file: str) -> list[int]:
+class Writer(Protocol):
+    """What ``graph.tflite_metadata`` writes them with: each method answers with the distance of what it wrote."""
+
+    builder: Any
+
+    def table(self, distances: Mapping[int, int], *, small: Mapping[int, int] | None = None) -> int: ...
+
+    def tables(self, distances: Sequence[int]) -> int: ...
+
+    def text(self, text: str) -> int: ...
+
+    def texts(self, texts: Sequence[str]) -> int: ...
+
+    def stats(self, smallest: Any, largest: Any) -> int: ...
+
+
+def detection_outputs(writer: Writer, label_file: str) -> list[int]:
     """The tensors of boxes, classes, scores and their number, in that order."""
     what = {
         "location": f"The top, left, bottom and right of {MAX_BOXES} boxes, as shares of the picture.",
@@ -52,13 +66,13 @@ def detection_outputs(writer: _Writer, label_file: str) -> list[int]:
     return tensors
 
 
-def output_groups(writer: _Writer) -> int:
+def output_groups(writer: Writer) -> int:
     """The group of outputs that describe one box each."""
     group = writer.table({0: writer.text("detection_result"), 1: writer.texts(_GROUPED)})
     return writer.tables([group])
 
 
-def _content(writer: _Writer, name: str) -> int:
+def _content(writer: Writer, name: str) -> int:
     """What a tensor holds for each value of its second axis: an edge of a box, or a number."""
     builder = writer.builder
     builder.StartObject(2)
@@ -73,7 +87,7 @@ def _content(writer: _Writer, name: str) -> int:
     return writer.table({1: properties, 2: axes}, small={0: kind})
 
 
-def _threshold(writer: _Writer) -> int:
+def _threshold(writer: Writer) -> int:
     """Below which score programs leave boxes out unless they are told otherwise: as ``fusiform predict``."""
     builder = writer.builder
     builder.StartObject(1)

@@ -8,10 +8,11 @@ it decodes itself it limits no side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from fusiform.graph.ir import Graph
 from fusiform.graph.priors import (
     CODE_SCALES,
     EVALUATED_SCORE,
@@ -21,13 +22,19 @@ from fusiform.graph.priors import (
     box_decoding,
 )
 
-if TYPE_CHECKING:
-    from fusiform.exporting.targets.openvino import _Writer
-
 DETECTIONS = "detections"
 
 
-def add_decoding(writer: _Writer, made: Mapping[str, Any]) -> dict[str, Any]:
+class Writer(Protocol):
+    """What ``targets.openvino`` writes a model with."""
+
+    graph: Graph
+    ops: Any
+
+    def constant(self, name: str, values: Any) -> Any: ...
+
+
+def add_decoding(writer: Writer, made: Mapping[str, Any]) -> dict[str, Any]:
     """Add what makes boxes or masks of the network's answers ``made``; the answers that the file gives, by their names.
 
     Of a detector: ``detections`` (1, 1, pictures * N, 7), rows of the picture's number (-1: no box from here on), the
@@ -40,7 +47,7 @@ def add_decoding(writer: _Writer, made: Mapping[str, Any]) -> dict[str, Any]:
     return {DETECTIONS: _boxes(writer, made["logits"], made["codes"])}
 
 
-def _probabilities(writer: _Writer, logits: Any) -> Any:
+def _probabilities(writer: Writer, logits: Any) -> Any:
     from openvino import opset11  # the first whose Python says where pixels stand
 
     spec = writer.graph.spec
@@ -58,7 +65,7 @@ def _probabilities(writer: _Writer, logits: Any) -> Any:
     return writer.ops.softmax(resized, 1, name="probabilities")
 
 
-def _boxes(writer: _Writer, logits: Any, codes: Any) -> Any:
+def _boxes(writer: Writer, logits: Any, codes: Any) -> Any:
     ops, spec = writer.ops, writer.graph.spec
     low, high = _edges(writer, codes)
     boxes = ops.concat([low, high], 2, name="decoded/boxes")
@@ -96,7 +103,7 @@ def _boxes(writer: _Writer, logits: Any, codes: Any) -> Any:
     return ops.detection_output(boxes, scores, corners, settings, name=DETECTIONS)
 
 
-def _edges(writer: _Writer, codes: Any) -> tuple[Any, Any]:
+def _edges(writer: Writer, codes: Any) -> tuple[Any, Any]:
     """Left and top, and right and bottom, of the box of each prior, clipped to the picture: (N, priors, 2) each."""
     ops, numbers = writer.ops, box_decoding(writer.graph.spec.input_size)
     steps, placed = (
@@ -118,7 +125,7 @@ def _edges(writer: _Writer, codes: Any) -> tuple[Any, Any]:
     )
 
 
-def _part(writer: _Writer, value: Any, name: str, first: int, end: int) -> Any:
+def _part(writer: Writer, value: Any, name: str, first: int, end: int) -> Any:
     """A part of the last of three axes."""
     bounds = [
         writer.constant(f"decoded/{name}/{what}", np.array([number], np.int64))

@@ -6,6 +6,8 @@ reference in the same file without that end, which ``fusiform export`` writes an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +39,9 @@ _BORDER = 0.02
 """How close to the threshold of suppression a share must be for rounding to decide."""
 _ROUNDING = 1e-5
 """What scores may differ by beside what the tolerance of the logits allows."""
+_LEAST = 10
+"""How many boxes of a picture are compared even if they score below ``SCORE_THRESHOLD``: few networks are sure of what
+is made up, and nothing would be compared."""
 _SUM = 1e-3
 """How far the probabilities of a pixel may be from 1 together."""
 
@@ -44,33 +49,40 @@ _SUM = 1e-3
 class DecodedBoxes(Boxes):
     """Counts the boxes that a decoded file and the reference have in common, after both have suppressed theirs.
 
-    A box of a float file is the reference's if that has one of the same class and score (as far as the tolerance
-    leaves it) with an intersection over union of ``SAME_BOX``. One that is missing on the other side is forgiven where
-    rounding decided: a box there suppresses it, and shares just about as much as it must with it, or has nearly the
-    same score, or is itself missing on this side. An int8 file's boxes are compared as ``Boxes`` does it.
+    Those are compared that score above ``SCORE_THRESHOLD``, and of float files at least the ``_LEAST`` highest-scoring
+    of each picture. A box of a float file is the reference's if that has one of the same class and score (as far as the
+    tolerance leaves it) with an intersection over union of ``SAME_BOX``. One that is missing on the other side is
+    forgiven where rounding decided: a box there suppresses it, and shares just about as much as it must with it, or has
+    nearly the same score, or is itself missing on this side. An int8 file's boxes are compared as ``Boxes`` does it.
     """
 
     def add(self, name: str, size: tuple[int, int], answer: Answer, expected: Answer, truth: Truth | None) -> None:
         """Compare both sides' answers to a photograph of ``size`` (width, height)."""
-        margin = self.margin(expected)
-        lowest = self.lowest(margin)
-        (mine,) = detect({n: v[None] for n, v in answer.items()}, self.spec, sizes=[size], score_threshold=lowest)
-        theirs = decode_answer(expected, self.reference, size, lowest)
-        seen_mine, seen_theirs = (_above(side, SCORE_THRESHOLD) for side in (mine, theirs))
-        before = all_boxes(expected, self.reference, size, lowest)
+        (mine,) = detect(_one(answer), self.spec, sizes=[size], score_threshold=EVALUATED_SCORE)
+        theirs = decode_answer(expected, self.reference, size, EVALUATED_SCORE)
+        threshold, margin = self.threshold(theirs), self.margin(expected)
+        seen_mine, seen_theirs = (_above(side, threshold) for side in (mine, theirs))
         if self.tolerance is None:
-            shared = [best_overlaps(seen_mine, before), best_overlaps(seen_theirs, mine)]
+            lowest = self.lowest(margin)
+            before = all_boxes(expected, self.reference, size, lowest)
+            shared = [best_overlaps(seen_mine, before), best_overlaps(seen_theirs, _above(mine, lowest))]
         else:
             # What is not among the reference's boxes before suppression is none of them, whatever covers it there.
-            made = best_overlaps(seen_mine, before)
-            shared = [np.minimum(_shares(seen_mine, mine, theirs, margin), made)]
+            before = all_boxes(expected, self.reference, size, max(EVALUATED_SCORE, threshold - margin))
+            shared = [np.minimum(_shares(seen_mine, mine, theirs, margin), best_overlaps(seen_mine, before))]
             shared.append(_shares(seen_theirs, theirs, mine, margin))
         self.count_shares(name, np.concatenate(shared))
         if truth is not None:
             self.truths.append(truth.boxes)
-            answers = {n: v[None] for n, v in answer.items()}
-            self.found += detect(answers, self.spec, sizes=[size], score_threshold=EVALUATED_SCORE)
-            self.expected.append(decode_answer(expected, self.reference, size, EVALUATED_SCORE))
+            self.found.append(mine)
+            self.expected.append(theirs)
+
+    def threshold(self, boxes: Detections) -> float:
+        """The score above which boxes are compared, of all that the reference finds."""
+        if self.tolerance is None or not boxes.boxes:
+            return SCORE_THRESHOLD
+        last = boxes.boxes[min(_LEAST, len(boxes.boxes)) - 1].score
+        return min(SCORE_THRESHOLD, last * (1 - _ROUNDING))
 
 
 class DecodedMasks(Masks):
@@ -92,6 +104,11 @@ class DecodedMasks(Masks):
             self.measure(truth.mask, *(mask.classes for mask in masks))
 
 
+def _one(answer: Answer) -> dict[str, NDArray[Any]]:
+    """The answer to one picture as a batch."""
+    return {name: values[None] for name, values in answer.items()}
+
+
 def _above(found: Detections, score: float) -> Detections:
     return Detections(tuple(box for box in found.boxes if box.score > score), found.width, found.height)
 
@@ -102,14 +119,16 @@ def _shares(boxes: Detections, own: Detections, others: Detections, margin: floa
     (mine, classes), (theirs, other_classes) = box_rows(boxes), box_rows(others)
     scores, other_scores = (np.array([box.score for box in side.boxes]) for side in (boxes, others))
     shared = iou_matrix(mine, theirs) * (classes[:, None] == other_classes)
-    close = np.abs(scores[:, None] - other_scores) <= margin + _ROUNDING
+    # A logit that is off moves a score by no more than twice as much times the score.
+    margins = np.minimum(margin, 4 * margin * scores) + _ROUNDING
+    close = np.abs(scores[:, None] - other_scores) <= margins[:, None]
     found: NDArray[np.float64] = (shared * close).max(1, initial=0.0)
-    suppresses = (shared > IOU_THRESHOLD - _BORDER) & (other_scores >= scores[:, None] - margin - _ROUNDING)
+    suppresses = (shared > IOU_THRESHOLD - _BORDER) & (other_scores >= (scores - margins)[:, None])
     absent = _absent(others, own)
     by_chance = suppresses & ((shared < IOU_THRESHOLD + _BORDER) | close | absent)
     forgiven = by_chance.any(1)
     if len(others.boxes) >= MAX_BOXES:  # those that found no room there
-        forgiven |= scores <= other_scores.min() + margin + _ROUNDING
+        forgiven |= scores <= other_scores.min() + margins
     return np.where((found < SAME_BOX) & forgiven, 1.0, found)
 
 

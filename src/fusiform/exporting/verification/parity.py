@@ -294,9 +294,8 @@ def _failures_of_float(found: Parity) -> list[str]:
         where = f"({decoded.kind}, most on {printable(decoded.worst)})"
         if decoded.what == "boxes" and decoded.same < 1:
             missing = round((1 - decoded.same) * decoded.number)
-            failures.append(
-                f"{missing} of {decoded.number} boxes scored above {SCORE_THRESHOLD} are not on both sides {where}"
-            )
+            scored = f" scored above {SCORE_THRESHOLD}" if found.comparisons else ""  # of a decoded file's, more
+            failures.append(f"{missing} of {decoded.number} boxes{scored} are not on both sides {where}")
         if decoded.what == "masks" and decoded.same < 1 - found.tolerance:
             failures.append(f"{1 - decoded.same:.2%} of the pixels are of another class {where}")
     if found.batch_error is not None and found.batch_error > found.tolerance:
