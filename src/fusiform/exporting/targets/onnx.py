@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.model_info import model_info
 from fusiform.files import write_file
-from fusiform.graph.ir import Graph
+from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.onnx import to_onnx
 
 
@@ -24,6 +25,8 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
     if spec.task == "classification":
         metadata = {"task": "classify", **metadata}  # the word that these programs know
+    info = model_info(spec, reads_pixels=reads_pixels(graph))
+    metadata |= {f"model_info {key}": value for key, value in info.items()}
     path = folder / f"{spec.name}_{precision}.onnx"
     write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
     return [Written(path, (path,))]

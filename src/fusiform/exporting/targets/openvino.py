@@ -18,6 +18,7 @@ import numpy as np
 from fusiform.engines.openvino import open_core
 from fusiform.errors import MissingExtraError
 from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.model_info import model_info
 from fusiform.files import write_file
 from fusiform.graph.ir import (
     INPUT,
@@ -36,7 +37,6 @@ from fusiform.graph.ir import (
     reads_pixels,
 )
 from fusiform.report import Cell
-from fusiform.spec import ModelSpec
 
 
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
@@ -97,27 +97,7 @@ def _int8_layers(model: Any) -> Mapping[str, Cell]:
 def _rt_info(graph: Graph) -> dict[tuple[str, str], str]:
     spec = graph.spec
     info = {("fusiform", "spec"): spec.to_json()}
-    info |= {("model_info", key): value for key, value in _model_info(spec, reads_pixels(graph)).items()}
-    return info
-
-
-def _model_info(spec: ModelSpec, reads_pixels: bool) -> dict[str, str]:
-    """What OpenVINO's Model API reads: pictures come in BGR, are brought into the square, and normalised.
-
-    Its crop takes in the whole shorter side, and has no margin as ``preprocess.resize`` above ``crop`` leaves; what its
-    ``fit_to_window`` leaves free is black. Its mean and scale apply to values in [0, 255], and only where the network
-    does not normalise itself. Only classifiers are given a type: its detectors answer with boxes, its segmenters with
-    channels first, and it would decode ours to nonsense.
-    """
-    info = {
-        **({"model_type": "Classification"} if spec.task == "classification" else {}),
-        "labels": " ".join("_".join(label.split()) or "_" for label in spec.labels),  # it splits them at spaces
-        "resize_type": {"crop": "crop", "stretch": "standard", "pad": "fit_to_window"}[spec.preprocess.fit],
-        "reverse_input_channels": str(spec.preprocess.color_order == "rgb"),
-    }
-    if not reads_pixels and spec.input_channels == len(spec.preprocess.mean):
-        info["mean_values"] = " ".join(f"{255 * value:.9g}" for value in spec.preprocess.mean)
-        info["scale_values"] = " ".join(f"{255 * value:.9g}" for value in spec.preprocess.std)
+    info |= {("model_info", key): value for key, value in model_info(spec, reads_pixels=reads_pixels(graph)).items()}
     return info
 
 
