@@ -71,6 +71,12 @@ def read_spec(data: bytes, *, source: str) -> ModelSpec:
     )
 
 
+def reads_uint8(data: bytes, *, source: str) -> bool:
+    """Whether an ONNX file's first input takes uint8; raises WeightsError for other files."""
+    model = _parse(data, source)
+    return bool(model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8)
+
+
 def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
     """Read back what ``to_onnx`` wrote; ``source`` names the file in errors."""
     spec = read_spec(data, source=source)
