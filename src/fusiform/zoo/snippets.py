@@ -6,6 +6,7 @@ are for files with the property A and without B (one pair may lie in another), a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -62,14 +63,20 @@ def write_snippet(model: str | os.PathLike[str] | Model, language: Language) -> 
     opened = open_model(model)
     _check(opened, language)
     reads = _reads(opened)
-    if language == "js" and opened.format == "tflite" and reads != "normalized":
-        raise UsageError(
-            f"{opened.path}: reads {'uint8 pixels' if reads == 'uint8' else reads}, and LiteRT for JavaScript takes "
-            f"float32 alone: export to onnx for js; for this file there is {_languages(opened.format, but='js')}"
-        )
     text = (TEMPLATES / f"{language}.txt").read_text(encoding="utf-8")
     labels = [_literal(label, language) for label in opened.spec.labels]
     return _fill(text, _properties(opened, reads), _values(opened, reads, language), labels)
+
+
+def languages_for(model: str | os.PathLike[str] | Model) -> tuple[Language, ...]:
+    """The languages that ``write_snippet`` knows for a model file."""
+    opened = open_model(model)
+    found: list[Language] = []
+    for language in LANGUAGES:
+        with contextlib.suppress(UsageError):
+            _check(opened, language)
+            found.append(language)
+    return tuple(found)
 
 
 def _check(opened: Model, language: Language) -> None:
@@ -91,6 +98,11 @@ def _check(opened: Model, language: Language) -> None:
         )
     if spec.input_channels != 3:
         raise UsageError(f"{opened.path}: reads {spec.input_channels} channels; snippets are for photographs, of 3")
+    if language == "js" and opened.format == "tflite" and (reads := _input_type(opened)) != "float32":
+        raise UsageError(
+            f"{opened.path}: reads {reads}, and LiteRT for JavaScript takes float32 alone: export to onnx for js; "
+            f"for this file there is {_languages(opened.format, but='js')}"
+        )
 
 
 def _languages(form: FileFormat, but: str = "") -> str:
