@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,26 @@ def test_two_targets_at_once(model, tmp_path):
     report = json.loads(result.stdout)
     assert [row["target"] for row in report["rows"]] == ["litert", "onnx"]
     assert all((tmp_path / "out" / row["file"].rpartition("/")[2]).is_file() for row in report["rows"])
+
+
+def test_the_last_lines_run_what_was_written(model, tmp_path):
+    out = tmp_path / "my out"
+    result = run(model, "--to", "litert,onnx,web", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    litert, onnx, web = result.stdout.splitlines()[-3:]
+    for line, name, languages in (
+        (litert, "shufflenet_v2_x0_5_float32.tflite", "python|js|kotlin|swift|cpp"),
+        (onnx, "shufflenet_v2_x0_5_float32.onnx", "python|js|kotlin|cpp"),
+    ):
+        predict, code = (shlex.split(part) for part in line.split("  # code for your own program: "))
+        assert predict == ["fusiform", "predict", "PHOTO", "--model", str(out / name)]
+        assert code == ["fusiform", "info", str(out / name), "--snippet", languages]
+        for language in languages.split("|"):
+            assert CliRunner().invoke(commands, [*code[1:-1], language]).exit_code == 0
+    assert shlex.split(web, comments=True)[-1] == str(out / "shufflenet_v2_x0_5_float32_web")
+    photo = str(Path(__file__).parents[2] / "examples" / "cat.jpg")
+    predict[2] = photo
+    assert CliRunner().invoke(commands, predict[1:]).exit_code == 0
 
 
 def test_a_detector_is_verified_by_its_boxes(tmp_path):

@@ -15,14 +15,16 @@ pytest.importorskip("onnx")
 from fusiform.data.preprocess import normalize
 from fusiform.engines import open_engine
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.engines.openvino import OpenVinoEngine
+from fusiform.engines.openvino import OpenVinoEngine, open_core
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.exporting.targets.openvino import write
 from fusiform.graph.build import build_graph
 from fusiform.graph.inputs import read_pixels
+from fusiform.graph.ir import Conv, Linear
 from fusiform.graph.onnx import to_onnx
 from fusiform.graph.tflite import to_tflite
 from fusiform.tasks.classification import to_logits
+from fusiform.zoo.model import open_model
 
 
 @pytest.fixture(scope="module", params=["mobilenet_v2", "shufflenet_v2"])
@@ -84,6 +86,30 @@ def test_int8_through_onnx_sees_what_litert_sees():
     pixels = coarse.repeat(56, 1).repeat(56, 2).astype(np.uint8)
     expected, actual = (to_logits(engine.run(pixels)[engine.spec.output], engine.spec) for engine in engines)
     assert all(np.corrcoef(*pair)[0, 1] > 0.99 for pair in zip(expected, actual, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0"])
+def test_int8_onnx_is_computed_in_int8_from_the_first_convolution_to_the_classifier(name):
+    model = open_model(name)
+    core = open_core("tests")
+    compiled = core.compile_model(core.read_model(model.onnx()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    details = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kernels = [
+        detail["primitiveType"].astype(str).lower()
+        for detail in details
+        if "Convolution" in detail["layerType"].astype(str) or "FullyConnected" in detail["layerType"].astype(str)
+    ]
+    assert len(kernels) == sum(isinstance(node, Conv | Linear) for node in model.graph().nodes)
+    assert [kernel for kernel in kernels if not kernel.endswith("_i8")] == []
+
+
+def test_one_picture_and_several_are_answered_alike():
+    engine = open_engine("shufflenet_v2_x1_0", engine="openvino")
+    coarse = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3))
+    pixels = coarse.repeat(56, 1).repeat(56, 2).astype(np.uint8)
+    together = engine.run(pixels)["logits"]
+    alone = np.concatenate([engine.run(pixels[k : k + 1])["logits"] for k in range(3)])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-4 * np.abs(together).max())
 
 
 def test_answers_are_the_callers_own(written, put):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
-from fusiform.report import Format
+from fusiform.report import Cell, Format, Report
 
 if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
@@ -123,7 +124,8 @@ def command(
     Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on synthetic
     images and on noise, by its numbers and by the classes, boxes or masks they stand for. What does not pass is not
     written. int8 is calibrated on photographs in four ways, of which the best is taken; DIR/NAME_int8_layers.csv says
-    how much error the rounding of each layer causes, DIR/NAME_export.json what passed.
+    how much error the rounding of each layer causes, DIR/NAME_export.json what passed. The last lines say how to run
+    what was written.
 
     Exit codes: 0 if everything was written and passed, 1 if anything failed (the rest is written), 2 for wrong usage.
     """
@@ -163,7 +165,29 @@ def command(
             progress=track,
         )
     except ExportError as error:
-        print_report(error.report, form)
+        _print(error.report, form)
         click.echo(f"fusiform: {error}", err=True)
         ctx.exit(1)
+    _print(report, form)
+
+
+def _print(report: Report, form: Format) -> None:
+    """The report, and for people a line that runs each file."""
     print_report(report, form)
+    lines = [_how_to_run(row["target"], str(row["file"])) for row in report.rows if row["passed"]]
+    if form == "table" and lines:
+        click.echo("\n" + "\n".join(lines))
+
+
+def _how_to_run(target: Cell, file: str) -> str:
+    from fusiform.zoo.snippets import languages_for
+
+    place = shlex.quote(file)
+    if target == "web":
+        return f"python -m http.server --directory {place}  # then open http://localhost:8000"
+    languages = languages_for(file)
+    code = f"fusiform info {place} --snippet {'|'.join(languages)}"
+    if target == "coreml":
+        return f"{code}  # code for a Mac or an iPhone; it runs there alone"
+    line = f"fusiform predict PHOTO --model {place}"
+    return f"{line}  # code for your own program: {code}" if languages else line

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusiform.errors import MissingExtraError, SpecError, WeightsError
 from fusiform.graph.build import number_weights
@@ -28,6 +29,7 @@ from fusiform.graph.ir import (
     Stack,
     pads,
     reads_pixels,
+    sources,
 )
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
@@ -40,6 +42,8 @@ except ImportError:
     raise MissingExtraError("onnx", "onnx", "reading and writing ONNX files") from None
 
 OPSET = 17
+_NO_ZERO_POINT = f"{INPUT}/zero"
+"""In files whose first bias has the pixels' zero point in it; earlier ones subtracted that from the pixels."""
 IR_VERSION = 8  # what ONNX Runtime of 2022 reads
 
 
@@ -68,6 +72,12 @@ def read_spec(data: bytes, *, source: str) -> ModelSpec:
         f"{source}: carries no description by fusiform (labels, preprocessing); "
         f"write one with: fusiform port {source} --out FILE"
     )
+
+
+def reads_uint8(data: bytes, *, source: str) -> bool:
+    """Whether an ONNX file's first input takes uint8; raises WeightsError for other files."""
+    model = _parse(data, source)
+    return bool(model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8)
 
 
 def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
@@ -108,13 +118,21 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
             if f"{name}/scale" in arrays
         }
         scales = {name: arrays[f"{name}.weight/scale"] for name in weights if name not in in_float}
+        quantization = Quantization(activations, scales, in_float)
+        if _NO_ZERO_POINT in arrays:
+            nodes = tuple(
+                dataclasses.replace(node, bias=node.bias + _of_zero(node, quantization))
+                if isinstance(node, Conv) and node.source == INPUT
+                else node
+                for node in nodes
+            )
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{source}: was not written by fusiform ({error}); port it: fusiform port {source}"
         ) from None
-    return Graph(spec, nodes, Quantization(activations, scales, in_float))
+    return Graph(spec, nodes, quantization)
 
 
 def _parse(data: bytes, source: str) -> Any:
@@ -125,6 +143,12 @@ def _parse(data: bytes, source: str) -> Any:
     if not model.graph.node:
         raise WeightsError(f"{source}: not an ONNX file, or an empty one")
     return model
+
+
+def _of_zero(node: Conv, quantization: Quantization) -> NDArray[np.int32]:
+    """What the first convolution makes of the grey that stands for zero, in the steps of its bias."""
+    zero = quantization.activations[INPUT].zero_point + 128
+    return np.asarray(zero * node.weight.sum((1, 2, 3), dtype=np.int32), np.int32)
 
 
 class _Writer:
@@ -148,7 +172,8 @@ class _Writer:
             self.input = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, channels, size, size])
             return
         self.input = helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, size, size, channels])
-        self.add("Transpose", ["pixels"], INPUT, perm=[0, 3, 1, 2])
+        if any(INPUT in sources(node) and self.is_real(node.name) for node in graph.nodes):
+            self.add("Transpose", ["pixels"], INPUT, perm=[0, 3, 1, 2])
         if graph.quantization is not None:
             for name, scale in graph.quantization.activations.items():
                 self.constant(f"{name}/scale", np.float32(scale.scale))
@@ -232,11 +257,25 @@ class _Writer:
             return self.real_constant(name, node.bias)
         quantization = self.graph.quantization
         assert quantization is not None
-        self.constant(name, node.bias)
+        self.constant(name, node.bias - _of_zero(node, quantization) if node.source == INPUT else node.bias)
         scales = quantization.weights[node.name] * np.float32(quantization.activations[node.source].scale)
         self.constant(f"{name}/scale", scales)
         self.constant(f"{name}/zero_point", np.zeros(len(scales), np.int32))
         return self.add("DequantizeLinear", [name, f"{name}/scale", f"{name}/zero_point"], f"{name}/real", axis=0)
+
+    def padded_pixels(self, padding: list[int]) -> str:
+        """The pixels with their zero point around them, as real numbers that have none.
+
+        What is to be subtracted from every pixel is in the bias instead: a convolution that pads with another number
+        than zero is one that OpenVINO computes in float32. The pixels are planes last of all, where OpenVINO, which
+        keeps channels last, has nothing to move.
+        """
+        top, left, bottom, right = padding
+        amounts = self.constant(f"{INPUT}/pads", np.array([0, top, left, 0, 0, bottom, right, 0], np.int64))
+        padded = self.add("Pad", ["pixels", amounts, f"{INPUT}/zero_point"], f"{INPUT}/padded")
+        scale = [f"{INPUT}/scale", self.constant(_NO_ZERO_POINT, np.uint8(0))]
+        real = self.add("DequantizeLinear", [padded, *scale], f"{INPUT}/padded/real")
+        return self.add("Transpose", [real], f"{INPUT}/planes", perm=[0, 3, 1, 2])
 
     def pads(self, name: str, kernel: int, stride: int, padding: Padding) -> list[int]:
         height, width, _ = self.graph.shapes[name]
@@ -250,15 +289,20 @@ class _Writer:
                 color = np.array(node.color, np.float32)[None, :, None, None]
                 self.index[node.name] = self.add("Sub", [real, self.constant(f"{node.name}/color", color)], node.name)
             case Conv():
-                kept = self.is_real(node.name)
-                source = self.computed(node.source) if kept else self.real(node.source, rounded=True)
+                padding = self.pads(node.source, node.reach, node.stride, node.padding)
+                if self.is_real(node.name):
+                    source = self.computed(node.source)
+                elif node.source == INPUT:
+                    source, padding = self.padded_pixels(padding), [0] * 4
+                else:
+                    source = self.real(node.source, rounded=True)
                 output = self.add(
                     "Conv",
                     [source, self.weight(node), self.bias(node)],
                     f"{node.name}/conv",
                     kernel_shape=[node.kernel] * 2,
                     strides=[node.stride] * 2,
-                    pads=self.pads(node.source, node.reach, node.stride, node.padding),
+                    pads=padding,
                     group=node.groups,
                     **({"dilations": [node.dilation] * 2} if node.dilation > 1 else {}),
                 )
@@ -316,21 +360,38 @@ class _Writer:
         self.index[node.name] = self.add("Concat", pieces, f"{node.name}/stack", axis=1)
 
     def linear(self, node: Linear) -> None:
-        """The classifier; int8 weights meet features that the runtime quantises batch by batch."""
-        name, source, weight = node.name, self.index[node.source], self.weight(node)
+        """The classifier; in int8, each picture's features are divided by their largest before they are rounded.
+
+        So the scale is a constant and yet each picture's own, as with LiteRT. DynamicQuantizeLinear makes one for the
+        whole batch, and OpenVINO computes what follows it in float32. A scale from the map that was averaged would be
+        too coarse: averages fill a fifth of its range in ShuffleNetV2.
+        """
+        name, features, weight = node.name, self.index[node.source], self.weight(node)
         bias = self.real_constant(f"{name}.bias", node.bias)
         if self.is_real(name):
-            self.index[name] = self.add("Gemm", [source, weight, bias], self.output)
+            self.index[name] = self.add("Gemm", [features, weight, bias], self.output)
             return
-        assert self.graph.quantization is not None
-        scales = self.constant(f"{weight}/scale", self.graph.quantization.weights[name])
-        zeros = self.constant(f"{weight}/zero_point", np.zeros(len(node.bias), np.int8))
-        quantised = [f"{name}/features", f"{name}/features/scale", f"{name}/features/zero_point"]
-        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], quantised, name=f"{name}/quantise"))
-        product = self.add("MatMulInteger", [quantised[0], weight, quantised[2], zeros], f"{name}/product")
-        product = self.add("Cast", [product], f"{name}/cast", to=TensorProto.FLOAT)
-        step = self.add("Mul", [quantised[1], scales], f"{name}/step")
-        product = self.add("Mul", [product, step], f"{name}/real")
+        quantization = self.graph.quantization
+        assert quantization is not None
+        averaged = next(made.source for made in self.graph.nodes if isinstance(made, Mean) and made.name == node.source)
+        assert quantization.activations[averaged].zero_point == -128, "the features of a classifier are not negative"
+        of_weight = [
+            self.constant(f"{weight}/scale", quantization.weights[name]),
+            self.constant(f"{weight}/zero_point", np.zeros(len(node.bias), np.int8)),
+        ]
+        weight = self.add("DequantizeLinear", [weight, *of_weight], f"{weight}/real", axis=1)
+        largest = self.add("ReduceMax", [features], f"{name}/largest", axes=[1], keepdims=1)
+        least = self.constant(f"{name}/least", np.float32(1e-6))  # of a picture without features
+        largest = self.add("Max", [largest, least], f"{name}/divisor")
+        share = self.add("Div", [features, largest], f"{name}/share")
+        of_share = [
+            self.constant(f"{name}/share/scale", np.float32(1 / 255)),
+            self.constant(f"{name}/share/zero_point", np.uint8(0)),
+        ]
+        rounded = self.add("QuantizeLinear", [share, *of_share], f"{name}/share/int8")
+        share = self.add("DequantizeLinear", [rounded, *of_share], f"{name}/share/real")
+        product = self.add("Gemm", [share, weight], f"{name}/product")
+        product = self.add("Mul", [product, largest], f"{name}/real")
         self.index[name] = self.add("Add", [product, bias], self.output)
 
     def made(self, answer: str, name: str) -> str:

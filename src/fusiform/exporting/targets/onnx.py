@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fusiform.exporting.targets.base import Precision, Written, file_stem
-from fusiform.exporting.targets.model_api import model_info
+from fusiform.exporting.targets.model_info import model_info
 from fusiform.files import write_file
 from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.onnx import to_onnx
@@ -25,10 +25,8 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     metadata = {"imgsz": json.dumps([spec.input_size] * 2), "names": json.dumps(names)}
     if spec.task == "classification":
         metadata = {"task": "classify", **metadata}  # the word that these programs know
-    if spec.decoded:
-        metadata |= {
-            f"model_info {key}": value for key, value in model_info(spec, reads_pixels=reads_pixels(graph)).items()
-        }
+    info = model_info(spec, reads_pixels=reads_pixels(graph))
+    metadata |= {f"model_info {key}": value for key, value in info.items()}
     path = folder / f"{file_stem(spec, precision)}.onnx"
     write_file(path, to_onnx(graph, half=precision == "float16", metadata=metadata))
     return [Written(path, (path,))]

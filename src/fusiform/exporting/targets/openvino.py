@@ -2,8 +2,7 @@
 
 An ``.xml`` with the network beside a ``.bin`` with the weights; ``openvino.Core().read_model("NAME.xml")`` opens both.
 The network is made of OpenVINO's own operators, not read from our ONNX file: its reader numbers what it makes by the
-order in the process, so that no two files would be the same, needs five times the description, and leaves the first
-convolution of int8 in float.
+order in the process, so that no two files would be the same, and needs five times the description.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from fusiform.engines.openvino import open_core
 from fusiform.errors import MissingExtraError
 from fusiform.exporting.targets.base import Precision, Written, file_stem
-from fusiform.exporting.targets.model_api import model_info
+from fusiform.exporting.targets.model_info import model_info
 from fusiform.exporting.targets.openvino_decoded import add_decoding
 from fusiform.files import write_file
 from fusiform.graph.ir import (

@@ -1,4 +1,7 @@
-"""What OpenVINO's Model API reads of a file: which of its models answers, with which labels and preprocessing."""
+"""What OpenVINO's Model API reads of a file: which of its models answers, with which labels and preprocessing.
+
+It reads the same keys from an OpenVINO file's ``rt_info`` and from an ONNX file's ``metadata_props``.
+"""
 
 from __future__ import annotations
 
