@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from fusiform.data import limits
 from fusiform.data.image import open_file, read_image
 from fusiform.data.names import nfc
 from fusiform.errors import ImageError
@@ -53,9 +54,11 @@ class Sample:
     def read_bytes(self) -> bytes:
         """The picture's encoded bytes; ImageError, which names it, where they cannot be had."""
         try:
+            if not self.key:
+                limits.check_kind(self.file, self.name)
             with self.file.open("rb") if self.key else open_file(self.file) as stream:
                 stream.seek(self.offset)
-                return stream.read(-1 if self.size is None else self.size)
+                return limits.read_bounded(stream, self.name) if self.size is None else stream.read(self.size)
         except FileNotFoundError:
             raise ImageError(f"{self.name}: no such file: check the path") from None
         except OSError as error:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fusiform.data import limits
 from fusiform.data.annotated import AnnotatedSample
-from fusiform.data.image import MAX_PIXELS, identify, read_image, without_warnings
+from fusiform.data.image import identify, read_image, without_warnings
 from fusiform.drawing.overlay import ALPHA, color_of, draw_boxes, draw_mask
 from fusiform.drawing.page import THUMBNAIL
 from fusiform.tasks.detection import Box, Detections
@@ -70,10 +71,9 @@ def _within(edges: Sequence[float], length: int) -> tuple[float, float]:
 def _with_mask(image: Image.Image, file: Path) -> Image.Image:
     """The picture under its mask in the classes' colours, whatever the mask's size and values."""
     try:
-        data = file.read_bytes()
+        data = limits.read_file(file, file.name)
         with without_warnings(), identify(io.BytesIO(data), data[:32], file.name) as mask:
-            if mask.width * mask.height > MAX_PIXELS:
-                return image
+            limits.check_memory(mask, io.BytesIO(data), file.name)
             mask.load()
             if mask.format == "PNG" and mask.mode in ("P", "L", "1"):
                 values = np.asarray(mask).astype(np.uint8)
