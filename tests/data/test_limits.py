@@ -18,6 +18,7 @@ from PIL import Image, features
 
 from fusiform.data import limits
 from fusiform.data.image import read_image, to_rgb
+from fusiform.data.names import is_file
 from fusiform.errors import ImageError
 
 SIDE = 2400
@@ -241,6 +242,30 @@ def test_a_deep_ppm_is_read_as_pillow_reads_it_and_soon(kind: bytes, largest: in
     began = time.process_time()
     assert read_image(b"%s 2000 2000 %d\n" % (kind, largest) + bytes(2000 * 2000 * 6)).size == (2000, 2000)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere libtiff's lines are seen")
+def test_libtiff_says_nothing_beside_the_message(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(stream, "TIFF", compression="tiff_lzw")
+    path = tmp_path / "damaged.tif"
+    path.write_bytes(stream.getvalue()[:40] + bytes(range(255, 0, -1)) * 4 + stream.getvalue()[1060:])
+    code = (
+        f"from fusiform.data.image import read_image\ntry: read_image({str(path)!r})\nexcept Exception as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    assert "is damaged" in done.stdout
+    assert done.stderr == ""
+    alone = f"from PIL import Image\ntry: Image.open({str(path)!r}).load()\nexcept Exception: pass"
+    assert subprocess.run([sys.executable, "-c", alone], capture_output=True, check=True).stderr != b""
+
+
+def test_a_name_of_any_length_is_no_file(tmp_path: Path) -> None:
+    assert "cannot be read (File name too long): check where" in refusal(tmp_path / ("n" * 300 + ".jpg"))
+    assert "no such file" in refusal(tmp_path / "a" / "b.jpg")
+    assert not is_file(tmp_path / ("n" * 300))
+    assert not is_file(Path("a\0b"))
+    assert is_file(Path(__file__))
 
 
 # The budget

@@ -25,7 +25,7 @@ from fusiform.data.annotated import (
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import natural_key, read_size
-from fusiform.data.names import listed, nfc
+from fusiform.data.names import is_file, listed, nfc
 from fusiform.errors import ImageError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
@@ -125,6 +125,8 @@ def looks_like_coco(file: Path) -> bool:
     """Whether a JSON file begins as COCO's do; False for what cannot be read."""
     # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
         with file.open("rb") as stream:
             head = stream.read(1 << 16)
     except OSError:
@@ -362,7 +364,7 @@ def _bind(
         file = files[number]
         if number in damaged and faults is None:
             continue  # what is left of its boxes would teach that the others are background
-        if file.is_file():
+        if is_file(file):
             image_id = number if isinstance(number, int) else None
             sample = AnnotatedSample(file, tuple(boxes[number]), size=sizes[number], image_id=image_id)
             samples.append(replace(sample, damaged=number in damaged))
@@ -387,7 +389,7 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     inner = (split, f"images/{split}", "images", "JPEGImages", ".")
     folders = [base / name for base in (file.parent, file.parent.parent) for name in inner]
     for folder in folders:
-        if folder.is_dir() and any(_file_of(folder, name, unique=True).is_file() for name in names):
+        if folder.is_dir() and any(is_file(_file_of(folder, name, unique=True)) for name in names):
             return folder
     raise UsageError(
         f"{file}: none of its {len(names)} pictures is there, such as {printable(names[0])}: "
@@ -402,7 +404,7 @@ def _last_part(name: str) -> str:
 def _file_of(folder: Path, name: str, *, unique: bool) -> Path:
     """The file of a picture's name, perhaps percent-encoded, or by its last part alone where that is ``unique``."""
     spellings = [name, unquote(name), *([_last_part(name)] if unique else [])]
-    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), folder / name)
+    return next((folder / spelling for spelling in spellings if is_file(folder / spelling)), folder / name)
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:

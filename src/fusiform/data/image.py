@@ -270,11 +270,12 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path") from error
     except (OSError, ValueError) as error:
-        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):  # noqa: PTH112  # of names of any length
             raise ImageError(f"{name}: is a folder, not a picture: name the pictures in it") from error
         if isinstance(error, PermissionError):
             raise ImageError(f"{name}: may not be read (permission denied): change its permissions") from error
-        raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(f"{name}: cannot be read ({reason}): check where it comes from") from error
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -6,6 +6,7 @@ import io
 import math
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -31,8 +32,30 @@ _TYPES = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
 _DEPTHS = {_UNSIGNED: (8, 10, 12, 14, 16, 32, 64), _SIGNED: (16, 32), _FLOAT: (16, 32, 64)}
 
 
+@lru_cache(maxsize=1)
+def _silence_libtiff() -> None:
+    """Keep what libtiff writes to standard error to itself: it names no file, and Pillow's error says what failed.
+
+    Its handlers are one for the process (TIFFError(3tiff)), and the library is the one that Pillow has loaded.
+    """
+    import ctypes
+
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123
+            paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "/libtiff" in line}
+        for path in paths:
+            library = ctypes.CDLL(path)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                setter = getattr(library, name)
+                setter.argtypes, setter.restype = (ctypes.c_void_p,), ctypes.c_void_p
+                setter(None)
+    except (OSError, AttributeError):  # another system, where its lines are seen
+        return
+
+
 def open_tiff(stream: BinaryIO) -> ImageFile.ImageFile:
     """A TIFF picture, nothing decoded yet; UnreadKindError for a kind that would be read wrong or not at all."""
+    _silence_libtiff()
     tags = _first_directory(stream)
     if _is_deep(tags) or _has_strange_planes(tags):
         return DeepTiff(stream)

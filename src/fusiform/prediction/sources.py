@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.image import find_images, is_of_system, natural_key
+from fusiform.data.limits import read_bounded
 from fusiform.errors import ImageError, UsageError
 
 
@@ -169,12 +170,16 @@ def _of_array(array: NDArray[np.uint8]) -> Image.Image:
 
 def _read_file(file: IO[bytes], name: str) -> bytes:
     try:
-        data = file.read()
+        return read_bounded(file, name)
     except (OSError, ValueError, TypeError) as error:
         raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from None
-    if not isinstance(data, bytes):
-        raise ImageError(f"{name}: gives {type(data).__name__}, not bytes: open it in binary mode")
-    return data
+
+
+def _standard_input(name: str) -> Callable[[], Content]:
+    try:
+        return partial(_same, read_bounded(sys.stdin.buffer, name) if sys.stdin else b"")
+    except (ImageError, OSError) as error:
+        return partial(_fail, str(error) if isinstance(error, ImageError) else f"{name}: cannot be read ({error})")
 
 
 def _fetched(picture: Picture) -> Picture:
@@ -189,7 +194,7 @@ def _fetched(picture: Picture) -> Picture:
 def _find_named(name: str) -> Iterator[Picture]:
     if name == "-":
         # Here and not in a worker, so that Ctrl-C can interrupt the wait for input; closed, it is None.
-        yield Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""), fleeting=True)
+        yield Picture(name, _standard_input(name), fleeting=True)
     elif name.lower().startswith(("http://", "https://")):
         yield Picture(name, partial(_download, name), fleeting=True)
     elif name.lower().startswith("file:/"):
