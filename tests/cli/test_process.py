@@ -80,6 +80,29 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(number: signal.Signals, code: in
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "a[1].csv"
+    command = [sys.executable, "-m", "fusiform", "predict", str(CAT), "-", "--out", str(out), "--format", "csv"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".a*.part")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # Another command that writes the same file leaves what is being written.
+        assert shell(f"{COMMAND} predict {CAT} --out '{out}' --format csv")[0] == 0
+        assert len(list(tmp_path.glob(".a*.part"))) == 1
+        running.kill()
+    assert len(list(tmp_path.glob(".a*.part"))) == 1
+    assert shell(f"{COMMAND} predict {CAT} --out '{out}' --format csv")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a[1].csv"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".export-left").mkdir()
+    (tmp_path / ".export-left" / "model.tflite").write_bytes(b"half")
+    assert shell(f"{COMMAND} export shufflenet_v2_x1_0 --to litert --out {tmp_path}")[0] == 0
+    assert not list(tmp_path.glob(".export-*"))
+
+
 def test_nohup_goes_on(tmp_path: Path) -> None:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from fusiform.cli import process;"

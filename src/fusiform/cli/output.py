@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,7 @@ import click
 
 from fusiform.cli.process import drop_output
 from fusiform.errors import FusiformError
+from fusiform.files import hold, remove_leftovers
 from fusiform.report import Format, Report
 
 
@@ -40,9 +42,13 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         raise FusiformError(f"{out}: is a folder; --out takes a file")
     direct = target.exists() and not target.is_file()
     written = target if direct else target.with_name(f".{target.name}.{os.getpid()}.part")
+    if not direct:
+        remove_leftovers(target.parent, f".{escape(target.name)}.*.part")
     try:
         # Undecodable bytes of a file name stay readable; in JSON the escape even reads back as the same name.
         with written.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            if not direct:
+                hold(stream.fileno())
             yield stream
         if not direct:
             written.replace(target)
