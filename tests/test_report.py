@@ -111,11 +111,11 @@ def test_printable_disarms_terminal_codes_and_keeps_words() -> None:
 
 
 def test_csv_is_made_harmless_for_those_who_open_it_and_json_is_exact() -> None:
-    hostile = ["=cmd|'/c calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\x1b[2J", "\x9b2J", "\u202egnp", "a\nb"]
-    plain = ["-", "-5", "+1.5e3", "a=b", "tabby, tabby cat", "naïve", ""]
+    hostile = ["=cmd|'/c calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\x1b[2J", "\x9b2J", "\u202egnp", "a\rb"]
+    plain = ["-", "-5", "+1.5e3", "a=b", "tabby, tabby cat", "naïve", "a\nb", ""]
     report = Report("names", tuple({"name": name} for name in hostile + plain))
     read = [row["name"] for row in csv.DictReader(io.StringIO(report.to_csv(), newline=""))]
-    quoted = ["'=cmd|'/c calc'!A0", "'+1+1", "'-2+3", "'@SUM(A1)", "\\x1b[2J", "\\x9b2J", "\\u202egnp", "a\\nb"]
+    quoted = ["'=cmd|'/c calc'!A0", "'+1+1", "'-2+3", "'@SUM(A1)", "\\x1b[2J", "\\x9b2J", "\\u202egnp", "a\\rb"]
     assert read == [*quoted, *plain]
     assert [row["name"] for row in json.loads(report.to_json())["rows"]] == hostile + plain
     exact = csv_lines([[name] for name in hostile], exact=True)

@@ -157,9 +157,10 @@ def csv_lines(records: Iterable[Sequence[Cell]], *, exact: bool = False) -> str:
 def harmless(text: str) -> str:
     """A text that no terminal and no spreadsheet obeys: ``printable``, and after a quote where it might be a formula.
 
+    Line feeds stay, for CSV quotes them.
     Spreadsheets compute what begins with =, +, - or @ (OWASP, CSV injection), unless it is a number or the sign alone.
     """
-    shown = printable(text)
+    shown = "\n".join(map(printable, text.split("\n")))
     if shown[:1] not in ("=", "+", "-", "@") or len(shown) == 1:
         return shown
     try:
