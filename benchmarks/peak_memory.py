@@ -235,8 +235,10 @@ def litert_resident(file: Path) -> int:
 def onnxruntime_resident(file: Path) -> int:
     """The most resident memory that a run takes for a while: the least of three runs after one that does not count."""
     import numpy as np
-    import onnxruntime
 
+    from fusiform.engines.quiet import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False

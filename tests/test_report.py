@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusiform.report import Report, align, display_width, printable
+from fusiform.report import Report, align, csv_lines, display_width, harmless, printable
 
 names = st.text(min_size=1, max_size=6)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -40,17 +40,18 @@ def test_json_lines_read_back(report: Report) -> None:
 def test_csv_reads_back(report: Report) -> None:
     rows = report.rows or (report.figures,)
     header, *records = csv.reader(io.StringIO(report.to_csv(), newline=""))
-    assert header == list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    assert header == [harmless(name) for name in columns]
     assert len(records) == len(rows)
     for record, row in zip(records, rows, strict=True):
-        for name, text in zip(header, record, strict=True):
+        for name, text in zip(columns, record, strict=True):
             value = row.get(name)
             if isinstance(value, bool):
                 assert text == json.dumps(value)
             elif isinstance(value, (int, float)):
                 assert type(value)(text) == value
             else:
-                assert text == (value or "")
+                assert text == harmless(value or "")
 
 
 @given(reports)
@@ -107,3 +108,15 @@ def test_display_width(text: str, width: int) -> None:
 def test_printable_disarms_terminal_codes_and_keeps_words() -> None:
     assert printable("a\x1b[31m\n\udcff\u202e.jpg") == "a\\x1b[31m\\n\\udcff\\u202e.jpg"
     assert printable("می‌خواهم 犬") == "می‌خواهم 犬"
+
+
+def test_csv_is_made_harmless_for_those_who_open_it_and_json_is_exact() -> None:
+    hostile = ["=cmd|'/c calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\x1b[2J", "\x9b2J", "\u202egnp", "a\rb"]
+    plain = ["-", "-5", "+1.5e3", "a=b", "tabby, tabby cat", "naïve", "a\nb", ""]
+    report = Report("names", tuple({"name": name} for name in hostile + plain))
+    read = [row["name"] for row in csv.DictReader(io.StringIO(report.to_csv(), newline=""))]
+    quoted = ["'=cmd|'/c calc'!A0", "'+1+1", "'-2+3", "'@SUM(A1)", "\\x1b[2J", "\\x9b2J", "\\u202egnp", "a\\rb"]
+    assert read == [*quoted, *plain]
+    assert [row["name"] for row in json.loads(report.to_json())["rows"]] == hostile + plain
+    exact = csv_lines([[name] for name in hostile], exact=True)
+    assert [row[0] for row in csv.reader(io.StringIO(exact, newline=""))] == hostile

@@ -1,11 +1,12 @@
-"""Writing files so that nobody ever finds half of one, and where to keep those that can be had again."""
+"""Writing files so that nobody finds half of one or what a killed process left, and where downloaded ones lie."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fusiform.errors import OutputError, UsageError
@@ -39,12 +40,70 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        part.write_bytes(data)
+        with part.open("xb") as file:
+            hold(file.fileno())
+            file.write(data)
         os.replace(part, path)  # noqa: PTH105  # says that it replaces
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in its place, or its folder is none
+            part.unlink()
+
+
+def hold(descriptor: int) -> bool:
+    """Lock an open file or folder for as long as it is open, at most until this process is gone, however it ends.
+
+    False where another process has it. Systems and file systems without locks know no difference: True.
+    """
+    try:
+        import fcntl  # only when asked for: each import counts against the time to the first answer
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """``hold`` a folder for a block, so that it is not taken for a leftover."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folder
+        yield folder
+        return
+    try:
+        hold(descriptor)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left of files, and of folders, whose names match: those that nobody holds.
+
+    Where a system has no locks, nothing is removed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    import shutil
+
+    for left in folder.glob(pattern):
+        with suppress(OSError):  # another process removed it, or may alone
+            descriptor = os.open(left, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def cache_dir() -> Path:

@@ -137,16 +137,37 @@ def to_arrow(rows: Sequence[Mapping[str, Cell]]) -> Any:
     return pyarrow.table({name: [row.get(name) for row in rows] for name in _columns(rows)})
 
 
-def csv_lines(records: Iterable[Sequence[Cell]]) -> str:
-    """Records as RFC 4180 text, lines ending in CR LF; None is an empty field, booleans as in JSON."""
+def csv_lines(records: Iterable[Sequence[Cell]], *, exact: bool = False) -> str:
+    """Records as RFC 4180 text, lines ending in CR LF; None is an empty field, booleans as in JSON.
+
+    It is made for terminals and spreadsheets: texts that those would obey are made harmless (``harmless``), unless
+    what reads the file again needs them ``exact``. JSON always has them as they are.
+    """
     import csv  # only when asked for: each import counts against the time to the first answer
     import io
 
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     for record in records:
-        writer.writerow([str(value).lower() if isinstance(value, bool) else value for value in record])
+        cells = [str(value).lower() if isinstance(value, bool) else value for value in record]
+        writer.writerow(cells if exact else [harmless(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
+
+
+def harmless(text: str) -> str:
+    """A text that no terminal and no spreadsheet obeys: ``printable``, and after a quote where it might be a formula.
+
+    Line feeds stay, for CSV quotes them.
+    Spreadsheets compute what begins with =, +, - or @ (OWASP, CSV injection), unless it is a number or the sign alone.
+    """
+    shown = "\n".join(map(printable, text.split("\n")))
+    if shown[:1] not in ("=", "+", "-", "@") or len(shown) == 1:
+        return shown
+    try:
+        float(shown)
+    except ValueError:
+        return f"'{shown}"
+    return shown
 
 
 def rows_table(rows: Sequence[Mapping[str, Cell]]) -> str:

@@ -434,7 +434,7 @@ def test_a_full_disk_is_told_in_a_line() -> None:
         command = [sys.executable, "-m", "fusiform", "models"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "fusiform: [Errno 28] No space left on device\n"
+    assert result.stderr == "fusiform: standard output cannot be written: No space left on device\n"
 
 
 def test_a_closed_standard_input_is_an_empty_picture(monkeypatch: pytest.MonkeyPatch) -> None:

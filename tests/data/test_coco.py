@@ -139,6 +139,16 @@ def test_what_is_not_known_is_passed_over_and_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_that_no_system_takes_is_a_picture_that_is_not_there(tmp_path: Path) -> None:
+    content = document([image(1), image(2)], [box(1, 1, 1, 1, 9, 9), box(2, 1, 1, 1, 9, 9)], {1: "cat"})
+    root = coco(tmp_path, content)
+    content["images"][1]["file_name"] = "n" * 300 + ".jpg"
+    next(root.rglob("*.json")).write_text(json.dumps(content), encoding="utf-8")
+    found = read_coco(root)
+    assert len(found.splits["train"]) == 1
+    assert found.notes[0].startswith("train: 1 of 2 pictures are not there: nnn")
+
+
 def test_files_that_number_their_categories_differently_are_bound_by_name(tmp_path: Path) -> None:
     train = document([image(1)], [box(1, 1, 0, 0, 9, 9), box(1, 2, 0, 0, 9, 9)], {1: "cafe\u0301", 2: "b"})
     val = document([image(1)], [box(1, 2, 0, 0, 9, 9), box(1, 5, 0, 0, 9, 9)], {2: "caf\u00e9", 5: "new"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +164,29 @@ def test_predict_gives_an_array_the_answer_of_its_file(tmp_path: Path) -> None:
     assert len(fusiform.predict(colours())) == 1
     with pytest.raises(UsageError, match="not taken for an image"):
         fusiform.predict(np.zeros((8, 8, 3)))
+
+
+def test_standard_input_and_files_without_end_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            assert 0 < size <= 1 << 24
+            return bytes(size)
+
+    class Standard:
+        buffer = Endless()
+
+    monkeypatch.setattr("sys.stdin", Standard())
+    monkeypatch.setattr("fusiform.data.limits.MAX_FILE_BYTES", 1 << 24)
+    for source, name in (("-", "-"), (Endless(), "<file>")):
+        (picture,) = find_pictures(source)
+        with pytest.raises(ImageError, match=f"^{name}: is longer than 16 MB"):
+            picture.fetch()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+def test_a_pattern_that_finds_a_pipe_goes_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png(colours()))
+    piped, other = fusiform.predict(str(tmp_path / "*.png"), threads=1)
+    assert "is a named pipe" in str(piped.error)
+    assert other.error is None

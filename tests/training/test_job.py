@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fusiform
@@ -161,6 +164,96 @@ def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(trained: Path,
     after = weights(tmp_path / "run")
     for key in before:
         np.testing.assert_array_equal(before[key], after[key])
+
+
+def cut_state(run: Path) -> None:
+    (run / "state.pt").write_bytes((run / "state.pt").read_bytes()[:300])
+
+
+def change(name: str, **values: Any) -> Callable[[Path], None]:
+    """A function that puts other values into the run's JSON file of this name."""
+
+    def changed(run: Path) -> None:
+        content = json.loads((run / name).read_text(encoding="utf-8"))
+        (run / name).write_text(json.dumps({**content, **values}), encoding="utf-8")
+
+    return changed
+
+
+def put_state(value: Any) -> Callable[[Path], None]:
+    return lambda run: torch.save(value, run / "state.pt")
+
+
+def change_state(**values: Any) -> Callable[[Path], None]:
+    def changed(run: Path) -> None:
+        torch.save({**torch.load(run / "state.pt", weights_only=True), **values}, run / "state.pt")
+
+    return changed
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_state, r"state\.pt: cannot be read .*remove it to train from the start"),
+        (put_state({"step": 1}), r"state\.pt: is no state of this run"),
+        (put_state([1, 2]), r"state\.pt: is no state of this run"),
+        (put_state(torch.zeros(3)), r"state\.pt: is no state of this run"),
+        (put_state(Payload()), r"state\.pt: cannot be read \(it is damaged, or holds more than numbers\)"),
+        (change_state(learner={"a": torch.zeros(3)}), r"state\.pt: is no state of this run"),
+        (change_state(optimizer=3), r"state\.pt: is no state of this run"),
+        (change_state(best=None), r"state\.pt: is no state of this run"),
+        (change_state(steps=77), "the run had 77 steps an epoch"),
+        (
+            change("run.json", classes=None),
+            r"run\.json: is not what fusiform train writes \(classes\): start a new run",
+        ),
+        (change("run.json", classes=[1]), r"run\.json: is not what fusiform train writes \(classes\)"),
+        (change("run.json", teacher=[], data=2), r"run\.json: is not what fusiform train writes \(data, teacher\)"),
+        (lambda run: (run / "run.json").write_text("[]"), r"run\.json: is not what fusiform train writes"),
+        (lambda run: (run / "data.csv").write_text("a,b\n1,2\n"), r"data\.csv: is not what fusiform train writes"),
+        (lambda run: (run / "data.csv").write_text(""), r"data\.csv: is not the list that the run began with"),
+        (lambda run: (run / "recipe.json").write_text("{}x"), r"recipe\.json"),
+    ],
+)
+def test_a_folder_of_wrong_contents_is_told(
+    trained: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    damage(run)
+    with pytest.raises(FusiformError, match=message):
+        train(None, run, resume=True, threads=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
+def test_two_trainings_never_write_into_one_folder(trained: Path, data: Path, tmp_path: Path, quick: Recipe) -> None:
+    """A child that is killed leaves no lock, and what it left of files is removed."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    code = (
+        "import pathlib, sys, time; from fusiform.training.run_folder import RunFolder;"
+        "folder = RunFolder(pathlib.Path(sys.argv[1]), print); folder.lock();"
+        "print('locked', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(UsageError, match="run: another training is writing there: wait for its end, or choose"):
+            train(None, run, resume=True, threads=1)
+        (run / "run.json").rename(run / "kept.json")  # as before the other has written anything
+        with pytest.raises(UsageError, match="another training is writing there"):
+            train(data, run, recipe=quick, threads=1)
+        (run / "kept.json").rename(run / "run.json")
+        other.kill()
+    (run / "state.pt.1-ab.part").write_bytes(b"half")
+    train(None, run, resume=True, threads=1)
+    assert not list(run.glob("*.part"))
+    assert_equal(run, trained)
 
 
 def test_another_worker_count_changes_nothing(data: Path, tmp_path: Path, quick: Recipe) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 from importlib import import_module
 
 import click
 
+from fusiform.cli import process
 from fusiform.errors import FusiformError
 
 # Name -> the click command and what --help says of it, so that --help imports nothing more.
@@ -49,11 +49,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(130)
+        except KeyboardInterrupt as interrupt:
+            ctx.exit(process.exit_code_of(interrupt))
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone
         except (FusiformError, OSError) as error:  # the latter is a full disk, a lost network folder, ...
+            if process.lacks_memory(error):
+                raise
             from fusiform.report import printable
 
             click.echo(f"fusiform: {printable(str(error))}", err=True)
@@ -71,7 +73,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 faults found (--strict), 130 interrupted.",
+    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 faults found (--strict), 130 interrupted, 143 ended by "
+    "SIGTERM, 129 by SIGHUP.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
@@ -82,13 +85,23 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command in ``sys.argv`` and exit with its code."""
-    # A file name that the terminal's encoding cannot show must not end the program; CR LF of a CSV stays CR LF.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace", newline="\n")
+    process.open_standard_streams()
+    process.end_on_signals()
     try:
-        commands.main(prog_name="fusiform")
-    except KeyboardInterrupt:
+        try:
+            commands.main(prog_name="fusiform")
+        finally:
+            sys.stdout.flush()  # here, where what goes wrong can be said
+    except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        sys.exit(130)
+        sys.exit(process.exit_code_of(interrupt))
+    except BrokenPipeError:
+        process.drop_output()
+        sys.exit(1)
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if process.lacks_memory(error):
+            process.fail(process.NO_MEMORY)
+        if isinstance(error, OSError):  # standard output's: those of files have been told
+            process.fail(f"standard output cannot be written: {error.strerror or error}")
+        raise

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TextIO
 
 import click
 
+from fusiform.cli.process import drop_output
 from fusiform.errors import FusiformError
+from fusiform.files import hold, remove_leftovers
 from fusiform.report import Format, Report
 
 
@@ -23,17 +26,29 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
     fails. A device or pipe is written to directly. A file that cannot be written raises FusiformError.
     """
     if out is None:
-        yield sys.stdout
-        sys.stdout.flush()
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # whoever reads has had enough
+        except OSError as error:
+            if error.filename is not None:
+                raise  # about a file, within the block
+            drop_output()
+            raise FusiformError(f"standard output cannot be written: {error.strerror or error}") from None
         return
     target = out.resolve()  # behind a link: the file is to be replaced, not the link
     if target.is_dir():
         raise FusiformError(f"{out}: is a folder; --out takes a file")
     direct = target.exists() and not target.is_file()
     written = target if direct else target.with_name(f".{target.name}.{os.getpid()}.part")
+    if not direct:
+        remove_leftovers(target.parent, f".{escape(target.name)}.*.part")
     try:
         # Undecodable bytes of a file name stay readable; in JSON the escape even reads back as the same name.
         with written.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            if not direct:
+                hold(stream.fileno())
             yield stream
         if not direct:
             written.replace(target)
@@ -43,9 +58,11 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         raise FusiformError(f"{out}: cannot be written: {error.strerror or error}") from None
     finally:
         if not direct:
-            written.unlink(missing_ok=True)
+            with suppress(OSError):  # as of a folder that is none
+                written.unlink()
 
 
 def print_report(report: Report, form: Format) -> None:
     """Print the report on standard output in the format asked for."""
-    click.echo(report.render(form), nl=False)
+    with open_output(None):
+        click.echo(report.render(form), nl=False)

@@ -137,6 +137,8 @@ def looks_like_coco(file: Path) -> bool:
     """Whether a JSON file begins as COCO's do; False for what cannot be read."""
     # The whole of COCO's JSON is half a gigabyte; one of its lists begins near the start.
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
         with file.open("rb") as stream:
             head = stream.read(1 << 16)
     except OSError:

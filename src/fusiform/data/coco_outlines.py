@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
-from fusiform.data.image import MAX_PIXELS
+from fusiform.data.limits import MAX_PIXELS
 from fusiform.data.objects import around
 from fusiform.data.outlines import box_of, check_counts, decode_counts, encode_counts, fill_counts
 from fusiform.errors import UsageError

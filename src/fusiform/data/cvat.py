@@ -14,7 +14,7 @@ import numpy as np
 from fusiform.data.annotated import AnnotatedSet, AnnotationTask, PassOver
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.image import MAX_PIXELS
+from fusiform.data.limits import MAX_PIXELS
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import nfc
 from fusiform.data.objects import TAGS, Object, Page, around, gather, rectangle, tell_unmatched

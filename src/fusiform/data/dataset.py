@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from fusiform.data import limits
 from fusiform.data.image import open_file, read_image
 from fusiform.data.layouts.rows import read_picture
 from fusiform.data.names import nfc
@@ -58,9 +59,11 @@ class Sample:
         try:
             if self.key and self.size is None:
                 return read_picture(self.file, self.key.rpartition("/")[0], self.offset)
+            if not self.key:
+                limits.check_kind(self.file, self.name)
             with self.file.open("rb") if self.key else open_file(self.file) as stream:
                 stream.seek(self.offset)
-                return stream.read(-1 if self.size is None else self.size)
+                return limits.read_bounded(stream, self.name) if self.size is None else stream.read(self.size)
         except FileNotFoundError:
             raise ImageError(f"{self.name}: no such file: check the path") from None
         except OSError as error:

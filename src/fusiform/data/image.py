@@ -11,7 +11,7 @@ import threading
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from fusiform.data import limits
 from fusiform.errors import ImageError, ImageFault, UsageError
 from fusiform.report import printable
-
-MAX_PIXELS = 200_000_000
-"""The largest picture that is decoded, by its header: 0.8 GB in Pillow, and the largest that a phone takes today."""
 
 # Each format's first bytes and what reads it, mostly a class of Pillow's. A file is known by its content, whatever its
 # name; only the class it needs is imported. Going to the class spares Pillow's own check of the size, which warns about
@@ -37,7 +35,7 @@ FORMATS = {
     "GIF": (rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     "BMP": (rb"BM", "PIL.BmpImagePlugin", "BmpImageFile"),
     "TIFF": (rb"II[*+]\0|MM\0[*+]", "fusiform.data.tiff", "open_tiff"),
-    "PPM": (rb"P[1-6f]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
+    "PPM": (rb"P[1-6f]\s", "fusiform.data.ppm", "PpmFile"),
     # Of a file's brands the first is the main one; a general one is followed by others (ISO/IEC 14496-12, 4.3).
     "AVIF": (rb"....ftyp(?:avi[fs]|m[is]f1....(?:....){0,3}avi[fs])", "fusiform.data.newer_formats", "open_avif"),
     "HEIF": (rb"....ftyp(?:he[iv][cmsx]|m[is]f1)", "fusiform.data.newer_formats", "open_heif"),
@@ -127,7 +125,8 @@ def read_image(
     that leaves the shorter side no shorter than this. Other formats ignore it.
 
     Raises ImageError, which names the file (``name``, by default the path), for one that is missing, unreadable,
-    empty, cut short, damaged, of another format, or larger than ``MAX_PIXELS``, which is refused by its header.
+    empty, cut short, damaged, of another format, a pipe or device rather than a file, or larger than ``limits`` allows,
+    which is seen before it is decoded. Threads that read large pictures wait for each other's memory.
     """
     if shorter_side is not None and shorter_side < 1:
         raise UsageError(f"shorter_side must be at least 1 pixel, got {shorter_side}: give a length or None")
@@ -140,9 +139,7 @@ def read_image(
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
-            raise ImageError(
-                f"{name}: is too large to decode ({error}): make the picture smaller", "too large"
-            ) from error
+            raise limits.too_large(name) from error  # Pillow's own limit, at another size for each format
         except MemoryError as error:
             raise ImageError(
                 f"{name}: not enough memory to decode it: make the picture smaller", "too large"
@@ -187,9 +184,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "La":
         image = image.convert("LA")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_alpha_palette(image) or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
+        white.paste(rgba, mask=rgba)
         return white
     return image if mode == "RGB" else image.convert("RGB")
 
@@ -267,20 +264,24 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Binar
         return io.BytesIO(source)
     try:
         if not isinstance(source, (str, os.PathLike)):
-            return io.BytesIO(source.read())
+            return io.BytesIO(limits.read_bounded(source, name))
+        limits.check_kind(source, name)
         file = open_file(Path(source))
         if file.seekable():
             return file
         with file:
-            return io.BytesIO(file.read())
+            return io.BytesIO(limits.read_bounded(file, name))
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path") from error
     except (OSError, ValueError) as error:
-        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):  # noqa: PTH112  # of names of any length
             raise ImageError(f"{name}: is a folder, not a picture: name the pictures in it") from error
         if isinstance(error, PermissionError):
             raise ImageError(f"{name}: may not be read (permission denied): change its permissions") from error
-        raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(f"{name}: cannot be read ({reason}): check where it comes from") from error
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -306,29 +307,34 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
     if not head:
         raise ImageError(f"{name}: is empty (0 bytes): copy or download it again", "empty file")
     image = identify(stream, head, name)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: is {width} x {height} pixels, and no more than {MAX_PIXELS // 10**6} megapixels are decoded: "
-            "make the picture smaller",
-            "too large",
-        )
+    size = image.size
     if shorter_side is not None and image.format == "JPEG":  # HEIF would give a thumbnail
         image.draft(None, (shorter_side, shorter_side))
-    image.load()
-
-    if image.mode.startswith("I") and (scale := deep_scale(image, stream)) is not None and scale.full < 65535:
-        levels = np.rint(np.asarray(image) * (255 / scale.full)).astype(np.uint8)
-        rgb = Image.fromarray(levels).convert("RGB")
-    else:
-        rgb = to_rgb(image)
-    profile = image.info.get("icc_profile")
-    # Only a profile for RGB ("RGB " in byte 16 of its header, ICC.1:2022 7.2.6) says anything about these pixels;
-    # CMYK and grey keep Pillow's conversion.
-    if isinstance(profile, bytes) and profile[16:20] == b"RGB " and image.mode in ("RGB", "RGBA", "P", "PA"):
-        rgb = _to_srgb(rgb, profile)
-    if (method := _ORIENTATIONS.get(orientation(image))) is not None:
-        rgb = rgb.transpose(method)
+    profile = _foreign_profile(image)
+    # Where a PNG says how it was held, only its end may tell.
+    again = profile is not None or image.format == "PNG" or orientation(image) in _ORIENTATIONS
+    needed = limits.decoding_bytes(image, size, stream, again=again and image.format != "PNG")
+    if needed > limits.MAX_DECODED_BYTES:
+        raise limits.too_large(name, size, needed)
+    twice = 8 * image.size[0] * image.size[1]
+    with limits.memory_for(max(needed, twice) if again else needed):
+        image.load()
+        if image.mode.startswith("I") and (scale := deep_scale(image, stream)) is not None and scale.full < 65535:
+            whiten = 255 / scale.full
+            levels = in_strips(np.asarray(image), lambda rows: np.rint(rows * whiten))
+            rgb = Image.fromarray(levels).convert("RGB")
+        else:
+            rgb = to_rgb(image)
+        method = _ORIENTATIONS.get(orientation(image))
+        if (method is not None or profile is not None) and twice > limits.MAX_DECODED_BYTES:
+            raise limits.too_large(name, size, twice)
+        if rgb is not image:
+            del image
+        # Only a profile for RGB says anything about these pixels; CMYK and grey keep Pillow's conversion.
+        if profile is not None:
+            rgb = _to_srgb(rgb, profile)
+        if method is not None:
+            rgb = rgb.transpose(method)
     rgb.info = {}
     return rgb
 
@@ -383,11 +389,13 @@ def _significant_bits(stream: BinaryIO) -> int | None:
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """The kind, the start and the end of each whole chunk of a PNG, none of its content read."""
     size, start = stream.seek(0, os.SEEK_END), 8
-    while start + 12 <= size:
+    for _ in range(_MOST_CHUNKS):
         stream.seek(start)
+        if start + 12 > size:
+            return
         length, kind = struct.unpack(">I4s", stream.read(8))
         end = start + 12 + length
-        if end > size:
+        if end > size or not kind.isalpha():
             return
         yield kind, start, end
         start = end
@@ -395,6 +403,8 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _LONGEST_TEXT = 1 << 20
+_MOST_CHUNKS = 1 << 18
+"""As many as the largest picture has in pieces of 4 KB."""
 
 
 def _without_long_text(stream: BinaryIO) -> BinaryIO:
@@ -448,8 +458,11 @@ def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
         if re.match(signature, head, re.DOTALL):
             if format_ == "PNG":
                 stream = _without_long_text(stream)
+            bounded = limits.BoundedStream(stream)
             try:
-                return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), reader)(stream))
+                image: ImageFile.ImageFile = getattr(importlib.import_module(module), reader)(bounded)
+                bounded.begin_pixels(image.width * image.height)
+                return image
             except MissingDecoderError as error:
                 raise ImageError(f"{name}: {error}", "kind not read") from error
             except UnreadKindError as error:
@@ -474,25 +487,49 @@ def _has_alpha_palette(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode != "RGB"
 
 
+def in_strips(values: NDArray[Any], levels: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
+    """What ``levels`` makes of some rows at a time, as uint8: of all rows, floats would take many times the picture."""
+    made = np.empty(values.shape, np.uint8)
+    for rows in strips(values):
+        made[rows] = levels(values[rows])
+    return made
+
+
+def strips(values: NDArray[Any]) -> Iterator[slice]:
+    """The rows of a picture, about a million samples at a time."""
+    step = max(1, (1 << 20) // max(1, values[:1].size))
+    return (slice(top, top + step) for top in range(0, len(values), step))
+
+
 def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """The levels of modes I;16, I and F by the rules that ``to_rgb`` states."""
     is_float = values.dtype.kind == "f"
-    if is_float:
-        values = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    levels: NDArray[Any]
+
+    def finite(rows: NDArray[Any]) -> NDArray[Any]:
+        return np.where(np.isfinite(rows), rows, 0).astype(np.float64) if is_float else rows
+
+    ends = [(float(part.min()), float(part.max())) for part in (finite(values[rows]) for rows in strips(values))]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low < 0 or high > (255 if is_float else 65535):
-        levels = np.rint((values - low) / ((high - low) or 1) * 255)
-    elif is_float:
-        levels = np.rint(values * 255 if high <= 1 else values)
-    else:
-        levels = values >> 8
-    return levels.astype(np.uint8)
+        span = (high - low) or 1
+        return in_strips(values, lambda rows: np.rint((finite(rows) - low) / span * 255))
+    if is_float:
+        scale = 255 if high <= 1 else 1
+        return in_strips(values, lambda rows: np.rint(finite(rows) * scale))
+    return in_strips(values, lambda rows: rows >> 8)
+
+
+def _foreign_profile(image: Image.Image) -> bytes | None:
+    """The profile of another RGB space than sRGB that the picture's colours are in."""
+    profile = image.info.get("icc_profile")
+    # "RGB " stands in byte 16 of its header (ICC.1:2022 7.2.6). One is some kilobytes; a megabyte is other data.
+    if not isinstance(profile, bytes) or profile[16:20] != b"RGB " or image.mode not in ("RGB", "RGBA", "P", "PA"):
+        return None
+    return None if len(profile) > 1 << 20 or has_srgb_primaries(profile) else profile
 
 
 def _to_srgb(rgb: Image.Image, profile: bytes) -> Image.Image:
-    # A profile for RGB is some kilobytes; a megabyte of it is somebody else's data.
-    if len(profile) > 1 << 20 or has_srgb_primaries(profile) or (transform := _transform(profile)) is None:
+    if (transform := _transform(profile)) is None:
         return rgb
     from PIL import ImageCms
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSet, AnnotationTask, PassOver
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.image import MAX_PIXELS, is_of_system, natural_key, unread_note
+from fusiform.data.image import is_of_system, natural_key, unread_note
+from fusiform.data.limits import MAX_PIXELS
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, around, gather, rectangle

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from fusiform.data.image import MAX_PIXELS, identify, without_warnings
+from fusiform.data import limits
+from fusiform.data.image import identify, without_warnings
 from fusiform.errors import ImageError
 from fusiform.report import printable
 
@@ -62,7 +63,7 @@ def read_mask(
     """
     name = printable(os.fspath(path))
     try:
-        data = Path(path).read_bytes()
+        data = limits.read_file(Path(path), name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such mask: check the path", "missing mask") from None
     except OSError as error:
@@ -79,9 +80,10 @@ def read_mask(
                     "draw it again in the picture's size",
                     "mask of another size",
                 )
-            if image.width * image.height > MAX_PIXELS:
-                message = f"{name}: no more than {MAX_PIXELS // 10**6} megapixels are decoded: make it smaller"
-                raise ImageError(message, "damaged mask")
+            try:
+                limits.check_memory(image, io.BytesIO(data), name)
+            except ImageError as error:
+                raise ImageError(str(error), "damaged mask") from None
             image.load()
             if image.mode in ("RGB", "RGBA"):
                 labels = _from_colours(np.asarray(image.convert("RGB")), name)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import math
 import struct
-from typing import Any, BinaryIO, cast
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from fusiform.data.image import DeepScale, UnreadKindError, grey_levels
+from fusiform.data.image import DeepScale, UnreadKindError, grey_levels, in_strips
 
-MAX_BYTES = 800_000_000
-"""The most that the samples of a deep picture may take: as much as the largest 8-bit picture does in Pillow."""
+_BAND_BYTES = 16 << 20
+"""About as much is decoded at a time, in whole strips or tiles."""
 
 # Tags and values of TIFF 6.0.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -30,8 +32,30 @@ _TYPES = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
 _DEPTHS = {_UNSIGNED: (8, 10, 12, 14, 16, 32, 64), _SIGNED: (16, 32), _FLOAT: (16, 32, 64)}
 
 
+@lru_cache(maxsize=1)
+def _silence_libtiff() -> None:
+    """Keep what libtiff writes to standard error to itself: it names no file, and Pillow's error says what failed.
+
+    Its handlers are one for the process (TIFFError(3tiff)), and the library is the one that Pillow has loaded.
+    """
+    import ctypes
+
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123
+            paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "/libtiff" in line}
+        for path in paths:
+            library = ctypes.CDLL(path)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                setter = getattr(library, name)
+                setter.argtypes, setter.restype = (ctypes.c_void_p,), ctypes.c_void_p
+                setter(None)
+    except (OSError, AttributeError):  # another system, where its lines are seen
+        return
+
+
 def open_tiff(stream: BinaryIO) -> ImageFile.ImageFile:
     """A TIFF picture, nothing decoded yet; UnreadKindError for a kind that would be read wrong or not at all."""
+    _silence_libtiff()
     tags = _first_directory(stream)
     if _is_deep(tags) or _has_strange_planes(tags):
         return DeepTiff(stream)
@@ -93,19 +117,25 @@ class DeepTiff(ImageFile.ImageFile):
         if isinstance(profile := tags.get(_ICC_PROFILE), bytes):
             self.info["icc_profile"] = profile
         self.tile = []
+        pieces, shape = _Pieces.of(tags, self._size, self._samples, self._depth), (*self._size, self._samples)
+        levels = math.prod(self._size) * (self._channels + self._alpha)
+        # The samples and a band of them on its way, or their levels.
+        self.decoding_bytes = math.prod(shape) * max(self._depth, 16) // 8 + max(4 * pieces.band_bytes, levels)
 
     def load(self) -> Any:
         """Decode the picture, once."""
         if self._im is None:
             values = _samples(cast(BinaryIO, self.fp), self.tag_v2, self._size, self._samples, self._depth, self._kind)
-            channels = [self._levels(values[..., : self._channels])]
+            pixels = np.empty((*values.shape[:2], self._channels + self._alpha), np.uint8)
+            pixels[..., : self._channels] = self._levels(values[..., : self._channels])
             if self._inverted:
-                channels[0] = 255 - channels[0]
+                np.subtract(255, pixels[..., : self._channels], out=pixels[..., : self._channels])
             if self._alpha:
-                channels.append(self._levels(values[..., self._channels : self._channels + 1], alpha=True))
-            pixels = np.concatenate(channels, axis=-1)
-            picture = Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels).tobytes())
-            self.im = picture.im
+                pixels[..., self._channels :] = self._levels(
+                    values[..., self._channels : self._channels + 1], alpha=True
+                )
+            del values
+            self.im = Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1).im
         return self.im.pixel_access(self.readonly)
 
     def getexif(self) -> Image.Exif:
@@ -124,8 +154,8 @@ class DeepTiff(ImageFile.ImageFile):
                     full = int(declared[1])
                 self.scale = DeepScale(largest, full, type_full)
             if full == type_full:
-                return _rounded(values >> (self._depth - 8))
-            return _rounded(values * (255 / full))
+                return in_strips(values, lambda rows: rows >> (self._depth - 8))
+            return in_strips(values, lambda rows: np.rint(rows * (255 / full)))
         if alpha:  # it holds 0 to 1, or as much as its type
             ends = (0.0, 1.0 if self._kind == _FLOAT and values.max() <= 1 else float(values.max()))
         elif declared is not None and declared[0] < declared[1]:
@@ -134,13 +164,13 @@ class DeepTiff(ImageFile.ImageFile):
             ends = (0.0, 32767.0)
         else:
             return grey_levels(values)
-        finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
-        return _rounded(((finite - ends[0]) / ((ends[1] - ends[0]) or 1)).clip(0, 1) * 255)
 
+        def within(rows: NDArray[Any]) -> NDArray[Any]:
+            finite = np.where(np.isfinite(rows), rows, 0).astype(np.float64)
+            levels: NDArray[Any] = np.rint(((finite - ends[0]) / ((ends[1] - ends[0]) or 1)).clip(0, 1) * 255)
+            return levels
 
-def _rounded(values: NDArray[Any]) -> NDArray[np.uint8]:
-    levels: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
-    return levels
+        return in_strips(values, within)
 
 
 def _first_directory(stream: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -211,6 +241,46 @@ def _declared(tags: TiffImagePlugin.ImageFileDirectory_v2) -> tuple[float, float
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
+class _Pieces(NamedTuple):
+    """The strips or tiles of a picture: their size in pixels, bytes a row, their numbers a plane, and the planes."""
+
+    width: int
+    height: int
+    row_bytes: int
+    across: int
+    down: int
+    planes: int
+    tiled: bool
+    rows: int
+    """How many rows of strips or tiles make a band."""
+
+    @property
+    def band_bytes(self) -> int:
+        return self.across * self.row_bytes * self.height * self.rows
+
+    @classmethod
+    def of(
+        cls, tags: TiffImagePlugin.ImageFileDirectory_v2, size: tuple[int, int], samples: int, depth: int
+    ) -> _Pieces:
+        """SyntaxError for those without a size."""
+        width, height = size
+        planes = samples if samples > 1 and _number(tags, _PLANAR, 1) == 2 else 1
+        tiled = _TILE_WIDTH in tags
+        piece_width, piece_height = width, min(height, _number(tags, _ROWS_PER_STRIP, height))
+        if tiled:
+            piece_width, piece_height = _number(tags, _TILE_WIDTH, 0), _number(tags, _TILE_HEIGHT, 0)
+        if min(piece_width, piece_height) < 1:
+            raise SyntaxError("a strip or tile of no pixels")
+        row_bytes = -(-piece_width * (samples // planes) * depth // 8)
+        if not tiled and piece_height == height and _number(tags, _COMPRESSION, 1) == 1:
+            # A single strip of plain bytes is as many as one likes.
+            piece_height = max(1, min(height, _BAND_BYTES // row_bytes))
+        # Whole tiles, for the sums of a predictor run over those beyond the edge too.
+        across, down = -(-width // piece_width), -(-height // piece_height)
+        rows = max(1, min(down, _BAND_BYTES // (across * row_bytes * piece_height)))
+        return cls(piece_width, piece_height, row_bytes, across, down, planes, tiled, rows)
+
+
 def _samples(
     stream: BinaryIO,
     tags: TiffImagePlugin.ImageFileDirectory_v2,
@@ -221,47 +291,53 @@ def _samples(
 ) -> NDArray[Any]:
     """The samples (height, width, samples) of the first picture, unsigned ones widened to 16 bits at least."""
     width, height = size
-    planes = samples if samples > 1 and _number(tags, _PLANAR, 1) == 2 else 1
-    together = samples // planes
-    tiled = _TILE_WIDTH in tags
-    piece_width, piece_height = width, min(height, _number(tags, _ROWS_PER_STRIP, height))
-    if tiled:
-        piece_width, piece_height = _number(tags, _TILE_WIDTH, 0), _number(tags, _TILE_HEIGHT, 0)
-    if min(piece_width, piece_height) < 1:
-        raise SyntaxError("a strip or tile of no pixels")
-    # Whole tiles, for the sums of a predictor run over those beyond the edge too.
-    across, down = -(-width // piece_width), -(-height // piece_height)
-    row_bytes = -(-piece_width * together * depth // 8)
-    full_height = down * piece_height if tiled else height
-    if max(across * row_bytes * full_height * planes, width * height * samples * max(depth, 16) // 8) > MAX_BYTES:
-        raise Image.DecompressionBombError(f"its samples take more than {MAX_BYTES // 10**6} MB")
-    offsets = _numbers(tags, _TILE_OFFSETS if tiled else _STRIP_OFFSETS)
-    lengths = _numbers(tags, _TILE_BYTES if tiled else _STRIP_BYTES)
-    compression, pieces = _number(tags, _COMPRESSION, 1), across * down
-    if not lengths and compression == 1 and not tiled:  # old writers leave them out
-        lengths = tuple(row_bytes * min(piece_height, height - k % down * piece_height) for k in range(pieces * planes))
-    if len(offsets) < pieces * planes or len(lengths) < pieces * planes:
-        raise EOFError("truncated: some of its strips are missing")
+    pieces = _Pieces.of(tags, size, samples, depth)
+    together, a_plane = samples // pieces.planes, pieces.across * pieces.down
+    offsets, lengths = _places(tags, pieces, height)
+    compression, order = _number(tags, _COMPRESSION, 1), ">" if tags.prefix == b"MM" else "<"
+    type_ = np.dtype(np.uint16 if kind == _UNSIGNED and depth <= 16 else f"{_TYPES[kind]}{depth // 8}")
+    values: NDArray[Any] = np.empty((height, width, samples), type_)
+    for plane in range(pieces.planes):
+        channels = slice(plane, plane + 1) if pieces.planes > 1 else slice(None)
+        for first in range(0, pieces.down, pieces.rows):
+            last = min(first + pieces.rows, pieces.down)
+            these = range(plane * a_plane + first * pieces.across, plane * a_plane + last * pieces.across)
+            parts = [_piece(stream, offsets[k], lengths[k], pieces.row_bytes * pieces.height) for k in these]
+            top, bottom = first * pieces.height, last * pieces.height
+            stored = bottom - top if pieces.tiled else min(bottom, height) - top
+            shape = (pieces.across * pieces.row_bytes, stored)
+            rows = _unpack(parts, compression, shape, (pieces.row_bytes, pieces.height), tiled=pieces.tiled)
+            for k in range(pieces.across):
+                left, right = k * pieces.width, min((k + 1) * pieces.width, width)
+                bytes_ = rows[:, k * pieces.row_bytes : (k + 1) * pieces.row_bytes]
+                typed = _typed(bytes_, pieces.width, together, depth, kind, order, tags)
+                values[top : min(bottom, height), left:right, channels] = typed[: height - top, : right - left]
+    return values
 
-    order = ">" if tags.prefix == b"MM" else "<"
-    stored = []
-    for plane in range(planes):
-        these = range(plane * pieces, (plane + 1) * pieces)
-        parts = [_piece(stream, offsets[k], lengths[k], row_bytes * piece_height) for k in these]
-        as_bytes = _unpack(
-            parts, compression, (across * row_bytes, full_height), (row_bytes, piece_height), tiled=tiled
-        )
-        values = np.concatenate(
-            [
-                _typed(
-                    as_bytes[:, k * row_bytes : (k + 1) * row_bytes], piece_width, together, depth, kind, order, tags
-                )
-                for k in range(across)
-            ],
-            axis=1,
-        )
-        stored.append(values[:height, :width])
-    return stored[0] if planes == 1 else np.concatenate(stored, axis=-1)
+
+def _places(
+    tags: TiffImagePlugin.ImageFileDirectory_v2, pieces: _Pieces, height: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """The offset and length in bytes of each strip or tile; EOFError where some are missing."""
+    offsets = _numbers(tags, _TILE_OFFSETS if pieces.tiled else _STRIP_OFFSETS)
+    lengths = _numbers(tags, _TILE_BYTES if pieces.tiled else _STRIP_BYTES)
+    whole = [
+        pieces.row_bytes * min(pieces.height, height - top)
+        for top in range(0, pieces.down * pieces.height, pieces.height)
+    ]
+    if _number(tags, _COMPRESSION, 1) == 1 and not pieces.tiled:
+        if not lengths:  # old writers leave them out
+            lengths = tuple(whole) * pieces.planes
+        elif len(lengths) == len(offsets) == pieces.planes < pieces.planes * pieces.down:  # a single strip was divided
+            if min(lengths) < sum(whole):
+                raise EOFError("truncated: its strips are too short")
+            lengths = tuple(whole) * pieces.planes
+        if len(offsets) == pieces.planes < pieces.planes * pieces.down:
+            step = whole[0]
+            offsets = tuple(offset + k * step for offset in offsets for k in range(pieces.down))
+    if min(len(offsets), len(lengths)) < pieces.planes * pieces.across * pieces.down:
+        raise EOFError("truncated: some of its strips are missing")
+    return offsets, lengths
 
 
 def _piece(stream: BinaryIO, offset: int, length: int, whole: int) -> bytes:

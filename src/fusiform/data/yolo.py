@@ -21,7 +21,7 @@ from fusiform.data.annotated import (
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import EXTENSIONS, find_images, read_size, unread_note
-from fusiform.data.names import listed, nfc
+from fusiform.data.names import is_file, listed, nfc
 from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
 from fusiform.report import printable
@@ -287,7 +287,7 @@ def _unquoted(text: str) -> str:
 def _names_in(file: Path, content: Mapping[str, str | list[str] | dict[str, str]]) -> tuple[str, ...]:
     found = content.get("names", "")
     if isinstance(found, str):
-        names = _lines(file.parent / found) if found and (file.parent / found).is_file() else [found]
+        names = _lines(file.parent / found) if found and is_file(file.parent / found) else [found]
     elif isinstance(found, list):
         names = found
     else:
@@ -406,7 +406,7 @@ def label_file(picture: Path) -> Path | None:
             tried.append(Path(*parts[:i], "labels", *parts[i + 1 :], picture.stem + ".txt"))
             break
     tried.append(picture.with_suffix(".txt"))
-    return next((file for file in tried if file.is_file()), None)
+    return next((file for file in tried if is_file(file)), None)
 
 
 def _read_lines(file: Path, names: tuple[str, ...] | None, damaged: list[UsageError]) -> Iterator[_Object]:

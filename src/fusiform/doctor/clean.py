@@ -56,7 +56,7 @@ def write_clean_list(diagnosis: Diagnosis[DataSet], path: str | os.PathLike[str]
             records.append(record[: 2 + len(split_column)])
     if len(records) == 1:
         raise OutputError(f"{path}: cannot be written, because no picture is left: fix the dataset first")
-    write_file(path, csv_lines(records).encode())
+    write_file(path, csv_lines(records, exact=True).encode())
 
 
 def _label_column(dataset: DataSet, path: str | os.PathLike[str]) -> str:

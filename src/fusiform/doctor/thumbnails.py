@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fusiform.data import limits
 from fusiform.data.annotated import AnnotatedSample
-from fusiform.data.image import MAX_PIXELS, identify, read_image, without_warnings
+from fusiform.data.image import identify, read_image, without_warnings
 from fusiform.data.outlines import draw_labels
 from fusiform.drawing.overlay import ALPHA, color_of, draw_boxes, draw_mask
 from fusiform.drawing.page import THUMBNAIL
@@ -78,10 +79,9 @@ def _under(image: Image.Image, values: NDArray[np.uint8]) -> Image.Image:
 def _with_mask(image: Image.Image, file: Path) -> Image.Image:
     """The picture under its mask in the classes' colours, whatever the mask's size and values."""
     try:
-        data = file.read_bytes()
+        data = limits.read_file(file, file.name)
         with without_warnings(), identify(io.BytesIO(data), data[:32], file.name) as mask:
-            if mask.width * mask.height > MAX_PIXELS:
-                return image
+            limits.check_memory(mask, io.BytesIO(data), file.name)
             mask.load()
             if mask.format == "PNG" and mask.mode in ("P", "L", "1"):
                 return _under(image, np.asarray(mask).astype(np.uint8))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fusiform.data.limits import one_picture
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine
 from fusiform.errors import ImageError, UsageError, WeightsError
@@ -220,8 +221,9 @@ def read_pixels(
 def _see(sample: Readable, spec: ModelSpec) -> tuple[tuple[int, int], NDArray[np.uint8]] | str:
     """The picture's size and pixels, ready for the engine, or the message that says why there are none."""
     try:
-        image = sample.read()
-        return image.size, crop_pixels(image, spec.preprocess)
+        with one_picture():
+            image = sample.read()
+            return image.size, crop_pixels(image, spec.preprocess)
     except ImageError as error:
         return str(error)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
+from fusiform.engines.quiet import import_onnxruntime
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import ModelSpec
 
@@ -19,7 +20,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, file: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnx", "the engine onnxruntime") from None
         self.spec = spec

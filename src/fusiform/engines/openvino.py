@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
+from fusiform.engines.quiet import import_openvino
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import DECODED_BOXES, ModelSpec
 
@@ -26,7 +27,7 @@ def open_core(purpose: str) -> Any:
     released, wherever that happens: in another thread, the first one dies of the next signal (2026.4.1).
     """
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError:
         raise MissingExtraError("openvino", "openvino", purpose) from None
     with _LOCK:

@@ -1,4 +1,8 @@
-"""Keeping other libraries from talking: what they warn, log and print says nothing to who runs or exports a model."""
+"""Keeping other libraries from talking.
+
+What they warn, log and print says nothing to who runs or exports a model, and what two of the runtimes report to their
+makers is nobody's business: fusiform imports those here alone, with their reports switched off.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -31,6 +36,44 @@ def quietly() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         logging.root.handlers[:] = handlers
+
+
+_importing = threading.Lock()
+
+
+def import_onnxruntime() -> Any:
+    """The package ``onnxruntime``, which then sends nothing and writes no identifier; ImportError without it.
+
+    It reports to Microsoft from its import on unless this variable is set (its Privacy.md, "Disabling Telemetry"). The
+    function is what its builds for Windows applications go by, and all where a program imported it before.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def import_openvino() -> Any:
+    """The package ``openvino``, which then sends nothing and writes nothing into the home; ImportError without it.
+
+    It reports to Intel through the package ``openvino_telemetry`` when it is imported. The documented way to forbid
+    that, ``opt_in_out --opt_out``, writes into the home and holds for every program of the user; without that package
+    OpenVINO takes a stub that sends nothing (openvino/tools/ovc/telemetry_stub.py), so that it is hidden for as long.
+    """
+    with _importing:
+        if "openvino" not in sys.modules:
+            modules: dict[str, Any] = sys.modules
+            reporter = modules.get("openvino_telemetry")
+            modules["openvino_telemetry"] = None  # Python's way of saying that there is none
+            try:
+                import openvino
+            finally:
+                del modules["openvino_telemetry"]
+                if reporter is not None:
+                    modules["openvino_telemetry"] = reporter
+        import openvino
+    return openvino
 
 
 _filtering = threading.Lock()

@@ -27,7 +27,7 @@ from fusiform.exporting.targets.base import Precision, TargetName, Written, file
 from fusiform.exporting.targets.targets import DECODING, TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
-from fusiform.files import write_file
+from fusiform.files import held, remove_leftovers, write_file
 from fusiform.graph.conventions import for_litert
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph, reads_pixels
@@ -449,8 +449,8 @@ class _Work:
 
     def _one(self, name: TargetName, graph: Graph, kept: int) -> list[dict[str, Cell]]:
         """The rows of a target's files, which have passed and are in their place."""
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=self.out) as staging:
-            folder = Path(staging)
+        remove_leftovers(self.out, ".export-*")
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=self.out) as staging, held(Path(staging)) as folder:
             rows = []
             try:
                 formed = self.form.of(graph, name)

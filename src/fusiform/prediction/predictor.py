@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from fusiform import engines
 from fusiform.data.image import read_image, to_rgb
+from fusiform.data.limits import one_picture
 from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import GROUP, LOOK_AHEAD, Engines, in_order
@@ -303,22 +304,26 @@ class _Worker:
 
     def _read(self, picture: Picture) -> _Read | Prediction:
         """The picture, ready for the engine; or the Prediction that says why not."""
-        preprocess, fast = self.spec.preprocess, self.fast
         try:
-            source = picture.fetch()
-            if isinstance(source, Image.Image):
-                image = ImageOps.exif_transpose(source)
-            else:
-                # Where things are is told in the picture's own pixels, which one decoded smaller does not know.
-                smaller = fast and self.spec.task == "classification"
-                shorter_side = FAST_MARGIN * preprocess.resize if smaller else None
-                image = read_image(source, name=picture.path, shorter_side=shorter_side)
-            size, pixels = image.size, crop_pixels(image, preprocess, fast=fast)
-            return _Read(picture.path, pixels, size, _thumbnail(image, self._side()) if picture.keep else None)
+            with one_picture():
+                return self._see(picture)
         except ImageError as error:
             return Prediction(picture.path, error=str(error))
         except OSError as error:
             return Prediction(picture.path, error=f"{picture.path}: {error.strerror or error}")
+
+    def _see(self, picture: Picture) -> _Read:
+        preprocess, fast = self.spec.preprocess, self.fast
+        source = picture.fetch()
+        if isinstance(source, Image.Image):
+            image = ImageOps.exif_transpose(source)
+        else:
+            # Where things are is told in the picture's own pixels, which one decoded smaller does not know.
+            smaller = fast and self.spec.task == "classification"
+            shorter_side = FAST_MARGIN * preprocess.resize if smaller else None
+            image = read_image(source, name=picture.path, shorter_side=shorter_side)
+        size, pixels = image.size, crop_pixels(image, preprocess, fast=fast)
+        return _Read(picture.path, pixels, size, _thumbnail(image, self._side()) if picture.keep else None)
 
     def _side(self) -> int:
         if self.spec.task == "classification":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.image import find_images, is_of_system, natural_key
+from fusiform.data.limits import read_bounded
 from fusiform.errors import ImageError, UsageError
 
 
@@ -169,12 +170,16 @@ def _of_array(array: NDArray[np.uint8]) -> Image.Image:
 
 def _read_file(file: IO[bytes], name: str) -> bytes:
     try:
-        data = file.read()
+        return read_bounded(file, name)
     except (OSError, ValueError, TypeError) as error:
         raise ImageError(f"{name}: cannot be read ({error}): check where it comes from") from None
-    if not isinstance(data, bytes):
-        raise ImageError(f"{name}: gives {type(data).__name__}, not bytes: open it in binary mode")
-    return data
+
+
+def _standard_input(name: str) -> Callable[[], Content]:
+    try:
+        return partial(_same, read_bounded(sys.stdin.buffer, name) if sys.stdin else b"")
+    except (ImageError, OSError) as error:
+        return partial(_fail, str(error) if isinstance(error, ImageError) else f"{name}: cannot be read ({error})")
 
 
 def _fetched(picture: Picture) -> Picture:
@@ -189,9 +194,11 @@ def _fetched(picture: Picture) -> Picture:
 def _find_named(name: str) -> Iterator[Picture]:
     if name == "-":
         # Here and not in a worker, so that Ctrl-C can interrupt the wait for input; closed, it is None.
-        yield Picture(name, partial(_same, sys.stdin.buffer.read() if sys.stdin else b""), fleeting=True)
+        yield Picture(name, _standard_input(name), fleeting=True)
     elif name.lower().startswith(("http://", "https://")):
-        yield Picture(name, partial(_download, name), fleeting=True)
+        from fusiform.zoo.web import without_password  # only for addresses: it imports urllib
+
+        yield Picture(without_password(name), partial(_download, name), fleeting=True)
     elif name.lower().startswith("file:/"):
         yield from _find_local(name)
     elif os.path.isdir(name):  # noqa: PTH112  # Path("./a") would not show the name as it was given
@@ -266,35 +273,37 @@ def _fail(message: str) -> Content:
 def _download(address: str) -> bytes:
     """The bytes at an http(s) address; whatever goes wrong on the way is an ImageError that names the address."""
     # Imported only for addresses: it takes longer than naming a picture.
-    import time
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.parse import quote, urlsplit, urlunsplit
-    from urllib.request import Request, urlopen
 
+    from fusiform.zoo.web import DeadlineError, length_of, opened, reason_for, reason_of, without_password
+
+    shown = without_password(address)
     if os.environ.get("FUSIFORM_OFFLINE", "0") not in ("", "0"):
-        raise ImageError(f"{address}: not fetched, because FUSIFORM_OFFLINE is set")
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
+        raise ImageError(f"{shown}: not fetched, because FUSIFORM_OFFLINE is set")
     received = bytearray()
     try:
         parts = urlsplit(address)
         # Addresses are often pasted with the spaces and letters that a browser shows.
         path, query = (quote(part, safe="/%:@!$&'()*+,;=?~") for part in (parts.path, parts.query))
         encoded = urlunsplit((parts.scheme, parts.netloc, path, query, ""))
-        with urlopen(Request(encoded, headers={"User-Agent": "fusiform"}), timeout=STALL_SECONDS) as response:
-            while piece := response.read1(2**16):
+        with opened(encoded, stall=STALL_SECONDS, seconds=DOWNLOAD_SECONDS) as response:
+            expected = length_of(response)
+            while len(received) <= DOWNLOAD_LIMIT and (expected or 0) <= DOWNLOAD_LIMIT:
+                if not (piece := response.read1(2**16)):
+                    break
                 received += piece
-                if len(received) > DOWNLOAD_LIMIT:
-                    raise ImageError(f"{address}: larger than {DOWNLOAD_LIMIT >> 20} MiB; download and shrink it first")
-                if time.monotonic() > deadline:
-                    raise ImageError(f"{address}: not complete after {DOWNLOAD_SECONDS} seconds; try again later")
-            expected = response.headers.get("Content-Length")
     except HTTPError as error:
         with error:
-            raise ImageError(f"{address}: the server answered {error.code} {error.reason}: check the address") from None
+            said = f"{error.code} {reason_of(error)}"
+            raise ImageError(f"{shown}: the server answered {said}: check the address") from None
+    except DeadlineError as error:
+        raise ImageError(f"{shown}: {error}; try again later") from None
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ImageError(f"{address}: cannot be fetched: {reason or type(error).__name__}") from None
-    if expected is not None and expected.isdecimal() and len(received) < int(expected):
-        raise ImageError(f"{address}: broke off after {len(received)} of {expected} bytes; try again")
+        raise ImageError(f"{shown}: cannot be fetched: {reason_for(error, address)}") from None
+    if max(len(received), expected or 0) > DOWNLOAD_LIMIT:
+        raise ImageError(f"{shown}: larger than {DOWNLOAD_LIMIT >> 20} MiB; download and shrink it first")
+    if expected is not None and len(received) < expected:
+        raise ImageError(f"{shown}: broke off after {len(received)} of {expected} bytes; try again")
     return bytes(received)

@@ -121,6 +121,7 @@ class Job(ABC, Generic[D]):
         base = open_base(model, taught_by, scratch=scratch)
         found: D | None = None
         if self.run and resume:
+            self.run.lock()
             found = self.read_list(self.run.folder)
         elif self.run:
             self.run.check()
@@ -163,6 +164,8 @@ class Job(ABC, Generic[D]):
         run = self.run
         assert run is not None
         make_folder(run.folder)
+        run.lock()
+        run.check()  # again: another training may have begun and ended meanwhile
         run.write_text("recipe.json", self.recipe.to_json(indent=2) + "\n")
         run.write_json("environment.json", describe_environment())
         run.write_text(self.list_name, self.list_text(dataset))

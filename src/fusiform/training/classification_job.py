@@ -160,15 +160,18 @@ def read_list(run: Path) -> DataSet:
     classes = tuple(settings["classes"])
     path = run / "data.csv"
     splits: dict[Split, list[Sample]] = {}
-    for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
-        sample = Sample(
-            Path(row["path"]),
-            classes.index(row["label"]),
-            int(row["offset"]),
-            int(row["size"]) if row["size"] else None,
-            row["key"],
-        )
-        splits.setdefault(cast("Split", row["split"]), []).append(sample)
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            sample = Sample(
+                Path(row["path"]),
+                classes.index(row["label"]),
+                int(row["offset"]),
+                int(row["size"]) if row["size"] else None,
+                row["key"],
+            )
+            splits.setdefault(cast("Split", row["split"]), []).append(sample)
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UsageError(f"{path}: is not what fusiform train writes: restore it, or start a new run") from None
     dataset = DataSet(Path(settings["data"]), classes, {split: tuple(found) for split, found in splits.items()})
     if read_text(run / "data.sha256").split()[:1] != [dataset.fingerprint()]:
         raise UsageError(f"{path}: is not the list that the run began with: restore it, or start a new run")

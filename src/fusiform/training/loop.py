@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +23,7 @@ from fusiform.training.fused import fuse
 from fusiform.training.loader import Batch, mix_seed
 from fusiform.training.optim import make_optimizer
 from fusiform.training.recipe import Metric, Recipe
-from fusiform.training.run_folder import Record, RunFolder
+from fusiform.training.run_folder import Record, RunFolder, not_this_run
 from fusiform.training.schedule import factor, frozen_stages
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -334,12 +335,20 @@ class _Fit:
         )
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        try:
+            self._take(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise not_this_run(self.run.folder / "state.pt" if self.run else Path("state.pt")) from error
+        if self.run:
+            self.run.forget_after(self.epoch * self.task.steps + self.step)
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         if state["steps"] != self.task.steps:
             raise UsageError(
                 f"the run had {state['steps']} steps an epoch and now has {self.task.steps}: pictures that could be "
                 "read then cannot be read now, or the other way round; restore them, or start a new run"
             )
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
@@ -348,9 +357,7 @@ class _Fit:
         self.best, self.best_epoch = dict(state["best"]), state["best_epoch"]
         # What the other processes had counted is gone; the epoch's figures are then those of the rest.
         self.sums = state["sums"] if self.world.writes else [0.0, 0.0, 0.0]
-        self.seconds, self.waited = state["seconds"], state["waited"]
-        if self.run:
-            self.run.forget_after(self.epoch * self.task.steps + self.step)
+        self.seconds, self.waited = float(state["seconds"]), float(state["waited"])
 
 
 def set_modes(task: Task, recipe: Recipe, frozen: int) -> None:

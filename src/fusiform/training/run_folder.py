@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fusiform.errors import OutputError, UsageError, WeightsError
-from fusiform.files import write_file
+from fusiform.files import hold, remove_leftovers, write_file
 from fusiform.spec import ModelSpec
 from fusiform.training.curves import draw_curves, read_metrics
 from fusiform.zoo.checkpoint import write_safetensors
@@ -50,6 +50,7 @@ class RunFolder:
         self._say = say
         self._writer: Any = None
         self._unwritten = ""  # of the log, until there is a folder
+        self._lock: int | None = None
 
     def check(self) -> None:
         """Raise UsageError where the folder holds a run already, and OutputError where it cannot be written."""
@@ -63,6 +64,22 @@ class RunFolder:
         if not there.is_dir() or not os.access(there, os.W_OK):
             reason = "may not be written to" if there.is_dir() else "is no folder"
             raise OutputError(f"cannot make {self.folder}: {there} {reason}: choose another place for --out")
+
+    def lock(self) -> None:
+        """Keep other trainings out of the folder until this one is closed, or its process gone in whatever way.
+
+        Raises UsageError where one is at work there. What killed ones left of files is removed.
+        """
+        try:
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        except OSError:  # Windows opens no folder
+            return
+        if not hold(self._lock):
+            raise UsageError(
+                f"{self.folder}: another training is writing there: wait for its end, or choose another folder for "
+                "--out"
+            )
+        remove_leftovers(self.folder, "*.part")
 
     def create(self, settings: Mapping[str, object]) -> None:
         """Make the folder for a new run."""
@@ -114,7 +131,13 @@ class RunFolder:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):  # PyTorch advises to run whatever is in it
+                reason = "it is damaged, or holds more than numbers"
             raise WeightsError(f"{path}: cannot be read ({reason}): remove it to train from the start") from None
+        if not isinstance(state, dict) or not all(
+            isinstance(state.get(key), int) for key in ("epoch", "step", "steps")
+        ):
+            raise not_this_run(path)
         return state
 
     def forget_after(self, step: int) -> None:
@@ -131,7 +154,10 @@ class RunFolder:
         draw_curves(read_metrics(self.folder / "metrics.jsonl"), self.folder / "curves.png")
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Close TensorBoard's file, and let others into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -154,6 +180,11 @@ class RunFolder:
         return self._writer
 
 
+def not_this_run(path: Path) -> WeightsError:
+    """What to raise where a state is none of the run that is to go on."""
+    return WeightsError(f"{path}: is no state of this run: put its own there, or remove it to train from the start")
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """What run.json of a folder says; UsageError where there is no run to go on with."""
     try:
@@ -162,6 +193,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: holds no run to go on with: leave out --resume to start one") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / 'run.json'}: cannot be read ({error}): start a new run") from None
+    kinds: dict[str, tuple[type, ...]] = {
+        "data": (str,),
+        "model": (str,),
+        "teacher": (str, type(None)),
+        "scratch": (bool,),
+        "classes": (list,),
+    }
+    found = settings if isinstance(settings, dict) else {}
+    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
+    if wrong or not all(isinstance(name, str) for name in settings["classes"]):
+        names = ", ".join(wrong or ["classes"])
+        raise UsageError(f"{folder / 'run.json'}: is not what fusiform train writes ({names}): start a new run")
     return settings
 
 

@@ -31,7 +31,9 @@ def fetch(weights: Weights, *, progress: Tracker = track) -> Path:
     path = cache_dir() / weights.file
     expected = weights.sha256 or weights.sha256_prefix
     if not holds(path, expected):
-        _download(_mirrored(weights.url), path, expected, progress)
+        # The catalogue's size is rounded; a mirror sends what it likes.
+        limit = int((weights.size_mb + 1) * 1.1 * 2**20)
+        _download(_mirrored(weights.url), path, expected, progress, limit)
     return path
 
 
@@ -43,12 +45,15 @@ def _mirrored(url: str) -> str:
     return f"{mirror.rstrip('/')}/{path}" if "://" in mirror else (Path(mirror).expanduser().absolute() / path).as_uri()
 
 
-def _download(url: str, path: Path, expected: str, progress: Tracker) -> str:
+def _download(url: str, path: Path, expected: str, progress: Tracker, limit: int) -> str:
     if not url.lower().startswith("file:") and os.environ.get("FUSIFORM_OFFLINE", "") not in ("", "0"):
+        from fusiform.zoo.web import without_password
+
         state = "is damaged" if path.exists() else "is not there"
         raise DownloadError(
-            f"{path} {state}, and FUSIFORM_OFFLINE forbids fetching {url}: unset it, or copy the file to that path"
+            f"{path} {state}, and FUSIFORM_OFFLINE forbids fetching {without_password(url)}: unset it, or copy the "
+            "file to that path"
         )
     from fusiform.zoo.download import download  # urllib takes longer to import than a picture to classify
 
-    return download(url, path, expected, progress=progress)
+    return download(url, path, expected, progress=progress, limit=limit)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fusiform.engines.openvino import open_core
+from fusiform.engines.quiet import import_openvino
 from fusiform.errors import MissingExtraError
 from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.exporting.targets.model_info import model_info
@@ -54,7 +55,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     Raises MissingExtraError without OpenVINO.
     """
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError:
         raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
     model = to_openvino(graph)
@@ -110,6 +111,7 @@ class _Writer:
     """
 
     def __init__(self, graph: Graph) -> None:
+        import_openvino()
         from openvino import Layout, PartialShape, Type, layout_helpers
         from openvino import opset8 as ops
 

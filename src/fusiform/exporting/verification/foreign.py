@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.engines.quiet import import_onnxruntime, without_lines
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
@@ -126,8 +127,6 @@ def _start_litert(model: Model, threads: int) -> _Network:
     from ai_edge_litert import schema_py_generated as tfl
     from ai_edge_litert.interpreter import Interpreter
 
-    from fusiform.engines.quiet import without_lines
-
     with without_lines(b"INFO: "):
         interpreter = Interpreter(model_content=model.data, num_threads=threads)
         interpreter.allocate_tensors()
@@ -158,7 +157,8 @@ def _quantized(pictures: NDArray[np.float32], dtype: Any, scale: float, zero: in
 def _start_onnx(model: Model, threads: int) -> _Network:
     try:
         import onnx
-        import onnxruntime
+
+        onnxruntime = import_onnxruntime()
     except ImportError:
         raise MissingExtraError("onnxruntime", "onnx", f"running {model.path.name}") from None
     options = onnxruntime.SessionOptions()

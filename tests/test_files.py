@@ -1,0 +1,50 @@
+"""Files that are whole or not there, and what is left of those whose process was killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusiform.errors import OutputError
+from fusiform.files import held, hold, remove_leftovers, write_file
+
+if sys.platform == "win32":
+    pytest.skip("there are no such locks", allow_module_level=True)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", b"one")
+    write_file(tmp_path / "a", b"two")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"two")]
+    with pytest.raises(OutputError, match="cannot write"):
+        write_file(tmp_path / "a" / "b", b"")
+
+
+def test_leftovers_go_and_what_is_held_stays(tmp_path: Path) -> None:
+    (tmp_path / "x.1-a.part").write_bytes(b"left")
+    (tmp_path / "x.2-b.part").write_bytes(b"being written")
+    (tmp_path / "other").write_bytes(b"")
+    for name in (".export-left", ".export-held"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "file").write_bytes(b"")
+    with (tmp_path / "x.2-b.part").open("rb") as file, held(tmp_path / ".export-held") as folder:
+        assert folder == tmp_path / ".export-held"
+        assert hold(file.fileno())
+        remove_leftovers(tmp_path, "*.part")
+        remove_leftovers(tmp_path, ".export-*")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".export-held", "other", "x.2-b.part"]
+    remove_leftovers(tmp_path, "*")
+    assert list(tmp_path.iterdir()) == []
+    remove_leftovers(tmp_path / "nowhere", "*")
+
+
+def test_a_lock_is_one_process_s(tmp_path: Path) -> None:
+    first, second = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    assert hold(first)
+    assert not hold(second)
+    os.close(first)
+    assert hold(second)
+    os.close(second)
