@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.csv_boxes import read_csv_boxes
 from fusiform.data.dataset import DataSet
 from fusiform.data.faults import AnnotationFault
+from fusiform.data.layouts.csv_boxes import read_csv_boxes
 from fusiform.data.open import open_dataset, recognise
 from fusiform.doctor.job import diagnose
 from fusiform.errors import UsageError

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.cvat import read_cvat
 from fusiform.data.faults import AnnotationFault
+from fusiform.data.layouts.cvat import read_cvat
 from fusiform.data.open import open_dataset, recognise
 from fusiform.doctor.job import diagnose
 from fusiform.errors import UsageError

@@ -10,7 +10,7 @@ from PIL import Image
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.huggingface_boxes import read_huggingface_boxes
+from fusiform.data.layouts.huggingface_boxes import read_huggingface_boxes
 from fusiform.data.open import open_dataset, recognise
 from fusiform.doctor.job import diagnose
 from fusiform.errors import UsageError

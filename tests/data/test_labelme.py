@@ -9,7 +9,7 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.faults import AnnotationFault
-from fusiform.data.labelme import read_labelme
+from fusiform.data.layouts.labelme import read_labelme
 from fusiform.data.open import open_dataset, recognise
 from fusiform.doctor.job import diagnose
 from fusiform.errors import UsageError

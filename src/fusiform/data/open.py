@@ -14,15 +14,15 @@ from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, AnnotationTask
 from fusiform.data.coco import coco_files, read_coco
-from fusiform.data.csv_boxes import csv_box_files, names_folders, read_csv_boxes
-from fusiform.data.cvat import cvat_files, read_cvat
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.foreign import LABELME, READ_BOXES, READ_MASKS, VOC, find_beside
-from fusiform.data.huggingface_boxes import object_files, read_huggingface_boxes
 from fusiform.data.image import find_images
-from fusiform.data.labelme import read_labelme
+from fusiform.data.layouts.csv_boxes import csv_box_files, names_folders, read_csv_boxes
+from fusiform.data.layouts.cvat import cvat_files, read_cvat
+from fusiform.data.layouts.huggingface_boxes import object_files, read_huggingface_boxes
 from fusiform.data.layouts.inside import step_inside
+from fusiform.data.layouts.labelme import read_labelme
 from fusiform.data.layouts.metadata import has_labels
 from fusiform.data.layouts.parquet import is_table
 from fusiform.data.layouts.read import read_classes, read_image_folder, read_published, read_table_files
@@ -52,6 +52,8 @@ class Layout(NamedTuple):
     fits: Callable[[Path], bool]
     read: Reader
     unsure: Callable[[Path], bool] = lambda _: False
+    anywhere: bool = False
+    """Whether its files are found in whatever folders below, so that the folder around it fits as well."""
     read_rooted: Callable[[Path, Path], DataSet | AnnotatedSet] | None = None
     """What reads a list whose paths begin in another folder, see ``open_dataset``'s ``root``."""
 
@@ -118,6 +120,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _has_beside(".json", LABELME),
         lambda source, classes, faults: read_labelme(source, classes=classes, faults=faults),
         _names_folders(".json"),
+        anywhere=True,
     ),
     "Hugging Face's boxes": Layout(
         "detection",
@@ -135,6 +138,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _has_beside(".xml", VOC),
         lambda source, classes, faults: read_xml_beside(source, classes=classes, faults=faults),
         _names_folders(".xml"),
+        anywhere=True,
     ),
     "Pascal VOC's boxes": Layout(
         "detection",
@@ -161,6 +165,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _has_beside(".json", LABELME),
         lambda source, classes, faults: read_labelme(source, "segmentation", classes=classes, faults=faults),
         _names_folders(".json"),
+        anywhere=True,
     ),
     "Pascal VOC's masks": Layout(
         "segmentation",
@@ -195,7 +200,11 @@ def recognise(source: Source) -> AnnotationTask | None:
 
 def _is_dataset(path: Path) -> bool:
     """Whether a folder is laid out as a dataset by more than its folders, which could be classes or lie around one."""
-    return any(layout.fits(path) for layout in LAYOUTS.values() if layout.read_rooted is not read_classes)
+    return any(
+        layout.fits(path)
+        for layout in LAYOUTS.values()
+        if layout.read_rooted is not read_classes and not layout.anywhere
+    )
 
 
 @overload
