@@ -147,7 +147,7 @@ def run(folder: Path, code: str) -> str:
         env=environment,
         capture_output=True,
         encoding="utf-8",
-        timeout=900,
+        timeout=3600,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr

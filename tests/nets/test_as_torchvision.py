@@ -137,8 +137,9 @@ def test_rows_that_are_none(rows):
 def test_heads_need_the_maps_that_they_read():
     with pytest.raises(UsageError, match="the backbone has no feature map expansion_13"):
         nets.SSDLite(nets.mobilenet_v2(inverted_residual_setting=ROWS))
-    with pytest.raises(UsageError, match=r"only a network with nn\.BatchNorm2d computes in slices"):
-        nets.mobilenet_v2(norm_layer=nn.InstanceNorm2d).split_expansion(2)
+    for options in ({"norm_layer": nn.InstanceNorm2d}, {"inverted_residual_setting": [[6, 16, 1, 1]]}):
+        with pytest.raises(UsageError, match=r"only the paper's own table with nn\.BatchNorm2d is computed in slices"):
+            nets.mobilenet_v2(**options).split_expansion(2)
 
 
 # test_backbone_utils.py: test_mobilenet_backbone, and FasterRCNN over the features.

@@ -136,8 +136,9 @@ class MobileNetV2(Backbone):
         self.features = nn.Sequential(*features)
         self.dropout_rate = dropout
         self.classifier = self.make_classifier(num_classes)
-        # Slices need what BatchNorm keeps. TorchScript compiles them only where this attribute is.
-        if isinstance(features[0].get_submodule("1"), nn.BatchNorm2d):
+        # Slices need what BatchNorm keeps, and the stem in front of the only block that does not expand. TorchScript
+        # compiles them only where this attribute is.
+        if self.paper_rows and isinstance(features[0].get_submodule("1"), nn.BatchNorm2d):
             self.expansion_slices = 1
         self._initialise()
 
@@ -159,10 +160,10 @@ class MobileNetV2(Backbone):
         Saves memory, not time: the expanded tensors, which are the largest, are never held whole (Section 5; the paper
         recommends 2 to 5). Weights and their names stay, answers change by rounding alone. Training and
         ``forward_stages`` go the plain way. Returns the network. Raises UsageError for less than one slice, and for
-        another ``norm_layer`` than BatchNorm.
+        another ``norm_layer`` than BatchNorm or another table than the paper's.
         """
         if not hasattr(self, "expansion_slices"):
-            raise UsageError("MobileNetV2: only a network with nn.BatchNorm2d computes in slices, this one has another")
+            raise UsageError("MobileNetV2: only the paper's own table with nn.BatchNorm2d is computed in slices")
         if not isinstance(slices, int) or isinstance(slices, bool) or slices < 1:
             raise UsageError(f"MobileNetV2: slices must be a whole number, 1 or more, got {slices!r}")
         self.expansion_slices = slices
