@@ -318,3 +318,25 @@ def test_bundled_models_open_without_pytorch_or_onnx():
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == (ModelSpec.__name__ + "\n", "")
+
+
+def test_a_bundled_model_is_opened_without_what_reads_archives():
+    """Its label file is compared where it lies: importing zipfile, or the schema of LiteRT, takes longer than that."""
+    script = (
+        "import sys; from fusiform.zoo.model import open_model; open_model('mobilenet_v2')\n"
+        "print([name for name in ('zipfile', 'ai_edge_litert.schema_py_generated') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
+def test_other_labels_in_the_archive_are_noticed(tmp_path):
+    data = open_model("mobilenet_v2").data
+    at = data.rindex(b"tench\n")
+    path = tmp_path / "other.tflite"
+    path.write_bytes(data[:at] + b"Tench\n" + data[at + 6 :])
+    with pytest.raises(FusiformError, match=r"other\.tflite: its label"):
+        open_model(path)
+    path.write_bytes(data[:-30])
+    with pytest.raises(WeightsError, match=r"other\.tflite: is cut off"):
+        open_model(path)

@@ -27,7 +27,7 @@ _OF_THE_WEIGHTS = (
 
 
 def restamp(model: Model, spec: ModelSpec) -> bytes:
-    """The model's file with ``spec`` in place of its own description; the weights' bytes stay what they are.
+    """The model's file with ``spec`` in place of its own description; the weights stay what they are.
 
     ``spec`` must describe the same network; what may change is what is said of it: labels, temperature, accuracy,
     provenance. Raises UsageError for another network and for a .pth file, which has no place for a description;
@@ -52,7 +52,10 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
 
 
 def _tflite(model: Model, spec: ModelSpec) -> bytes:
-    """Written again from its graph: as float16 where it was, with a label file for other programs where it had one."""
+    """Written again from its graph: as float16 where it was, with a label file for other programs where it had one.
+
+    A softmax inside divides by the new temperature. An int8 file reads uint8 pixels then, if it read int8 before.
+    """
     from fusiform.graph.tflite import stores_halves, to_tflite
     from fusiform.graph.tflite_metadata import read_label_file, to_described_tflite
 

@@ -13,6 +13,7 @@ from fusiform.graph.tflite_metadata import to_described_tflite
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write NAME_PRECISION.tflite, with TensorFlow Lite's own metadata and label file beside the spec.
 
+    What it reads and answers is the graph's: ``graph.conventions.for_litert`` gives it the form that readers expect.
     The flatbuffer is written by ``graph.tflite`` and not by a converter: no operator is added, nothing has to be
     installed, and ShuffleNetV2 comes out without its shuffle.
     """
