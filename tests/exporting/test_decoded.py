@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from ai_edge_litert.interpreter import Interpreter
 
 from fusiform.analysis import analyze
-from fusiform.data.annotated import AnnotatedSample
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, open_engine
 from fusiform.errors import SpecError, UsageError, WeightsError
@@ -46,6 +47,8 @@ from fusiform.prediction.predictor import Predictor
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks import detection, segmentation
 from fusiform.tasks.detection import Detections, iou_matrix
+from fusiform.training.annotation_job import AnnotatedJob
+from fusiform.training.recipes import RECIPES
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.info import describe
 from fusiform.zoo.model import Model, open_model
@@ -739,6 +742,18 @@ def test_files_whose_answers_are_not_what_they_say(healthy: Healthy, tmp_path: P
 def test_analysis_counts_the_network(healthy: Healthy, tmp_path: Path) -> None:
     path = write("litert", decoded(healthy.graph), tmp_path)
     assert analyze(path).figures["multiply_adds"] == analyze(healthy.path).figures["multiply_adds"]
+
+
+def test_the_network_in_a_file_is_trained_on(healthy: Healthy, tmp_path: Path) -> None:
+    """What is trained of a decoded file answers with logits again."""
+    path = write("litert", decoded(healthy.graph), tmp_path)
+    task = healthy.spec.task
+    recipe = RECIPES[{"detection": "ssdlite_small", "segmentation": "deeplab_small"}[task]]
+    data = AnnotatedSet(tmp_path, task, LABELS, {})  # type: ignore[arg-type]
+    job: Any = SimpleNamespace(recipe=recipe)
+    start = AnnotatedJob.adapt(job, open_model(path), data, str(path))
+    assert not start.spec.decoded
+    assert start.spec.answers == start.spec.network_answers
 
 
 def test_nothing_found_is_an_answer_too(tmp_path: Path) -> None:

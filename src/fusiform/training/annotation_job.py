@@ -103,7 +103,8 @@ class AnnotatedJob(Job[AnnotatedSet]):
         """Spec and weights for the data's classes, with fresh layers where the base has none that fit."""
         state: State = {}
         if isinstance(base, Model):
-            spec, state, origin = base.spec, base.state(), Path(model).name
+            # What is trained is the network, whatever the file did with its answers.
+            spec, state, origin = base.spec.replace(decoded=False), base.state(), Path(model).name
         else:
             architecture, width, wider = base
             origin = f"random weights of {model}"
