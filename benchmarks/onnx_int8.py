@@ -53,7 +53,7 @@ Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def contenders_of(earlier: Model) -> dict[str, Answer]:
-    """What answers a batch of pixels with logits, by name; those of before come first."""
+    """What answers a batch of pixels with logits, by name."""
     spec, now = earlier.spec, to_onnx(earlier.graph())
     core = open_core("this benchmark")
     compiled = core.compile_model(core.read_model(earlier.data), "CPU", SETTINGS)
@@ -61,10 +61,11 @@ def contenders_of(earlier: Model) -> dict[str, Answer]:
     def answer_as_then(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.array(compiled(np.ascontiguousarray(pixels))[0], np.float32)
 
+    # Those that are compared follow each other: what one leaves in the cache, its neighbour finds.
     engines = {
-        "ONNX Runtime, before": OnnxRuntimeEngine(earlier.data, spec),
-        "OpenVINO, before, engine of now": OpenVinoEngine(earlier.data, spec),
         "OpenVINO": OpenVinoEngine(now, spec),
+        "OpenVINO, before, engine of now": OpenVinoEngine(earlier.data, spec),
+        "ONNX Runtime, before": OnnxRuntimeEngine(earlier.data, spec),
         "ONNX Runtime": OnnxRuntimeEngine(now, spec),
     }
 

@@ -94,7 +94,8 @@ class OpenVinoEngine:
         if len(batch) > 1 and self._for_any is None:
             self._for_any = open_core("the engine openvino").compile_model(self._model, "CPU", self._settings)
         compiled = self._for_one if len(batch) == 1 else self._for_any
-        answers = compiled(np.ascontiguousarray(pictures))
+        # Without copies of its own: the pictures are not touched until it returns, and the answers are copied below.
+        answers = compiled(np.ascontiguousarray(pictures), share_inputs=True, share_outputs=True)
         if self.spec.decoded and self.spec.task == "detection":
             return _read_rows(np.array(answers[0], np.float32)[0, 0], len(pictures), self.spec)
         if self.spec.decoded:  # classes first, as the input
