@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from fusiform.data.coco import read_coco
 from fusiform.data.dataset import Split
 from fusiform.data.masks import PALETTE
 from fusiform.doctor.annotated import examine_annotated
+from fusiform.doctor.boxes import SAME, about_boxes, same_objects, same_pairs, without_copies
 from fusiform.doctor.clean import write_clean_boxes
 from fusiform.doctor.findings import Diagnosis
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.overlay import color_of
 from fusiform.errors import OutputError, UsageError
+from fusiform.tasks.detection import iou_matrix
 
 WIDTH, HEIGHT = 200, 150
 
@@ -612,3 +615,39 @@ def test_a_mark_can_be_seen_wherever_it_lies(
     image = annotated_thumbnail(AnnotatedSample(file, (), size=size), [Mark(2, "i", edges)])
     colours = {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
     assert color_of(2) in colours
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60))
+def test_boxes_drawn_twice_are_those_that_every_pair_would_show(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    corners, sides = random.integers(0, 20, (count, 2)).astype(float), random.integers(1, 200, (count, 2))
+    edges = np.concatenate([corners, corners + sides], 1)
+    edges = edges[random.integers(0, max(count, 1), count)] + random.normal(0, 0.2, (count, 4)) * random.integers(0, 2)
+    edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2] + 0.01)
+    shared = np.triu(iou_matrix(edges, edges), 1)
+    expected = [(i, k, shared[i, k]) for i, k in np.argwhere(shared >= SAME).tolist()]
+    assert same_pairs(edges) == (expected, False)
+
+
+def test_many_boxes_of_one_picture_take_memory_by_their_number() -> None:
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 1000, (100_000, 2))
+    edges = np.concatenate([corners, corners + random.uniform(1, 40, (100_000, 2))], 1)
+    edges[7] = edges[99_000]
+    tracemalloc.start()
+    pairs, more = same_pairs(edges)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (7, 99_000, 1.0) in pairs
+    assert not more
+    assert peak < 300e6
+    assert same_pairs(np.repeat(edges[:1], 50_000, 0)) == ([(0, k, 1.0) for k in range(1, 1001)], True)
+
+
+def test_the_same_boxes_of_one_picture_are_told_as_far_as_they_can_be_read() -> None:
+    sample = AnnotatedSample(Path("a.jpg"), (BoxLabel(0, 1, 1, 50, 50),) * 3000, size=(100, 100))
+    findings = list(about_boxes(sample, "train", ["cat"]))
+    assert findings[0].message.startswith("more than 1,000 pairs of its 3,000 boxes are the same")
+    assert len(findings) == 1001
+    assert without_copies(sample).boxes == (BoxLabel(0, 1, 1, 50, 50),)
+    assert same_objects(sample, sample)

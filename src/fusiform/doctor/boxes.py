@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ SMALL_SIDE = 4
 cell for 16 pixels."""
 SAME = 0.95
 """Intersection over union from which two boxes are one drawn twice."""
+
+MOST_PAIRS = 1000
+"""Pairs of boxes that are told of one picture; of a thousand copies of one box there are half a million."""
+_AT_A_TIME = 1 << 20
+"""Pairs of boxes that are compared at a time, so that the memory does not grow with their number."""
 
 SAME_OBJECT = 0.6
 """Intersection over union of an object's boxes in two copies of a picture: one may be cut by some percent."""
@@ -59,12 +65,17 @@ def about_boxes(sample: AnnotatedSample, split: Split, classes: Sequence[str]) -
     """Boxes that are there twice, and how many are too small; ``sample`` has its ``size``."""
     boxes = [box for box in sample.boxes or () if not box.crowd]
     edges = np.array([(box.left, box.top, box.right, box.bottom) for box in boxes]).reshape(-1, 4)
-    shared = np.triu(iou_matrix(edges, edges), 1)
-    for i, k in np.argwhere(shared >= SAME).tolist():
+    pairs, more = same_pairs(edges)
+    if more:
+        text = (
+            f"more than {MOST_PAIRS:,} pairs of its {len(boxes):,} boxes are the same: the first are told (--fix helps)"
+        )
+        yield Finding("box twice", "warning", text, sample.name, sample, split)
+    for i, k, shared in pairs:
         first, second = boxes[i], boxes[k]
         names, marks = (classes[first.label], classes[second.label]), (mark(first, classes), mark(second, classes))
         where = f"at ({first.left:g}, {first.top:g})"
-        how = "are the same" if shared[i, k] == 1 else f"cover each other by {shared[i, k]:.0%}"
+        how = "are the same" if shared == 1 else f"cover each other by {shared:.0%}"
         if first.label == second.label:
             fix = " (--fix does)" if _is_copy(first, second) else ""
             text = f"two boxes of {names[0]} {where} {how}: remove one{fix}"
@@ -84,14 +95,72 @@ def about_boxes(sample: AnnotatedSample, split: Split, classes: Sequence[str]) -
         yield Finding("small boxes", "note", text, sample.name, sample, split, marks=shown)
 
 
+def same_pairs(edges: NDArray[Any]) -> tuple[list[tuple[int, int, float]], bool]:
+    """The pairs of boxes (N, 4) that are one drawn twice, with their intersection over union, in the boxes' order.
+
+    The second value says that there are more than the ``MOST_PAIRS`` that are given. Only boxes are compared that begin
+    near each other: of two that share so much, neither edge differs by more than ``1 - SAME`` of the larger one's side.
+    """
+    if len(edges) < 2:
+        return [], False
+    apart = (1 - SAME) / SAME
+    orders, ends = [], []
+    for axis in (0, 1):
+        order = np.argsort(edges[:, axis], kind="stable")
+        starts, sides = edges[order, axis], (edges[:, axis + 2] - edges[:, axis])[order]
+        orders.append(order)
+        ends.append(np.searchsorted(starts, starts + apart * sides * (1 + 1e-9), side="right"))
+    axis = int(ends[1].sum() < ends[0].sum())
+    order, counts = orders[axis], ends[axis] - np.arange(len(edges)) - 1
+    boxes = edges[order].astype(np.float64)
+    found: list[tuple[int, int, float]] = []
+    first = 0
+    while first < len(boxes):
+        last = first + max(1, int(np.searchsorted(np.cumsum(counts[first : first + _AT_A_TIME]), _AT_A_TIME)))
+        rows = np.arange(first, min(last, len(boxes)))
+        for start in range(0, int(counts[rows].max(initial=0)) if len(rows) == 1 else 1, _AT_A_TIME):
+            here = np.minimum(counts[rows] - start, _AT_A_TIME) if len(rows) == 1 else counts[rows]
+            one = np.repeat(rows, here)
+            other = one + 1 + start + np.arange(len(one)) - np.repeat(np.cumsum(here) - here, here)
+            found += _same(boxes, order, one, other)
+            if len(found) > MOST_PAIRS:
+                return sorted(found)[:MOST_PAIRS], True
+        first = last
+    return sorted(found), False
+
+
+def _same(
+    boxes: NDArray[np.float64], order: NDArray[np.intp], one: NDArray[np.intp], other: NDArray[np.intp]
+) -> list[tuple[int, int, float]]:
+    """Those of the pairs of ``boxes`` that are the same, by their places in the picture: ``order`` has them."""
+    near = np.abs(boxes[one, 1] - boxes[other, 1]) <= (boxes[one, 3] - boxes[one, 1]) * (1 - SAME) / SAME * (1 + 1e-9)
+    one, other = one[near], other[near]
+    a, b = boxes[one], boxes[other]
+    areas = [(box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (a, b)]
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    common = np.maximum(sides, 0).prod(-1)
+    union = areas[0] + areas[1] - common
+    shared = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    same = shared >= SAME
+    ends = np.sort(np.stack([order[one[same]], order[other[same]]]), axis=0)
+    return list(zip(ends[0].tolist(), ends[1].tolist(), shared[same].tolist(), strict=True))
+
+
 def same_objects(one: AnnotatedSample, other: AnnotatedSample) -> bool:
     """Whether two copies of a picture, perhaps of other sizes or cut a little, have the same boxes."""
     first, second = _relative_edges(one), _relative_edges(other)
     labels = [np.array([box.label for box in sample.boxes or ()]) for sample in (one, other)]
     if len(first) != len(second) or not len(first):
         return len(first) == len(second)
-    shared = np.where(labels[0][:, None] == labels[1], iou_matrix(first, second), 0)
-    return bool((shared.max(0) >= SAME_OBJECT).all() and (shared.max(1) >= SAME_OBJECT).all())
+    met = np.zeros(len(second), bool)
+    step = max(1, _AT_A_TIME // len(second))
+    for top in range(0, len(first), step):
+        rows = slice(top, top + step)
+        shared = np.where(labels[0][rows, None] == labels[1], iou_matrix(first[rows], second), 0) >= SAME_OBJECT
+        if not shared.any(1).all():
+            return False
+        met |= shared.any(0)
+    return bool(met.all())
 
 
 def _relative_edges(sample: AnnotatedSample) -> NDArray[np.float64]:
@@ -103,11 +172,18 @@ def _relative_edges(sample: AnnotatedSample) -> NDArray[np.float64]:
 def without_copies(sample: AnnotatedSample) -> AnnotatedSample:
     """The picture with each box once."""
     kept: list[BoxLabel] = []
+    seen: set[BoxLabel] = set()
     for box in sample.boxes or ():
-        if box.crowd or not any(_is_copy(box, other) for other in kept):
+        plain = _plain(box)
+        if box.crowd or plain not in seen:
             kept.append(box)
+        seen.add(plain)
     return replace(sample, boxes=tuple(kept))
 
 
 def _is_copy(box: BoxLabel, other: BoxLabel) -> bool:
-    return replace(box, area=None, difficult=False) == replace(other, area=None, difficult=False)
+    return _plain(box) == _plain(other)
+
+
+def _plain(box: BoxLabel) -> BoxLabel:
+    return replace(box, area=None, difficult=False)
