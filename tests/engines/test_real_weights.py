@@ -11,6 +11,7 @@ from PIL import Image
 from fusiform.data.image import find_images, read_image
 from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.engines import open_engine
+from fusiform.tasks.classification import to_logits
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import read_safetensors
 
@@ -28,6 +29,11 @@ FILES = {
 }
 SAMOYED = 258
 each_network = pytest.mark.parametrize("name", FILES)
+
+
+def logits(engine, pixels):
+    """What an engine says of a picture, up to a constant where its file answers with probabilities."""
+    return to_logits(engine.run(pixels[None])[engine.spec.output], engine.spec)[0]
 
 
 class Answers(NamedTuple):
@@ -69,7 +75,7 @@ def measure(photographs):
 def float_answers(shared_data, measure):
     def answers(name):
         engine = open_engine(shared_data / "weights" / FILES[name])
-        return measure(lambda pixels: engine.run(pixels[None])["logits"][0])
+        return measure(lambda pixels: logits(engine, pixels))
 
     made = {}
     return lambda name: made[name] if name in made else made.setdefault(name, answers(name))
@@ -115,7 +121,7 @@ def test_accuracy_is_torchvisions(name, shared_data, measure, float_answers):
 def test_bundled_weights_answer_like_the_float_ones_they_came_from(name, form, measure, float_answers):
     if form == "int8":
         engine = open_engine(name)
-        actual = measure(lambda pixels: engine.run(pixels[None])["logits"][0])
+        actual = measure(lambda pixels: logits(engine, pixels))
     else:
         actual = measure(in_pytorch(load(name), open_engine(name).spec.preprocess))
     original = float_answers(name)
@@ -132,7 +138,7 @@ def test_bundled_weights_answer_like_the_float_ones_they_came_from(name, form, m
 def test_the_stated_accuracy_is_the_measured_one(name, measure):
     engine = open_engine(name)
     (stated,) = engine.spec.accuracy
-    actual = measure(lambda pixels: engine.run(pixels[None])["logits"][0])
+    actual = measure(lambda pixels: logits(engine, pixels))
     assert stated.pictures == 500
     # Another processor's kernels may round a few photographs another way.
     assert abs(stated.top1 - actual.top1) <= 0.4
@@ -149,5 +155,5 @@ def test_the_hub_pages_dog_is_a_samoyed(name, engine, weights, shared_data):
     model = name if weights == "bundled" else shared_data / "weights" / FILES[name]
     opened = open_engine(model, engine=engine)
     pixels = crop_pixels(read_image(shared_data / "dog.jpg"), opened.spec.preprocess)
-    assert opened.run(pixels[None])["logits"][0].argmax() == SAMOYED
+    assert logits(opened, pixels).argmax() == SAMOYED
     assert opened.spec.labels[SAMOYED] == "Samoyed"
