@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import fusiform
-from fusiform.data import image
+from fusiform.data import limits
 from fusiform.data.image import read_image
 from fusiform.data.masks import read_mask
 from fusiform.doctor.findings import Kind
@@ -47,7 +47,7 @@ def test_what_is_wrong_with_a_picture(data: bytes, kind: ImageFault) -> None:
 
 
 def test_a_picture_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "MAX_PIXELS", 1999)
+    monkeypatch.setattr(limits, "MAX_DECODED_BYTES", 7999)
     with pytest.raises(ImageError, match="make the picture smaller") as caught:
         read_image(JPEG)
     assert caught.value.kind == "too large"
