@@ -10,7 +10,7 @@ import struct
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -320,7 +320,7 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Imag
         image.load()
         if image.mode.startswith("I") and (scale := deep_scale(image, stream)) is not None and scale.full < 65535:
             whiten = 255 / scale.full
-            levels = in_strips(np.asarray(image), lambda rows: np.rint(rows * whiten))
+            levels = limits.in_strips(np.asarray(image), lambda rows: np.rint(rows * whiten))
             rgb = Image.fromarray(levels).convert("RGB")
         else:
             rgb = to_rgb(image)
@@ -404,20 +404,6 @@ def _has_alpha_palette(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode != "RGB"
 
 
-def in_strips(values: NDArray[Any], levels: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
-    """What ``levels`` makes of some rows at a time, as uint8: of all rows, floats would take many times the picture."""
-    made = np.empty(values.shape, np.uint8)
-    for rows in strips(values):
-        made[rows] = levels(values[rows])
-    return made
-
-
-def strips(values: NDArray[Any]) -> Iterator[slice]:
-    """The rows of a picture, about a million samples at a time."""
-    step = max(1, (1 << 20) // max(1, values[:1].size))
-    return (slice(top, top + step) for top in range(0, len(values), step))
-
-
 def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """The levels of modes I;16, I and F by the rules that ``to_rgb`` states."""
     is_float = values.dtype.kind == "f"
@@ -425,15 +411,15 @@ def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     def finite(rows: NDArray[Any]) -> NDArray[Any]:
         return np.where(np.isfinite(rows), rows, 0).astype(np.float64) if is_float else rows
 
-    ends = [(float(part.min()), float(part.max())) for part in (finite(values[rows]) for rows in strips(values))]
+    ends = [(float(part.min()), float(part.max())) for part in (finite(values[rows]) for rows in limits.strips(values))]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low < 0 or high > (255 if is_float else 65535):
         span = (high - low) or 1
-        return in_strips(values, lambda rows: np.rint((finite(rows) - low) / span * 255))
+        return limits.in_strips(values, lambda rows: np.rint((finite(rows) - low) / span * 255))
     if is_float:
         scale = 255 if high <= 1 else 1
-        return in_strips(values, lambda rows: np.rint(finite(rows) * scale))
-    return in_strips(values, lambda rows: rows >> 8)
+        return limits.in_strips(values, lambda rows: np.rint(finite(rows) * scale))
+    return limits.in_strips(values, lambda rows: rows >> 8)
 
 
 def _foreign_profile(image: Image.Image) -> bytes | None:
