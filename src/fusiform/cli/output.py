@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +13,6 @@ import click
 
 from fusiform.cli.process import drop_output
 from fusiform.errors import FusiformError
-from fusiform.files import hold, remove_leftovers
 from fusiform.report import Format, Report
 
 
@@ -37,6 +35,10 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
             drop_output()
             raise FusiformError(f"standard output cannot be written: {error.strerror or error}") from None
         return
+    from glob import escape  # here, as the next: standard output needs neither
+
+    from fusiform.files import hold, remove_leftovers
+
     target = out.resolve()  # behind a link: the file is to be replaced, not the link
     if target.is_dir():
         raise FusiformError(f"{out}: is a folder; --out takes a file")
