@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -93,8 +94,9 @@ def int8_graph(**fields):
     return network.freeze()
 
 
-def written(target, form, folder, **fields):
+def written(target, form, folder, *, decoded=False, **fields):
     graph = int8_graph(**fields) if form == "int8" else small_graph(**fields)
+    graph = dataclasses.replace(graph, spec=graph.spec.replace(decoded=decoded))
     if form == "pixels":
         graph, form = read_pixels(graph), "float32"
     return TARGETS[target].writer()(graph, form, folder)[0].path
@@ -165,11 +167,20 @@ BOXES = {"task": "detection", "labels": LABELS[:4], "preprocess": Preprocess(SIZ
 MASKS = {"task": "segmentation", "labels": LABELS[:4], "preprocess": Preprocess(SIZE, SIZE, fit="pad")}
 
 
+TASKS = [("onnx", "float32", False), ("litert", "int8", False)]
+TASKS += [
+    ("onnx", "float32", True),
+    ("litert", "pixels", True),
+    ("litert", "int8", True),
+    ("openvino", "float32", True),
+]
+
+
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
-@pytest.mark.parametrize(("target", "form"), [("onnx", "float32"), ("litert", "int8")])
-def test_python_decodes_boxes_as_fusiform_does(target, form, scores, photo, tmp_path):
-    pytest.importorskip(RUNTIMES[target])
-    file = written(target, form, tmp_path, **BOXES, scores=scores)
+@pytest.mark.parametrize(("target", "form", "decoded"), TASKS)
+def test_python_decodes_boxes_as_fusiform_does(target, form, decoded, scores, photo, tmp_path):
+    pytest.importorskip(RUNTIMES.get(target, target))
+    file = written(target, form, tmp_path, decoded=decoded, **BOXES, scores=scores)
     lines = run_python(write_snippet(file, "python"), photo, tmp_path)
     (prediction,) = fusiform.predict(photo, file, fast=False, threads=1)
     assert len(prediction.detections.boxes) > 5
@@ -186,10 +197,10 @@ def test_python_decodes_boxes_as_fusiform_does(target, form, scores, photo, tmp_
 @pytest.mark.parametrize(
     "changes", [{}, {"align_corners": False, "preprocess": BOXES["preprocess"]}], ids=["pad", "stretch"]
 )
-@pytest.mark.parametrize(("target", "form"), [("onnx", "float32"), ("litert", "int8")])
-def test_python_decodes_masks_as_fusiform_does(target, form, changes, photo, tmp_path):
-    pytest.importorskip(RUNTIMES[target])
-    file = written(target, form, tmp_path, **{**MASKS, **changes}, output_stride=16)
+@pytest.mark.parametrize(("target", "form", "decoded"), TASKS)
+def test_python_decodes_masks_as_fusiform_does(target, form, decoded, changes, photo, tmp_path):
+    pytest.importorskip(RUNTIMES.get(target, target))
+    file = written(target, form, tmp_path, decoded=decoded, **{**MASKS, **changes}, output_stride=16)
     lines = run_python(write_snippet(file, "python"), photo, tmp_path)
     (prediction,) = fusiform.predict(photo, file, fast=False, threads=1)
     shares = prediction.segmentation.shares()

@@ -122,11 +122,9 @@ def _reads(opened: Model) -> Reads:
 def _input_type(opened: Model) -> str:
     """The type of the numbers that the file takes, by numpy's name."""
     if opened.format == "tflite":
-        from ai_edge_litert import schema_py_generated as tfl
+        from fusiform.graph.tflite import input_type
 
-        graph = tfl.ModelT.InitFromPackedBuf(opened.data).subgraphs[0]
-        types = {tfl.TensorType.FLOAT32: "float32", tfl.TensorType.UINT8: "uint8", tfl.TensorType.INT8: "int8"}
-        return types[graph.tensors[graph.inputs[0]].type]
+        return input_type(opened.data)
     if opened.format == "onnx":
         from fusiform.graph.onnx import reads_uint8
 
@@ -151,6 +149,8 @@ def _properties(opened: Model, reads: Reads) -> set[str]:
     }
     if spec.align_corners:
         found.add("aligned")
+    if spec.decoded:
+        found.add("decoded")
     found.add("nhwc" if opened.format == "tflite" or reads == "uint8" else "nchw")
     if not spec.preprocess.antialias:
         found.add("sampled")
