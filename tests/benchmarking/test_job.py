@@ -115,6 +115,7 @@ def test_a_runtime_that_crashes_later_loses_its_row_alone(
     fake_package(
         "onnxruntime",
         "import os, types, numpy\n"
+        "def disable_telemetry_events(): pass\n"
         "class SessionOptions: pass\n"
         "class InferenceSession:\n"
         "    left = 30\n"

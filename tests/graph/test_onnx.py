@@ -78,7 +78,7 @@ def test_int8_answers_do_not_depend_on_the_rest_of_the_batch(name):
     coarse = np.random.default_rng(1).integers(0, 256, (3, 7, 7, 3)).astype(np.uint8)
     batch = coarse.repeat(size // 7, axis=1).repeat(size // 7, axis=2)
     batch[1] //= 8  # much darker, and so with smaller features
-    engine = OnnxRuntimeEngine(model.onnx(), model.spec)
+    engine = OnnxRuntimeEngine(model.onnx(), model.spec.with_logits())
     alone = np.concatenate([engine.run(batch[k : k + 1])["logits"] for k in range(3)])
     np.testing.assert_allclose(engine.run(batch)["logits"], alone, rtol=0, atol=1e-5)
 

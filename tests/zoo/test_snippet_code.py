@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,14 +244,18 @@ export const InferenceSession = { create: async (file) => ({ run: async (feeds) 
 export class Tensor { constructor(data, shape) { Object.assign(this, { data, shape }); } delete() {} }
 export const loadLiteRt = async () => {};
 export const loadAndCompile = async (file) => ({ run: (tensor) => {
-  record({ file, input: "image", type: "float32", shape: tensor.shape, values: Array.from(tensor.data) });
+  const type = tensor.data instanceof Uint8Array ? "uint8" : "float32";
+  const input = type === "uint8" ? "pixels" : "image";
+  record({ file, input, type, shape: tensor.shape, values: Array.from(tensor.data) });
   return [{ moveTo: async () => ({ toTypedArray: answers }) }];
 } });
 """,
 }
 
 
-@pytest.mark.parametrize(("target", "form"), [("onnx", "float32"), ("onnx", "int8"), ("litert", "float32")])
+@pytest.mark.parametrize(
+    ("target", "form"), [("onnx", "float32"), ("onnx", "int8"), ("litert", "float32"), ("litert", "int8")]
+)
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_javascript_reads_and_answers_as_fusiform_does(target, form, order, tmp_path):
     node = shutil.which("node")
@@ -353,6 +359,13 @@ def test_there_is_a_whole_template_for_each_language():
         assert depth == 0
 
 
+def of_version_0_1(folder):
+    """A file that reads int8, as none is written now."""
+    old = Path(__file__).parents[1] / "graph" / "int8_of_version_0_1.tflite.gz"
+    (folder / "old.tflite").write_bytes(gzip.decompress(old.read_bytes()))
+    return folder / "old.tflite"
+
+
 def test_what_there_is_no_code_for(tmp_path):
     graph = small_graph()
     weights = tmp_path / "weights.safetensors"
@@ -364,8 +377,8 @@ def test_what_there_is_no_code_for(tmp_path):
         write_snippet(onnx, "swift")
     with pytest.raises(UsageError, match="there is no snippet in 'cobol'; there are python, js, kotlin, swift, cpp"):
         write_snippet(onnx, "cobol")
-    with pytest.raises(UsageError, match=r"takes float32 alone.*there is python, kotlin, swift, cpp"):
-        write_snippet(written("litert", "int8", tmp_path), "js")
+    with pytest.raises(UsageError, match=r"takes uint8 and float32: export it again, or take python, kotlin, swift"):
+        write_snippet(of_version_0_1(tmp_path), "js")
     with pytest.raises(UsageError, match="is for detection; to decode its answers there is python alone"):
         write_snippet(written("onnx", "float32", tmp_path, **BOXES), "kotlin")
     with pytest.raises(UsageError, match="leaves black around a photograph; there is python alone"):

@@ -98,10 +98,10 @@ def _check(opened: Model, language: Language) -> None:
         )
     if spec.input_channels != 3:
         raise UsageError(f"{opened.path}: reads {spec.input_channels} channels; snippets are for photographs, of 3")
-    if language == "js" and opened.format == "tflite" and (reads := _input_type(opened)) != "float32":
+    if language == "js" and opened.format == "tflite" and _input_type(opened) == "int8":
         raise UsageError(
-            f"{opened.path}: reads {reads}, and LiteRT for JavaScript takes float32 alone: export to onnx for js; "
-            f"for this file there is {_languages(opened.format, but='js')}"
+            f"{opened.path}: reads int8, as fusiform 0.1 wrote it, and LiteRT for JavaScript takes uint8 and float32: "
+            f"export it again, or take {_languages(opened.format, but='js')}"
         )
 
 
