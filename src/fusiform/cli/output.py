@@ -30,8 +30,8 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         except BrokenPipeError:
             raise  # whoever reads has had enough
         except OSError as error:
-            if error.filename is not None:
-                raise  # about a file, within the block
+            if error.filename is not None or error.errno is None:
+                raise  # about a file, or a library that could not be loaded, within the block
             drop_output()
             raise FusiformError(f"standard output cannot be written: {error.strerror or error}") from None
         return
