@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,9 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ColorOrder = Literal["rgb", "bgr"]
 Task = Literal["classification", "detection", "segmentation"]
 Output = Literal["logits", "probabilities"]
+Colours = float | Sequence[float]
+"""A number for each of the three channels, or one for all."""
+
 Fit = Literal["crop", "stretch", "pad"]
 Scores = Literal["softmax", "sigmoid"]
 

@@ -19,11 +19,11 @@ from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.progress import Tracker, tracker
-from fusiform.spec import Fit, Task
+from fusiform.spec import Colours, Fit, Task
 from fusiform.tasks.classification import rename
 from fusiform.tasks.detection import SCORE_THRESHOLD
 from fusiform.zoo.model import Model, open_model
-from fusiform.zoo.stated import Colours, assumption
+from fusiform.zoo.stated import assumption
 
 AnyEvaluation = ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation
 

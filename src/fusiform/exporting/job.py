@@ -35,13 +35,13 @@ from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
-from fusiform.spec import Fit, ModelSpec, Output
+from fusiform.spec import Colours, Fit, ModelSpec, Output
 from fusiform.tasks.classification import rename
 from fusiform.training.classification_job import read_list
 from fusiform.training.recipes import quantize_small
 from fusiform.training.run_folder import make_folder
 from fusiform.zoo.model import Model, open_model
-from fusiform.zoo.stated import Colours, assumption
+from fusiform.zoo.stated import assumption
 
 Say = Callable[[str], None]
 

@@ -10,9 +10,8 @@ from fusiform.prediction.predictor import PredictionStream, Predictor
 from fusiform.prediction.results import Predictions
 from fusiform.prediction.sources import Source
 from fusiform.progress import Tracker
-from fusiform.spec import Fit
+from fusiform.spec import Colours, Fit
 from fusiform.zoo.model import Model, open_model
-from fusiform.zoo.stated import Colours
 
 
 def predict(

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from fusiform.errors import SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
-from fusiform.spec import Fit, ModelSpec
-from fusiform.zoo.stated import Colours, Stated, in_words
+from fusiform.spec import Colours, Fit, ModelSpec
 
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
@@ -23,6 +22,9 @@ FileFormat = Literal["tflite", "onnx", "safetensors", "pth", "torchscript", "ope
 
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How PyTorch's files begin that are no zip archives, as before PyTorch 1.6: the pickle protocols."""
+
+UNSTATED = ("mean", "std", "resize", "crop", "fit")
+"""What weights that were saved without fusiform do not say of their preprocessing, as ``open_model`` calls it."""
 
 PROGRAMS: tuple[FileFormat, ...] = ("torchscript", "openvino", "executorch", "coreml")
 """Formats that only their own runtime runs: the weights are not read back from them."""
@@ -144,7 +146,10 @@ def open_model(
         <Model mobilenet_v2_x1_0.tflite: mobilenet_v2_x1_0, classification, 1000 classes, 224 px, tflite, 3.8 MB>
 
     """
-    return _stated(_found(model), Stated(mean, std, resize, crop, fit))
+    found = _found(model)
+    if all(value is None for value in (mean, std, resize, crop, fit)):
+        return found
+    return _stated(found, mean, std, resize, crop, fit)
 
 
 def _found(model: str | os.PathLike[str] | Model) -> Model:
@@ -165,10 +170,18 @@ def _found(model: str | os.PathLike[str] | Model) -> Model:
     return _read(fetch(weights), weights.spec())
 
 
-def _stated(model: Model, stated: Stated) -> Model:
+def _stated(
+    model: Model,
+    mean: Colours | None,
+    std: Colours | None,
+    resize: int | None,
+    crop: int | None,
+    fit: Fit | None,
+) -> Model:
     """The model with the preprocessing that the user states, for weights that do not say it."""
-    if not stated.names:
-        return model
+    from fusiform.zoo.stated import Stated, in_words
+
+    stated = Stated(mean, std, resize, crop, fit)
     if not model.assumed:
         raise UsageError(
             f"{model.path}: says itself how images are prepared ({in_words(model.spec.preprocess)}): leave out "
@@ -231,7 +244,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         stored, state = read_safetensors(path)
         if stored is not None:
             return Model(path, "safetensors", stored, data)
-        return Model(path, "safetensors", _guessed_spec(path, state), data, Stated._fields)
+        return Model(path, "safetensors", _guessed_spec(path, state), data, UNSTATED)
     from fusiform.zoo import programs
 
     if data[:2] == b"PK":
@@ -247,7 +260,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
 
         if spec is not None:
             return Model(path, "pth", spec, b"")
-        return Model(path, "pth", _guessed_spec(path, read_pth(path)), b"", Stated._fields)
+        return Model(path, "pth", _guessed_spec(path, read_pth(path)), b"", UNSTATED)
     if path.suffix == ".onnx" or data[:1] == b"\x08":  # a protobuf that starts with ir_version
         from fusiform.graph.onnx import read_spec
 

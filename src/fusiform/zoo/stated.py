@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from fusiform.errors import UsageError
-from fusiform.spec import Fit, Preprocess
-
-Colours = float | Sequence[float]
-"""A number for each of the three channels, or one for all."""
+from fusiform.spec import Colours, Fit, Preprocess
 
 
 class Stated(NamedTuple):
