@@ -241,8 +241,18 @@ export const InferenceSession = { create: async (file) => ({ run: async (feeds) 
 } }) };
 """,
     "@litertjs/core": """
-export class Tensor { constructor(data, shape) { Object.assign(this, { data, shape }); } delete() {} }
-export const loadLiteRt = async () => {};
+let loaded = false;
+export class Tensor {
+  constructor(data, shape) {
+    if (!loaded) throw new Error("LiteRT is not initialized yet"); // as the real one does
+    Object.assign(this, { data, shape });
+  }
+  delete() {}
+}
+export const loadLiteRt = async () => {
+  await new Promise((ready) => setTimeout(ready, 20));
+  loaded = true;
+};
 export const loadAndCompile = async (file) => ({ run: (tensor) => {
   const type = tensor.data instanceof Uint8Array ? "uint8" : "float32";
   const input = type === "uint8" ? "pixels" : "image";
