@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ if sys.platform != "linux":
     pytest.skip("signals, /dev/full and limits of memory are Linux's here", allow_module_level=True)
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
-COMMAND = f"{sys.executable} -m fusiform"
+COMMAND = f"{shlex.quote(sys.executable)} -m fusiform"
+QUOTED = shlex.quote(str(CAT))
+FULL = "fusiform: standard output cannot be written: No space left on device\n"
+NO_FOLDER = f"fusiform: {CAT}/x.csv: cannot be written: Not a directory\n"
 
 
 def shell(line: str) -> tuple[int, str, str]:
@@ -29,15 +33,15 @@ def shell(line: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("line", "code", "output", "errors"),
     [
-        (f"predict {CAT} >&-", 1, "", "fusiform: standard output cannot be written: Bad file descriptor\n"),
-        (f"predict {CAT} >/dev/full", 1, "", "fusiform: standard output cannot be written: No space left on device\n"),
-        ("--help >/dev/full", 1, "", "fusiform: standard output cannot be written: No space left on device\n"),
-        ("models >/dev/full", 1, "", "fusiform: standard output cannot be written: No space left on device\n"),
+        (f"predict {QUOTED} >&-", 1, "", "fusiform: standard output cannot be written: Bad file descriptor\n"),
+        (f"predict {QUOTED} >/dev/full", 1, "", FULL),
+        ("--help >/dev/full", 1, "", FULL),
+        ("models >/dev/full", 1, "", FULL),
         ("models --format json >&-", 1, "", "fusiform: standard output cannot be written: Bad file descriptor\n"),
-        (f"predict {CAT} --top 1 2>&-", 0, "Egyptian cat", ""),
-        (f"predict {CAT} --top 1 <&- 2>&-", 0, "Egyptian cat", ""),
+        (f"predict {QUOTED} --top 1 2>&-", 0, "Egyptian cat", ""),
+        (f"predict {QUOTED} --top 1 <&- 2>&-", 0, "Egyptian cat", ""),
         ("predict missing.jpg >&- 2>&- <&-", 1, "", ""),
-        (f"predict {CAT} --out {CAT}/x.csv", 1, "", f"fusiform: {CAT}/x.csv: cannot be written: Not a directory\n"),
+        (f"predict {QUOTED} --out {QUOTED}/x.csv", 1, "", NO_FOLDER),
     ],
 )
 def test_streams_that_are_closed_or_full(line: str, code: int, output: str, errors: str) -> None:
@@ -48,14 +52,14 @@ def test_streams_that_are_closed_or_full(line: str, code: int, output: str, erro
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     out = tmp_path / "answers.csv"
-    code, _, errors = shell(f"{COMMAND} predict {CAT} --format csv --out {out} >&-")
+    code, _, errors = shell(f"{COMMAND} predict {QUOTED} --format csv --out {out} >&-")
     assert (code, errors) == (0, "")
     assert out.read_text().startswith("path,rank")
 
 
 @pytest.mark.parametrize("kilobytes", [60_000, 120_000])  # with more, a runtime may abort on its own
 def test_little_memory_is_told(kilobytes: int) -> None:
-    code, _, errors = shell(f"ulimit -v {kilobytes}; {COMMAND} predict {CAT}")
+    code, _, errors = shell(f"ulimit -v {kilobytes}; {COMMAND} predict {QUOTED}")
     assert code == 1
     assert "Traceback" not in errors
     # By the number of its threads it is an import, OpenBLAS in its own words or the runtime that has too little.
@@ -93,11 +97,11 @@ def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> No
         while not list(tmp_path.glob(".a*.part")) and time.monotonic() < deadline:
             time.sleep(0.01)
         # Another command that writes the same file leaves what is being written.
-        assert shell(f"{COMMAND} predict {CAT} --out '{out}' --format csv")[0] == 0
+        assert shell(f"{COMMAND} predict {QUOTED} --out '{out}' --format csv")[0] == 0
         assert len(list(tmp_path.glob(".a*.part"))) == 1
         running.kill()
     assert len(list(tmp_path.glob(".a*.part"))) == 1
-    assert shell(f"{COMMAND} predict {CAT} --out '{out}' --format csv")[0] == 0
+    assert shell(f"{COMMAND} predict {QUOTED} --out '{out}' --format csv")[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a[1].csv"]
 
 
