@@ -252,7 +252,7 @@ def test_every_layout_is_read_through_the_one_door(case: str, tmp_path: Path, mo
     called: list[str] = []
 
     def watched(name: str, layout: Layout) -> Layout:
-        return layout._replace(read=lambda *arguments: (called.append(name), layout.read(*arguments))[1])
+        return layout._replace(read=lambda source, **given: (called.append(name), layout.read(source, **given))[1])
 
     monkeypatch.setattr(fusiform.data.open, "LAYOUTS", {name: watched(name, one) for name, one in LAYOUTS.items()})
     assert open_dataset(source) == read
@@ -384,7 +384,7 @@ def test_a_new_layout_is_a_reader_and_an_entry(tmp_path: Path, monkeypatch: pyte
     root = class_folders(tmp_path / "data")
     (root / "centres.txt").touch()
     there = AnnotatedSet(root, "detection", ("cat",), {"all": (AnnotatedSample(root / "cat/1.png", ()),)})
-    entry = Layout("detection", lambda path: (path / "centres.txt").is_file(), lambda source, _classes, _faults: there)
+    entry = Layout("detection", lambda path: (path / "centres.txt").is_file(), lambda source, **_: there)
     assert recognise(root) is None
     monkeypatch.setattr(fusiform.data.open, "LAYOUTS", {"centres": entry, **LAYOUTS})
     assert recognise(root) == "detection"

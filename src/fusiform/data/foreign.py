@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fusiform.data.coco import coco_files, looks_like_coco
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system
-from fusiform.data.lookup import is_of_masks, without_hash
+from fusiform.data.lookup import is_of_annotations, is_of_masks, without_hash
 from fusiform.data.names import nfc
 from fusiform.data.voc import voc_folders
 from fusiform.errors import UsageError
@@ -32,10 +32,6 @@ READ_MASKS = (
 _SIDECARS = (".txt", ".xml", ".json")
 _LOOKED_AT = 20
 """How many files of annotations are opened."""
-_MASK_FOLDERS = re.compile(
-    r"masks?|(train|val|valid|validation|test)_?masks?|labels?|annotations?|gt|ground_?truth|trimaps?|"
-    r"segmentation(class|object)"
-)
 _PICTURE_FOLDERS = re.compile(r"images?|imgs?|jpegimages|photos?|pictures|inputs?")
 
 
@@ -94,7 +90,9 @@ def check_unannotated(root: Path) -> list[str]:
     for folder, names in _walk(root):
         for ending, files in sidecars.items():
             _add(files, folder, [name for name in names if name.lower().endswith(ending)])
-        has_masks = has_masks or (_is_of_masks(root, folder) and any(map(_is_picture, names)))
+        has_masks = has_masks or (
+            is_of_annotations(Path(folder).relative_to(root).parts) and any(map(_is_picture, names))
+        )
     if has_masks:
         _check_masks(root)
     notes: list[str] = []
@@ -135,11 +133,16 @@ def check_unannotated(root: Path) -> list[str]:
 def _holds_other_boxes(file: Path) -> bool:
     """Whether a JSON file is one of CreateML's, or of the VGG Image Annotator's."""
     try:
-        with file.open("rb") as stream:
-            head = stream.read(1 << 16)
+        head = _head(file)
     except OSError:
         return False
     return re.search(rb'"shape_attributes"\s*:|"annotations"\s*:\s*\[\s*\{[^\]]*"coordinates"\s*:', head) is not None
+
+
+def _head(file: Path) -> bytes:
+    """The beginning of a file, which tells what it holds; LabelMe's may go on with the picture itself."""
+    with file.open("rb") as stream:
+        return stream.read(1 << 16)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -152,10 +155,6 @@ def _is_picture(name: str) -> bool:
     return EXTENSIONS.fullmatch(os.path.splitext(name)[1]) is not None  # noqa: PTH122  # as above
 
 
-def _is_of_masks(root: Path, folder: str) -> bool:
-    return any(_MASK_FOLDERS.fullmatch(part.casefold()) for part in Path(folder).relative_to(root).parts)
-
-
 def _check_masks(root: Path) -> None:
     """Raise UsageError where every folder is of pictures, of masks, or a split, and half the pictures have a mask."""
     pictures: set[str] = set()
@@ -163,7 +162,7 @@ def _check_masks(root: Path) -> None:
     for folder, names in _walk(root):
         found = [name for name in names if _is_picture(name)]
         parts = [part.casefold() for part in Path(folder).relative_to(root).parts]
-        if _is_of_masks(root, folder):
+        if is_of_annotations(Path(folder).relative_to(root).parts):
             masks.update({re.sub(r"[_-](mask|gt|label)$", "", Path(name).stem): Path(folder, name) for name in found})
         elif found and all(_PICTURE_FOLDERS.fullmatch(part) or part in SPLIT_NAMES for part in parts):
             pictures.update(Path(name).stem for name in found)
@@ -196,7 +195,7 @@ def _find_boxes(root: Path, ending: str, files: dict[str, Path]) -> Beside | Non
     alike = ending != ".txt"
     for file, folder in matched[:: max(1, len(matched) // _LOOKED_AT)]:
         try:
-            text = file.read_bytes()[: 1 << 16].decode("utf-8", "replace")
+            text = _head(file).decode("utf-8", "replace")
         except OSError:
             continue
         if (here := _kind(text, ending)) is not None:

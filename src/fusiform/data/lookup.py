@@ -11,14 +11,30 @@ from urllib.parse import unquote
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images
 from fusiform.data.names import is_file, nfc
+from fusiform.errors import UsageError
 
 _MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|trimaps?|segmentation(?:class|object)"
 _LABELS = rf"{_MASKS}|labels?|annotations?"
 
 
+def read_text(file: Path) -> str:
+    """A text file of a dataset, in UTF-8 with or without a mark; UsageError, which names it, where that fails."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+
+
 def is_of_masks(parts: Iterable[str]) -> bool:
     """Whether one of these folders is called as those of masks are."""
     return _is_called(_MASKS, parts)
+
+
+def is_of_annotations(parts: Iterable[str]) -> bool:
+    """Whether one of these folders is called as those of masks or of other annotations are."""
+    return _is_called(_LABELS, parts)
 
 
 def _is_called(names: str, parts: Iterable[str]) -> bool:

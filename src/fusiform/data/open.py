@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, overload
 
@@ -38,8 +39,14 @@ from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
 
 Source = str | os.PathLike[str]
-Reader = Callable[[Source, Sequence[str] | None, list[AnnotationFault] | None], DataSet | AnnotatedSet]
-"""Takes the source, the classes that a detector has already, and a list for what is wrong with annotations."""
+
+
+class Reader(Protocol):
+    """Reads a source, with the classes that a detector has already and a list for what is wrong with annotations."""
+
+    def __call__(
+        self, source: Source, *, classes: Sequence[str] | None, faults: list[AnnotationFault] | None
+    ) -> DataSet | AnnotatedSet: ...
 
 
 class Layout(NamedTuple):
@@ -56,6 +63,11 @@ class Layout(NamedTuple):
     """Whether its files are found in whatever folders below, so that the folder around it fits as well."""
     read_rooted: Callable[[Path, Path], DataSet | AnnotatedSet] | None = None
     """What reads a list whose paths begin in another folder, see ``open_dataset``'s ``root``."""
+
+
+def _of_labels(read: Callable[[Path], DataSet]) -> Reader:
+    """A reader of labelled pictures, which have no annotations of their own."""
+    return lambda source, **_: read(Path(source))
 
 
 def _has_voc_boxes(path: Path) -> bool:
@@ -92,96 +104,96 @@ LAYOUTS: Mapping[str, Layout] = {
     "a published dataset": Layout(
         "classification",
         lambda path: find_root(path) is not None,
-        lambda source, _classes, _faults: read_published(Path(source)),
+        _of_labels(read_published),
     ),
     "Hugging Face's ImageFolder with labels": Layout(
         "classification",
         has_labels,
-        lambda source, _classes, _faults: read_image_folder(Path(source)),
+        _of_labels(read_image_folder),
         read_rooted=read_image_folder,
     ),
     "COCO's boxes": Layout(
         "detection",
         lambda path: bool(coco_files(path)),
-        lambda source, classes, faults: read_coco(source, classes=classes, faults=faults),
+        read_coco,
     ),
     "YOLO's boxes": Layout(
         "detection",
         is_yolo,
-        lambda source, classes, faults: read_yolo(source, classes=classes, faults=faults),
+        read_yolo,
     ),
     "CVAT's boxes": Layout(
         "detection",
         lambda path: bool(cvat_files(path)),
-        lambda source, classes, faults: read_cvat(source, classes=classes, faults=faults),
+        read_cvat,
     ),
     "LabelMe's boxes": Layout(
         "detection",
         _has_beside(".json", LABELME),
-        lambda source, classes, faults: read_labelme(source, classes=classes, faults=faults),
+        read_labelme,
         _names_folders(".json"),
         anywhere=True,
     ),
     "Hugging Face's boxes": Layout(
         "detection",
         lambda path: bool(object_files(path)),
-        lambda source, classes, faults: read_huggingface_boxes(source, classes=classes, faults=faults),
+        read_huggingface_boxes,
     ),
     "boxes in CSV lists": Layout(
         "detection",
         lambda path: bool(csv_box_files(path)),
-        lambda source, classes, faults: read_csv_boxes(source, classes=classes, faults=faults),
+        read_csv_boxes,
         names_folders,
     ),
     "boxes in XML beside the pictures": Layout(
         "detection",
         _has_beside(".xml", VOC),
-        lambda source, classes, faults: read_xml_beside(source, classes=classes, faults=faults),
+        read_xml_beside,
         _names_folders(".xml"),
         anywhere=True,
     ),
     "Pascal VOC's boxes": Layout(
         "detection",
         _has_voc_boxes,
-        lambda source, classes, faults: read_voc(source, "detection", classes=classes, faults=faults),
+        partial(read_voc, task="detection"),
     ),
     "COCO's outlines": Layout(
         "segmentation",
         _has_coco_outlines,
-        lambda source, classes, faults: read_coco(source, "segmentation", classes=classes, faults=faults),
+        partial(read_coco, task="segmentation"),
     ),
     "YOLO's outlines": Layout(
         "segmentation",
         is_yolo,
-        lambda source, classes, faults: read_yolo(source, "segmentation", classes=classes, faults=faults),
+        partial(read_yolo, task="segmentation"),
     ),
     "CVAT's outlines": Layout(
         "segmentation",
         lambda path: bool(cvat_files(path)),
-        lambda source, classes, faults: read_cvat(source, "segmentation", classes=classes, faults=faults),
+        partial(read_cvat, task="segmentation"),
     ),
     "LabelMe's outlines": Layout(
         "segmentation",
         _has_beside(".json", LABELME),
-        lambda source, classes, faults: read_labelme(source, "segmentation", classes=classes, faults=faults),
+        partial(read_labelme, task="segmentation"),
         _names_folders(".json"),
         anywhere=True,
     ),
     "Pascal VOC's masks": Layout(
         "segmentation",
         _has_voc_masks,
-        lambda source, classes, faults: read_voc(source, "segmentation", classes=classes, faults=faults),
+        partial(read_voc, task="segmentation"),
     ),
     "Parquet and Arrow files": Layout(
         "classification",
         is_table,
-        lambda source, _classes, _faults: read_table_files(Path(source)),
+        _of_labels(read_table_files),
     ),
     # A folder of classes and one of shards are told apart by what lies in them, which their reader looks at.
     "class folders, lists and shards": Layout(
         "classification",
         lambda _: True,
-        lambda source, _classes, _faults: read_classes(Path(source)),
+        _of_labels(read_classes),
         read_rooted=read_classes,
     ),
 }
@@ -283,7 +295,8 @@ def open_dataset(
         _refuse(path, task, None if spec is None else model)
         layout = layouts[-1]
     if root is None:
-        data = layout.read(source, spec.labels if spec is not None and task == "detection" else None, faults)
+        classes = spec.labels if spec is not None and task == "detection" else None
+        data = layout.read(source, classes=classes, faults=faults)
     elif layout.read_rooted is None:
         raise refuse_root(path, root)
     else:

@@ -25,7 +25,7 @@ from fusiform.data.annotated import (
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault, ReadingFault
 from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
-from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
+from fusiform.data.lookup import Finder, by_split, photographs, read_text, split_of_path
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
 from fusiform.data.names import listed, nfc
 from fusiform.errors import UsageError
@@ -273,12 +273,7 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    text = read_text(file)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -21,6 +21,7 @@ from fusiform.data.annotated import (
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import EXTENSIONS, find_images, read_size, unread_note
+from fusiform.data.lookup import read_text
 from fusiform.data.names import is_file, listed, nfc
 from fusiform.data.objects import Object, Page, gather
 from fusiform.errors import ImageError, UsageError
@@ -150,7 +151,7 @@ def is_yolo(path: Path) -> bool:
     for folder in folders:
         if (folder.parent / "images").is_dir() and folder.is_dir():
             for file in folder.rglob("*.txt"):
-                if file.name not in ("classes.txt", "labels.txt") and (text := _read_text(file).strip()):
+                if file.name not in ("classes.txt", "labels.txt") and (text := read_text(file).strip()):
                     return all(_numbers(line) is not None for line in text.splitlines())
     return False
 
@@ -160,7 +161,7 @@ def yaml_file(path: Path) -> Path | None:
     files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
     found = []
     for file in files:
-        text = _read_text(file)
+        text = read_text(file)
         if re.search(r"^names\s*:", text, re.MULTILINE) and re.search(r"^(train|val|test|nc)\s*:", text, re.MULTILINE):
             found.append(file)
     if len(found) > 1:
@@ -196,15 +197,6 @@ def _below(folder: Path, name: str) -> str:
     return next((part for part in tried if part and (folder / part).exists()), name)
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
-
-
 # YAML
 
 
@@ -216,7 +208,7 @@ def read_yaml(file: Path) -> dict[str, str | list[str] | dict[str, str]]:
     """
     content: dict[str, str | list[str] | dict[str, str]] = {}
     key: str | None = None
-    lines = iter(list(enumerate(_read_text(file).splitlines(), 1)))
+    lines = iter(list(enumerate(read_text(file).splitlines(), 1)))
     for number, line in lines:
         text = _uncommented(line)
         if not text.strip() or text.strip() in ("---", "..."):
@@ -311,7 +303,7 @@ def _checked(file: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in _read_text(file).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def _places(file: Path, content: Mapping[str, str | list[str] | dict[str, str]]) -> dict[Split, list[Path]]:
@@ -412,7 +404,7 @@ def label_file(picture: Path) -> Path | None:
 def _read_lines(file: Path, names: tuple[str, ...] | None, damaged: list[UsageError]) -> Iterator[_Object]:
     """The objects of a file of labels; what is wrong with its lines is added to ``damaged``."""
     try:
-        text = _read_text(file)
+        text = read_text(file)
     except UsageError as error:
         damaged.append(error)
         return

@@ -21,6 +21,7 @@ Weights = str | os.PathLike[str] | enum.Enum | bool | None
 enumeration for the network, or a model file. True and False are torchvision's old ``pretrained``, which came first."""
 
 Network = TypeVar("Network", MobileNetV2, ShuffleNetV2)
+Headed = TypeVar("Headed", SSDLite, DeepLabV3)
 
 
 def mobilenet_v2(
@@ -122,9 +123,7 @@ def ssdlite_mobilenet_v2(
     ``weights`` is a model file, which knows its classes and its width.
     """
     if weights is not None:
-        network = _headed(weights, "detection")
-        assert isinstance(network, SSDLite)
-        return network
+        return _headed(weights, SSDLite)
     return SSDLite(mobilenet_v2(backbone, width_mult=width), num_classes, width=width)
 
 
@@ -133,9 +132,7 @@ def ssdlite_shufflenet_v2_x1_0(
 ) -> SSDLite:
     """SSDLite over ShuffleNetV2 x1.0; arguments as of ``ssdlite_mobilenet_v2``."""
     if weights is not None:
-        network = _headed(weights, "detection")
-        assert isinstance(network, SSDLite)
-        return network
+        return _headed(weights, SSDLite)
     return SSDLite(shufflenet_v2_x1_0(backbone), num_classes)
 
 
@@ -154,9 +151,7 @@ def deeplab_v3_mobilenet_v2(
     backbone.
     """
     if weights is not None:
-        network = _headed(weights, "segmentation", output_stride)
-        assert isinstance(network, DeepLabV3)
-        return network
+        return _headed(weights, DeepLabV3, output_stride)
     denser = MobileNetV2(width, output_stride=output_stride)
     if backbone is not None:
         denser.load_state_dict(mobilenet_v2(backbone, width_mult=width, num_classes=1000).state_dict())
@@ -173,9 +168,7 @@ def deeplab_v3_shufflenet_v2_x1_0(
 ) -> DeepLabV3:
     """DeepLabv3 over ShuffleNetV2 x1.0; arguments as of ``deeplab_v3_mobilenet_v2``."""
     if weights is not None:
-        network = _headed(weights, "segmentation", output_stride)
-        assert isinstance(network, DeepLabV3)
-        return network
+        return _headed(weights, DeepLabV3, output_stride)
     denser = ShuffleNetV2(1.0, output_stride=output_stride)
     if backbone is not None:
         denser.load_state_dict(shufflenet_v2_x1_0(backbone, num_classes=1000).state_dict())
@@ -252,11 +245,13 @@ def _filled(network: Network, model: Model) -> Network:
     return network.eval()
 
 
-def _headed(weights: str | os.PathLike[str], task: Task, output_stride: int | None = None) -> SSDLite | DeepLabV3:
+def _headed(weights: str | os.PathLike[str], kind: type[Headed], output_stride: int | None = None) -> Headed:
+    """A detector or segmenter from its file."""
+    task: Task = "detection" if kind is SSDLite else "segmentation"
     if not isinstance(weights, (str, os.PathLike)):
         raise UsageError(f"weights of a network for {task} are a model file, got {weights!r}; there are no others")
     if (found := open_model(weights).spec.task) != task:
         raise UsageError(f"{weights}: is for {found}, not for {task}: name another file")
     network = load(weights, output_stride=output_stride)
-    assert isinstance(network, (SSDLite, DeepLabV3))
+    assert isinstance(network, kind)
     return network

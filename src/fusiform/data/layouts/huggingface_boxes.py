@@ -16,7 +16,7 @@ from fusiform.data.coco_outlines import as_number
 from fusiform.data.dataset import Split
 from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import read_size
-from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
+from fusiform.data.lookup import Finder, by_split, photographs, read_text, split_of_path
 from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather, tell_unmatched
 from fusiform.errors import ImageError, UsageError
@@ -129,12 +129,7 @@ def _has_objects(file: Path) -> bool:
 
 
 def _rows(file: Path) -> Iterable[tuple[Mapping[str, Any], str]]:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    text = read_text(file)
     if file.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:

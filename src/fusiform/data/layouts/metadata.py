@@ -13,6 +13,7 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Entry, Split
 from fusiform.data.folders import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Found, check_labels
 from fusiform.data.image import find_images, is_of_system, unread_note
 from fusiform.data.layouts.rows import read_rows
+from fusiform.data.lookup import read_text
 from fusiform.data.names import listed
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -129,12 +130,7 @@ def _read(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise UsageError(f"{file}: cannot be read ({error}): write it again") from None
         yield from ((f"{file}, row {number}", row) for number, row in enumerate(rows))
         return
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+    text = read_text(file)
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
