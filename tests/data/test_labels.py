@@ -477,6 +477,13 @@ def test_where_all_pictures_are_missing_one_line_says_where_they_are(
         )
 
 
+def test_a_root_in_which_no_path_begins(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\na.jpg,cat\nb.jpg,dog\n")
+    for root in (tmp_path / "none", tmp_path):
+        with pytest.raises(UsageError, match=r"the list's paths do not begin in --root .*: name another$"):
+            open_dataset(tmp_path / "list.csv", root=root)
+
+
 def test_a_list_with_one_picture_there_is_read(tmp_path: Path) -> None:
     file = a_list(tmp_path, *(f"{i}.jpg" for i in range(200)))
     make(tmp_path, "133.jpg")

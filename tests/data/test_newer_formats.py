@@ -103,6 +103,12 @@ def test_videos_are_no_heif() -> None:
         assert caught.value.kind == "not a picture"
 
 
+def test_a_zip_file_is_no_picture() -> None:
+    with pytest.raises(ImageError, match="is a zip file, and no picture: unzip it, and give its folder") as caught:
+        read_image(b"PK\3\4" + bytes(60))
+    assert caught.value.kind == "not a picture"
+
+
 def test_heif_is_read_by_pillow_heif_and_never_as_a_thumbnail(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stub(ImageFile.ImageFile):
         """What pillow-heif gives: a plugin's class, whose draft would choose a thumbnail."""

@@ -387,6 +387,8 @@ def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
                 raise ImageError(message, "kind not read") from error
     if head[4:8] == b"ftyp":
         message = f"{name}: is a video or RAW file, which is not read: save it as JPEG or PNG"
+    elif head[:4] == b"PK\3\4":
+        message = f"{name}: is a zip file, and no picture: unzip it, and give its folder"
     else:
         message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
     raise ImageError(message, "not a picture")

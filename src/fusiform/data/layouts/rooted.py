@@ -37,6 +37,8 @@ def check_there(source: Path, files: Sequence[Path], root: Path | None) -> None:
     shown = f"{source}: {missing} there, such as {printable(str(example))}"
     there, listed = _look_for(files, base if base.is_dir() else source.absolute().parent) or (None, None)
     if there is None or listed is None:
+        if root is not None:
+            raise UsageError(f"{shown}: the list's paths do not begin in --root {printable(str(root))}: name another")
         raise UsageError(f"{shown}: name the folder that the paths in the list begin in with --root DIR")
     if there.name != listed.name:
         raise UsageError(f"{shown}: {printable(str(there))} is: write the names in the list with their endings")
