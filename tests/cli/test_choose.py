@@ -72,7 +72,7 @@ def test_an_accuracy_out_of_reach_gives_the_best_model_and_a_one(data: Path, tmp
     assert "99 % was asked for" in result.stderr
     figures = json.loads(result.stdout)["figures"]
     assert figures["model"] == str(out / "model.tflite")
-    assert (figures["split"], figures["pictures"]) == ("test", 2)
+    assert (figures["split"], figures["images"]) == ("test", 2)
     assert figures["top1"] <= 0.5
     assert (out / "model.tflite").is_file()
 

@@ -68,7 +68,7 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     spec = open_model(choice.file).spec
     assert (spec.labels, spec.input_size) == (SHAPES, 32)
     figures = choice.report.figures
-    assert (figures["split"], figures["pictures"]) == ("test", 36)
+    assert (figures["split"], figures["images"]) == ("test", 36)
     assert 0.4 <= figures["top1_low"] <= figures["top1"] <= figures["top1_high"] <= 1  # type: ignore[operator]
     assert {path.name for path in out.iterdir()} == {
         "model.tflite",
@@ -79,12 +79,12 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     }
     journal = json.loads((out / "choose.json").read_text(encoding="utf-8"))
     assert len(journal["candidates"]) == 10
-    assert all(c["fits"] == (c["megabytes"] * 1.01 <= 8.9) for c in journal["candidates"])
+    assert all(c["fits"] == (c["bytes"] * 1.01 <= 8.9e6) for c in journal["candidates"])
     assert {t["network"] for t in journal["trainings"]} == {"mobilenet_v2_x1_0", "shufflenet_v2_x1_0"}
     assert journal["chosen"]["top1"] == figures["top1"]
     held = [file for file in journal["files"] if file["holds"]]
     assert max(file["val_top1"] for file in held) - 0.005 < next(
-        file["val_top1"] for file in held if file["ms"] == pytest.approx(figures["ms"], abs=1e-4)
+        file["val_top1"] for file in held if file["median_ms"] == pytest.approx(figures["median_ms"], abs=1e-4)
     )
     # Of MobileNetV2 only int8 is small enough.
     assert {(file["network"], file["precision"]) for file in journal["files"]} == {

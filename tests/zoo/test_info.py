@@ -41,7 +41,7 @@ def test_a_file_says_everything_of_itself(tmp_path, small_spec, lived_in_state):
     spec = small_spec("mobilenet_v2", 0.35, size=96, padding="same", classes=3).replace(
         provenance="trained on a Sunday",
         license="MIT",
-        accuracy=(Accuracy("sundays", 50.0, 75.5, 4, "me"), Accuracy("mondays", 25.0, 50.0, 8, "you")),
+        accuracy=(Accuracy("sundays", 0.5, 0.755, 4, "me"), Accuracy("mondays", 0.25, 0.5, 8, "you")),
     )
     path = tmp_path / "own.safetensors"
     write_safetensors(path, lived_in_state(spec), spec)

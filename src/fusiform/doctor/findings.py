@@ -25,6 +25,7 @@ TABLE_CLASSES = 30
 PAGE_PICTURES = 60
 """Pictures of a kind that the page shows."""
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 Kind = Literal[
@@ -79,19 +80,18 @@ class Finding:
     marks: tuple[Mark, ...] = ()
 
     def row(self) -> dict[str, Cell]:
-        """The finding as a report's row; the names of other pictures are a line each, and of boxes it has the first."""
-        row: dict[str, Cell] = {
+        """The finding as a report's row; of several boxes it has the first."""
+        edges = self.marks[0].edges if self.marks else (None,) * 4
+        return {
             "kind": self.kind,
             "severity": self.severity,
-            "path": self.path,
+            "path": self.path or None,
             "split": self.split,
             "class": self.class_name,
             "message": self.message,
-            "others": "\n".join(other.name for other in self.others) or None,
+            "others": tuple(other.name for other in self.others),
+            **dict(zip(("left", "top", "right", "bottom"), edges, strict=True)),
         }
-        if self.marks:
-            row |= dict(zip(("left", "top", "right", "bottom"), self.marks[0].edges, strict=True))
-        return row
 
 
 Data = TypeVar("Data", DataSet, AnnotatedSet)
@@ -128,16 +128,28 @@ class Diagnosis(Tabular, Generic[Data]):
         return kinds
 
     def figures(self) -> dict[str, Cell]:
-        """How many pictures, classes, and findings of each severity and kind there are."""
-        figures: dict[str, Cell] = {"pictures": self.pictures, **self.counts, "classes": len(self.dataset.classes)}
-        figures |= {"task": task_of(self.dataset), "layout": self.dataset.layout or None}
-        figures |= {split: len(samples) for split, samples in self.dataset.splits.items() if split != "all"}
-        figures |= {"errors": self.count("error"), "warnings": self.count("warning"), "notes": self.count("note")}
-        return figures | {f"{kind} ({severity})": len(found) for (severity, kind), found in self.kinds().items()}
+        """How many pictures, classes, and findings of each severity there are."""
+        splits = self.dataset.splits
+        return {
+            "data": str(self.dataset.source),
+            "task": task_of(self.dataset),
+            "layout": self.dataset.layout or None,
+            "images": self.pictures,
+            "objects": self.counts.get("objects"),
+            "classes": len(self.dataset.classes),
+            **{f"{split}_images": len(splits[split]) if split in splits else None for split in SPLITS},
+            **{f"{severity}_count": self.count(severity) for severity in SEVERITIES},
+        }
 
     def report(self) -> Report:
-        """Every finding as a row, and the counts as figures."""
-        return Report(self._title(), tuple(finding.row() for finding in self.findings), self.figures())
+        """Every finding as a row, the counts as figures, and tables of the kinds of findings and of the classes."""
+        kinds = [
+            {"kind": kind, "severity": severity, "findings": len(found)}
+            for (severity, kind), found in self.kinds().items()
+        ]
+        rows = tuple(finding.row() for finding in self.findings)
+        tables = {"kinds": kinds, "by_class": self.rows}
+        return Report(self._title(), rows, self.figures(), tables, "fusiform.diagnosis/1")
 
     def to_table(self) -> str:
         """For people: the classes, then the findings by kind, the first ten of each."""
@@ -157,7 +169,7 @@ class Diagnosis(Tabular, Generic[Data]):
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """``title``, ``figures`` and ``rows``, a row for each finding, as plain values."""
+        """The report as plain values, with a row for each finding."""
         return self.report().to_dict()
 
     def to_json(self) -> str:
@@ -172,7 +184,7 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def _repr_html_(self) -> str:
         # Without pictures, which would be read again; ``page`` has them.
-        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]))]
+        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]), schema="fusiform.diagnosis/1")]
         for (severity, kind), found in self.kinds().items():
             count = f"{len(found):,}" if len(found) <= EXAMPLES else f"the first {EXAMPLES} of {len(found):,}"
             rows = ({"where": self._relative(one.path), "message": one.message} for one in found[:EXAMPLES])
@@ -261,6 +273,12 @@ def relative(dataset: DataSet | AnnotatedSet, name: str) -> str:
         if name and path.is_relative_to(root):
             return str(path.relative_to(root))
     return name
+
+
+def by_split(counts: Mapping[Split, int], noun: str) -> dict[str, Cell]:
+    """Counts of a class as columns of its row: of the whole, and of each split there is."""
+    found: dict[str, Cell] = {noun: sum(counts.values())}
+    return found | {f"{split}_{noun}": counts.get(split) for split in SPLITS}
 
 
 def in_split(split: Split) -> str:
