@@ -43,10 +43,10 @@ def test_every_kind_of_operator_has_its_name():
     rows = [row for name in ("mobilenet_v2", "shufflenet_v2_x1_0") for row in analyze(name).rows]
     operators = {(row["operator"], row["kernel"], row["stride"]) for row in rows}
     assert operators == {
-        ("conv", "3x3", 2),
-        ("conv", "1x1", 1),
-        ("depthwise conv", "3x3", 1),
-        ("depthwise conv", "3x3", 2),
+        ("conv", (3, 3), 2),
+        ("conv", (1, 1), 1),
+        ("depthwise conv", (3, 3), 1),
+        ("depthwise conv", (3, 3), 2),
         ("add", None, None),
         ("gather", None, None),
         ("max pool", (3, 3), 2),
@@ -60,7 +60,7 @@ def test_the_papers_memory():
     figures = report.figures
     assert figures["held_bytes"] == 112 * 112 * 16 * 2
     assert report.tables["resolutions"][0] == {"resolution": (112, 112), "channels": 16, "bytes": 112 * 112 * 16 * 2}
-    assert report.tables["resolutions"][-1]["channels"] == 320
+    assert {"resolution": (7, 7), "channels": 320, "bytes": 7 * 7 * 320 * 2} in report.tables["resolutions"]
     assert figures["formula_sliced_bytes"] < figures["peak_sliced_bytes"] < figures["formula_bytes"]
     assert figures["peak_sliced_bytes"] <= figures["arena_sliced_bytes"] < figures["arena_bytes"]
     assert figures["expansions"] == 17
@@ -125,7 +125,7 @@ def test_atrous_convolutions_as_tensorflow_computes_them():
     more = 3 * (36**2 - 33**2) * 320 * 256 * 9 + (34**2 - 33**2) * 9 * 960 * 3
     assert figures["multiply_adds_tensorflow"] - figures["multiply_adds"] == more
     assert round(figures["multiply_adds_tensorflow"] / 1e9, 1) == 5.8
-    assert "multiply_adds_tensorflow" not in analyze("ssdlite_mobilenet_v2_x0_35").figures
+    assert analyze("ssdlite_mobilenet_v2_x0_35").figures["multiply_adds_tensorflow"] is None
 
 
 def test_other_classes_strides_and_sizes():

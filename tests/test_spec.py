@@ -173,7 +173,7 @@ def test_accuracies_of_the_first_version_are_in_percent() -> None:
     assert spec.to_dict()["version"] == 2
     assert ModelSpec.from_json(spec.to_json()) == spec
     for wrong in (True, "69", None, -1, 100.1):
-        with pytest.raises(SpecError, match="accuracy"):
+        with pytest.raises(SpecError, match="top1"):
             ModelSpec.from_json(changed(version=1, accuracy=[{**entry, "top1": wrong}]))
 
 

@@ -150,7 +150,6 @@ _COUNTS: dict[str, Key] = {
     "skipped": Key("count", "the images that could not be read"),
     "slices": Key("count", "the slices of each expansion"),
     "small": Key("count", "the objects that the network sees as a few pixels"),
-    "spec_version": Key("count", "the version of the model's description"),
     "step": Key("count", "the steps since training began"),
     "steps": Key("count", "the steps that were taken"),
     "stride": Key("count", "a layer's stride"),
@@ -226,7 +225,10 @@ _FLAGS: dict[str, Key] = {
     "antialias": Key("flag", "whether resizing looks at all pixels"),
     "aspp": Key("flag", "whether a segmenter has atrous spatial pyramid pooling"),
     "bundled": Key("flag", "whether it comes with the package"),
+    "distilled": Key("flag", "whether the network learned from a teacher"),
     "decoded": Key("flag", "whether the file decodes its answers itself"),
+    "fits": Key("flag", "whether it is within the budget, with a margin"),
+    "holds": Key("flag", "whether it was within the budget in all measurements but one"),
     "int8": Key("flag", "whether the file is held to what is asked of int8"),
     "multi_scale": Key("flag", "whether each image was shown at six scales and mirrored"),
     "passed": Key("flag", "whether the file gives the reference's answers"),
@@ -244,6 +246,7 @@ _WORDS: dict[str, Key] = {
     "architecture": Key("text", "mobilenet_v2 or shufflenet_v2"),
     "class": Key("text", "the name of a class"),
     "color_order": Key("text", "rgb or bgr"),
+    "compared": Key("text", "what was compared: an answer of the network, boxes, masks, or a measure"),
     "data": Key("text", "the dataset, as it was named"),
     "engine": Key("text", "the runtime"),
     "file": Key("text", "the path of a file"),
@@ -267,6 +270,7 @@ _WORDS: dict[str, Key] = {
     "network": Key("text", "the network with its width"),
     "operator": Key("text", "what a layer does"),
     "other": Key("text", "the other model"),
+    "out": Key("text", "the folder that was written to"),
     "output": Key("text", "logits or probabilities"),
     "package": Key("text", "a Python package"),
     "padding": Key("text", "symmetric, or same as TensorFlow has it"),
@@ -337,10 +341,6 @@ KEYS: dict[str, Key] = {
     **_LISTS,
 }
 """All of them."""
-
-
-MEANINGS = {"precision": ("precision", "precision_of_weights")}
-"""The one word that stands for two things, a share of the answers in evaluations and a text elsewhere."""
 
 
 def label_of(name: str) -> str:

@@ -43,7 +43,9 @@ def test_a_segmenter_with_its_options():
 
 
 def test_csv_has_a_line_for_each_layer():
-    rows = list(csv.DictReader(io.StringIO(run("shufflenet_v2_x1_0", "--format", "csv").output, newline="")))
+    result = run("shufflenet_v2_x1_0", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
+    assert result.stderr == "fusiform: csv has no place for figures, resolutions: --format json has all\n"
     assert sum(int(row["parameters"]) for row in rows) == 2278604
 
 
