@@ -17,7 +17,7 @@ Cell = Scalar | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
 Row = Mapping[str, Cell]
 Format = Literal["table", "json", "jsonl", "csv"]
 
-SHOWN = 5
+LISTED = 5
 """Texts of a list that people see."""
 
 
@@ -273,7 +273,11 @@ def shown_figures(figures: Row, *, units: bool = True) -> list[tuple[str, str]]:
 
 def value_text(name: str, value: Cell, *, units: bool = True) -> str:
     """A value for people, with its unit where it has one: shares in percent, bytes in MB (10^6)."""
+    from fusiform.vocabulary import SHOWN
+
     unit = _unit(name) if units else None
+    if units and isinstance(value, str):
+        value = SHOWN.get(name, {}).get(value, value)
     if isinstance(value, tuple) and unit == "shape":
         return "x".join(map(str, value))
     if not _is_number(value):
@@ -358,7 +362,7 @@ def align(lines: Sequence[Sequence[str]], sides: str) -> str:
 def cell_text(value: Cell) -> str:
     """A value for people: thousands separated, six digits of a float, yes and no, nothing for None, some of a list."""
     if isinstance(value, tuple):
-        return ", ".join([*map(cell_text, value[:SHOWN]), *(["..."] if len(value) > SHOWN else [])])
+        return ", ".join([*map(cell_text, value[:LISTED]), *(["..."] if len(value) > LISTED else [])])
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -255,7 +255,9 @@ _WORDS: dict[str, Key] = {
     "form": Key("text", "which of a target's forms the file has"),
     "format": Key("text", "the kind of file"),
     "fusiform": Key("text", "fusiform's version"),
-    "input_type": Key("text", "what the file reads: float32 (normalised images), uint8 (pixels), int8 (pixels - 128)"),
+    "input_type": Key(
+        "text", "what the file reads: float32 (normalised images), uint8 (pixels), int8 (less 128)", "reads"
+    ),
     "interpolation": Key("text", "how images are resized"),
     "kind": Key("text", "what a finding is about, or the images that were compared"),
     "layer": Key("text", "the name of a layer"),
@@ -341,6 +343,16 @@ KEYS: dict[str, Key] = {
     **_LISTS,
 }
 """All of them."""
+
+
+SHOWN: dict[str, dict[str, str]] = {
+    "input_type": {
+        "float32": "normalised images (float32)",
+        "uint8": "pixels (uint8)",
+        "int8": "pixels less 128 (int8)",
+    }
+}
+"""What people are told in place of a value."""
 
 
 def label_of(name: str) -> str:

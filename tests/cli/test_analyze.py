@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 
 import pytest
 from click.testing import CliRunner
@@ -28,15 +27,15 @@ def test_the_table():
     assert any(line.split()[:5] == ["features.0.0", "conv", "3x3", "1", "2"] for line in lines)
 
 
-def test_json_and_the_options():
-    report = json.loads(run("mobilenet_v2", "--bits", "16", "--slices", "2", "--format", "json").output)
+def test_json_and_the_options(valid):
+    report = valid(run("mobilenet_v2", "--bits", "16", "--slices", "2", "--format", "json").output)
     assert report["figures"]["held_bytes"] == 401_408
     assert (report["figures"]["bits"], report["figures"]["slices"]) == (16, 2)
 
 
-def test_a_segmenter_with_its_options():
+def test_a_segmenter_with_its_options(valid):
     words = ("deeplab_v3_mobilenet_v2_x0_35", "--aspp", "--output-stride", "8", "--classes", "5", "--size", "129")
-    report = json.loads(run(*words, "--format", "json").output)
+    report = valid(run(*words, "--format", "json").output)
     assert report["rows"][-1]["output_shape"] == [17, 17, 5]
     assert report["figures"]["multiply_adds_tensorflow"] > report["figures"]["multiply_adds"]
     assert sum((row["dilation"] or 1) > 1 for row in report["rows"] if row["layer"].startswith("branches")) == 3

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import signal
 import subprocess
@@ -75,7 +74,9 @@ def test_table_of_detectors() -> None:
     assert lines[-1].split() == ["b", "litert", "int8", "1", "12.5", "0.250", "21.4"]
 
 
-def test_json_csv_and_the_plot_with_a_model_that_is_not_there(model: Path, tmp_path: Path) -> None:
+def test_json_csv_and_the_plot_with_a_model_that_is_not_there(
+    model: Path, tmp_path: Path, valid: Callable[..., Any]
+) -> None:
     pytest.importorskip("matplotlib")
     plot, out = tmp_path / "plot.png", tmp_path / "out.json"
     result = run(model, tmp_path / "none.tflite", "--format", "json", "--plot", plot, "--out", out)
@@ -83,7 +84,7 @@ def test_json_csv_and_the_plot_with_a_model_that_is_not_there(model: Path, tmp_p
     assert result.stdout == ""
     assert "1 of 2 could not be measured" in result.stderr
     assert f"none.tflite: {tmp_path / 'none.tflite'}: no such model file" in result.stderr
-    content = json.loads(out.read_text(encoding="utf-8"))
+    content = valid(out.read_text(encoding="utf-8"))
     assert [tuple(row) for row in content["rows"]] == [COLUMNS, COLUMNS]
     assert content["rows"][0]["error"] is None
     assert "no such model file" in content["rows"][1]["error"]

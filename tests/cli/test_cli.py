@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,13 @@ def test_table_names_the_picture_then_its_classes(tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
-def test_json_has_one_object_a_picture(tmp_path: Path) -> None:
+def test_json_has_one_object_a_picture(tmp_path: Path, valid: Callable[..., Any]) -> None:
     good = picture(tmp_path / "good ü.png", 2)
     bad = tmp_path / 'bad "quoted".png'
     bad.write_bytes(b"")
     result = run("predict", good, bad, "--format", "json", "--top", "2")
     assert result.exit_code == 0
-    content = json.loads(result.stdout)
+    content = valid(result.stdout)
     assert content.keys() == {"schema", "network", "task", "predictions"}
     answer, error = content["predictions"]
     assert answer["path"] == str(good)
@@ -100,7 +101,7 @@ def test_json_has_one_object_a_picture(tmp_path: Path) -> None:
     assert error["path"] == str(bad)
     assert "is empty" in error["error"]
     lines = run("predict", good, bad, "--format", "jsonl", "--top", "2").stdout.splitlines()
-    assert [json.loads(line) for line in lines] == [answer, error]
+    assert [valid(line, "prediction") for line in lines] == [answer, error]
 
 
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
@@ -296,13 +297,14 @@ def test_engines_are_those_of_the_library() -> None:
     assert tuple(option.type.choices) == ENGINES  # type: ignore[attr-defined]
 
 
-def test_models_lists_the_catalogue() -> None:
-    rows = json.loads(run("models", "--format", "json").stdout)["rows"]
+def test_models_lists_the_catalogue(valid: Callable[..., Any]) -> None:
+    rows = valid(run("models", "--format", "json").stdout)["rows"]
     assert [row["name"] for row in rows] == list(CATALOG)
     by_short = {row["short"]: row for row in rows if row["short"]}
     bundled = by_short["mobilenet_v2"]
     assert bundled["bundled"]
-    assert bundled["bytes"] == json.loads(run("info", "mobilenet_v2", "--format", "json").stdout)["figures"]["bytes"]
+    assert bundled["bytes"] == valid(run("info", "mobilenet_v2", "--format", "json").stdout)["figures"]["bytes"]
+    assert run("info", "mobilenet_v2", "--format", "jsonl").stderr == ""
     assert all(0 < row["top1"] < row["top5"] < 1 for row in rows if row["top1"] is not None)
     table = run("models").stdout
     assert all(name in table for name in CATALOG)

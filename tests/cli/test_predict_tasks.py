@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,10 @@ def test_cocos_result_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("detector")
-def test_json_has_each_picture_with_its_boxes(tmp_path: Path) -> None:
+def test_json_has_each_picture_with_its_boxes(tmp_path: Path, valid: Callable[..., Any]) -> None:
     files = [picture(tmp_path / "a.png", RED), picture(tmp_path / "b.png", GREEN)]
     (tmp_path / "bad.png").write_bytes(b"")
-    content = json.loads(run(*files, tmp_path / "bad.png", "--format", "json").stdout)
+    content = valid(run(*files, tmp_path / "bad.png", "--format", "json").stdout)
     assert (content["schema"], content["task"]) == ("fusiform.predictions/1", "detection")
     red, green, bad = content["predictions"]
     assert [(box["index"], box["name"]) for box in red["boxes"]] == [(0, "dog"), (1, "traffic light")]
@@ -321,14 +322,14 @@ def test_classes_and_their_shares(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("segmenter")
-def test_masks_are_of_the_upright_photographs_size(tmp_path: Path) -> None:
+def test_masks_are_of_the_upright_photographs_size(tmp_path: Path, valid: Callable[..., Any]) -> None:
     sideways = Image.new("RGB", (66, 99), RED)
     sideways.paste(BLUE, (0, 0, 66, 50))
     exif = sideways.getexif()
     exif[0x0112] = 6  # to be turned clockwise: what is the upper half becomes the right one
     sideways.save(tmp_path / "photo.jpg", exif=exif, quality=95)
     folder = tmp_path / "out" / "masks"
-    (record,) = json.loads(run(tmp_path / "photo.jpg", "--masks", folder, "--format", "json").stdout)["predictions"]
+    (record,) = valid(run(tmp_path / "photo.jpg", "--masks", folder, "--format", "json").stdout)["predictions"]
     assert record["mask"] == str(folder / "photo.png")
     classes = mask(folder / "photo.png")
     assert classes.shape == (66, 99)

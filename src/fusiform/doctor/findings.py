@@ -16,7 +16,7 @@ from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
-from fusiform.report import Cell, Report, Tabular, printable, rows_table
+from fusiform.report import Cell, Report, Row, Tabular, printable, rows_table
 
 EXAMPLES = 10
 """Findings of a kind that the table shows."""
@@ -153,7 +153,7 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def to_table(self) -> str:
         """For people: the classes, then the findings by kind, the first ten of each."""
-        parts = [headline(self.dataset), printable(self._title()), rows_table(self.rows[:TABLE_CLASSES])]
+        parts = [headline(self.dataset), printable(self._title()), rows_table(self._shown_rows()[:TABLE_CLASSES])]
         if len(self.rows) > TABLE_CLASSES:
             parts[-1] += f"\n... and {len(self.rows) - TABLE_CLASSES:,} more classes"
         for (severity, kind), found in self.kinds().items():
@@ -184,7 +184,7 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def _repr_html_(self) -> str:
         # Without pictures, which would be read again; ``page`` has them.
-        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]), schema="fusiform.diagnosis/1")]
+        tables = [Report(self._title(), tuple(self._shown_rows()[:TABLE_CLASSES]), schema="fusiform.diagnosis/1")]
         for (severity, kind), found in self.kinds().items():
             count = f"{len(found):,}" if len(found) <= EXAMPLES else f"the first {EXAMPLES} of {len(found):,}"
             rows = ({"where": self._relative(one.path), "message": one.message} for one in found[:EXAMPLES])
@@ -244,6 +244,11 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def _relative(self, name: str) -> str:
         return relative(self.dataset, name)
+
+    def _shown_rows(self) -> list[Row]:
+        """The rows of the classes for people: without their sums where there are splits."""
+        sums = () if set(self.dataset.splits) == {"all"} else ("images", "objects")
+        return [{name: value for name, value in row.items() if name not in sums} for row in self.rows]
 
 
 def in_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
