@@ -15,6 +15,7 @@ _UNITS = {
     "share": "share, 0 to 1",
     "difference": "difference of shares, -1 to 1",
     "ratio": "ratio, 0 or more",
+    "rate": "so many a second",
     "bytes": "bytes, whole",
     "seconds": "seconds",
     "milliseconds": "milliseconds",

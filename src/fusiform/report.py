@@ -291,6 +291,8 @@ def value_text(name: str, value: Cell, *, units: bool = True) -> str:
         return f"{value / size:,.{decimals}f} {letters}"
     if unit in ("seconds", "milliseconds"):
         return f"{value:,.4g} {'s' if unit == 'seconds' else 'ms'}"
+    if unit in ("ratio", "rate"):
+        return f"{value:.3g}" if unit == "ratio" else f"{value:,.1f}"
     return cell_text(value)
 
 
@@ -304,10 +306,10 @@ def _number_column(name: str, values: Sequence[Cell], largest: float, *, units: 
         size, letters, decimals = _in_bytes(largest)
         scale = 1 / size
     elif unit in ("seconds", "milliseconds"):
-        letters, decimals = "s" if unit == "seconds" else "ms", min(3, max(0, 3 - len(str(int(largest)))))
+        letters, decimals = "s" if unit == "seconds" else "ms", min(3, max(0, 4 - len(str(int(largest)))))
     heading = f"{_label(name)} {letters}".rstrip() if units else name
     if decimals is None:
-        return Column(heading, _same_decimals([cell_text(value) for value in values]), True)
+        return Column(heading, _same_decimals([value_text(name, value, units=units) for value in values]), True)
     return Column(heading, [f"{scale * v:,.{decimals}f}" if _is_number(v) else "" for v in values], True)
 
 

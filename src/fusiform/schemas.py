@@ -68,6 +68,7 @@ _UNITS: dict[str, Schema] = {
     "share": {"type": "number", "minimum": 0, "maximum": 1},
     "difference": {"type": "number", "minimum": -1, "maximum": 1},
     "ratio": {"type": "number", "minimum": 0},
+    "rate": {"type": "number", "minimum": 0},
     "bytes": {"type": "integer", "minimum": 0},
     "seconds": {"type": "number", "minimum": 0},
     "milliseconds": {"type": "number", "minimum": 0},

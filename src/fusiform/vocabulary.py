@@ -17,6 +17,7 @@ Unit = Literal[
     "share",
     "difference",
     "ratio",
+    "rate",
     "bytes",
     "seconds",
     "milliseconds",
@@ -25,7 +26,7 @@ Unit = Literal[
     "numbers",
 ]
 """What a value is: a text; true or false; a whole number of something; any number; a share in [0, 1]; the difference
-of two shares; a ratio, 0 or more; whole bytes; a time; lists of whole numbers, of texts, of numbers."""
+of two shares; a ratio, 0 or more; so many a second; bytes; a time; lists of whole numbers, of texts, of numbers."""
 
 
 class Key(NamedTuple):
@@ -201,7 +202,7 @@ _NUMBERS: dict[str, Key] = {
     "epoch": Key("number", "the epochs since training began"),
     "explained_error": Key("ratio", "what rounding alone makes of the logits' rms_error"),
     "explained_error_codes": Key("ratio", "what rounding alone makes of the box codes' rms_error"),
-    "images_per_second": Key("number", "the throughput", "images/s"),
+    "images_per_second": Key("rate", "the throughput", "images/s"),
     "largest_error": Key("ratio", "the largest difference of a number, of the image's largest"),
     "left": Key("number", "a box's left edge, in pixels"),
     "logit_error": Key("ratio", "the error of the logits by the rounding of the layer alone"),
