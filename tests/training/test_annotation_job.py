@@ -100,7 +100,7 @@ def test_a_run_and_what_is_in_it(data: Path, tmp_path: Path, recipe: Recipe) -> 
     assert model.spec.labels == (("red", "blue") if recipe is detect else ("background", "red", "blue"))
     assert model.spec.preprocess.fit == ("stretch" if recipe is detect else "pad")
     assert figures["train_images"] == 12
-    assert figures["pictures"] == 4
+    assert figures["images"] == 4
     assert 0 <= float(str(figures["map50" if recipe is detect else "miou"])) <= 1
     assert {path.name for path in run.iterdir()} >= {
         *("best.safetensors", "last.safetensors", "state.pt", "run.json", "recipe.json", "metrics.jsonl"),

@@ -89,7 +89,7 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1, 2, 3, 4]
     assert all(record["val_images"] == 9 for record in records)
-    assert report.figures["pictures"] == 9
+    assert report.figures["images"] == 9
     assert report.figures["top1"] > 0.8  # type: ignore[operator]  # colours are easy; guessing gives a third
     assert Recipe.from_json((out / "recipe.json").read_text()).epochs == 4
     assert "epoch 4/4" in (out / "train.log").read_text()
