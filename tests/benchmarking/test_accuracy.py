@@ -79,7 +79,7 @@ def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -
         if (union := confusion[k].sum() + confusion[:, k].sum() - confusion[k, k])
     ]
     assert segmenter["miou"] == pytest.approx(np.mean(ious), abs=1e-5)
-    assert {row["measured_on"] for row in report.rows} == {f"2 pictures of {voc.name} (all)"}
+    assert {row["measured_on"] for row in report.rows} == {f"2 images of {voc.name} (all)"}
     assert detector["top1"] is detector["miou"] is segmenter["map"] is None
     with pytest.raises(UsageError, match="is no dataset with boxes"):
         benchmark([tasks["detection"]], data=folder, progress=lambda **_: pytest.fail("it began to measure"))

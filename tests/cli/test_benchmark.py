@@ -71,7 +71,7 @@ def test_table_of_detectors() -> None:
     assert "measured on  2 images of x" in lines
     heading = next(line for line in lines if line.startswith("model"))
     assert heading.split("  ") == ["model", "engine", "precision", "threads", "median ms", "decode ms", "mAP %"]
-    assert lines[-1].split() == ["b", "litert", "int8", "1", "12.5", "0.250", "21.4"]
+    assert lines[-1].split() == ["b", "litert", "int8", "1", "12.50", "0.250", "21.4"]
 
 
 def test_json_csv_and_the_plot_with_a_model_that_is_not_there(

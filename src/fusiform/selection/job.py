@@ -195,8 +195,6 @@ def choose(
     write_file(file, best.file.read_bytes())
     figures: dict[str, Cell] = {"model": str(file), **_figures(best, work.judge(best))}
     figures |= {"engine": engine, "threads": threads}
-    keep(figures)
-    draw(folder, candidates, journal, budget, chosen=best)
     shortfall = ""
     if budget.min_accuracy is not None and 100 * cast("float", figures["top1"]) < budget.min_accuracy:
         shortfall = (
@@ -204,6 +202,8 @@ def choose(
             f"was asked for: {advice(candidates, budget, margin, best.training.plan)}"
         )
     figures["shortfall"] = shortfall or None
+    keep(figures)
+    draw(folder, candidates, journal, budget, chosen=best)
     return Choice(file, Report("Chosen", _rows(journal), figures, schema="fusiform.choice/1"), shortfall)
 
 
