@@ -272,7 +272,7 @@ class _Fit:
             "train_loss": loss / pictures,
             f"train_{self.task.score}": right / pictures,
             "images_per_second": pictures / max(self.seconds, 1e-9),
-            "waited_for_pictures": self.waited / max(self.seconds, 1e-9),
+            "waited": self.waited / max(self.seconds, 1e-9),
             "seconds": self.seconds,
         }
         self.epoch, self.step = self.epoch + 1, 0
