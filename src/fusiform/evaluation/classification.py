@@ -530,8 +530,9 @@ def _advice(e: ClassificationEvaluation) -> Iterator[str]:
     confusion = e.confusion.copy()
     support = confusion.sum(1)
     np.fill_diagonal(confusion, 0)
-    names = [*(e.names[output] for output in e.outputs), "another class of the model"]
-    true, said = (int(k) for k in np.unravel_index(int(confusion.argmax()), confusion.shape))
+    names = [e.names[output] for output in e.outputs]
+    among = confusion[:, : len(names)]
+    true, said = (int(k) for k in np.unravel_index(int(among.argmax()), among.shape))
     if confusion[true, said] >= OFTEN:
         yield (
             f"{names[true]} is taken for {names[said]} in {confusion[true, said]} images, more often than any other. "
