@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
-from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.dataset import SPLIT_ORDER, DataSet, Sample, Split
 from fusiform.data.faults import FileFault, ReadingFault, Severity
 from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
@@ -24,7 +24,7 @@ EXAMPLES = 10
 TABLE_CLASSES = 30
 """Classes that the table shows."""
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLITS = tuple(split for split in SPLIT_ORDER if split != "all")
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 Kind = Literal[
