@@ -32,7 +32,7 @@ from fusiform.evaluation.multi_scale import MultiScaleEngine
 from fusiform.evaluation.source import choose_masks
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
-from fusiform.report import Cell, Report, cell_text, value_text
+from fusiform.report import Cell, Report, cell_text
 from fusiform.tasks import segmentation
 from fusiform.tasks.bootstrap import RESAMPLES
 from fusiform.tasks.segmentation import SegmentationMap
@@ -489,11 +489,11 @@ def _add_confusion(e: SegmentationEvaluation, page: Page) -> None:
 
 def _cards(e: SegmentationEvaluation, chosen: Sequence[int], again: Again) -> tuple[list[Card], list[int]]:
     """Images with the masks that were found, beside the same with the true ones; and the classes that they show."""
-    ious = {str(row["path"]): row["miou"] for row in e.pictures()}
+    ious = np.nan_to_num(mean_iou(e.counts, e.outputs))
     cards, seen = [], set()
     for i, shown in zip(chosen, again(chosen), strict=True):
         name = e.samples[i].name
-        said = f"mean IoU {percent_text(float(ious[name] or 0))}"
+        said = f"mean IoU {percent_text(float(ious[i]))}"
         if shown is None:
             cards.append(Card([(None, "")], said, name=Path(name).name))
             continue
