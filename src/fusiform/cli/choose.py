@@ -95,6 +95,8 @@ def command(
     Exit codes: 0 if the model is as accurate as asked for, 1 if it is not (the best one is written all the same) or
     nothing fits the budget, 2 for wrong usage, 130 after Ctrl-C.
     """
+    from fusiform.cli.process import command_line
+    from fusiform.progress import track
     from fusiform.report import printable
     from fusiform.runs import need_training
     from fusiform.training import allocator
@@ -107,24 +109,30 @@ def command(
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    choice = choose(
-        data,
-        out,
-        root=root,
-        max_ms=max_ms,
-        max_mb=max_mb,
-        min_accuracy=min_accuracy,
-        threads=threads,
-        engine=engine,
-        size=size or SIZES,
-        trials=trials,
-        scratch=scratch,
-        minutes=minutes,
-        recipe=recipe,
-        settings=settings,
-        resume=resume,
-        say=say,
-    )
+    try:
+        choice = choose(
+            data,
+            out,
+            root=root,
+            max_ms=max_ms,
+            max_mb=max_mb,
+            min_accuracy=min_accuracy,
+            threads=threads,
+            engine=engine,
+            size=size or SIZES,
+            trials=trials,
+            scratch=scratch,
+            minutes=minutes,
+            recipe=recipe,
+            settings=settings,
+            resume=resume,
+            say=say,
+            progress=track,
+        )
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            interrupt.args = (f"{interrupt.args[0]}; go on with: {command_line('--resume')}",)
+        raise
     print_report(choice.report, form)
     if choice.shortfall:
         click.echo(f"fusiform: {printable(choice.shortfall)}", err=True)

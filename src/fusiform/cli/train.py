@@ -9,12 +9,24 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import print_report
-from fusiform.report import Format
+from fusiform.cli.output import open_output, suggest
+from fusiform.report import Format, align, cell_text, printable
 
 if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
+    from fusiform.report import Report
     from fusiform.spec import Task
+
+
+_SHARES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "map": "mAP",
+    "map50": "mAP at IoU 0.5",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+"""Figures of the report that are shares, as people call them."""
 
 
 @click.command("train")
@@ -46,7 +58,12 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps; --resume keeps the run's.",
+)
 @options.threads
 @click.option(
     "--save-every",
@@ -88,11 +105,12 @@ def command(
     Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
     Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as they are downloaded. What was understood is printed first.
 
-    Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
+    Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: the step under way is
+    finished and saved, and --resume goes on after it. A second Ctrl-C ends at once, with what was saved last.
     Under torchrun the same command trains in several processes.
     """
     from fusiform.errors import UsageError
-    from fusiform.report import printable
+    from fusiform.progress import track
     from fusiform.runs import need_training
     from fusiform.training import allocator
 
@@ -138,6 +156,8 @@ def command(
             ignore=ignore,
             root=root,
             device=device,
+            threads=threads,
+            progress=track,
         )
     else:
         from fusiform.runs import train
@@ -156,6 +176,51 @@ def command(
             threads=threads,
             save_every=save_every,
             say=say,
+            progress=track,
         ).report
-    if report.figures:  # of several processes the one that writes has them
-        print_report(report, form)
+    if not report.figures:  # of several processes the one that writes has them
+        return
+    with open_output(None) as stream:
+        stream.write(_table(report) if form == "table" else report.render(form))
+    if find_lr:
+        rate = ["--set", f"lr={report.figures['suggested']}"]
+        suggest(form, ["train", str(data), "--out", str(out), *_given(model, task, recipe, settings), *rate])
+    else:
+        from fusiform.training.run_folder import read_settings
+
+        run = read_settings(out)
+        where = ["--root", run["root"]] if run.get("root") else []
+        page = ["--html", str(out / "evaluation.html")]
+        suggest(
+            form,
+            ["evaluate", str(out), run["data"] if data is None else str(data), *where, *page],
+            ["export", str(out), "--to", "litert", "--out", str(out / "export")],
+        )
+
+
+def _given(model: str, task: str | None, recipe: str | None, settings: tuple[str, ...]) -> list[str]:
+    """The options that say what is trained, as they were given."""
+    options = [("--model", None if model == "mobilenet_v2" else model), ("--task", task), ("--recipe", recipe)]
+    given = [word for name, value in options if value is not None for word in (name, value)]
+    return given + [word for setting in settings for word in ("--set", setting)]
+
+
+def _table(report: Report) -> str:
+    """For people: shares in percent with their 95 % intervals, and times as a clock has them."""
+    from fusiform.progress import clock
+
+    figures = dict(report.figures)
+    lines = []
+    for name, value in figures.items():
+        if name in _SHARES and isinstance(value, float):
+            if name == "top5" and figures.get("classes") in range(6):
+                continue  # nobody can miss it
+            ends = [figures.get(f"{name}_{end}") for end in ("low", "high")]
+            low, high = (100 * end if isinstance(end, float) else None for end in ends)
+            interval = "" if low is None or high is None else f" (95 % interval {low:.1f} to {high:.1f})"
+            lines.append([_SHARES[name], f"{100 * value:.1f} %{interval}"])
+        elif name == "seconds" and isinstance(value, float):
+            lines.append(["time", clock(value)])
+        elif name.removesuffix("_low").removesuffix("_high") not in _SHARES:
+            lines.append([printable(name.replace("_", " ")), cell_text(value)])
+    return "\n\n".join([report.title, align(lines, "<<")]) + "\n"
