@@ -37,11 +37,11 @@ def test_every_model_in_every_engine_with_every_number_of_threads(folder: Path) 
     told: list[tuple[str, int | None, int]] = []
 
     @contextmanager
-    def progress(*, total: int | None, label: str, unit: str = "pictures") -> Iterator[Any]:
+    def progress(*, total: int | None, label: str, unit: str = "images") -> Iterator[Any]:
         class Bar:
             done = 0
 
-            def advance(self, amount: int = 1) -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 Bar.done += amount
 
         yield Bar()
@@ -67,7 +67,7 @@ def test_every_model_in_every_engine_with_every_number_of_threads(folder: Path) 
             assert 0 < row["memory_mb"] < row["process_mb"]
     assert report.figures["cores"] == usable_cores()
     assert report.figures["ai-edge-litert"]
-    assert [label for label, _, _ in told] == ["first answers", "benchmark"]
+    assert [label for label, _, _ in told] == ["first answers", "latency", "throughput"]
     assert all(total == done > 0 for _, total, done in told)
 
 
@@ -169,10 +169,10 @@ def test_processes_end_with_an_interruption(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(process.subprocess, "Popen", Watched)
 
     @contextmanager
-    def interrupt(*, total: int | None, label: str, unit: str = "pictures") -> Iterator[Any]:
+    def interrupt(*, total: int | None, label: str, unit: str = "images") -> Iterator[Any]:
         class Bar:
-            def advance(self, amount: int = 1) -> None:
-                if label == "benchmark":
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                if label == "latency":
                     raise KeyboardInterrupt
 
         yield Bar()

@@ -133,11 +133,11 @@ def test_progress_is_shown_to_whoever_asks(data: Path, capsys: pytest.CaptureFix
     steps: list[int] = []
 
     class Bar:
-        def advance(self, amount: int = 1) -> None:
+        def advance(self, amount: int = 1, note: str = "") -> None:
             steps.append(amount)
 
     @contextmanager
-    def count(*, total: int | None, label: str, unit: Any = "pictures") -> Iterator[Bar]:
+    def count(*, total: int | None, label: str, unit: Any = "images") -> Iterator[Bar]:
         assert (total, label) == (13, "doctor")
         yield Bar()
 

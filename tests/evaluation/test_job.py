@@ -379,9 +379,9 @@ def test_progress_is_told_to_whoever_asks(made: Path, task: Task, capfd: pytest.
     told: list[int] = []
 
     @contextmanager
-    def tracker(*, total: int | None, label: str, unit: str = "pictures") -> Any:
+    def tracker(*, total: int | None, label: str, unit: str = "images") -> Any:
         class Bar:
-            def advance(self, amount: int = 1) -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 told.append(amount)
 
         told.append(-(total or 0))
