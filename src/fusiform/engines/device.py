@@ -59,12 +59,12 @@ def _lack(device: str, error: Exception) -> str:
     import torch
 
     if device == "mps":
-        return "it finds no GPU of Apple's; leave --device out"
+        return "it finds no GPU of Apple's; --device cpu computes without"
     if torch.version.cuda is None and torch.version.hip is None:
-        return "it was installed without CUDA; install PyTorch for your GPU, or leave --device out"
+        return "it was installed without CUDA; install PyTorch for your GPU, or compute on the CPU (--device cpu)"
     count = torch.cuda.device_count()
     if count:
         found = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         reason = str(error).splitlines()[0] if device == "cuda" or int(device.partition(":")[2]) < count else ""
-        return f"{reason or f'there is {found}'}; leave --device out for another"
-    return "it finds no NVIDIA GPU or no driver; leave --device out"
+        return f"{reason or f'there is {found}'}; name another, or compute on the CPU (--device cpu)"
+    return "it finds no NVIDIA GPU or no driver; compute on the CPU (--device cpu)"
