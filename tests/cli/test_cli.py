@@ -334,7 +334,11 @@ def test_port_passes_the_labels_and_says_what_it_wrote(tmp_path: Path, monkeypat
     labels = tmp_path / "labels.txt"
     result = run("port", "foreign.onnx", "--out", "own.safetensors", "--labels", labels)
     assert result.stdout == "own.safetensors: mobilenet_v2_x1_0, 3 classes, 32 pixels, symmetric padding\n"
-    assert result.stderr == "fusiform: FILE: assumed\n"
+    assert result.stderr.splitlines() == [
+        "fusiform: FILE: assumed",
+        "next: fusiform info own.safetensors",
+        "next: fusiform predict PHOTO --model own.safetensors",
+    ]
     stated = ["--mean", "0.5", "--std", "0.5,0.4,0.3", "--resize", "250", "--crop", "200", "--fit", "crop"]
     run("port", "foreign.onnx", "--out", "own.safetensors", *stated)
     for wrong in ("", "a", "0.5;0.5", "1,2,"):

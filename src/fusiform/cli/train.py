@@ -13,6 +13,8 @@ from fusiform.cli.output import open_output, suggest
 from fusiform.report import Format, align, cell_text, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusiform.data.masks import Ignore
     from fusiform.report import Report
     from fusiform.spec import Task
@@ -157,6 +159,7 @@ def command(
             root=root,
             device=device,
             threads=threads,
+            say=say,
             progress=track,
         )
     else:
@@ -186,16 +189,20 @@ def command(
         rate = ["--set", f"lr={report.figures['suggested']}"]
         suggest(form, ["train", str(data), "--out", str(out), *_given(model, task, recipe, settings), *rate])
     else:
-        from fusiform.training.run_folder import read_settings
+        suggest(form, *_next(out, data))
 
-        run = read_settings(out)
-        where = ["--root", run["root"]] if run.get("root") else []
-        page = ["--html", str(out / "evaluation.html")]
-        suggest(
-            form,
-            ["evaluate", str(out), run["data"] if data is None else str(data), *where, *page],
-            ["export", str(out), "--to", "litert", "--out", str(out / "export")],
-        )
+
+def _next(out: Path, data: Path | None) -> Iterator[list[str]]:
+    """The commands that may follow a training."""
+    from fusiform.training.run_folder import read_settings
+
+    run = read_settings(out)
+    where = ["--root", run["root"]] if run.get("root") else []
+    if run.get("ignore"):
+        where += ["--ignore", run["ignore"]]
+    page = ["--html", str(out / "evaluation.html")]
+    yield ["evaluate", str(out), run["data"] if data is None else str(data), *where, *page]
+    yield ["export", str(out), "--to", "litert", "--out", str(out / "export")]
 
 
 def _given(model: str, task: str | None, recipe: str | None, settings: tuple[str, ...]) -> list[str]:

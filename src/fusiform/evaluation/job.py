@@ -135,7 +135,8 @@ def evaluate(
 
         say(f"computing on {describe_device(place)}")
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
-    read = _read(models, data, ignore, root)
+    with how.progress(total=None, label="read the dataset"):
+        read = _read(models, data, ignore, root)
     divided = None
     if calibrate is not None:
         divided = calibration.divide(cast("DataSet", read[0][1]), split)

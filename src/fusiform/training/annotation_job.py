@@ -64,7 +64,8 @@ class AnnotatedJob(Job[AnnotatedSet]):
         if self.recipe.val_fraction:
             samples = plain.get("all", plain.get("train", ()))
             prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
-            groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
+            with self.progress(total=None, label="find copies"):
+                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
         split = split_dataset(
             DataSet(dataset.source, ("pictures",), plain),
             fraction=self.recipe.val_fraction,

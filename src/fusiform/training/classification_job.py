@@ -101,7 +101,8 @@ class ClassificationJob(Job[DataSet]):
             groups: list[list[Sample]] = []
             if recipe.val_fraction:
                 prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
-                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
+                with self.progress(total=None, label="find copies"):
+                    groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
             told = len(dataset.notes)
             dataset = split_dataset(dataset, fraction=recipe.val_fraction, seed=recipe.seed, groups=groups)
             for note in dataset.notes[told:]:

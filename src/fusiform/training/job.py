@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fusiform.data.masks import Ignore
+from fusiform.engines.device import describe_device
 from fusiform.errors import UsageError
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
@@ -108,6 +109,7 @@ def find_rate(
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
+    say: Say = lambda _: None,
     progress: Tracker = silent,
 ) -> Report:
     """Look for a learning rate for ``train`` with the same arguments, and draw ``lr_finder.png`` in ``out``.
@@ -122,6 +124,8 @@ def find_rate(
     with join(device) as world:
         if world.size > 1:
             raise UsageError("--find-lr runs in a single process: start it without torchrun")
+        if world.device.type != "cpu":
+            say(f"computing on {describe_device(str(world.device))}")
         taught_by = open_model(teacher) if teacher is not None else None
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
         job = _job(world, None, recipe, threads, 0, progress, ignore, root)
