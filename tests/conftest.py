@@ -23,6 +23,7 @@ if WORKERS:
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from fusiform.graph.shapes import expected_shapes
@@ -31,6 +32,10 @@ from fusiform.spec import Architecture, ModelSpec, Padding, Preprocess
 # A job in the background inherits an ignored Ctrl-C, and would hand it on to the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine draws examples slowly, and that says nothing of the tests.
+settings.register_profile("fusiform", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fusiform")
 
 SHARED_DATA = Path(os.environ.get("FUSIFORM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -33,9 +33,18 @@ class FusiformError(Exception):
 
 
 class UsageError(FusiformError):
-    """An argument is wrong or two arguments do not go together."""
+    """An argument is wrong, two exclude each other, or one does not apply to the task of the model or the data."""
 
     exit_code = 2
+
+
+class InputError(UsageError):
+    """What an argument names is missing, damaged or does not fit: a file, a dataset, a model, a device.
+
+    The argument itself is well formed, so that the command line exits with 1 and not with 2.
+    """
+
+    exit_code = 1
 
 
 class ImageError(FusiformError):

@@ -289,6 +289,8 @@ def value_text(name: str, value: Cell, *, units: bool = True) -> str:
     if unit == "bytes":
         size, letters, decimals = _in_bytes(value)
         return f"{value / size:,.{decimals}f} {letters}"
+    if unit == "seconds" and value >= 60:
+        return f"{value / 60:,.1f} min" if value < 3600 else f"{value / 3600:,.1f} h"
     if unit in ("seconds", "milliseconds"):
         return f"{value:,.4g} {'s' if unit == 'seconds' else 'ms'}"
     if unit in ("ratio", "rate"):

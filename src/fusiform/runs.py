@@ -203,7 +203,7 @@ def train(
     ignore: Ignore | None = None,
     root: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     save_every: float = 5.0,
     say: Say | None = None,
@@ -211,7 +211,8 @@ def train(
 ) -> Run:
     """Train a classifier, a detector (SSDLite) or a segmenter (DeepLabv3) on your own images.
 
-    An interruption loses nothing: the same call with ``resume`` goes on, to the same weights. On Linux the process's
+    An interruption loses nothing: the same call with ``resume`` goes on, to the same weights. Ctrl-C is obeyed when the
+    step under way is saved; the KeyboardInterrupt says what was kept. On Linux the process's
     malloc keeps freed memory from then on, which makes training on a CPU faster; FUSIFORM_MALLOC=0 leaves it alone.
 
     Args:
@@ -231,8 +232,9 @@ def train(
             unless it seems to be a class, which is refused.
         root: The folder that the paths in a list begin in; None is the list's own.
         resume: Go on with the run in ``out``, with its own data, model and recipe.
-        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        threads: The number of cores to use; None is all.
+        device: ``auto`` (``cuda`` where PyTorch finds such a GPU, else ``cpu``), ``cpu``, ``cuda``, ``cuda:1`` or
+            ``mps``. With ``resume``, ``auto`` is what the run had.
+        threads: The number of cores to use; None is all, or with ``resume`` what the run had.
         save_every: Minutes between checkpoints within an epoch.
         say: Gets a line now and then; None prints on standard error where progress is shown.
         progress: Whether to show how far it is; None does on a terminal and in a notebook.

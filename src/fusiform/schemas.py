@@ -415,6 +415,8 @@ def _run() -> Schema:
             "root": absent,
             "classes": {**TEXTS, "description": "the names of the classes"},
             "processes": {"type": "integer", "minimum": 1},
+            "device": {"type": "string", "description": "what computed: cpu, cuda or mps"},
+            "threads": {"type": ["integer", "null"], "minimum": 1},
         }
     )
 

@@ -37,11 +37,11 @@ def test_every_model_in_every_engine_with_every_number_of_threads(folder: Path) 
     told: list[tuple[str, int | None, int]] = []
 
     @contextmanager
-    def progress(*, total: int | None, label: str, unit: str = "pictures") -> Iterator[Any]:
+    def progress(*, total: int | None, label: str, unit: str = "images") -> Iterator[Any]:
         class Bar:
             done = 0
 
-            def advance(self, amount: int = 1) -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 Bar.done += amount
 
         yield Bar()
@@ -69,7 +69,7 @@ def test_every_model_in_every_engine_with_every_number_of_threads(folder: Path) 
     (package,) = report.tables["packages"]
     assert package["package"] == "ai-edge-litert"
     assert package["version"]
-    assert [label for label, _, _ in told] == ["first answers", "benchmark"]
+    assert [label for label, _, _ in told] == ["first answers", "latency", "throughput"]
     assert all(total == done > 0 for _, total, done in told)
 
 
@@ -171,10 +171,10 @@ def test_processes_end_with_an_interruption(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(process.subprocess, "Popen", Watched)
 
     @contextmanager
-    def interrupt(*, total: int | None, label: str, unit: str = "pictures") -> Iterator[Any]:
+    def interrupt(*, total: int | None, label: str, unit: str = "images") -> Iterator[Any]:
         class Bar:
-            def advance(self, amount: int = 1) -> None:
-                if label == "benchmark":
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                if label == "latency":
                     raise KeyboardInterrupt
 
         yield Bar()

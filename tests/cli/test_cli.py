@@ -343,7 +343,11 @@ def test_port_passes_the_labels_and_says_what_it_wrote(tmp_path: Path, monkeypat
     labels = tmp_path / "labels.txt"
     result = run("port", "foreign.onnx", "--out", "own.safetensors", "--labels", labels)
     assert result.stdout == "own.safetensors: mobilenet_v2_x1_0, 3 classes, 32 pixels, symmetric padding\n"
-    assert result.stderr == "fusiform: FILE: assumed\n"
+    assert result.stderr.splitlines() == [
+        "fusiform: FILE: assumed",
+        "next: fusiform info own.safetensors",
+        "next: fusiform predict PHOTO --model own.safetensors",
+    ]
     stated = ["--mean", "0.5", "--std", "0.5,0.4,0.3", "--resize", "250", "--crop", "200", "--fit", "crop"]
     run("port", "foreign.onnx", "--out", "own.safetensors", *stated)
     for wrong in ("", "a", "0.5;0.5", "1,2,"):
@@ -423,7 +427,7 @@ main()
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_ctrl_c_stops_at_once_and_quietly(tmp_path: Path, threads: str) -> None:
+def test_ctrl_c_stops_at_once_and_says_what_is_left(tmp_path: Path, threads: str) -> None:
     paths = [picture(tmp_path / f"{i}.png", 0) for i in range(4)]
     out = tmp_path / "out.txt"
     command = [sys.executable, "-c", HANGING, threads, *paths, "--out", out]
@@ -433,7 +437,7 @@ def test_ctrl_c_stops_at_once_and_quietly(tmp_path: Path, threads: str) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert errors == ""
+    assert errors == f"fusiform: interrupted: nothing was written to {out}\n"
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 

@@ -38,7 +38,23 @@ def test_healthy(data: Path) -> None:
     assert result.stdout.startswith("classification, laid out as class folders: 2 classes, 10 pictures\n")
     assert "10 pictures, 0 errors, 0 warnings, 0 notes" in result.stdout
     assert "Nothing was found." in result.stdout
-    assert result.stderr == ""  # no bar where nobody looks
+    # No bar where nobody looks, and it took no time.
+    assert result.stderr == f"next: fusiform train {data} --task classification --out runs/first\n"
+    assert run(data, "--format", "json").stderr == ""
+
+
+def test_what_may_come_next(data: Path) -> None:
+    (data / "cat" / "copy of a dog.jpg").write_bytes((data / "dog" / "0.jpg").read_bytes())
+    assert run(data, "--root", data).exit_code != 0  # a folder has no root
+    lines = run(data).stderr.splitlines()
+    assert lines == [
+        f"next: fusiform doctor {data} --task classification --fix clean.csv",
+        f"next: fusiform train {data} --task classification --out runs/first",
+    ]
+    clean = data.parent / "my clean.csv"
+    assert (
+        run(data, "--fix", clean).stderr == f"next: fusiform train '{clean}' --task classification --out runs/first\n"
+    )
 
 
 def test_exit_codes(data: Path) -> None:

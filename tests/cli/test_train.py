@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +68,7 @@ def test_training_prints_a_report_and_leaves_a_run(data: Path, tmp_path: Path, v
     assert figures["model"] == str(out / "best.safetensors")
     assert 0 <= figures["top1_low"] <= figures["top1"] <= figures["top1_high"] <= 1
     assert "epoch 2/2" in done.stderr
+    assert "next: " not in done.stderr
     again = fusiform("train", data, "--out", out)
     assert (again.returncode, again.stdout) == (2, "")
     assert "--resume" in again.stderr
@@ -119,6 +122,13 @@ def test_a_list_with_bare_names_and_one_epoch(data: Path, tmp_path: Path) -> Non
     with_root = [*arguments, "--root", str(data), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(commands, with_root)
     assert result.exit_code == 0, result.output
+    out = tmp_path / "run"
+    assert re.search(r"^top-1 +\d+\.\d % \(95 % interval \d+\.\d to \d+\.\d\)$", result.stdout, re.MULTILINE)
+    assert "top-5" not in result.stdout  # of two classes
+    assert [line for line in result.stderr.splitlines() if line.startswith("next: ")] == [
+        f"next: fusiform evaluate {out} {file} --root {data} --html {out}/evaluation.html",
+        f"next: fusiform export {out} --to litert --out {out}/export",
+    ]
     lines = result.stderr.splitlines()
     assert "classification, laid out as a list: 2 classes, 24 pictures: train 18, val 6" in lines
     assert "splits: val was held out of all pictures" in lines
@@ -135,11 +145,13 @@ def test_the_recipe_can_be_looked_at_first(tmp_path: Path) -> None:
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         [sys.executable, "-m", "fusiform", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=heard,  # also where the tests run in the background, which ignores it
     )
 
 
@@ -166,6 +178,11 @@ def test_control_c_and_kill_lose_nothing(data: Path, tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         assert b"Traceback" not in errors
         assert process.returncode in (130, -signal.SIGKILL)
+        if sent is signal.SIGINT:
+            last = errors.decode().splitlines()[-1]
+            assert last.startswith("fusiform: interrupted: saved ")
+            assert last.endswith(f"; go on with: fusiform train --resume --out {out}")
+            assert "done again" not in last
     done = fusiform("train", "--resume", "--out", out)
     assert done.returncode == 0, done.stderr
     assert_same_models(tmp_path / "whole", out)

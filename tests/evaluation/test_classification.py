@@ -186,9 +186,9 @@ def test_progress_counts_every_picture(model: Path, data: DataSet) -> None:
     told: list[int] = []
 
     @contextmanager
-    def tracker(*, total: int | None, label: str, unit: str = "pictures") -> Any:
+    def tracker(*, total: int | None, label: str, unit: str = "images") -> Any:
         class Bar:
-            def advance(self, amount: int = 1) -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 told.append(amount)
 
         told.append(-(total or 0))

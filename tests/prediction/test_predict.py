@@ -264,7 +264,10 @@ def test_labels_and_top(tmp_path: Path) -> None:
     assert len(predict(path, top=99)[0].top) == 3
 
 
-def test_progress_counts_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusiform.progress.GAP_SECONDS", 0.0)  # of short jobs nothing is said
     paths = [picture(tmp_path / f"{i}.png", "red") for i in range(3)]
     assert best(predict(paths, progress=True)) == ["red"] * 3
     assert "3/3" in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,11 +150,150 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
             train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
     said: list[str] = []
     train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
-    assert any(line == f"going on from epoch {step // 3}, step {step % 3}" for line in said)
+    place = ("before the first step", "in epoch 1, after step 1 of 3", "", "after epoch 1")[step] if step < 4 else None
+    assert f"going on: {place or f'in epoch 2, after step {step - 3} of 3'}" in said
     assert_equal(whole, tmp_path / "run")
     assert_equal(whole, tmp_path / "run", "best.safetensors")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1, 2]
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, place: str, step: int, times: int = 1) -> None:
+    """Send Ctrl-C ``times`` from within a step (1, 2, ...), or from the first validation after it."""
+    signals = 0
+    taken = 0
+    one_step, measure = loop._Fit._step, loop._Fit._measure
+
+    def send() -> None:
+        nonlocal signals
+        while signals < times:
+            signals += 1
+            signal.raise_signal(signal.SIGINT)
+
+    def in_step(self: Any, batches: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if place == "step" and taken == step:
+            send()
+        one_step(self, batches)
+
+    def in_validation(self: Any) -> dict[str, float]:
+        if place == "validation" and taken >= step:
+            send()
+        return measure(self)
+
+    monkeypatch.setattr(loop._Fit, "_step", in_step)
+    monkeypatch.setattr(loop._Fit, "_measure", in_validation)
+
+
+@pytest.mark.parametrize(
+    ("place", "step", "kept"),
+    [
+        ("validation", 0, "no step of the training was saved; begin it again"),
+        ("step", 1, "saved in epoch 1, after step 1 of 3; go on"),
+        ("step", 3, "saved after epoch 1, before its validation; go on"),
+        ("validation", 3, "saved after epoch 1, before its validation; go on"),
+        ("step", 5, "saved in epoch 2, after step 2 of 3; go on"),
+        ("validation", 6, "saved after epoch 2, before its validation; go on"),
+    ],
+)
+def test_ctrl_c_saves_the_step_under_way_and_nothing_is_repeated(
+    data: Path,
+    tmp_path: Path,
+    by_chance: tuple[Recipe, Path],
+    place: str,
+    step: int,
+    kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, whole = by_chance
+    run = tmp_path / "the run"
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        break_off(patch, place, step)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            train(data, run, model=NETWORK, recipe=recipe, threads=1)
+    assert signal.getsignal(signal.SIGINT) is handler
+    (text,) = raised.value.args
+    assert text == f"{kept} with: fusiform train --resume --out '{run}'"
+    taken: list[int] = []
+    one_step = loop._Fit._step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", lambda self, batches: taken.append(self.step) or one_step(self, batches))
+        train(None, run, resume=True, threads=1)
+    assert len(taken) == 6 - step
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    records = read_metrics(run / "metrics.jsonl")
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_what_was_saved(
+    data: Path, tmp_path: Path, by_chance: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, whole = by_chance
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        break_off(patch, "step", 2, times=2)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            train(data, run, model=NETWORK, recipe=recipe, threads=1)
+    (text,) = raised.value.args
+    assert text.startswith("saved before the first step, and what came later is done again; go on with: fusiform train")
+    train(None, run, resume=True, threads=1)
+    assert (run / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+
+
+def test_what_an_interruption_before_the_run_left(data: Path, tmp_path: Path, quick: Recipe, monkeypatch: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusiform.training.classification_job.open_dataset", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"^nothing was written$"):
+        train(data, tmp_path / "run", model=NETWORK, recipe=quick, threads=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_has_the_progress_and_a_run_goes_on_as_it_was_begun(
+    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusiform.progress.GAP_SECONDS", 0.0)
+    run = tmp_path / "run"
+    train(data, run, model=NETWORK, recipe=quick, threads=1)
+    log = (run / "train.log").read_text()
+    for line in (
+        r"decode: 100 % 27/27 images, ",
+        r"features: 100 % 27/27 images, ",
+        r"head: 100 % 30/30 epochs, ",
+        r"validate: 100 % 9/9 images, ",
+        r"epoch 1/2:  33 % 8/24 images, \S+ images/s, \d:\d\d left, loss \d\.\d{3}, \d:\d\d left of the run\n",
+        r"epoch 2/2: 100 % 24/24 images, \S+ images/s, \d:\d\d in all, loss \d\.\d{3}, ",
+    ):
+        assert re.search(line, log), line
+    settings = json.loads((run / "run.json").read_text())
+    assert (settings["device"], settings["threads"]) == ("cpu", 1)
+    asked: list[str] = []
+
+    def join(device: str) -> Any:
+        asked.append(device)
+        raise Stop
+
+    monkeypatch.setattr("fusiform.training.job.join", join)
+    (run / "run.json").write_text(json.dumps(settings | {"device": "cuda"}))
+    for device in ("auto", "cpu"):
+        with pytest.raises(Stop):
+            train(None, run, resume=True, device=device)
+    assert asked == ["cuda", "cpu"]
+
+
+def test_how_long_the_rest_of_a_run_takes() -> None:
+    recipe = Recipe(name="r", epochs=4, sizes=(32, 64))
+    rest = loop.Rest(recipe, 10)
+    assert rest.seconds(0, 0) == 0
+    rest.measured(3)
+    rest.stepped(0, 2.0)
+    # 9 and 10 steps of 32 pixels at 2 seconds, 20 of 64 pixels at 8, and four validations.
+    assert rest.seconds(0, 1) == pytest.approx(19 * 2 + 20 * 8 + 4 * 3)
+    assert rest.seconds(3, 10) == pytest.approx(3)
 
 
 def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(trained: Path, tmp_path: Path) -> None:

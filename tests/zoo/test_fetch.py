@@ -294,9 +294,9 @@ def test_offline_without_the_file_says_what_to_do(server: Server, monkeypatch: p
 
 
 @contextmanager
-def interrupted(*, total: int | None, label: str, unit: Unit = "pictures") -> Iterator[Progress]:
+def interrupted(*, total: int | None, label: str, unit: Unit = "images") -> Iterator[Progress]:
     class Interrupt:
-        def advance(self, amount: int = 1) -> None:
+        def advance(self, amount: int = 1, note: str = "") -> None:
             raise KeyboardInterrupt
 
     yield Interrupt()
@@ -312,9 +312,9 @@ def test_progress_adds_up_to_the_length(server: Server) -> None:
     told: list[object] = []
 
     @contextmanager
-    def listener(*, total: int | None, label: str, unit: Unit = "pictures") -> Iterator[Progress]:
+    def listener(*, total: int | None, label: str, unit: Unit = "images") -> Iterator[Progress]:
         class Listener:
-            def advance(self, amount: int = 1) -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 told.append(amount)
 
         told.extend((total, label, unit))

@@ -32,7 +32,7 @@ def measure_accuracy(contenders: Sequence[Contender], progress: Tracker) -> None
 def _accuracy(c: Contender, progress: Tracker) -> dict[str, Cell]:
     """How good a contender is on its data."""
     assert c.data is not None
-    result = evaluate(c.name, c.data, engine=c.engine, progress=progress)
+    result = evaluate(c.name, c.data, engine=c.engine, device="cpu", progress=progress)
     source = Path(result.source).resolve().name
     return {
         MEASURES[c.spec.task]: None if result.value is None else rounded(result.value),

@@ -22,7 +22,7 @@ THROUGHPUT_ROUNDS = 3
 
 def open_all(contenders: Sequence[Contender], stack: ExitStack, progress: Tracker) -> None:
     """Start every contender's process, one after the other; load time and memory are known then."""
-    with progress(total=len(contenders), label="first answers") as bar:
+    with progress(total=len(contenders), label="first answers", unit="models") as bar:
         for contender in contenders:
             contender.child = stack.enter_context(Child())
             request = {
@@ -53,19 +53,19 @@ def take_turns(contenders: Sequence[Contender], seconds: float, progress: Tracke
     times: dict[Contender, list[float]] = {c: [] for c in ready}
     decoding: dict[Contender, list[float]] = {c: [] for c in ready}
     rates: dict[Contender, list[float]] = {c: [] for c in ready}
-    total = sum(ROUNDS * runs[c] + THROUGHPUT_ROUNDS * shown[c] for c in ready)
-    with progress(total=total, label="benchmark") as bar:
+    with progress(total=ROUNDS * len(ready), label="latency", unit="rounds") as bar:
         for number in range(ROUNDS):
             for c in _in_order(ready, number):
                 times[c] += c.ask({"do": "latency", "runs": runs[c]}).get("times", [])
                 if c.spec.task != "classification":
                     decoding[c] += c.ask({"do": "decode", "photographs": c.photographs}).get("times", [])
-                bar.advance(runs[c])
+                bar.advance()
+    with progress(total=THROUGHPUT_ROUNDS * len(ready), label="throughput", unit="rounds") as bar:
         for number in range(THROUGHPUT_ROUNDS):
             for c in _in_order(ready, number):
                 answer = c.ask({"do": "throughput", "workers": c.row["workers"], "pictures": shown[c]})
                 rates[c] += [answer["rate"]] if answer else []
-                bar.advance(shown[c])
+                bar.advance()
     for c in ready:
         if not c.failed:
             latency = latency_of(times[c])

@@ -50,6 +50,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
+            process.tell_interruption(interrupt)
             ctx.exit(process.exit_code_of(interrupt))
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone

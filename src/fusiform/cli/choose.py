@@ -97,6 +97,8 @@ def command(
     """
     import dataclasses
 
+    from fusiform.cli.process import command_line
+    from fusiform.progress import track
     from fusiform.report import printable
     from fusiform.runs import need_training
     from fusiform.training import allocator
@@ -109,24 +111,30 @@ def command(
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    choice = choose(
-        data,
-        out,
-        root=root,
-        max_ms=max_ms,
-        max_mb=max_mb,
-        min_accuracy=min_accuracy,
-        threads=threads,
-        engine=engine,
-        size=size or SIZES,
-        trials=trials,
-        scratch=scratch,
-        minutes=minutes,
-        recipe=recipe,
-        settings=settings,
-        resume=resume,
-        say=say,
-    )
+    try:
+        choice = choose(
+            data,
+            out,
+            root=root,
+            max_ms=max_ms,
+            max_mb=max_mb,
+            min_accuracy=min_accuracy,
+            threads=threads,
+            engine=engine,
+            size=size or SIZES,
+            trials=trials,
+            scratch=scratch,
+            minutes=minutes,
+            recipe=recipe,
+            settings=settings,
+            resume=resume,
+            say=say,
+            progress=track,
+        )
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            interrupt.args = (f"{interrupt.args[0]}; go on with: {command_line('--resume')}",)
+        raise
     report = choice.report
     if form == "table":  # people are told below
         report = dataclasses.replace(report, figures={**report.figures, "shortfall": None})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output, tell_left_out
+from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.report import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusiform.data.masks import Ignore
+    from fusiform.doctor.findings import Diagnosis
     from fusiform.spec import Task
 
 
@@ -87,13 +90,41 @@ def command(
     examined, 2 for wrong usage, 130 after Ctrl-C.
     """
     from fusiform.doctor.job import diagnose
+    from fusiform.progress import track
 
     with open_output(out) as stream:
         diagnosis = diagnose(
-            data, task=task, ignore=ignore, root=root, model=model, html=html, fix=fix, threads=threads
+            data,
+            task=task,
+            ignore=ignore,
+            root=root,
+            model=model,
+            html=html,
+            fix=fix,
+            threads=threads,
+            progress=track,
         )
         report = diagnosis.report()
         stream.write(diagnosis.to_table() if form == "table" else report.render(form))
     tell_left_out(report.left_out(form), form)
+    suggest(form, *_next(diagnosis, data, root, ignore, fix))
     if strict and diagnosis.count("error") + diagnosis.count("warning"):
         ctx.exit(3)
+
+
+def _next(
+    diagnosis: Diagnosis[Any], data: str, root: Path | None, ignore: Ignore | None, fix: Path | None
+) -> Iterator[list[str]]:
+    """The commands that may follow: what is wrong is left out, if a list can do that, and then comes the training."""
+    from fusiform.data.annotated import AnnotatedSet
+
+    dataset = diagnosis.dataset
+    task = dataset.task if isinstance(dataset, AnnotatedSet) else "classification"
+    given = [word for name, value in (("--root", root), ("--ignore", ignore)) if value for word in (name, str(value))]
+    if fix is not None:
+        yield ["train", str(fix), "--task", task, "--out", "runs/first"]
+        return
+    inside = task == "classification" and any(sample.key for samples in dataset.splits.values() for sample in samples)
+    if diagnosis.count("error") and task != "segmentation" and not inside:
+        yield ["doctor", data, "--task", task, *given, "--fix", "clean.csv" if task == "classification" else "clean"]
+    yield ["train", data, "--task", task, *given, "--out", "runs/first"]

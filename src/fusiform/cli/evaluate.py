@@ -9,7 +9,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output, tell_left_out
+from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.errors import UsageError
 from fusiform.report import Format, printable
 
@@ -120,6 +120,7 @@ def command(
 
     from fusiform.evaluation.calibration import NOTHING_WRITTEN
     from fusiform.evaluation.job import evaluate
+    from fusiform.progress import track
 
     result = evaluate(
         model,
@@ -145,8 +146,10 @@ def command(
         say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
         progress=True,
     )
+    with track(total=None, label="figures and their intervals"):
+        text = result.render(form)
     with open_output(out) as stream:
-        stream.write(result.render(form))
+        stream.write(text)
     tell_left_out(result.left_out(form), form)
     if html is not None:  # only now: the figures are not to be lost where a page cannot be written
         result.write_page(html)
@@ -155,6 +158,10 @@ def command(
         click.echo(f"fusiform: {len(result.skipped)} of {total} pictures could not be read:", err=True)
         for error in result.skipped:
             click.echo(f"  {printable(error)}", err=True)
+    if Path(model).suffix in (".tflite", ".onnx"):
+        suggest(form, ["predict", "PHOTO", "--model", model])
+    else:
+        suggest(form, ["export", model, "--to", "litert", "--out", "export"])
     if result.calibration is not None and not result.calibration.written:
         click.echo(f"fusiform: --calibrate {calibrate}: {NOTHING_WRITTEN}", err=True)
         ctx.exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import print_report
+from fusiform.cli.output import print_report, suggest
 from fusiform.report import Cell, Format, Report
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ def command(form: Format) -> None:
     short = {name: alias for alias, name in reversed(ALIASES.items())}
     rows = tuple(_row(weights, short.get(name), detailed=form != "table") for name, weights in CATALOG.items())
     print_report(Report("Models", rows, schema="fusiform.models/1"), form)
+    suggest(
+        form,
+        ["predict", "PHOTO", "--model", "mobilenet_v2"],
+        ["train", "DATA", "--model", "mobilenet_v2", "--out", "runs/first"],
+    )
 
 
 def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> list[CompletionItem]:

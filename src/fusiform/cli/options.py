@@ -13,7 +13,10 @@ _ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
 
 engine = click.option("--engine", type=click.Choice(_ENGINES), help="The runtime.  [default: the one the file is for]")
 device = click.option(
-    "--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1 or mps."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the engine torch computes: auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps.",
 )
 threads = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
 batch = click.option(

@@ -54,6 +54,9 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
             yield stream
         if not direct:
             written.replace(target)
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = interrupt.args or (f"nothing was written to {out}",)
+        raise
     except OSError as error:
         if error.filename not in (None, str(written)):
             raise  # about another file, within the block
@@ -62,6 +65,23 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         if not direct:
             with suppress(OSError):  # as of a folder that is none
                 written.unlink()
+
+
+def suggest(form: Format, *commands: Sequence[str]) -> None:
+    """Say to people, on standard error, what may come next: each command as its words, to be copied to a shell."""
+    if form == "table":
+        import shlex
+
+        for words in commands:
+            click.echo(f"next: {shlex.join(['fusiform', *words])}", err=True)
+
+
+def tell_device(device: str) -> None:
+    """Say on standard error what ``--device auto`` has taken, where that is not the CPU."""
+    if device != "cpu":
+        from fusiform.engines.device import describe_device
+
+        click.echo(f"fusiform: computing on {describe_device(device)}", err=True)
 
 
 def print_report(report: Report, form: Format) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
+from fusiform.cli.output import suggest
 from fusiform.report import printable
 
 if TYPE_CHECKING:
@@ -39,16 +40,22 @@ def command(
     FOREIGN is a .tflite, .onnx, .pth or .safetensors file of another framework; FILE ends in .tflite or .safetensors.
     """
     from fusiform.porting.port import port
+    from fusiform.progress import track
 
-    spec = port(
-        foreign,
-        out,
-        labels=labels,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        fit=fit,
-        say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
-    )
+    said: list[str] = []
+    with track(total=None, label="port"):
+        spec = port(
+            foreign,
+            out,
+            labels=labels,
+            mean=mean,
+            std=std,
+            resize=resize,
+            crop=crop,
+            fit=fit,
+            say=said.append,
+        )
+    for line in said:
+        click.echo(f"fusiform: {printable(line)}", err=True)
     click.echo(f"{out}: {spec.name}, {spec.num_classes} classes, {spec.input_size} pixels, {spec.padding} padding")
+    suggest("table", ["info", str(out)], ["predict", "PHOTO", "--model", str(out)])

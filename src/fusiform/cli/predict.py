@@ -10,7 +10,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, tell_device
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
@@ -137,6 +137,11 @@ def command(
         from fusiform.zoo.stated import assumption
 
         click.echo(f"fusiform: {printable(assumption(model, opened.spec.preprocess, opened.assumed))}", err=True)
+    if device == "auto":
+        from fusiform.engines import place_of
+
+        device = place_of(opened, engine, device)
+        tell_device(device)
     with open_output(out) as stream:
         predictions = predict_iter(
             sources,
@@ -152,7 +157,7 @@ def command(
             fast=fast,
             labels=labels,
             # On a terminal that already shows the answers as they come, a bar would only get between them.
-            progress=sys.stderr.isatty() and not (out is None and sys.stdout.isatty()),
+            progress=not (out is None and sys.stdout.isatty()),
             thumbnails=0 if save is None else SAVED,
         )
         folder = None if masks is None else _mask_folder(masks, predictions.spec)
@@ -160,13 +165,20 @@ def command(
         image_ids = ImageIds()
         errors: list[str] = []
         answered = 0
-        for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
-            if prediction.error is None:
-                answered += 1
-            else:
-                errors.append(prediction.error)
-            if drawing is not None:
-                drawing.add(prediction)
+        try:
+            for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
+                if prediction.error is None:
+                    answered += 1
+                else:
+                    errors.append(prediction.error)
+                if drawing is not None:
+                    drawing.add(prediction)
+        except KeyboardInterrupt as interrupt:
+            kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
+            if masks is not None:
+                kept += f"; the masks of {answered:,} images are in {masks}"
+            interrupt.args = (kept,)
+            raise
     if save is not None and drawing is not None:
         for note in drawing.save(save, answered + len(errors)):
             click.echo(f"fusiform: {printable(note)}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -22,6 +23,23 @@ class Ended(KeyboardInterrupt):
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
     """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP: 128 and the signal's number, as shells have it."""
     return interrupt.exit_code if isinstance(interrupt, Ended) else 130
+
+
+def tell_interruption(interrupt: KeyboardInterrupt) -> None:
+    """Say in a line what an interruption left: what the command says in the exception, else nothing was written."""
+    left = str(interrupt.args[0]) if interrupt.args else "nothing was written"
+    if left:
+        from fusiform.report import printable
+
+        with suppress(OSError):
+            click.echo(f"fusiform: interrupted: {printable(left)}", err=True)
+
+
+def command_line(*more: str) -> str:
+    """What was typed, to be typed again, with ``more`` options."""
+    import shlex
+
+    return shlex.join(["fusiform", *sys.argv[1:], *(option for option in more if option not in sys.argv)])
 
 
 def end_on_signals() -> None:

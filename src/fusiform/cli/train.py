@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import print_report
-from fusiform.report import Format
+from fusiform.cli.output import print_report, suggest
+from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusiform.data.masks import Ignore
     from fusiform.spec import Task
 
@@ -46,7 +49,12 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
 @click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
 @click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps; --resume keeps the run's.",
+)
 @options.threads
 @click.option(
     "--save-every",
@@ -88,11 +96,12 @@ def command(
     Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
     Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as they are downloaded. What was understood is printed first.
 
-    Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: --resume goes on.
+    Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: the step under way is
+    finished and saved, and --resume goes on after it. A second Ctrl-C ends at once, with what was saved last.
     Under torchrun the same command trains in several processes.
     """
     from fusiform.errors import UsageError
-    from fusiform.report import printable
+    from fusiform.progress import track
     from fusiform.runs import need_training
     from fusiform.training import allocator
 
@@ -138,6 +147,9 @@ def command(
             ignore=ignore,
             root=root,
             device=device,
+            threads=threads,
+            say=say,
+            progress=track,
         )
     else:
         from fusiform.runs import train
@@ -156,6 +168,36 @@ def command(
             threads=threads,
             save_every=save_every,
             say=say,
+            progress=track,
         ).report
-    if report.figures:  # of several processes the one that writes has them
-        print_report(report, form)
+    if not report.figures:  # of several processes the one that writes has them
+        return
+    if form == "table" and report.figures.get("classes") in range(6):  # nobody can miss one of five
+        shown = {name: value for name, value in report.figures.items() if not name.startswith("top5")}
+        report = dataclasses.replace(report, figures=shown)
+    print_report(report, form)
+    if find_lr:
+        rate = ["--set", f"lr={report.figures['suggested']}"]
+        suggest(form, ["train", str(data), "--out", str(out), *_given(model, task, recipe, settings), *rate])
+    else:
+        suggest(form, *_next(out, data))
+
+
+def _next(out: Path, data: Path | None) -> Iterator[list[str]]:
+    """The commands that may follow a training."""
+    from fusiform.training.run_folder import read_settings
+
+    run = read_settings(out)
+    where = ["--root", run["root"]] if run.get("root") else []
+    if run.get("ignore"):
+        where += ["--ignore", run["ignore"]]
+    page = ["--html", str(out / "evaluation.html")]
+    yield ["evaluate", str(out), run["data"] if data is None else str(data), *where, *page]
+    yield ["export", str(out), "--to", "litert", "--out", str(out / "export")]
+
+
+def _given(model: str, task: str | None, recipe: str | None, settings: tuple[str, ...]) -> list[str]:
+    """The options that say what is trained, as they were given."""
+    options = [("--model", None if model == "mobilenet_v2" else model), ("--task", task), ("--recipe", recipe)]
+    given = [word for name, value in options if value is not None for word in (name, value)]
+    return given + [word for setting in settings for word in ("--set", setting)]

@@ -82,7 +82,7 @@ def fingerprint_all(
     fingerprints: list[Fingerprint | None] = []
     messages: list[str] = []
     with (
-        progress(total=len(samples), label="Comparing pictures") as bar,
+        progress(total=len(samples), label="compare") as bar,
         ThreadPoolExecutor(threads or os.cpu_count()) as pool,
     ):
 

@@ -56,7 +56,8 @@ def examine_annotated(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
-    dataset = open_dataset(source, task=task, faults=faults, ignore=ignore, root=root)
+    with progress(total=None, label="read the dataset"):
+        dataset = open_dataset(source, task=task, faults=faults, ignore=ignore, root=root)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []
@@ -84,7 +85,8 @@ def examine_annotated(
             if sample.size is not None:
                 findings += boxes.about_boxes(sample, split, dataset.classes)
     findings += about_pictures([look.seen for look in looks], INPUT_SIDES[task], padded=task == "segmentation")
-    groups = find_groups([look.seen.fingerprint for look in looks])
+    with progress(total=None, label="find copies"):
+        groups = find_groups([look.seen.fingerprint for look in looks])
     for group in groups:
         # First the copy that is better left out, which is the one to name.
         first, *rest = sorted(group.members, key=lambda i: KEPT[entries[i][0]])

@@ -75,7 +75,8 @@ def examine(
             bar.advance()
 
     findings += about_pictures(looks, side)
-    groups = find_groups([look.fingerprint for look in looks])
+    with progress(total=None, label="find copies"):
+        groups = find_groups([look.fingerprint for look in looks])
     for group in groups:
         findings += _about_group(dataset, group.kind, [entries[i] for i in group.members])
     findings += _about_classes(dataset)

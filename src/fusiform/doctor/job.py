@@ -106,7 +106,8 @@ def _of_labels(
     threads: int | None,
     progress: Tracker,
 ) -> Diagnosis[DataSet]:
-    dataset = open_dataset(data, task="classification", root=root)
+    with progress(total=None, label="read the dataset"):
+        dataset = open_dataset(data, task="classification", root=root)
     if fix is not None:
         check_listable(dataset, fix)
     diagnosis = examine(dataset, model=model, threads=threads, progress=progress)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
-from fusiform.errors import UsageError, WeightsError
+from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
@@ -59,6 +59,7 @@ def open_engine(
         raise UsageError(f"threads must be at least 1, got {threads}")
     opened = model if isinstance(model, Model) else open_model(model)
     engine = engine or own_engine(opened)
+    device = place_of(opened, engine, device)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
     try:
@@ -67,6 +68,23 @@ def open_engine(
         if str(opened.path) in str(error):
             raise
         raise WeightsError(f"{opened.path}: {error}") from None
+
+
+def place_of(model: Model, engine: EngineName | None, device: str) -> str:
+    """The device that an engine computes on: ``auto`` is the CPU, but for PyTorch what ``choose_device`` says.
+
+    So PyTorch is not imported for the question where another engine answers. Raises MissingExtraError without it.
+    """
+    if device != "auto":
+        return device
+    if (engine or own_engine(model)) != "torch":
+        return "cpu"
+    try:
+        from fusiform.engines.device import choose_device
+
+        return choose_device()
+    except ImportError:
+        raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
 
 
 def own_engine(model: Model) -> EngineName:

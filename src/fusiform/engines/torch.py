@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.engines.device import find_device
+from fusiform.errors import MissingExtraError
 from fusiform.spec import ModelSpec
 
 
 class TorchEngine:
     """Runs a network from its state dict in eval mode, a whole batch at once.
 
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. ``threads`` holds for all of PyTorch in this process.
-    Raises MissingExtraError without PyTorch and UsageError for a device that is not there.
+    ``device`` is as in ``find_device``, which says what it raises. ``threads`` holds for all of PyTorch in this
+    process. Raises MissingExtraError without PyTorch.
     """
 
     def __init__(
@@ -35,11 +36,8 @@ class TorchEngine:
         torch.set_num_threads(threads)
         network = build_network(spec)
         load_state(network, state, source=spec.name)
-        try:
-            self._device = torch.device(device)
-            network.eval().to(self._device).to(memory_format=torch.channels_last)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+        self._device = find_device(device)
+        network.eval().to(self._device).to(memory_format=torch.channels_last)
         # Logits in the shape that other runtimes give them: not resized, channels last.
         self._coarse = isinstance(network, DeepLabV3)
         self._network: Callable[[Any], Any] = network.forward_coarse if isinstance(network, DeepLabV3) else network

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.engines.device import find_device
+from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import ModelSpec
 
 # All that a frozen network of fusiform's calls; `_convolution` is how tracing writes conv2d.
@@ -57,9 +58,9 @@ _SYNTAX = (
 class TorchScriptEngine:
     """Runs a TorchScript archive, scripted or traced, a whole batch at once.
 
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. ``threads`` holds for all of PyTorch in this process.
-    Raises MissingExtraError without PyTorch, UsageError for a device that is not there, and WeightsError for a file
-    that is damaged, does other things than fusiform's networks do, or does not answer as ``spec`` says.
+    ``device`` is as in ``find_device``, which says what it raises. ``threads`` holds for all of PyTorch in this
+    process. Raises MissingExtraError without PyTorch, and WeightsError for a file that is damaged, does other things
+    than fusiform's networks do, or does not answer as ``spec`` says.
     """
 
     def __init__(self, data: bytes, spec: ModelSpec, *, threads: int = 1, device: str = "cpu") -> None:
@@ -70,11 +71,8 @@ class TorchScriptEngine:
         self.spec = spec
         self._torch = torch
         torch.set_num_threads(threads)
-        try:
-            self._device = torch.device(device)
-            picture = torch.zeros(1, spec.input_channels, spec.input_size, spec.input_size, device=self._device)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+        self._device = find_device(device)
+        picture = torch.zeros(1, spec.input_channels, spec.input_size, spec.input_size, device=self._device)
         _check_program(data)
         try:
             with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
 from fusiform.data.masks import Ignore
-from fusiform.engines import EngineName
+from fusiform.engines import EngineName, place_of
 from fusiform.errors import OutputError, UsageError
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
 from fusiform.evaluation.classification import ClassificationEvaluation
@@ -37,7 +37,7 @@ def evaluate(
     split: Split | None = None,
     compare: str | os.PathLike[str] | Model | None = None,
     engine: EngineName | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     batch: int = 1,
     html: str | os.PathLike[str] | None = None,
@@ -69,7 +69,8 @@ def evaluate(
         split: Which images: ``train``, ``val``, ``test``, or ``all``. None is test if there is one, else val, else all.
         compare: Another model for the same images: ``comparison`` says whether the difference is more than chance.
         engine: The runtime; None is the one that the file is for.
-        device: Where the engine ``torch`` computes: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: Cores to use, all by default.
         batch: Images that go through the network together.
         html: Where to write a page with drawings and pictures, one file.
@@ -89,7 +90,8 @@ def evaluate(
         resize: See ``fusiform.open_model``.
         crop: See ``fusiform.open_model``.
         fit: See ``fusiform.open_model``.
-        say: Gets a line where the file does not say how images are prepared, which tells what is assumed.
+        say: Gets a line where the file does not say how images are prepared, which tells what is assumed, and one
+            where ``auto`` takes a GPU.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
 
     Returns:
@@ -127,8 +129,14 @@ def evaluate(
         calibration.check_calibration(opened, calibrate)
     network = explanation.open_network(opened) if explain else None
     asked = explanation.read_asked(explain)
+    place = place_of(opened, "torch" if multi_scale else engine, device)
+    if place != "cpu" and device == "auto" and say is not None:
+        from fusiform.engines.device import describe_device
+
+        say(f"computing on {describe_device(place)}")
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
-    read = _read(models, data, ignore, root)
+    with how.progress(total=None, label="read the dataset"):
+        read = _read(models, data, ignore, root)
     divided = None
     if calibrate is not None:
         divided = calibration.divide(cast("DataSet", read[0][1]), split)
@@ -141,7 +149,8 @@ def evaluate(
             result = _calibrated(result, models[0], divided, how, calibrate)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
-            result = result.including(explained=tuple(explanation.explain(result, network, samples)))
+            with how.progress(total=None, label="explain"):
+                result = result.including(explained=tuple(explanation.explain(result, network, samples)))
     if html is not None:
         result.write_page(html)
     return result

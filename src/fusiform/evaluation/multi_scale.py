@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized
+from fusiform.engines.device import find_device
 from fusiform.errors import MissingExtraError, UsageError
 from fusiform.zoo.model import PROGRAMS, Model
 
@@ -42,11 +43,8 @@ class MultiScaleEngine:
         torch.set_num_threads(threads)
         network = build_network(model.spec)
         load_state(network, model.state(), source=str(model.path))
-        try:
-            self._device = torch.device(device)
-            network.eval().to(self._device)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+        self._device = find_device(device)
+        network.eval().to(self._device)
         self._network = cast("DeepLabV3", network)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:

@@ -192,12 +192,18 @@ def export(
         graph = to_float(graph)
         if slices > 1:
             graph = split_expansion(graph, slices)
-    if precision != "int8" or graph.quantization is not None:
-        if precision == "int8" and (keep_float or train_epochs or calibrate):
-            raise UsageError(f"{opened.path}: is int8 already: take the float32 model to quantise it in another way")
-        work.write(targets, {0: lambda: graph})
-    else:
-        work.write(targets, work.quantise(graph, keep_float, train_epochs))
+    try:
+        if precision != "int8" or graph.quantization is not None:
+            if precision == "int8" and (keep_float or train_epochs or calibrate):
+                raise UsageError(
+                    f"{opened.path}: is int8 already: take the float32 model to quantise it in another way"
+                )
+            work.write(targets, {0: lambda: graph})
+        else:
+            work.write(targets, work.quantise(graph, keep_float, train_epochs))
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (work.kept(),)
+        raise
     return work.finish()
 
 
@@ -404,11 +410,12 @@ class _Work:
             raise UsageError(
                 f"{self.opened.path}: int8 needs photographs like those it will see: add --calibrate FOLDER"
             )
-        pixels, errors = load_pixels(samples, self.opened.spec, CALIBRATION_PICTURES)
+        with self.progress(total=None, label="read photographs"):
+            pixels, errors = load_pixels(samples, self.opened.spec, CALIBRATION_PICTURES)
         for error in errors:
             self.say(f"left out: {error}")
         self.say(f"calibrating int8 on {len(pixels)} photographs")
-        calibrated = calibrate(graph, pixels)
+        calibrated = calibrate(graph, pixels, self.progress)
         tried = ", ".join(f"{way} {error:.1%}" for way, error in calibrated.errors.items())
         self.say(f"error of the logits: {tried}; taken: {calibrated.way}")
         self.figures |= {"quantised": calibrated.way, "calibrated_error": round(calibrated.errors[calibrated.way], 4)}
@@ -427,14 +434,15 @@ class _Work:
                 say=self.say,
                 progress=self.progress,
             )
-        layers = rank_layers(network, calibrated.pixels)
+        layers = rank_layers(network, calibrated.pixels, self.progress)
         self._write_layers(layers)
         worst = [layer.name for layer in layers]
         self.say(f"the layers whose rounding changes the logits most: {', '.join(worst[:5])}")
 
         def freeze(kept: int) -> Graph:
             network.kept = frozenset(worst[:kept])
-            return network.freeze()
+            with self.progress(total=None, label="make int8"):
+                return network.freeze()
 
         return {kept: partial(freeze, kept) for kept in (KEPT if keep_float is None else (keep_float,))}
 
@@ -481,10 +489,10 @@ class _Work:
                 numbers: dict[str, Cell] = {}
                 if self.form.decoded:
                     # First the same file without its last operators, whose numbers can be held against the model's.
-                    for model in TARGETS[name].writer()(formed, self.precision, folder):
+                    for model in self._written(name, formed, folder):
                         numbers = _summary(self._passed(name, model))
                     formed = replace(formed, spec=formed.spec.replace(decoded=True))
-                written = TARGETS[name].writer()(formed, self.precision, folder)
+                written = self._written(name, formed, folder)
                 for model in written:
                     parity = self._passed(name, model)
                     row: dict[str, Cell] = {**dict.fromkeys(COLUMNS), "target": name, "precision": self.precision}
@@ -499,6 +507,10 @@ class _Work:
                 for file in model.files:
                     _replace(file, self.out / file.relative_to(folder))
         return rows
+
+    def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
+        with self.progress(total=None, label=f"write {name}"):
+            return TARGETS[name].writer()(graph, self.precision, folder)
 
     def _passed(self, name: TargetName, model: Written) -> Parity:
         """What the verification found; ParityError, with the file's name to be, if it did not pass."""
@@ -523,6 +535,13 @@ class _Work:
             threads=self.threads,
             progress=self.progress,
         )
+
+    def kept(self) -> str:
+        """What an interruption leaves."""
+        files = [str(row["file"]) for row in self.rows if row["passed"]]
+        if not files:
+            return f"no file was written to {self.out}; the same command begins again"
+        return f"{', '.join(files)} passed and stay; the same command writes all again"
 
     def finish(self) -> Report:
         """The report, also written beside the files; ExportError if anything failed."""

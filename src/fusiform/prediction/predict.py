@@ -23,7 +23,7 @@ def predict(
     iou: float | None = None,
     limit: int | None = None,
     engine: EngineName | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,
@@ -54,7 +54,8 @@ def predict(
             highest-scoring one remains (0.6): non-maximum suppression.
         limit: At most so many boxes an image (100).
         engine: The runtime; None is the one that the file is for.
-        device: Where the engine ``torch`` computes: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: The number of cores to use; None is all.
         batch: How many images go through the network together.
         fast: Decode large JPEGs at a reduced size: the answers may differ a little. Detectors and segmenters decode
@@ -100,7 +101,7 @@ def predict_iter(
     iou: float | None = None,
     limit: int | None = None,
     engine: EngineName | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,

@@ -47,7 +47,8 @@ class Predictor:
         model: A name from ``fusiform.list_models()``, a model file, the folder of a training run, or what
             ``fusiform.open_model`` has opened.
         engine: The runtime; None is the one that the file is for.
-        device: Where the engine ``torch`` computes: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: The number of cores to use; None is all.
         batch: How many pictures go through the network together.
         fast: Decode large JPEGs at a reduced size: the pixels, and with them the answers, may differ a little.
@@ -73,7 +74,7 @@ class Predictor:
         model: str | os.PathLike[str] | Model = "mobilenet_v2",
         *,
         engine: EngineName | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         threads: int | None = None,
         batch: int = 1,
         fast: bool = False,
@@ -381,7 +382,7 @@ def _flat(groups: Iterator[list[Prediction]]) -> Generator[Prediction, None, Non
 
 
 def _tracked(predictions: Iterator[Prediction], total: int, show: Tracker) -> Generator[Prediction, None, None]:
-    with show(total=total, label="predict", unit="pictures") as progress:
+    with show(total=total, label="predict", unit="images") as progress:
         for prediction in predictions:
             progress.advance(1)
             yield prediction

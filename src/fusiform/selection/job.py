@@ -151,7 +151,9 @@ def choose(
     check_place(folder / "frontier.png")
 
     say(f"measuring {len(plans(size, scratch=scratch)) * len(PRECISIONS)} candidates, {_cores(threads)}")
-    candidates = measure(plans(size, scratch=scratch), dataset.classes, engine=engine, threads=threads)
+    candidates = measure(
+        plans(size, scratch=scratch), dataset.classes, engine=engine, threads=threads, progress=tracked
+    )
     margin = noise(candidates)
     about = {**settings, "engine": engine, "threads": threads, "noise": margin}
 
@@ -183,10 +185,10 @@ def choose(
             journal=journal,
             say=say,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         count = len(journal.trainings)
         kept = "1 finished training is" if count == 1 else f"{count} finished trainings are"
-        say(f"interrupted: {kept} kept in {folder}; --resume goes on from there")
+        interrupt.args = (f"{kept} kept in {folder}, and the one under way as far as it was saved",)
         raise
     finally:
         draw(folder, candidates, journal, budget)

@@ -19,6 +19,7 @@ from fusiform.graph.inputs import fold_normalization, pixel_zero_point
 from fusiform.graph.ir import INPUT, Add, Conv, Gather, Graph, Linear, MaxPool, Quantization, Scale
 from fusiform.graph.shapes import expected_shapes
 from fusiform.graph.tflite import to_tflite
+from fusiform.progress import Tracker, silent
 from fusiform.selection.budget import Candidate, Plan
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tables import TRAITS
@@ -80,20 +81,30 @@ def stand_in(plan: Plan, labels: Sequence[str], precision: Precision) -> Graph:
 
 
 def measure(
-    of: Sequence[Plan], labels: Sequence[str], *, engine: ChooseEngine, threads: int, seconds: float = PASS_SECONDS
+    of: Sequence[Plan],
+    labels: Sequence[str],
+    *,
+    engine: ChooseEngine,
+    threads: int,
+    seconds: float = PASS_SECONDS,
+    progress: Tracker = silent,
 ) -> list[Candidate]:
     """Latency and size of every plan in every precision, in ``PASSES`` turns of so many seconds each."""
     models: list[tuple[Plan, Precision, Model, int]] = []
-    for plan in of:
-        for precision in PRECISIONS:
-            graph = stand_in(plan, labels, precision)
-            models.append((plan, precision, _in_memory(graph, engine), count_multiply_adds(graph)))
+    with progress(total=len(of) * len(PRECISIONS), label="build candidates", unit="models") as bar:
+        for plan in of:
+            for precision in PRECISIONS:
+                graph = stand_in(plan, labels, precision)
+                models.append((plan, precision, _in_memory(graph, engine), count_multiply_adds(graph)))
+                bar.advance()
     passes: list[list[float]] = [[] for _ in models]
-    for turn in range(PASSES):
-        # Every other turn backwards, so that nobody always comes after the same one.
-        for k in range(len(models))[:: -1 if turn % 2 else 1]:
-            opened = open_engine(models[k][2], engine=engine, threads=threads)
-            passes[k].append(measure_latency(opened, seconds=seconds).median_ms)
+    with progress(total=PASSES * len(models), label="latency", unit="rounds") as bar:
+        for turn in range(PASSES):
+            # Every other turn backwards, so that nobody always comes after the same one.
+            for k in range(len(models))[:: -1 if turn % 2 else 1]:
+                opened = open_engine(models[k][2], engine=engine, threads=threads)
+                passes[k].append(measure_latency(opened, seconds=seconds).median_ms)
+                bar.advance()
     return [
         Candidate(plan, precision, tuple(times), len(model.data) / 1e6, multiply_adds)
         for (plan, precision, model, multiply_adds), times in zip(models, passes, strict=True)

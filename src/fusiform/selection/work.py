@@ -102,7 +102,8 @@ class Work:
         )
         file = Path(str(report.rows[0]["file"]))
         opened = open_engine(file, engine=self.engine, threads=self.threads)
-        checks = tuple(measure_latency(opened, seconds=CHECK_SECONDS).median_ms for _ in range(CHECKS))
+        with self.progress(total=None, label="latency"):
+            checks = tuple(measure_latency(opened, seconds=CHECK_SECONDS).median_ms for _ in range(CHECKS))
         answered = evaluate(file, read_list(training.run), split="val", progress=self.progress)
         return Shipped(training, precision, file, checks, file.stat().st_size / 1e6, cast("float", answered.value))
 

@@ -43,7 +43,8 @@ class AnnotatedJob(Job[AnnotatedSet]):
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
         assert recipe.task != "classification"
-        dataset = open_dataset(source, task=recipe.task, ignore=self.ignore, root=self.root)
+        with self.progress(total=None, label="read the dataset"):
+            dataset = open_dataset(source, task=recipe.task, ignore=self.ignore, root=self.root)
         for note in dataset.notes:
             self.say(note)
         if "val" not in dataset.splits:
@@ -63,7 +64,8 @@ class AnnotatedJob(Job[AnnotatedSet]):
         if self.recipe.val_fraction:
             samples = plain.get("all", plain.get("train", ()))
             prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
-            groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
+            with self.progress(total=None, label="find copies"):
+                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
         split = split_dataset(
             DataSet(dataset.source, ("pictures",), plain),
             fraction=self.recipe.val_fraction,
@@ -141,8 +143,6 @@ class AnnotatedJob(Job[AnnotatedSet]):
         )
         if state is None:
             self.unfold(task, pictures)
-        else:
-            self.say(f"going on from epoch {state['epoch']}, step {state['step']}")
         return task
 
     def folded(self, task: PicturesTask) -> nn.Module:

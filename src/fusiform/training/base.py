@@ -16,9 +16,10 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
 from fusiform.data.layouts.summary import summary
 from fusiform.data.masks import Ignore
+from fusiform.engines.device import describe_device
 from fusiform.errors import UsageError
 from fusiform.machine import free_memory
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, both, lines_to, named, silent
 from fusiform.report import Cell, Report
 from fusiform.spec import Architecture, ModelSpec, parse_network_name
 from fusiform.spec import Task as ModelTask
@@ -81,12 +82,15 @@ class Job(ABC, Generic[D]):
     """What the validation pictures were taken from, where the data has none of its own."""
     root: str | os.PathLike[str] | None = None
     """The folder that a list's paths begin in, by default its own."""
+    asked_threads: int | None = None
+    """The number of threads that was asked for; a run that goes on takes it too, so that sums are rounded alike."""
 
     def __init__(
         self, world: World, run: RunFolder | None, recipe: Recipe, threads: int, save_minutes: float, progress: Tracker
     ) -> None:
         self.world, self.run, self.recipe, self.threads = world, run, recipe, threads
-        self.save_minutes, self.progress = save_minutes, progress
+        self.save_minutes = save_minutes
+        self.progress = (both(progress, lines_to(run.log)) if run else progress) if world.writes else silent
 
     @abstractmethod
     def prepare(self, source: Path) -> D:
@@ -119,6 +123,10 @@ class Job(ABC, Generic[D]):
         if self.run:
             self.run.say(text)
 
+    def shown(self, label: str) -> Tracker:
+        """What shows the progress of a part of the work, by the part's name."""
+        return named(self.progress, label)
+
     def go(
         self, data: Path | None, model: str, teacher: str | os.PathLike[str] | None, scratch: bool, resume: bool
     ) -> Report:
@@ -143,6 +151,10 @@ class Job(ABC, Generic[D]):
         if self.run and not resume:
             self._write_down(dataset, model, teacher, scratch)
         saved = self.run.load_state() if self.run and resume else None
+        if self.run and resume and saved is None:
+            self.say("no step was saved: training begins again")
+        if world.device.type != "cpu":
+            self.say(f"computing on {describe_device(str(world.device))}")
         state = cast("Mapping[str, Any] | None", world.share(saved))
 
         task = self.make_task(start, dataset, taught_by, state)
@@ -153,7 +165,7 @@ class Job(ABC, Generic[D]):
             run=self.run,
             state=state,
             save_minutes=self.save_minutes,
-            progress=self.progress if world.writes else silent,
+            progress=self.progress,
         )
         world.wait()
         return self._report(dataset, outcome, time.monotonic() - began)
@@ -191,6 +203,8 @@ class Job(ABC, Generic[D]):
                 "root": None if self.root is None else str(Path(self.root).absolute()),
                 "classes": list(dataset.classes),
                 "processes": self.world.size,
+                "device": self.world.device.type,
+                "threads": self.asked_threads,
             }
         )
 
@@ -204,7 +218,7 @@ class Job(ABC, Generic[D]):
             examples,
             cache=recipe.cache,
             threads=self.threads,
-            progress=self.progress if self.world.writes else silent,
+            progress=self.progress,
         )
         for error in loaded.errors[:10]:
             self.say(f"left out: {error}")
@@ -237,7 +251,8 @@ class Job(ABC, Generic[D]):
             )
             for part in parts
         )
-        batch_norm.unfold(network, batches)
+        with self.progress(total=None, label="statistics", unit="steps"):
+            batch_norm.unfold(network, batches)
         self.say(f"batch normalisation: statistics estimated from {len(chosen)} training pictures")
 
     def folded(self, task: PicturesTask) -> nn.Module:

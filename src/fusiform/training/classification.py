@@ -21,6 +21,7 @@ from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.modules import build_network
 from fusiform.modules.backbones import Backbone, classifier_of
+from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
 from fusiform.tables import TRAITS
 from fusiform.training.augment import mix_batch
@@ -45,7 +46,13 @@ def head_name(spec: ModelSpec) -> str:
 
 
 def compute_features(
-    spec: ModelSpec, state: Mapping[str, NDArray[Any]], samples: Sequence[Sample], world: World, *, threads: int
+    spec: ModelSpec,
+    state: Mapping[str, NDArray[Any]],
+    samples: Sequence[Sample],
+    world: World,
+    *,
+    threads: int,
+    progress: Tracker = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What the frozen backbone makes of each picture, (pictures, features), and the labels; unreadable ones left out.
 
@@ -53,7 +60,7 @@ def compute_features(
     """
     model = in_memory(*without_head(state, spec))
     mine = samples[world.rank :: world.size]
-    found = _answer(model, mine, world, threads)
+    found = _answer(model, mine, world, threads, progress)
     parts = world.gather((found, np.array([sample.label for sample in mine], np.int64)))
     features, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     read = ~np.isnan(features).any(axis=1)
@@ -70,7 +77,7 @@ def without_head(state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> tuple[St
 
 
 def train_head(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: Recipe
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: Recipe, progress: Tracker = silent
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights (classes, features) and biases of a linear classifier on stored features: ``head_epochs`` of AdamW."""
     threads = torch.get_num_threads()
@@ -86,13 +93,16 @@ def train_head(
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.head_lr, weight_decay=0.01)
     total = recipe.head_epochs * -(-len(x) // HEAD_BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    for _ in range(recipe.head_epochs):
-        for chosen in torch.randperm(len(x), generator=generator).split(HEAD_BATCH):  # type: ignore[no-untyped-call]
-            loss = classification_loss(head(x[chosen]), y[chosen], smoothing=recipe.label_smoothing, weights=weights)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    with progress(total=recipe.head_epochs, label="head", unit="epochs") as bar:
+        for _ in range(recipe.head_epochs):
+            for chosen in torch.randperm(len(x), generator=generator).split(HEAD_BATCH):  # type: ignore[no-untyped-call]
+                scores = head(x[chosen])
+                loss = classification_loss(scores, y[chosen], smoothing=recipe.label_smoothing, weights=weights)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+            bar.advance()
     torch.set_num_threads(threads)
     return head.weight.detach().numpy(), head.bias.detach().numpy()
 
@@ -170,13 +180,19 @@ class ClassificationTask:
                 loss = loss + recipe.distill_features * distance.mean()
         return loss, float((logits.argmax(1) == batch.labels).sum())
 
-    def measure(self, world: World) -> dict[str, float]:
+    def measure(self, world: World, progress: Tracker = silent) -> dict[str, float]:
         """Loss and top-1 on the validation pictures; on a CPU in LiteRT, as users will run the model."""
-        return measure(self.network, self.spec, self.validation, world, threads=self.threads)
+        return measure(self.network, self.spec, self.validation, world, threads=self.threads, progress=progress)
 
 
 def measure(
-    network: nn.Module, spec: ModelSpec, samples: Sequence[Sample], world: World, *, threads: int
+    network: nn.Module,
+    spec: ModelSpec,
+    samples: Sequence[Sample],
+    world: World,
+    *,
+    threads: int,
+    progress: Tracker = silent,
 ) -> dict[str, float]:
     """``val_loss``, ``val_top1`` (0 to 1) and ``val_images`` over all processes, each picture counted once.
 
@@ -186,7 +202,7 @@ def measure(
         return {}
     state = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
     mine = samples[world.rank :: world.size]
-    values = _answer(in_memory(state, spec), mine, world, threads)
+    values = _answer(in_memory(state, spec), mine, world, threads, progress)
     truth = np.array([sample.label for sample in mine], np.int64)
     loss, right, count = world.sum(sum_up(values, truth))
     return {"val_loss": loss / count, "val_top1": right / count, "val_images": int(count)} if count else {}
@@ -197,10 +213,15 @@ def in_memory(state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> Model:
     return Model(Path(f"{spec.name} in training"), "tflite", spec, to_tflite(build_graph(spec, dict(state))))
 
 
-def _answer(model: Model, samples: Sequence[Sample], world: World, threads: int) -> NDArray[np.float32]:
+def _answer(
+    model: Model, samples: Sequence[Sample], world: World, threads: int, progress: Tracker
+) -> NDArray[np.float32]:
     if world.device.type == "cpu":
-        return answers(model, samples, threads=threads).values
-    return answers(model, samples, engine="torch", device=str(world.device), threads=threads, batch=GPU_BATCH).values
+        return answers(model, samples, threads=threads, progress=progress).values
+    device = str(world.device)
+    return answers(
+        model, samples, engine="torch", device=device, threads=threads, batch=GPU_BATCH, progress=progress
+    ).values
 
 
 class Teacher:

@@ -73,11 +73,8 @@ class ClassificationJob(Job[DataSet]):
             teacher=Teacher(taught_by, start.spec.labels, world, threads=self.threads) if taught_by else None,
             threads=self.threads,
         )
-        if state is None:
-            if recipe.epochs:
-                self.unfold(task, pictures)
-        else:
-            self.say(f"going on from epoch {state['epoch']}, step {state['step']}")
+        if state is None and recipe.epochs:
+            self.unfold(task, pictures)
         return task
 
     def prepare(self, source: Path) -> DataSet:
@@ -88,7 +85,8 @@ class ClassificationJob(Job[DataSet]):
                 f"{source}: has boxes or masks, and recipe {recipe.name} is for classifiers: leave out --recipe and "
                 "--task classification, or give a folder with one folder a class"
             )
-        dataset = open_dataset(source, task="classification", root=self.root)
+        with self.progress(total=None, label="read the dataset"):
+            dataset = open_dataset(source, task="classification", root=self.root)
         for note in dataset.notes:
             self.say(note)
         if len(dataset.classes) < 2:
@@ -103,7 +101,8 @@ class ClassificationJob(Job[DataSet]):
             groups: list[list[Sample]] = []
             if recipe.val_fraction:
                 prints, _ = fingerprint_all(samples, threads=self.threads, progress=self.progress)
-                groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
+                with self.progress(total=None, label="find copies"):
+                    groups = [[samples[i] for i in group.members] for group in find_groups(prints)]
             told = len(dataset.notes)
             dataset = split_dataset(dataset, fraction=recipe.val_fraction, seed=recipe.seed, groups=groups)
             for note in dataset.notes[told:]:
@@ -115,11 +114,14 @@ class ClassificationJob(Job[DataSet]):
     def _train_head(self, start: Start, samples: Sequence[Sample]) -> State:
         """The weights with a head trained on the frozen backbone's features."""
         began = time.monotonic()
-        features, labels = compute_features(start.spec, start.state, samples, self.world, threads=self.threads)
+        progress = self.shown("features")
+        features, labels = compute_features(
+            start.spec, start.state, samples, self.world, threads=self.threads, progress=progress
+        )
         if not len(features):
             raise UsageError("none of the training pictures can be read: fusiform doctor says why")
         seconds = time.monotonic() - began
-        weight, bias = train_head(features, labels, start.spec.num_classes, self.recipe)
+        weight, bias = train_head(features, labels, start.spec.num_classes, self.recipe, self.shown("head"))
         name = head_name(start.spec)
         state = {**start.state, f"{name}.weight": weight, f"{name}.bias": bias}
         self.say(

@@ -18,6 +18,7 @@ from fusiform.engines import EngineName
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.evaluation.detection import find_boxes, precisions
 from fusiform.modules import SSDLite, build_network
+from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec, Preprocess, Scores
 from fusiform.tables import TRAITS
 from fusiform.tasks import detection
@@ -326,7 +327,7 @@ class DetectionTask:
         """The number of object priors, which both losses are divided by; see ``loop.CountingTask``."""
         return float((labels[..., 0] > 0).sum())
 
-    def measure(self, world: World) -> dict[str, float]:
+    def measure(self, world: World, progress: Tracker = silent) -> dict[str, float]:
         """Loss and average precision on the validation pictures; on a CPU in LiteRT, as users will run the model.
 
         ``val_loss`` is the loss of all pictures as one batch, ``val_map`` and ``val_map50`` are COCO's, 0 to 1 (0
@@ -350,7 +351,14 @@ class DetectionTask:
         engine: EngineName = "litert" if world.device.type == "cpu" else "torch"
         batch = 1 if world.device.type == "cpu" else GPU_BATCH
         answers = find_boxes(
-            model, mine, engine=engine, device=str(world.device), threads=self.threads, batch=batch, look=look
+            model,
+            mine,
+            engine=engine,
+            device=str(world.device),
+            threads=self.threads,
+            batch=batch,
+            progress=progress,
+            look=look,
         )
         loss, count = world.sum([sum(losses.tolist()), sum(objects.tolist())])
         pairs = zip(answers.truth, answers.found, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
-from fusiform.errors import UsageError
+from fusiform.engines.device import choose_device, find_device
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,15 @@ class World:
 def join(device: str = "cpu") -> Iterator[World]:
     """The world that torchrun describes in the environment, or one of a single process.
 
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Processes on GPUs speak over NCCL, on CPUs over gloo, and
-    each takes the GPU of its local rank. Raises UsageError for a device that is not there.
+    ``device`` is as in ``find_device``, which says what it raises. Processes on GPUs speak over NCCL, on CPUs over
+    gloo, and each takes the GPU of its local rank.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if device == "auto":
+        device = choose_device()
     if size > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    place = _find(device)
+    place = find_device(device)
     if size > 1:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
@@ -89,15 +91,6 @@ def join(device: str = "cpu") -> Iterator[World]:
     finally:
         if size > 1:
             dist.destroy_process_group()
-
-
-def _find(device: str) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
-    return place
 
 
 class _Sum(torch.autograd.Function):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fusiform.data.masks import Ignore
+from fusiform.engines.device import describe_device
 from fusiform.errors import UsageError
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
@@ -35,7 +36,7 @@ def train(
     ignore: Ignore | None = None,
     root: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     save_minutes: float = 5.0,
     say: Say = lambda _: None,
@@ -49,21 +50,24 @@ def train(
     channels of a wider one: the teacher, or else the bundled weights; ``scratch`` starts from random weights.
     ``ignore`` says what 255 is in masks, and ``root`` where a list's paths begin, see ``open_dataset``.
     ``teacher`` is a model to learn from as well (``recipe.distill``). ``resume`` goes on with the run in ``out``, with
-    its own data, model and recipe. ``threads`` is the number of cores, all by default. ``say`` gets a line now and
-    then.
+    its own data, model and recipe, and on its kind of device with its number of threads, unless others are named: with
+    these its sums are rounded as before. ``device`` is as in ``find_device``; ``threads`` is the number of cores, all
+    by default. ``say`` gets a line now and then. What an interruption left is said by its KeyboardInterrupt.
 
     The report's figures are those of ``best.safetensors``, on the test pictures if there are any. Raises UsageError
     for data, arguments or a recipe that cannot be used, and OutputError for a folder that cannot be written.
     """
-    threads = threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
     folder = Path(out)
+    settings: dict[str, Any] = read_settings(folder) if resume else {}
+    if resume and device == "auto":
+        device = str(settings.get("device", "cpu"))  # not known of runs that a version before 0.3 began
+    asked = threads or settings.get("threads")
+    threads = asked if isinstance(asked, int) else torch.get_num_threads()
+    torch.set_num_threads(threads)
     with join(device) as world:
         run = RunFolder(folder, say) if world.writes else None
         try:
-            settings: dict[str, Any] = {}
             if resume:
-                settings = read_settings(folder)
                 recipe = Recipe.from_json(read_text(folder / "recipe.json"), source=str(folder / "recipe.json"))
                 teacher, model, scratch = settings["teacher"], settings["model"], settings["scratch"]
             elif data is None:
@@ -80,9 +84,12 @@ def train(
                 raise UsageError("a teacher needs a share of the loss: add --set distill=0.5, or leave out --teacher")
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(True)
-            return _job(world, run, recipe, threads, save_minutes, progress, ignore, root).go(
-                Path(data) if data is not None else None, os.fspath(model), teacher, scratch, resume
-            )
+            job = _job(world, run, recipe, threads, save_minutes, progress, ignore, root)
+            job.asked_threads = asked
+            return job.go(Path(data) if data is not None else None, os.fspath(model), teacher, scratch, resume)
+        except KeyboardInterrupt as interrupt:
+            interrupt.args = (run.interrupted(processes=world.size) if run else "",)
+            raise
         finally:
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(False)
@@ -100,8 +107,9 @@ def find_rate(
     scratch: bool = False,
     ignore: Ignore | None = None,
     root: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
+    say: Say = lambda _: None,
     progress: Tracker = silent,
 ) -> Report:
     """Look for a learning rate for ``train`` with the same arguments, and draw ``lr_finder.png`` in ``out``.
@@ -116,12 +124,14 @@ def find_rate(
     with join(device) as world:
         if world.size > 1:
             raise UsageError("--find-lr runs in a single process: start it without torchrun")
+        if world.device.type != "cpu":
+            say(f"computing on {describe_device(str(world.device))}")
         taught_by = open_model(teacher) if teacher is not None else None
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
         job = _job(world, None, recipe, threads, 0, progress, ignore, root)
         dataset = job.prepare(Path(data))
         task = job.make_task(job.adapt(base, dataset, os.fspath(model)), dataset, taught_by, None)
-        rates, losses = sweep(task, recipe, world)
+        rates, losses = sweep(task, recipe, world, progress)
     suggested = suggest(rates, losses)
     picture = Path(out) / "lr_finder.png"
     make_folder(picture.parent)

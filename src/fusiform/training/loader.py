@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +190,7 @@ class Pictures:
             num_workers=self.workers,
             prefetch_factor=AHEAD,
             collate_fn=_collate,
+            worker_init_fn=_leave_interruptions,
         )
         return iter(loader)
 
@@ -263,6 +265,11 @@ class _Once:
 
     def __iter__(self) -> Iterator[list[_Key]]:
         return self.batches
+
+
+def _leave_interruptions(_: int) -> None:
+    """Leave a terminal's Ctrl-C, which reaches all processes, to the one that trains: it needs pictures to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(items: list[tuple[Tensor, Tensor]]) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fusiform.errors import UsageError
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, clock, named, silent
 from fusiform.spec import ModelSpec
 from fusiform.training.curves import SCORES
 from fusiform.training.distributed import World, sync_batch_norm
 from fusiform.training.ema import MovingAverage
 from fusiform.training.fused import fuse
+from fusiform.training.interruption import Interruption
 from fusiform.training.loader import Batch, mix_seed
 from fusiform.training.optim import make_optimizer
 from fusiform.training.recipe import Metric, Recipe
-from fusiform.training.run_folder import Record, RunFolder, not_this_run
-from fusiform.training.schedule import factor, frozen_stages
+from fusiform.training.run_folder import Record, RunFolder, not_this_run, place
+from fusiform.training.schedule import crop_size, factor, frozen_stages
 from fusiform.training.shares import share
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -73,8 +74,11 @@ class Task(Protocol):
         """
         ...
 
-    def measure(self, world: World) -> dict[str, float]:
-        """Figures on the validation pictures with the network's weights, each picture counted once; {} without any."""
+    def measure(self, world: World, progress: Tracker) -> dict[str, float]:
+        """Figures on the validation pictures with the network's weights, each picture counted once; {} without any.
+
+        It may be broken off anywhere, and then has changed nothing.
+        """
         ...
 
 
@@ -121,7 +125,8 @@ def fit(
 
     ``run`` is the folder that keeps everything, None in processes that do not write. A checkpoint is written after
     each epoch, and within one every ``save_minutes``. At each step all chance comes from the seed and the step's
-    number, and rates and sizes are functions of the epoch, so that an interrupted run goes on as it would have.
+    number, and rates and sizes are functions of the epoch, so that an interrupted run goes on as it would have. A
+    single process that writes ends its step and saves it before Ctrl-C raises KeyboardInterrupt.
     """
     return _Fit(task, recipe, world, run, save_minutes, progress).go(state)
 
@@ -154,9 +159,16 @@ class _Fit:
         self.sums = [0.0, 0.0, 0.0]  # loss x pictures, right answers, pictures: of this process, in this epoch
         self.best: dict[str, float] = {}
         self.best_epoch = 0
+        self.interruption = Interruption()
+        self.rest = Rest(recipe, task.steps)
 
     def go(self, state: Mapping[str, Any] | None) -> Outcome:
         """Train to the end."""
+        # Several processes are not asked to end at the same step, and could not go on to it without each other.
+        with self.interruption if self.run and self.world.size == 1 else nullcontext():
+            return self._go(state)
+
+    def _go(self, state: Mapping[str, Any] | None) -> Outcome:
         recipe, task = self.recipe, self.task
         if state is None:
             self._start()
@@ -171,20 +183,25 @@ class _Fit:
                 began = time.monotonic()
                 while self.step < task.steps:
                     self._step(batches)
-                    bar.advance(task.batch)
                     self.step += 1
                     now = time.monotonic()
+                    self.rest.stepped(self.epoch, now - began)
                     self.seconds, began = self.seconds + now - began, now
-                    if self.run and now - saved > self.save_seconds and self.step < task.steps:
+                    bar.advance(task.batch, self._note())
+                    asked = self.interruption.asked
+                    if self.run and (asked or now - saved > self.save_seconds) and self.step < task.steps:
                         self._save()
+                        self.interruption.obey()
                         saved = began = time.monotonic()
             self._end_epoch()
+            self.interruption.obey()
             saved = time.monotonic()
         return Outcome(self.best_epoch, self.best, self.epoch)
 
     def _start(self) -> None:
         """Measure and save what training starts from: no epoch after it is better unless it is better than this."""
-        self.best = self.task.measure(self.world)
+        with self.interruption.at_once():
+            self.best = self._measure()
         if self.run:
             for name in ("last.safetensors", "best.safetensors"):
                 self.run.save_model(name, self.task.network.state_dict(), self.task.spec)
@@ -193,8 +210,21 @@ class _Fit:
                 self.run.say(f"at the start  {_measured(self.best)}")
             self._save()
 
+    def _measure(self) -> dict[str, float]:
+        began = time.monotonic()
+        figures = self.task.measure(self.world, named(self.progress, "validate"))
+        self.rest.measured(time.monotonic() - began)
+        return figures
+
+    def _note(self) -> str:
+        """The mean loss of the epoch so far, and how long the run will take, in few words."""
+        loss, _, pictures = self.sums
+        return f"loss {loss / pictures:.3f}, {clock(self.rest.seconds(self.epoch, self.step))} left of the run"
+
     def _step(self, batches: Iterator[Batch]) -> None:
         recipe = self.recipe
+        if self.run:
+            self.run.unsaved = True
         number = self.epoch * self.task.steps + self.step
         for group in self.optimizer.param_groups:
             rate = recipe.lr * factor(recipe, (number + 0.5) / self.task.steps)
@@ -275,23 +305,29 @@ class _Fit:
             "waited": self.waited / max(self.seconds, 1e-9),
             "seconds": self.seconds,
         }
+        try:
+            with self._averaged(), self.interruption.at_once():
+                self._same_buffers()
+                figures = self._measure()
+        except KeyboardInterrupt:
+            if self.run and self.interruption.asked and not self.interruption.insisted:
+                self._save()  # with all steps of the epoch done
+            raise
         self.epoch, self.step = self.epoch + 1, 0
         self.seconds = self.waited = 0.0
         self.sums = [0.0, 0.0, 0.0]
-        network = self.task.network
-        if self.average:
-            with self.average.swapped(network):
-                self._finish(record)
-        else:
-            self._finish(record)
+        with self._averaged():
+            self._finish(record, figures)
         if self.run:
             self._save()
 
-    def _finish(self, record: Record) -> None:
-        """Measure and save the network with the weights that the model will have."""
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within ``with``, the network has the weights that the model will have."""
+        return self.average.swapped(self.task.network) if self.average else nullcontext()
+
+    def _finish(self, record: Record, figures: dict[str, float]) -> None:
+        """Save the network, and what was measured of it."""
         run, network = self.run, self.task.network
-        self._same_buffers()
-        figures = self.task.measure(self.world)
         record |= figures
         better = is_better(figures, self.best, self.recipe.metric)
         if better:
@@ -343,6 +379,7 @@ class _Fit:
             raise not_this_run(self.run.folder / "state.pt" if self.run else Path("state.pt")) from error
         if self.run:
             self.run.forget_after(self.epoch * self.task.steps + self.step)
+            self.run.say(f"going on: {place(self.epoch, self.step, self.task.steps)}")
 
     def _take(self, state: Mapping[str, Any]) -> None:
         if state["steps"] != self.task.steps:
@@ -360,6 +397,36 @@ class _Fit:
         # What the other processes had counted is gone; the epoch's figures are then those of the rest.
         self.sums = state["sums"] if self.world.writes else [0.0, 0.0, 0.0]
         self.seconds, self.waited = float(state["seconds"]), float(state["waited"])
+
+
+class Rest:
+    """How long the rest of a run will take, from what was measured of it: an estimate.
+
+    A step costs as much as its pictures have pixels; every epoch ends with a validation.
+    """
+
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        self.steps = steps
+        self.costs = [crop_size(recipe, epoch) ** 2 for epoch in range(recipe.epochs)]
+        self.done = self.taken = 0.0
+        self.validations: list[float] = []
+
+    def stepped(self, epoch: int, seconds: float) -> None:
+        """A step of an epoch took so long."""
+        self.done += self.costs[epoch]
+        self.taken += seconds
+
+    def measured(self, seconds: float) -> None:
+        """A validation took so long."""
+        self.validations.append(seconds)
+
+    def seconds(self, epoch: int, step: int) -> float:
+        """How long it is to the end of the run, from after so many steps of an epoch; 0 before the first step."""
+        if not self.done:
+            return 0.0
+        cost = (self.steps - step) * self.costs[epoch] + self.steps * sum(self.costs[epoch + 1 :])
+        validation = sum(self.validations) / len(self.validations) if self.validations else 0.0
+        return cost * self.taken / self.done + (len(self.costs) - epoch) * validation
 
 
 def set_modes(task: Task, recipe: Recipe, frozen: int) -> None:
@@ -396,7 +463,7 @@ def describe(record: Mapping[str, float | int | str], epochs: int) -> str:
     text = f"epoch {record['epoch']:.0f}/{epochs}  loss {record['train_loss']:.3f}"
     if "val_loss" in record:
         text += f"  {_measured(record)}"
-    return text + f"  {record['images_per_second']:.0f} pictures/s"
+    return text + f"  {record['images_per_second']:.0f} images/s"
 
 
 def _measured(record: Mapping[str, float | int | str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from fusiform.errors import UsageError
+from fusiform.progress import Tracker, silent
 from fusiform.training.distributed import World
 from fusiform.training.loader import mix_seed
 from fusiform.training.loop import Learner, Task, compute_type, set_modes
@@ -21,7 +22,7 @@ SMOOTHING = 0.9
 """How much of the average loss stays at a step."""
 
 
-def sweep(task: Task, recipe: Recipe, world: World) -> tuple[list[float], list[float]]:
+def sweep(task: Task, recipe: Recipe, world: World, progress: Tracker = silent) -> tuple[list[float], list[float]]:
     """Learning rates, from 1e-6 up by equal factors, and the smoothed loss at each; ends once it is 4 times the lowest.
 
     The task's network is trained by this and of no more use.
@@ -34,28 +35,30 @@ def sweep(task: Task, recipe: Recipe, world: World) -> tuple[list[float], list[f
     losses: list[float] = []
     average, lowest = 0.0, math.inf
     batches = task.batches(0, 0)
-    for step in range(STEPS):
-        batch = next(batches, None)
-        if batch is None:
-            break
-        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        torch.manual_seed(mix_seed(recipe.seed, step))
-        moved = batch._replace(pictures=batch.pictures.to(world.device), labels=batch.labels.to(world.device))
-        with torch.autocast(world.device.type, dtype, enabled=dtype is not torch.float32):
-            loss, _ = learner(moved, step)
-        value = loss.item()
-        average = SMOOTHING * average + (1 - SMOOTHING) * value
-        smooth = average / (1 - SMOOTHING ** (step + 1))
-        if not math.isfinite(value) or (step > 10 and smooth > 4 * lowest):
-            break
-        rates.append(rate)
-        losses.append(smooth)
-        lowest = min(lowest, smooth)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    with progress(total=STEPS, label="learning rates", unit="steps") as bar:
+        for step in range(STEPS):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            torch.manual_seed(mix_seed(recipe.seed, step))
+            moved = batch._replace(pictures=batch.pictures.to(world.device), labels=batch.labels.to(world.device))
+            with torch.autocast(world.device.type, dtype, enabled=dtype is not torch.float32):
+                loss, _ = learner(moved, step)
+            value = loss.item()
+            average = SMOOTHING * average + (1 - SMOOTHING) * value
+            smooth = average / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(value) or (step > 10 and smooth > 4 * lowest):
+                break
+            rates.append(rate)
+            losses.append(smooth)
+            lowest = min(lowest, smooth)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar.advance(1, f"rate {rate:.1e}, loss {smooth:.3f}")
     return rates, losses
 
 

@@ -20,6 +20,8 @@ import io
 import json
 import os
 import pickle
+import shlex
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +52,12 @@ class RunFolder:
         self._say = say
         self._writer: Any = None
         self._unwritten = ""  # of the log, until there is a folder
+        self._logging = threading.Lock()
         self._lock: int | None = None
+        self.saved: tuple[int, int, int] | None = None
+        """Epochs done, steps of the next one, and steps of an epoch, of the state in the folder."""
+        self.unsaved = False
+        """Whether there were steps since."""
 
     def check(self) -> None:
         """Raise UsageError where the folder holds a run already, and OutputError where it cannot be written."""
@@ -97,10 +104,15 @@ class RunFolder:
     def say(self, text: str) -> None:
         """A line for the console and the log."""
         self._say(text)
-        self._unwritten += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
-        if self.folder.is_dir():
-            self._append("train.log", self._unwritten)
-            self._unwritten = ""
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """A line for the log."""
+        with self._logging:
+            self._unwritten += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+            if self.folder.is_dir():
+                self._append("train.log", self._unwritten)
+                self._unwritten = ""
 
     def record(self, record: Record) -> None:
         """A line of figures for metrics.jsonl and TensorBoard."""
@@ -121,6 +133,7 @@ class RunFolder:
         data = io.BytesIO()
         torch.save(dict(state), data)
         write_file(self.folder / "state.pt", data.getvalue())
+        self._remember(state)
 
     def load_state(self) -> dict[str, Any] | None:
         """What was saved last, or None where the run ended before it saved anything."""
@@ -138,7 +151,27 @@ class RunFolder:
             isinstance(state.get(key), int) for key in ("epoch", "step", "steps")
         ):
             raise not_this_run(path)
+        self._remember(state)
         return state
+
+    def _remember(self, state: Mapping[str, Any]) -> None:
+        self.saved, self.unsaved = (state["epoch"], state["step"], state["steps"]), False
+
+    def interrupted(self, *, processes: int = 1) -> str:
+        """What an interruption left, and the command that goes on."""
+        if not (self.folder / "run.json").exists():
+            return "nothing was written"
+        command = shlex.join(["train", "--resume", "--out", str(self.folder)])
+        if processes > 1:
+            command = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', processes)} -m fusiform {command}"
+        else:
+            command = f"fusiform {command}"
+        if self.saved is None:
+            return f"no step of the training was saved; begin it again with: {command}"
+        kept = f"saved {place(*self.saved)}"
+        if self.unsaved:
+            kept += ", and what came later is done again"
+        return f"{kept}; go on with: {command}"
 
     def forget_after(self, step: int) -> None:
         """Drop the figures of steps that a resumed run will take again."""
@@ -178,6 +211,15 @@ class RunFolder:
 
             self._writer = SummaryWriter(str(self.folder), purge_step=purge)
         return self._writer
+
+
+def place(epochs: int, step: int, steps: int) -> str:
+    """Where in a training that is, in words: so many epochs are done, and so many steps of the next one."""
+    if step == steps:
+        return f"after epoch {epochs + 1}, before its validation"
+    if step:
+        return f"in epoch {epochs + 1}, after step {step} of {steps}"
+    return f"after epoch {epochs}" if epochs else "before the first step"
 
 
 def not_this_run(path: Path) -> WeightsError:

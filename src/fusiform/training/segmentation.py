@@ -22,6 +22,7 @@ from fusiform.errors import ImageError, MissingExtraError, WeightsError
 from fusiform.evaluation.segmentation import outline, overlaps
 from fusiform.graph.shapes import state_shapes
 from fusiform.modules import DeepLabV3, build_network
+from fusiform.progress import Tracker, silent
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.training.augment import apply_seeded
@@ -245,15 +246,18 @@ class SegmentationTask:
         pixels = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: self.spec.num_classes].double()
         return float(pixels.sum() if self.weights is None else pixels @ self.weights.to(pixels))
 
-    def measure(self, world: World) -> dict[str, float]:
+    def measure(self, world: World, progress: Tracker = silent) -> dict[str, float]:
         """Loss, mIoU and pixel accuracy on the validation pictures; on a CPU in LiteRT, as users will run the model."""
         if not self.validation:
             return {}
         state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
-        return measure(in_memory(state, self.spec), self.validation, world, threads=self.threads)
+        model = in_memory(state, self.spec)
+        return measure(model, self.validation, world, threads=self.threads, progress=progress)
 
 
-def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, threads: int) -> dict[str, float]:
+def measure(
+    model: Model, samples: Sequence[AnnotatedSample], world: World, *, threads: int, progress: Tracker = silent
+) -> dict[str, float]:
     """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_images`` over all processes.
 
     The loss is the mean over all pixels that count, at the size that the network sees; the others are at the
@@ -265,7 +269,9 @@ def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, t
     device, batch = ("cpu", 1) if on_cpu else (str(world.device), GPU_BATCH)
     mine = samples[world.rank :: world.size]
     loss = ValidationLoss(model.spec)
-    found = outline(model, mine, engine=engine, device=device, threads=threads, batch=batch, look=loss)
+    found = outline(
+        model, mine, engine=engine, device=device, threads=threads, batch=batch, progress=progress, look=loss
+    )
     # Means over classes do not add up, but the pixels that they come from do.
     counts = found.counts.sum(0)
     pictures, total, pixels, *counted = world.sum(

@@ -19,6 +19,7 @@ from fusiform.exporting.quantization.equalize import equalize
 from fusiform.exporting.quantization.quantize import LayerError, QuantizedNetwork
 from fusiform.graph.ir import Graph
 from fusiform.machine import usable_cores
+from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
 
 CALIBRATION_PICTURES = 160
@@ -75,7 +76,7 @@ def pictures_at_once(spec: ModelSpec, count: int) -> int:
     return max(1, min(count, count * _FULL_SIZE**2 // spec.input_size**2))
 
 
-def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
+def calibrate(graph: Graph, pixels: NDArray[np.uint8], progress: Tracker = silent) -> Calibrated:
     """Quantise a float32 graph in four ways and keep the one whose logits are nearest to its own.
 
     ``pixels`` are photographs (N, size, size, 3), 16 or more, as the network sees them. The ways are with and without
@@ -94,26 +95,32 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8]) -> Calibrated:
     # Statistics are over pixels, of which fewer large pictures have as many.
     correction = _evenly(seen, pictures_at_once(graph.spec, _CORRECTION_PICTURES))
     plain = _network(graph)
-    with torch.no_grad(), plain.in_float():
-        wanted = _answers(plain, unseen, once)
-    ranges = plain.channel_ranges(batches)
-
     errors: dict[str, float] = {}
     found: dict[str, QuantizedNetwork] = {}
-    for name, network in (("plain", plain), ("equalised", _network(equalize(graph, ranges)))):
-        network.calibrate(batches)
-        corrected = copy.deepcopy(network)
-        corrected.correct_biases(correction)
-        for way, candidate in ((name, network), (f"{name}, biases corrected", corrected)):
-            errors[way] = _error(candidate, unseen, wanted, once)
-            found[way] = candidate
+    with progress(total=2 + 2 * 4, label="calibrate", unit="steps") as bar:
+        with torch.no_grad(), plain.in_float():
+            wanted = _answers(plain, unseen, once)
+        bar.advance()
+        ranges = plain.channel_ranges(batches)
+        bar.advance()
+        for name, network in (("plain", plain), ("equalised", _network(equalize(graph, ranges)))):
+            network.calibrate(batches)
+            bar.advance()
+            corrected = copy.deepcopy(network)
+            corrected.correct_biases(correction)
+            bar.advance()
+            for way, candidate in ((name, network), (f"{name}, biases corrected", corrected)):
+                errors[way] = _error(candidate, unseen, wanted, once)
+                found[way] = candidate
+                bar.advance()
     best = min(errors, key=errors.__getitem__)
     return Calibrated(found[best], best, errors, seen)
 
 
-def rank_layers(network: QuantizedNetwork, pixels: Tensor) -> list[LayerError]:
+def rank_layers(network: QuantizedNetwork, pixels: Tensor, progress: Tracker = silent) -> list[LayerError]:
     """The layers by what rounding each alone does to the logits, the worst first, over a few of the photographs."""
-    return network.layer_errors(_evenly(pixels, pictures_at_once(network.graph.spec, _SENSITIVITY_PICTURES)))
+    chosen = _evenly(pixels, pictures_at_once(network.graph.spec, _SENSITIVITY_PICTURES))
+    return network.layer_errors(chosen, progress)
 
 
 def _network(graph: Graph) -> QuantizedNetwork:

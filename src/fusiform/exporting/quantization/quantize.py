@@ -39,6 +39,7 @@ from fusiform.graph.ir import (
     pads,
     sources,
 )
+from fusiform.progress import Tracker, silent
 
 _BINS = 2048
 _FEW_PASSED = 0.1  # a channel that is nearly always clipped is not to be shifted far for the rest of its values
@@ -253,7 +254,7 @@ class QuantizedNetwork(nn.Module):
                 del real[name], rounded[name]
 
     @torch.no_grad()
-    def layer_errors(self, pixels: Tensor) -> list[LayerError]:
+    def layer_errors(self, pixels: Tensor, progress: Tracker = silent) -> list[LayerError]:
         """What rounding each layer alone does to it and to the logits, over ``pixels``, the worst for the logits first.
 
         ``noise`` and ``logits`` are root mean squares of the errors over those of the right values. Costs half as many
@@ -265,18 +266,19 @@ class QuantizedNetwork(nn.Module):
             for node in nodes:
                 real[node.name] = self.compute(node, real)
         errors = []
-        for k, node in enumerate(nodes):
-            if not isinstance(node, Conv | Add | Linear):
-                continue
-            values = dict(real)
-            values[node.name] = self.compute(node, real)
-            with self.in_float():
-                for later in nodes[k + 1 :]:
-                    values[later.name] = self.compute(later, values)
-            noise = _relative_error(values[node.name], real[node.name])
-            outputs = self.graph.outputs.values()
-            answers = sum(_relative_error(values[name], real[name]) for name in outputs) / len(outputs)
-            errors.append(LayerError(node.name, noise, answers))
+        rounding = [(k, node) for k, node in enumerate(nodes) if isinstance(node, Conv | Add | Linear)]
+        with progress(total=len(rounding), label="rank layers", unit="layers") as bar:
+            for k, node in rounding:
+                values = dict(real)
+                values[node.name] = self.compute(node, real)
+                with self.in_float():
+                    for later in nodes[k + 1 :]:
+                        values[later.name] = self.compute(later, values)
+                noise = _relative_error(values[node.name], real[node.name])
+                outputs = self.graph.outputs.values()
+                answers = sum(_relative_error(values[name], real[name]) for name in outputs) / len(outputs)
+                errors.append(LayerError(node.name, noise, answers))
+                bar.advance()
         return sorted(errors, key=lambda error: -error.logits)
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.graph.ir import Graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.machine import usable_cores
-from fusiform.progress import Tracker, silent
+from fusiform.progress import Tracker, named, silent
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, ClassExamples, Pictures, load
@@ -67,22 +67,29 @@ class HeldOut:
     be read, ``errors`` says what was wrong with the others.
     """
 
-    def __init__(self, teacher: Graph, samples: Sequence[Sample], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Graph,
+        samples: Sequence[Sample],
+        *,
+        threads: int | None = None,
+        progress: Tracker = silent,
+    ) -> None:
         self.threads = threads
         self.samples: list[Sample] = []
         self.errors: list[str] = []
         self.wanted = np.empty((0, teacher.spec.num_classes), np.float32)
         if samples:
-            found = answers(_in_memory(teacher), samples, threads=threads)
+            found = answers(_in_memory(teacher), samples, threads=threads, progress=progress)
             self.samples = [sample for i, sample in enumerate(samples) if i not in found.errors]
             self.errors = list(found.errors.values())
             self.wanted = found.values[~np.isnan(found.values).any(axis=1)]
 
-    def measure(self, graph: Graph) -> Likeness | None:
+    def measure(self, graph: Graph, progress: Tracker = silent) -> Likeness | None:
         """How close ``graph`` comes to the float network; None where there are no pictures."""
         if not self.samples:
             return None
-        given = answers(_in_memory(graph), self.samples, threads=self.threads).values
+        given = answers(_in_memory(graph), self.samples, threads=self.threads, progress=progress).values
         read = ~np.isnan(given).any(axis=1)  # a picture may have gone since
         if not read.any():
             return None
@@ -158,10 +165,10 @@ class QuantizedTask:
             )
         return loss, float((logits.argmax(1) == wanted.argmax(1)).sum())
 
-    def measure(self, world: World) -> dict[str, float]:
+    def measure(self, world: World, progress: Tracker = silent) -> dict[str, float]:
         """Agreement and divergence on the held-out pictures, in LiteRT; keeps the weights if they are the best yet."""
         del world  # there is one process
-        likeness = self.held_out.measure(self.student.freeze())
+        likeness = self.held_out.measure(self.student.freeze(), progress)
         figures: dict[str, float] = {}
         if likeness:
             figures = {
@@ -264,7 +271,7 @@ def _train(
             f"none of the {len(samples)} pictures to train on can be read: name a folder of photographs; "
             "fusiform doctor says what is wrong with one"
         )
-    compared = HeldOut(teacher, held_out, threads=threads)
+    compared = HeldOut(teacher, held_out, threads=threads, progress=named(progress, "float answers"))
     _say_left_out(compared.errors, say)
     pictures = Pictures(loaded, examples, recipe, world)
     task = QuantizedTask(copy.deepcopy(student), teacher, pictures, held_out=compared, recipe=recipe, say=say)

@@ -239,7 +239,8 @@ def verify_answers(
         notes.append("the labels have no object: the pictures served unlabelled")
     explained: dict[str, float] = {}
     if explain:
-        explained = sides.explained_error(reference, judged.kept_pixels, judged.kept)
+        with progress(total=None, label="what rounding explains"):
+            explained = sides.explained_error(reference, judged.kept_pixels, judged.kept)
         factor = EXPLAINED_ELSEWHERE if is_foreign(candidate) else EXPLAINED
         limits = limits or {answer: factor * error for answer, error in explained.items()}
     found = dataclasses.replace(
@@ -284,7 +285,8 @@ def _show(
         notes.append("no photographs were given: synthetic images only")
     for kind, make in (("synthetic images", _smooth), ("noise", _noise)):
         made = tally(kind, asked=MADE if asked and not kinds else 0)
-        made.add_made(make)
+        with progress(total=None, label=f"verify on {kind}"):
+            made.add_made(make)
         kinds.append(made)
     return kinds, notes
 
