@@ -6,7 +6,8 @@ message and the exit code below; it never shows a traceback for these.
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from typing import Literal, TypeVar
 
 ImageFault = Literal[
     "unreadable",
@@ -33,9 +34,18 @@ class FusiformError(Exception):
 
 
 class UsageError(FusiformError):
-    """An argument is wrong or two arguments do not go together."""
+    """An argument is wrong, two exclude each other, or one does not apply to the task of the model or the data."""
 
     exit_code = 2
+
+
+class InputError(UsageError):
+    """What an argument names is missing, damaged or does not fit: a file, a dataset, a model, a device.
+
+    The argument itself is well formed, so that the command line exits with 1 and not with 2.
+    """
+
+    exit_code = 1
 
 
 class ImageError(FusiformError):
@@ -67,3 +77,19 @@ class MissingExtraError(FusiformError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'fusiform[{extra}]'")
+
+
+_Value = TypeVar("_Value")
+
+
+def renamed(function: str, old: str, given: _Value | None, new: str, value: _Value | None) -> _Value | None:
+    """The value of a parameter that had another name: of the ``old`` one, with a FutureWarning, where that is given.
+
+    Called by the public function itself, whose caller the warning is about. Raises UsageError where both are given.
+    """
+    if given is None:
+        return value
+    if value is not None:
+        raise UsageError(f"{function}: {old} is the old name of {new}: give {new} alone")
+    warnings.warn(f"{function}: {old} is now {new}; the old name is taken until 0.3", FutureWarning, stacklevel=3)
+    return given

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.report import Format, align, cell_text, printable, rows_table
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
     from fusiform.data.masks import Ignore
     from fusiform.report import Cell, Report
-
-# Named again, because importing the engines takes longer than printing the help.
-_ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
 
 # Column of the report -> its heading for people, and the decimals of its numbers.
 _SHOWN = {
@@ -42,13 +38,23 @@ _SHOWN = {
 }
 
 
-@click.command("benchmark")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=complete_model)
+@click.command(
+    "benchmark",
+    cls=options.Command,
+    examples=(
+        "fusiform benchmark mobilenet_v2 shufflenet_v2",
+        "fusiform benchmark ship/*.tflite --threads 1 --threads 4",
+        "fusiform benchmark runs/first ship/model.tflite --data photos/ --plot speed.png",
+    ),
+)
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=options.complete_model
+)
 @click.option(
     "--engine",
     multiple=True,
-    type=click.Choice([*_ENGINES, "all"]),
-    help="A runtime; may be repeated. all: every one that can run the model.  [default: the one the file is for]",
+    type=click.Choice([*options.ENGINES, "all"]),
+    help="A runtime, or all that can run the model; may be repeated.  [default: the one the file is for]",
 )
 @click.option(
     "--threads",
@@ -56,7 +62,7 @@ _SHOWN = {
     default=(1,),
     type=click.IntRange(min=1),
     metavar="N",
-    help="Threads inside the runtime; may be repeated.  [default: 1]",
+    help="Threads of the runtime; may be repeated.  [default: 1, as latencies are published]",
 )
 @click.option(
     "--seconds",
@@ -64,21 +70,16 @@ _SHOWN = {
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     metavar="S",
-    help="How long each is timed at latency, and again at throughput.",
+    help="How long to measure latency, and again throughput, of each.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Labelled images to measure the accuracy on.  [default: what the models' descriptions say]",
-)
-@options.ignore
+@options.data("Labelled images to measure accuracy on.  [default: the accuracy that the models' descriptions state]")
 @options.root
+@options.ignore
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Draw latency against accuracy, or against size where there is none for all, with the frontier.",
+    help="Draw accuracy, or size where not all have one, over latency, and mark the best trade-offs.",
 )
 @options.form
 @options.out
@@ -96,16 +97,17 @@ def command(
     form: Format,
     out: Path | None,
 ) -> None:
-    """Measure on this machine how fast each MODEL, a name or a file, is in each engine with each number of threads.
+    """Measure how fast each MODEL, a name or a file, is on this machine.
 
-    Latency is that of one image, from its pixels to the answer, warm. images/s is what as many engines at once as
-    there are cores for come to. load ms is from a fresh Python process to the first answer, and memory MB what this
-    adds to the process at its peak. decode ms is what making boxes or a mask of an answer takes, which is no part of
-    the other times: with --data on photographs of it. A model is measured as its file is: for another precision,
-    export it first. All take turns in short rounds, each in a process of its own. What cannot be measured is listed on
-    standard error, and in json, jsonl and csv with its reason.
+    Each is measured in each engine with each number of threads, in a process of its own; they take turns in short
+    rounds. Latency is that of one image, from its pixels to the answer, after a warm-up. images/s is the throughput
+    with as many engines at once as there are cores for. load ms is from a fresh Python process to the first answer, and
+    memory MB what this adds to the process at its peak. decode ms is what turning an answer into boxes or a mask takes,
+    and is not part of the other times; with --data it is measured on photographs. A model is measured in the precision
+    that its file has: to measure another, export it first. What cannot be measured is listed on standard error, and in
+    json, jsonl and csv with the reason.
 
-    Exit codes: 0 if anything was measured, 1 if nothing could be, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 if anything was measured, 1 if nothing could be.
     """
     from fusiform.benchmarking.job import benchmark
     from fusiform.progress import track

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 from fusiform.spec import ModelSpec
 
 
@@ -39,7 +39,7 @@ class TorchEngine:
             self._device = torch.device(device)
             network.eval().to(self._device).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+            raise InputError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
         # Logits in the shape that other runtimes give them: not resized, channels last.
         self._coarse = isinstance(network, DeepLabV3)
         self._network: Callable[[Any], Any] = network.forward_coarse if isinstance(network, DeepLabV3) else network

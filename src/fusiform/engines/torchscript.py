@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import InputError, MissingExtraError, WeightsError
 from fusiform.spec import ModelSpec
 
 # All that a frozen network of fusiform's calls; `_convolution` is how tracing writes conv2d.
@@ -74,7 +74,7 @@ class TorchScriptEngine:
             self._device = torch.device(device)
             picture = torch.zeros(1, spec.input_channels, spec.input_size, spec.input_size, device=self._device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+            raise InputError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
         _check_program(data)
         try:
             with warnings.catch_warnings():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 from fusiform.zoo.model import PROGRAMS, Model
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class MultiScaleEngine:
 
     def __init__(self, model: Model, *, threads: int = 1, device: str = "cpu") -> None:
         if model.spec.decoded:
-            raise UsageError(f"{model.path}: decodes its answers itself, at one scale; give the model it was made from")
+            raise InputError(f"{model.path}: decodes its answers itself, at one scale; give the model it was made from")
         if model.format in PROGRAMS:
-            raise UsageError(
+            raise InputError(
                 f"{model.path}: is a program for one runtime ({model.format}), at one scale; give the model that it "
                 "was exported from"
             )
@@ -46,7 +46,7 @@ class MultiScaleEngine:
             self._device = torch.device(device)
             network.eval().to(self._device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+            raise InputError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
         self._network = cast("DeepLabV3", network)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:

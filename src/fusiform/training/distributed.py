@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _find(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
+        raise InputError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
     return place
 
 
