@@ -7,7 +7,7 @@ message and the exit code below; it never shows a traceback for these.
 from __future__ import annotations
 
 import warnings
-from typing import Literal, TypeVar
+from typing import Literal
 
 ImageFault = Literal[
     "unreadable",
@@ -79,17 +79,11 @@ class MissingExtraError(FusiformError):
         super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'fusiform[{extra}]'")
 
 
-_Value = TypeVar("_Value")
+def warn_renamed(function: str, old: str, new: str, value: object) -> None:
+    """Tell whoever calls a public function, from which this is called, that a parameter has another name.
 
-
-def renamed(function: str, old: str, given: _Value | None, new: str, value: _Value | None) -> _Value | None:
-    """The value of a parameter that had another name: of the ``old`` one, with a FutureWarning, where that is given.
-
-    Called by the public function itself, whose caller the warning is about. Raises UsageError where both are given.
+    UsageError where the new one has a ``value`` too.
     """
-    if given is None:
-        return value
     if value is not None:
         raise UsageError(f"{function}: {old} is the old name of {new}: give {new} alone")
     warnings.warn(f"{function}: {old} is now {new}; the old name is taken until 0.3", FutureWarning, stacklevel=3)
-    return given

@@ -116,7 +116,7 @@ def command(
     (the report is printed all the same), 3 with --strict if any image could not be read.
     """
     if explain and html is None:
-        raise UsageError("--explain draws on the page: add --html PAGE")
+        raise UsageError("--explain draws on the page: add --html FILE.html")
 
     from fusiform.evaluation.calibration import NOTHING_WRITTEN
     from fusiform.evaluation.job import evaluate

@@ -45,7 +45,7 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Images to calibrate int8 with; labels are not used.  [default: those that the model was trained on]",
+    help="Images to calibrate int8 with.  [default: those that the model was trained on]",
 )
 @options.data("Images to verify with; their labels are used if they have any.  [default: those that the run held out]")
 @options.root

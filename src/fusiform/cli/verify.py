@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     help="The largest error of an output value, as a share of the largest output for that image; for int8 the mean "
     "error.  [default: what is usual for the kind of file, or what rounding explains]",
 )
-@options.measured_threads("Threads of each runtime.  [default: 1, so that sums are added up in one order]")
+@options.measured_threads("Threads of each runtime.  [default: 1, because two runtimes take turns]")
 @options.form
 @options.out
 def command(

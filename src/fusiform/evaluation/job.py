@@ -12,7 +12,7 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
 from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName
-from fusiform.errors import InputError, OutputError, UsageError, renamed
+from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
@@ -115,7 +115,9 @@ def evaluate(
         (2, 1.0)
 
     """
-    fit_temperature = renamed("evaluate", "calibrate", calibrate, "fit_temperature", fit_temperature)
+    if calibrate is not None:
+        warn_renamed("evaluate", "calibrate", "fit_temperature", fit_temperature)
+        fit_temperature = calibrate
     stated = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     if stated.assumed and say is not None:
         say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
