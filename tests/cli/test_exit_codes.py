@@ -28,7 +28,7 @@ from fusiform.errors import (
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.zoo.safetensors import write_safetensors
+from fusiform.zoo.checkpoint import write_safetensors
 
 SPEC = ModelSpec("mobilenet_v2", 0.35, ("green", "red"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
 
@@ -149,6 +149,7 @@ CASES: list[tuple[int, str]] = [
     (1, "info nope"),
     (1, "info broken.tflite"),
     (1, "info data"),
+    (1, "info small.safetensors --snippet python"),
     (1, "analyze nope"),
     (1, "port nowhere.pth --out model.tflite"),
     (1, "port photo.png --out model.tflite"),
@@ -197,7 +198,6 @@ CASES: list[tuple[int, str]] = [
     (2, "models --format xml"),
     (2, "info"),
     (2, "info small.tflite --snippet fortran"),
-    (2, "info small.tflite --snippet swift"),
     (2, "analyze mobilenet_v2 --bits 4"),
     (2, "port small.tflite"),
     (2, "port small.tflite --out model.onnx"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, suggest
 from fusiform.report import Format, align, cell_text, printable, rows_table
 
 if TYPE_CHECKING:
@@ -42,27 +42,27 @@ _SHOWN = {
     "benchmark",
     cls=options.Command,
     examples=(
-        "fusiform benchmark mobilenet_v2 shufflenet_v2",
-        "fusiform benchmark ship/*.tflite --threads 1 --threads 4",
+        "fusiform benchmark mobilenet_v2 shufflenet_v2_x1_0",
+        "fusiform benchmark ship/*.tflite --threads 1,4",
         "fusiform benchmark runs/first ship/model.tflite --data photos/ --plot speed.png",
     ),
 )
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=options.complete_model
 )
-@click.option(
+@options.several(
     "--engine",
-    multiple=True,
-    type=click.Choice([*options.ENGINES, "all"]),
-    help="A runtime, or all that can run the model; may be repeated.  [default: the one the file is for]",
+    click.Choice([*options.ENGINES, "all"]).convert,
+    "ENGINE,...",
+    f"The runtimes, of {', '.join(options.ENGINES)}, or all that can run the model.  [default: the one that the file "
+    "is for]",
 )
-@click.option(
+@options.several(
     "--threads",
-    multiple=True,
+    click.IntRange(min=1).convert,
+    "N,...",
+    "Threads of the runtime, one number or several.  [default: 1, as latencies are published]",
     default=(1,),
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads of the runtime; may be repeated.  [default: 1, as latencies are published]",
 )
 @click.option(
     "--seconds",
@@ -133,6 +133,8 @@ def command(
             click.echo(f"  {printable(_who(row))}: {printable(str(row['error']))}", err=True)
     if not measured:
         ctx.exit(1)
+    if data is None:  # the accuracies, if any, are those that the descriptions state
+        suggest(form, ["benchmark", *models, "--data", "DATA"])
 
 
 def _table(report: Report) -> str:

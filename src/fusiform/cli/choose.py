@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import print_report
+from fusiform.cli.output import print_report, suggest
 from fusiform.report import Format
 
 if TYPE_CHECKING:
@@ -48,12 +48,8 @@ if TYPE_CHECKING:
     type=click.Choice(["litert", "onnxruntime"]),
     help="The runtime that the model is for.",
 )
-@click.option(
-    "--size",
-    multiple=True,
-    type=click.IntRange(min=32),
-    metavar="PIXELS",
-    help="An input size to search; may be repeated.  [default: 96 128 160 192 224]",
+@options.several(
+    "--size", click.IntRange(min=32).convert, "PIXELS,...", "The input sizes to search.  [default: 96,128,160,192,224]"
 )
 @click.option(
     "--trials",
@@ -133,3 +129,4 @@ def command(
     if choice.shortfall:
         click.echo(f"fusiform: {printable(choice.shortfall)}", err=True)
         ctx.exit(1)
+    suggest(form, ["predict", "PHOTO", "--model", str(choice.file)])

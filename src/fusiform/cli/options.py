@@ -136,6 +136,22 @@ out = click.option(
 )
 
 
+def several(
+    word: str,
+    convert: Callable[[Any, click.Parameter, click.Context], Any],
+    metavar: str,
+    text: str,
+    *,
+    default: tuple[Any, ...] = (),
+) -> Option:
+    """An option that takes several values, with commas or by being repeated; ``convert`` is a click type's."""
+
+    def split(ctx: click.Context, param: click.Parameter, groups: tuple[str, ...]) -> tuple[Any, ...]:
+        return tuple(convert(value.strip(), param, ctx) for group in groups for value in group.split(","))
+
+    return click.option(word, multiple=True, default=default, type=str, callback=split, metavar=metavar, help=text)
+
+
 def out_folder(text: str, *, required: bool = True) -> Option:
     """``--out`` of a command that writes several files."""
     return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)

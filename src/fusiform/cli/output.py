@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -62,6 +62,15 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         if not direct:
             with suppress(OSError):  # as of a folder that is none
                 written.unlink()
+
+
+def suggest(form: Format, *commands: Sequence[str]) -> None:
+    """Say to people, on standard error, what may come next: each command as its words, to be copied to a shell."""
+    if form == "table":
+        import shlex
+
+        for words in commands:
+            click.echo(f"next: {shlex.join(['fusiform', *words])}", err=True)
 
 
 def print_report(report: Report, form: Format) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, suggest
 from fusiform.report import Format
 
 if TYPE_CHECKING:
@@ -95,3 +95,6 @@ def command(
         stream.write(report.render(form))
     if not parity.passed:
         raise ParityError(parity)
+    if data is None:  # nothing was said of how often it is right
+        suggest(form, ["verify", str(file), "--against", against, "--data", "DATA"])
+    suggest(form, ["benchmark", str(file), against])

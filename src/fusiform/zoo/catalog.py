@@ -360,6 +360,9 @@ def _by_enum(name: str, records: tuple[Weights, ...]) -> Weights | None:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> UsageError:
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    longer = [other for other in known if name and other.startswith(name.lower())]
+    here = {record.name for record in CATALOG.values() if record.bundled}
+    longer.sort(key=lambda other: ALIASES.get(other, other) not in here)  # what needs no download comes first
+    near = longer[:3] or difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else "."
     return InputError(f"{what}{hint} fusiform models lists all weights")
