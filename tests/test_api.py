@@ -41,6 +41,7 @@ ONLY_OPTIONS = {
     ("benchmark", "out"): "where the printed text goes",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
+    ("train", "recipes"): "prints what training.glossary says",
     ("train", "show"): "prints the recipe: training.recipes.choose_recipe",
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
 }
@@ -50,6 +51,7 @@ ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
     "say": "the command prints on standard error",
     ("choose", "distillation"): "a Recipe object, which no option can name",
+    ("evaluate", "calibrate"): "the old name of fit_temperature, until 0.3",
 }
 """Parameters without an option, and why."""
 

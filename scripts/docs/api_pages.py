@@ -32,6 +32,7 @@ PARTS = (
 ERRORS = (
     "FusiformError",
     "UsageError",
+    "InputError",
     "ImageError",
     "SpecError",
     "WeightsError",

@@ -11,11 +11,17 @@ import click
 
 def render() -> str:
     """Markdown: a section for each command with its usage, its help, its arguments, options and exit codes."""
-    from fusiform.cli import COMMANDS, commands
+    from fusiform.cli import COMMANDS, EXIT_CODES, SECTIONS, commands, options
 
     general = click.Context(commands, info_name="fusiform")
-    parts = ["\n".join(f"- [`fusiform {name}`](#{name}): {summary}" for name, (_, summary) in COMMANDS.items())]
-    parts.append(f"{commands.epilog} A command with more to say of its exit codes says so below.")
+    parts = []
+    for title, names in SECTIONS.items():
+        parts.append(f"**{title}**")
+        parts.append("\n".join(f"- [`fusiform {name}`](#{name}): {COMMANDS[name][1]}" for name in names))
+    parts.append("## Exit codes {#exit-codes}")
+    parts.append("The same for every command; what they mean for one of them is said there.")
+    rows = [f"| {codes} | {meaning} |" for codes, meaning in EXIT_CODES.items()]
+    parts.append("\n".join(["| exit code | meaning |", "|---|---|", *rows]))
     for name in COMMANDS:
         command = commands.get_command(general, name)
         assert command is not None, name
@@ -23,9 +29,11 @@ def render() -> str:
         parts.append(f"## fusiform {name} {{ #{name} }}")
         usage = " ".join(["fusiform", name, *command.collect_usage_pieces(context)])
         parts += [f"```text\n{usage}\n```", *_paragraphs(command.help or "")]
-        options = [found for found in command.get_params(context) if isinstance(found, click.Option)]
-        options = [found for found in options if found.name != "help"]
-        parts.append("\n\n".join(_option(found, context, name) for found in options))
+        assert isinstance(command, options.Command), name
+        parts.append("```sh\n" + "\n".join(command.examples) + "\n```")
+        listed = [found for found in command.get_params(context) if isinstance(found, click.Option)]
+        listed = [found for found in listed if found.name != "help"]
+        parts.append("\n\n".join(_option(found, context, name) for found in listed))
     return "\n\n".join(parts)
 
 

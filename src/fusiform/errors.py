@@ -6,6 +6,7 @@ message and the exit code below; it never shows a traceback for these.
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 ImageFault = Literal[
@@ -76,3 +77,13 @@ class MissingExtraError(FusiformError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'fusiform[{extra}]'")
+
+
+def warn_renamed(function: str, old: str, new: str, value: object) -> None:
+    """Tell whoever calls a public function, from which this is called, that a parameter has another name.
+
+    UsageError where the new one has a ``value`` too.
+    """
+    if value is not None:
+        raise UsageError(f"{function}: {old} is the old name of {new}: give {new} alone")
+    warnings.warn(f"{function}: {old} is now {new}; the old name is taken until 0.3", FutureWarning, stacklevel=3)

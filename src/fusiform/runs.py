@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
 from fusiform.spec import Task
@@ -55,7 +55,7 @@ class Run(os.PathLike[str]):
             self.report = report
             return
         if not (self.folder / "best.safetensors").is_file() or not (self.folder / "report.json").is_file():
-            raise UsageError(
+            raise InputError(
                 f"{self.folder}: holds no finished training: train into it, or go on with --resume where one was begun"
             )
         fields = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))

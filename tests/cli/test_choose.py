@@ -109,7 +109,7 @@ def test_the_data_itself_is_no_place_for_the_search(data: Path, tmp_path: Path) 
     assert result.exit_code == 2
     assert "taken for a class" in result.stderr
     result = run(tmp_path / "nothing", "--out", tmp_path / "out")
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "no such file or folder" in result.stderr
 
 

@@ -105,9 +105,9 @@ def test_page_and_list(data: Path, tmp_path: Path) -> None:
 def test_usage_errors(data: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "nowhere").exit_code != 0
     assert run(data, "--threads", "0").exit_code == 2
-    assert run(data, "--model", "no_such_model").exit_code == 2
+    assert run(data, "--model", "no_such_model").exit_code == 1
     result = run(data, "--model", "mobilenet_v2")  # its cats and dogs have longer names
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "Traceback" not in result.stderr
 
     assert run(data, "--fix", tmp_path / "clean.csv").exit_code == 0
@@ -183,7 +183,7 @@ def test_masks_and_what_is_asked_for(boxes: Path, tmp_path: Path) -> None:
     assert "name a folder" in result.stderr
     (boxes / "boxes.json").write_text("[]", encoding="utf-8")
     result = run(boxes / "boxes.json", "--task", "detection", "--out", tmp_path / "report")
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "report").exists()
 

@@ -125,13 +125,13 @@ def test_page_with_explanations(folder: Path) -> None:
 def test_calibrate_writes_a_model(folder: Path, valid: Callable[..., Any]) -> None:
     out = folder / "calibrated.tflite"
     split(folder, "val", "test")
-    result = run(folder, "--calibrate", out, "--format", "json")
+    result = run(folder, "--fit-temperature", out, "--format", "json")
     assert result.exit_code == 0
     calibration = valid(result.stdout)["calibration"]
     assert open_model(out).spec.temperature == pytest.approx(calibration["temperature"])
     assert (calibration["fitted_on"], calibration["images"], calibration["written"]) == ("val", 9, True)
     assert calibration["nll_after"] < calibration["nll_before"]
-    told = run(folder, "--calibrate", out).stdout
+    told = run(folder, "--fit-temperature", out).stdout
     assert "fitted on 9 pictures (val): on the pictures of this report, none of which it was fitted on" in told
 
 
@@ -148,9 +148,9 @@ def test_calibrate_writes_nothing_that_does_not_hold_on_other_pictures(folder: P
     split(folder, "val", "test")
     for name in COLORS:  # of the test pictures, the model is right about all
         Image.new("RGB", (40, 40), COLORS[name]).save(folder / "data" / "test" / name / "1.png")
-    result = run(folder, "--calibrate", out)
+    result = run(folder, "--fit-temperature", out)
     assert result.exit_code == 1
-    assert f"--calibrate {out}: That is worse, so that no model was written" in result.stderr
+    assert f"--fit-temperature {out}: That is worse, so that no model was written" in result.stderr
     assert "top-1                100.0 %" in result.stdout
     assert not out.exists()
 
@@ -160,7 +160,7 @@ def test_calibrate_halves_what_is_not_split(folder: Path) -> None:
         shutil.copy(folder / "data" / "red" / "1.png", folder / "data" / "red" / f"{k}.png")  # blue ones
         for name in ("green", "blue"):
             shutil.copy(folder / "data" / name / "0.png", folder / "data" / name / f"{k}.png")
-    result = run(folder, "--calibrate", folder / "calibrated.tflite")
+    result = run(folder, "--fit-temperature", folder / "calibrated.tflite")
     assert result.exit_code == 0
     assert "fitted on 18 pictures (half of all)" in result.stdout
     assert (
@@ -180,9 +180,9 @@ def test_unreadable_pictures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--explain", "3"], "add --html PAGE"),
+        (["--explain", "3"], "add --html FILE.html"),
         (["--explain", "nothing.jpg", "--html", "page.html"], "--explain nothing.jpg: no such picture"),
-        (["--calibrate", "copy.onnx"], "end its name in .tflite"),
+        (["--fit-temperature", "copy.onnx"], "end its name in .tflite"),
         (["--split", "test"], "test"),
         (["--compare", "no_such_model"], "no_such_model"),
     ],

@@ -182,7 +182,12 @@ def test_other_engines_answer_alike(made: Path, engine: str) -> None:
     ("model", "data", "arguments", "message"),
     [
         ("detector.tflite", "coco", ("--explain", "2", "--html", "x.html"), "--explain is for a classifier; "),
-        ("segmenter.safetensors", "voc", ("--calibrate", "x.tflite"), "segmenter.safetensors is a segmenter: leave it"),
+        (
+            "segmenter.safetensors",
+            "voc",
+            ("--fit-temperature", "x.tflite"),
+            "segmenter.safetensors is a segmenter: leave it",
+        ),
         ("segmenter.safetensors", "voc", ("--score", "0.2"), "--score is for a detector; "),
         ("classifier.tflite", "classes", ("--score", "0.2"), "classifier.tflite is a classifier: leave it out"),
         ("detector.tflite", "coco", ("--multi-scale",), "--multi-scale is for a segmenter; "),
@@ -199,14 +204,15 @@ def test_what_does_not_go_together_is_refused(
     made: Path, model: str, data: str, arguments: tuple[str, ...], message: str
 ) -> None:
     result = run(made, model, data, *arguments)
-    assert result.exit_code == 2
+    # An option that is not for the model's task is wrong usage, data that do not fit the model are not.
+    assert result.exit_code == (2 if message.endswith(("; ", "leave it", "leave it out")) else 1)
     assert message in result.stderr
     assert result.stdout == ""
 
 
 def test_models_of_two_tasks_are_not_compared(made: Path) -> None:
     result = run(made, "detector.tflite", "coco", "--compare", made / "segmenter.safetensors")
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "segmenter.safetensors: is a segmenter; " in result.stderr
 
 

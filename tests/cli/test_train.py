@@ -70,7 +70,7 @@ def test_training_prints_a_report_and_leaves_a_run(data: Path, tmp_path: Path, v
     assert "epoch 2/2" in done.stderr
     assert "next: " not in done.stderr
     again = fusiform("train", data, "--out", out)
-    assert (again.returncode, again.stdout) == (2, "")
+    assert (again.returncode, again.stdout) == (1, "")
     assert "--resume" in again.stderr
     assert "Traceback" not in again.stderr
     more = fusiform("train", "--out", out, "--resume", "--set", "lr=1")
@@ -101,7 +101,7 @@ def test_no_data_no_pictures_and_no_folder_to_write(data: Path, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     for source in (tmp_path / "nothing", tmp_path / "empty"):
         result = CliRunner().invoke(commands, ["train", str(source), "--out", str(tmp_path / "run")])
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert str(source) in result.output
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(commands, ["train", str(data), "--out", str(tmp_path / "file" / "run"), *SET])
@@ -116,7 +116,7 @@ def test_a_list_with_bare_names_and_one_epoch(data: Path, tmp_path: Path) -> Non
     file.write_text("path,label\n" + "\n".join(lines) + "\n")
     arguments = ["train", str(file), "--model", "mobilenet_v2_x0_35", *SET, "--set", "epochs=1"]
     result = CliRunner().invoke(commands, [*arguments, "--out", str(tmp_path / "run")])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "none of its 24 pictures is there" in result.output
     assert len(result.output.splitlines()) == 1
     with_root = [*arguments, "--root", str(data), "--out", str(tmp_path / "run")]

@@ -76,9 +76,9 @@ def test_the_report_goes_to_a_file_even_when_it_failed(folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["no_such_model"], 2, "no_such_model"),
+        (["no_such_model"], 1, "no_such_model"),
         (["nowhere.onnx"], 1, "nowhere.onnx: no such model file"),
-        (["same.onnx", "--data", "nowhere"], 2, "nowhere: no such file or folder"),
+        (["same.onnx", "--data", "nowhere"], 1, "nowhere: no such file or folder"),
         (["same.onnx", "--max-drop", "-1"], 2, "--max-drop"),
         (["same.onnx", "--tolerance", "nan"], 2, "tolerance must be a number"),
     ],

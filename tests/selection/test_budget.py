@@ -18,6 +18,7 @@ from fusiform.selection.budget import Budget, Plan, Shipped, Training
         ({"max_mb": -1}, "max-mb"),
         ({"max_ms": math.nan}, "max-ms"),
         ({"min_accuracy": 101}, "percent"),
+        ({"min_accuracy": 0.9}, "in percent: write 90, not 0.9"),
     ],
 )
 def test_budgets_that_mean_nothing_are_refused(budget: dict[str, float], message: str) -> None:

@@ -15,7 +15,7 @@ from fusiform.data.dataset import DataSet
 from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, choose_split, open_dataset
 from fusiform.engines import ENGINES, EngineName, own_engine
-from fusiform.errors import FusiformError, UsageError
+from fusiform.errors import FusiformError, InputError, UsageError
 from fusiform.report import Cell
 from fusiform.spec import ModelSpec
 from fusiform.zoo.info import precision_of, size_of
@@ -140,7 +140,7 @@ def _read(
     if ignore is not None:
         raise UsageError(f"--ignore is for masks, and {name} is for {spec.task}: leave it out")
     if isinstance(data, AnnotatedSet):
-        raise UsageError(f"{data.source}: has boxes or masks, and {name} is a classifier: measure it on its own data")
+        raise InputError(f"{data.source}: has boxes or masks, and {name} is a classifier: measure it on its own data")
     found = data if isinstance(data, DataSet) else open_dataset(data, task="classification", root=root)
     bind_classes(found.classes, spec)
     return found

@@ -11,22 +11,42 @@ import click
 from fusiform.cli import process
 from fusiform.errors import FusiformError
 
-# Name -> the click command and what --help says of it, so that --help imports nothing more.
+# Name -> the click command and what --help says of it, so that --help imports nothing more; in the order of the work.
 COMMANDS = {
-    "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them or segment them."),
-    "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
-    "models": ("fusiform.cli.models:command", "List the models that can be used by name."),
+    "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them, or segment them."),
+    "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
-    "choose": ("fusiform.cli.choose:command", "Train the best model within milliseconds and megabytes."),
-    "export": ("fusiform.cli.export:command", "Write a model for other runtimes, proven to answer the same."),
-    "info": ("fusiform.cli.info:command", "Print everything a model says of itself."),
-    "analyze": ("fusiform.cli.analyze:command", "Print what each layer of a network costs."),
-    "port": ("fusiform.cli.port:command", "Make a model file from another framework's weights."),
-    "verify": ("fusiform.cli.verify:command", "Prove that a model file gives the answers of its model."),
-    "doctor": ("fusiform.cli.doctor:command", "Find what is wrong with a dataset."),
-    "benchmark": ("fusiform.cli.benchmark:command", "Measure the latency, throughput and memory of models."),
+    "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
+    "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
+    "export": ("fusiform.cli.export:command", "Write a model for phones, browsers and other runtimes."),
+    "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
+    "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
+    "models": ("fusiform.cli.models:command", "List the models that have names."),
+    "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
+    "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
+    "port": ("fusiform.cli.port:command", "Read the weights of other programs."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
+
+# predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
+SECTIONS = {
+    "Use a model": ("predict",),
+    "Train on your images": ("doctor", "train", "choose", "evaluate"),
+    "Deploy": ("export", "verify", "benchmark"),
+    "Look at models": ("models", "info", "analyze", "port"),
+    "Shell": ("completion",),
+}
+
+EXIT_CODES = {
+    "0": "Done.",
+    "1": "It could not be done, or a check failed: what was named is missing, damaged or does not fit, or this machine "
+    "lacks something, such as a GPU, an optional package or memory.",
+    "2": "Wrong usage: an unknown command or option, a value out of range, or options that exclude each other or do "
+    "not apply to the model's or the data's task.",
+    "3": "Done, but with --strict: problems were found.",
+    "129, 130, 143": "Ended by SIGHUP, by Ctrl-C, by SIGTERM.",
+}
+"""What every command exits with."""
 
 
 class _Commands(click.Group):
@@ -42,9 +62,25 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from fusiform.cli.hints import for_command
+
+            raise click.UsageError(f"No such command {name!r}. {for_command(name, args[1:], list(COMMANDS))}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        widest = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), COMMANDS[name][1]) for name in names])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Exit codes"):
+            formatter.write_dl(list(EXIT_CODES.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -74,14 +110,15 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 faults found (--strict), 130 interrupted, 143 ended by "
-    "SIGTERM, 129 by SIGHUP.",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
 )
 def commands() -> None:
-    """MobileNetV2 and ShuffleNetV2, from a folder of photographs to a verified model."""
+    """MobileNetV2 and ShuffleNetV2, from a folder of photographs to a verified model.
+
+    fusiform COMMAND --help explains a command.
+    """
 
 
 def main() -> None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
 from fusiform.report import Format
 
 
-@click.command("analyze")
-@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.command(
+    "analyze",
+    cls=options.Command,
+    examples=(
+        "fusiform analyze mobilenet_v2",
+        "fusiform analyze mobilenet_v2_x0_35 --size 96 --classes 10 --bits 8",
+    ),
+)
+@click.argument("model", type=click.Path(), shell_complete=options.complete_model)
 @click.option(
-    "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The input image's side.  [default: the model's own]"
+    "--size", type=click.IntRange(min=32), metavar="PIXELS", help="The side of the input.  [default: the model's own]"
 )
 @click.option(
     "--classes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="The number of classes, a detector's without the background.  [default: the model's own]",
+    help="The number of classes, for a detector without the background.  [default: the model's own]",
 )
 @click.option(
     "--output-stride",
@@ -28,16 +34,13 @@ from fusiform.report import Format
 )
 @click.option("--aspp", is_flag=True, help="Give a segmenter atrous spatial pyramid pooling.")
 @click.option(
-    "--slices",
-    default=4,
+    "--bits",
+    default="32",
     show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Slices of each expansion, for the peak of memory with them.",
+    type=click.Choice(["8", "16", "32"]),
+    help="Bits per activation value.",
 )
-@click.option(
-    "--bits", default="32", show_default=True, type=click.Choice(["8", "16", "32"]), help="Of a value of an activation."
-)
+@options.slices(4, 'For the column "sliced": compute each expansion in N slices.')
 @options.form
 def command(
     model: str,
@@ -49,14 +52,14 @@ def command(
     bits: str,
     form: Format,
 ) -> None:
-    """Print the layers of MODEL, what they cost to compute and to hold, and the peak of memory.
+    """Show the layers of MODEL, what each costs in computation and memory, and the peak of memory.
 
-    MODEL is a file, a model's name, or a network at any width, such as mobilenet_v2_x0_35, ssdlite_mobilenet_v2_x1_0
-    (80 classes at 320 pixels) or deeplab_v3_mobilenet_v2_x1_0 (21 classes at 513): no weights are needed, and nothing
-    is downloaded. multiply_adds_tensorflow counts convolutions at a rate as TensorFlow computes them, and as the paper
-    does. Memory: "peak" is for a runtime that keeps each tensor until its last reader is done, "arena" for LiteRT with
-    its own kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices of their
-    expansion, "held" is the paper's Table 3 (with --bits 16).
+    MODEL is a file, a name, or a network at any width, such as mobilenet_v2_x0_35, ssdlite_mobilenet_v2_x1_0 (80
+    classes at 320 pixels) or deeplab_v3_mobilenet_v2_x1_0 (21 classes at 513): no weights are needed, and nothing is
+    downloaded. multiply_adds_tensorflow counts dilated convolutions as TensorFlow computes them, and as the paper does.
+    Memory: "peak" is for a runtime that keeps each tensor until it was last read, "arena" for LiteRT with its own
+    kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices of their expansion,
+    "held" is the paper's Table 3 (with --bits 16).
     """
     from fusiform.analysis import analyze
 

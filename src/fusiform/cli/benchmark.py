@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output, tell_left_out
+from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
@@ -18,25 +17,32 @@ if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
     from fusiform.report import Cell, Report
 
-# Named again, because importing the engines takes longer than printing the help.
-_ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
 
-
-@click.command("benchmark")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=complete_model)
-@click.option(
-    "--engine",
-    multiple=True,
-    type=click.Choice([*_ENGINES, "all"]),
-    help="A runtime; may be repeated. all: every one that can run the model.  [default: the one the file is for]",
+@click.command(
+    "benchmark",
+    cls=options.Command,
+    examples=(
+        "fusiform benchmark mobilenet_v2 shufflenet_v2_x1_0",
+        "fusiform benchmark ship/*.tflite --threads 1,4",
+        "fusiform benchmark runs/first ship/model.tflite --data photos/ --plot speed.png",
+    ),
 )
-@click.option(
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(), shell_complete=options.complete_model
+)
+@options.several(
+    "--engine",
+    click.Choice([*options.ENGINES, "all"]).convert,
+    "ENGINE,...",
+    f"The runtimes, of {', '.join(options.ENGINES)}, or all that can run the model.  [default: the one that the file "
+    "is for]",
+)
+@options.several(
     "--threads",
-    multiple=True,
+    click.IntRange(min=1).convert,
+    "N,...",
+    "Threads of the runtime, one number or several.  [default: 1, as latencies are published]",
     default=(1,),
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads inside the runtime; may be repeated.  [default: 1]",
 )
 @click.option(
     "--seconds",
@@ -44,21 +50,16 @@ _ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     metavar="S",
-    help="How long each is timed at latency, and again at throughput.",
+    help="How long to measure latency, and again throughput, of each.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Labelled images to measure the accuracy on.  [default: what the models' descriptions say]",
-)
-@options.ignore
+@options.data("Labelled images to measure accuracy on.  [default: the accuracy that the models' descriptions state]")
 @options.root
+@options.ignore
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Draw latency against accuracy, or against size where there is none for all, with the frontier.",
+    help="Draw accuracy, or size where not all have one, over latency, and mark the best trade-offs.",
 )
 @options.form
 @options.out
@@ -76,16 +77,17 @@ def command(
     form: Format,
     out: Path | None,
 ) -> None:
-    """Measure on this machine how fast each MODEL, a name or a file, is in each engine with each number of threads.
+    """Measure how fast each MODEL, a name or a file, is on this machine.
 
-    Latency is that of one image, from its pixels to the answer, warm. images/s is what as many engines at once as
-    there are cores for come to. load ms is from a fresh Python process to the first answer, and memory MB what this
-    adds to the process at its peak. decode ms is what making boxes or a mask of an answer takes, which is no part of
-    the other times: with --data on photographs of it. A model is measured as its file is: for another precision,
-    export it first. All take turns in short rounds, each in a process of its own. What cannot be measured is listed on
-    standard error, and in json, jsonl and csv with its reason.
+    Each is measured in each engine with each number of threads, in a process of its own; they take turns in short
+    rounds. Latency is that of one image, from its pixels to the answer, after a warm-up. images/s is the throughput
+    with as many engines at once as there are cores for. load ms is from a fresh Python process to the first answer, and
+    memory MB what this adds to the process at its peak. decode ms is what turning an answer into boxes or a mask takes,
+    and is not part of the other times; with --data it is measured on photographs. A model is measured in the precision
+    that its file has: to measure another, export it first. What cannot be measured is listed on standard error, and in
+    json, jsonl and csv with the reason.
 
-    Exit codes: 0 if anything was measured, 1 if nothing could be, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 if anything was measured, 1 if nothing could be.
     """
     from fusiform.benchmarking.job import benchmark
     from fusiform.progress import track
@@ -112,6 +114,8 @@ def command(
             click.echo(f"  {printable(_who(row))}: {printable(str(row['error']))}", err=True)
     if not measured:
         ctx.exit(1)
+    if data is None:  # the accuracies, if any, are those that the descriptions state
+        suggest(form, ["benchmark", *models, "--data", "DATA"])
 
 
 def _table(report: Report) -> str:

@@ -8,27 +8,38 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import print_report
+from fusiform.cli.output import print_report, suggest
 from fusiform.report import Format
 
 if TYPE_CHECKING:
     from fusiform.selection.latency import ChooseEngine
 
 
-@click.command("choose")
+@click.command(
+    "choose",
+    cls=options.Command,
+    examples=(
+        "fusiform choose photos/ --max-ms 10 --max-mb 8 --out best/",
+        "fusiform choose photos/ --max-ms 10 --minutes 60 --out best/",
+    ),
+)
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder for all of it.")
-@options.root
-@click.option("--max-ms", type=float, metavar="MS", help="Largest latency per image.  [default: no limit]")
-@click.option("--max-mb", type=float, metavar="MB", help="Largest file, in 10^6 bytes.  [default: no limit]")
-@click.option("--min-accuracy", type=float, metavar="PERCENT", help="Smallest top-1.  [default: none]")
+@options.out_folder("The folder for everything; DIR/model.tflite is the model.")
+@click.option("--max-ms", type=float, metavar="MS", help="The highest latency per image.  [default: no limit]")
+@click.option("--max-mb", type=float, metavar="MB", help="The largest file, in 10^6 bytes.  [default: no limit]")
 @click.option(
-    "--threads",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
+    "--min-accuracy", type=float, metavar="PERCENT", help="The lowest top-1 accuracy, as in 90.  [default: none]"
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
     metavar="N",
-    help="Cores that the model has when it answers; training takes all.",
+    help="Start no training that would end later than N minutes from now.  [default: no limit]",
+)
+@options.measured_threads(
+    "Threads of the runtime whose latency is measured; training uses all cores.  [default: 1, as latencies are "
+    "published]",
+    default=1,
 )
 @click.option(
     "--engine",
@@ -37,12 +48,8 @@ if TYPE_CHECKING:
     type=click.Choice(["litert", "onnxruntime"]),
     help="The runtime that the model is for.",
 )
-@click.option(
-    "--size",
-    multiple=True,
-    type=click.IntRange(min=32),
-    metavar="PIXELS",
-    help="An input size to search; may be repeated.  [default: 96 128 160 192 224]",
+@options.several(
+    "--size", click.IntRange(min=32).convert, "PIXELS,...", "The input sizes to search.  [default: 96,128,160,192,224]"
 )
 @click.option(
     "--trials",
@@ -50,20 +57,13 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many of the networks that fit are trained at all.",
+    help="How many of the candidates that fit are trained at all.",
 )
-@click.option("--scratch", is_flag=True, help="Also search networks that have no weights to start from.")
-@click.option(
-    "--minutes",
-    type=click.FloatRange(min=0),
-    metavar="N",
-    help="Start no training that would end later than this.  [default: no limit]",
-)
-@click.option(
-    "--recipe", default="finetune_small", show_default=True, metavar="NAME", help="The preset of hyperparameters."
-)
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
-@click.option("--resume", is_flag=True, help="Use what an earlier search in DIR trained, under this budget.")
+@click.option("--scratch", is_flag=True, help="Also search networks that would start from random weights.")
+@options.recipe("finetune_small", ("classification",))
+@options.settings
+@click.option("--resume", is_flag=True, help="Continue the search in DIR, also with other limits.")
+@options.root
 @options.form
 @click.pass_context
 def command(
@@ -85,15 +85,15 @@ def command(
     resume: bool,
     form: Format,
 ) -> None:
-    """Find the most accurate model for the images in DATA that is fast and small enough, and train it.
+    """Find and train the most accurate classifier for DATA that is fast and small enough.
 
-    Every network, input size and precision is measured first, with random weights; what cannot fit is dropped. Of the
-    rest the promising ones are trained for a while, the better ones in full, and the best file that holds the budget
-    when measured again is DIR/model.tflite. DATA is what fusiform train reads. Ctrl-C loses no finished training:
-    --resume goes on.
+    First every network, input size and precision is measured with random weights, and what is too slow or too large is
+    dropped. The most promising of the rest are trained for a while, the better ones in full, and the best file that
+    keeps within the limits when measured again becomes DIR/model.tflite. DATA is what fusiform train reads. Ctrl-C
+    loses no finished training: --resume continues.
 
-    Exit codes: 0 if the model is as accurate as asked for, 1 if it is not (the best one is written all the same) or
-    nothing fits the budget, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 if there is a model as accurate as asked for, 1 if it is less accurate (the best one is written all
+    the same) or nothing keeps within the limits, 130 after Ctrl-C.
     """
     import dataclasses
 
@@ -142,3 +142,4 @@ def command(
     if choice.shortfall:
         click.echo(f"fusiform: {printable(choice.shortfall)}", err=True)
         ctx.exit(1)
+    suggest(form, ["predict", "PHOTO", "--model", str(choice.file)])

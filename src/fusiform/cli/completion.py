@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import click
 
+from fusiform.cli import options
 
-@click.command("completion")
+
+@click.command(
+    "completion",
+    cls=options.Command,
+    examples=(
+        "fusiform completion bash > ~/.local/share/bash-completion/completions/fusiform",
+        "fusiform completion zsh > ~/.zfunc/_fusiform",
+        "fusiform completion fish > ~/.config/fish/completions/fusiform.fish",
+    ),
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes fusiform's commands and options in SHELL.
+    """Print the script that completes commands, options and model names in a shell.
 
-    \b
-    bash: fusiform completion bash > ~/.local/share/bash-completion/completions/fusiform
-    zsh:  fusiform completion zsh > a folder of $fpath/_fusiform, then start a new shell
-    fish: fusiform completion fish > ~/.config/fish/completions/fusiform.fish
-    """  # noqa: D301  # \b keeps click from joining the lines
+    Write it to where the shell looks for such scripts, and start a new shell; for zsh that is any folder of $fpath.
+    """
     from click.shell_completion import get_completion_class
 
     from fusiform.cli import commands

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.report import Format
 
@@ -20,38 +19,32 @@ if TYPE_CHECKING:
     from fusiform.spec import Task
 
 
-@click.command("doctor")
+@click.command(
+    "doctor",
+    cls=options.Command,
+    examples=(
+        "fusiform doctor photos/",
+        "fusiform doctor photos/ --html report.html --fix clean.csv",
+        "fusiform doctor photos/ --model runs/first",
+    ),
+)
 @click.argument("data", metavar="DATA", type=click.Path())
-@click.option(
-    "--task",
-    type=click.Choice(["classification", "detection", "segmentation"]),
-    help="What DATA is for: labels, boxes or masks.  [default: what it is laid out for]",
-)
-@options.ignore
-@options.root
-@click.option(
-    "--model",
-    metavar="NAME|FILE",
-    shell_complete=complete_model,
-    help="Also look for wrong labels, with this model; its class names must be those of the data.",
-)
-@options.form
-@options.out
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path),
-    metavar="PAGE.html",
-    help="Also write a page that shows the images in question, and the boxes and masks on them.",
-)
+@options.task
+@options.model("Also look for wrong labels with this model, whose class names must be those of DATA.")
+@options.html("Also write a page that shows the images in question, with their boxes and masks.")
 @click.option(
     "--fix",
     type=click.Path(path_type=Path),
-    metavar="CLEAN.csv|FOLDER",
-    help="Also write a list of the images to go on with, in place of DATA; for boxes a folder with COCO's JSON.  No "
-    "image is touched.",
+    metavar="FILE.csv|DIR",
+    help="Also write a clean copy of the list to train on: a CSV file, or for boxes a folder with COCO's JSON. No "
+    "image is changed.",
 )
+@options.form
+@options.out
+@options.root
+@options.ignore
 @options.threads
-@click.option("--strict", is_flag=True, help="Exit with 3 if errors or warnings were found.")
+@click.option("--strict", is_flag=True, help="Exit with code 3 if there are errors or warnings.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -67,27 +60,26 @@ def command(
     threads: int | None,
     strict: bool,
 ) -> None:
-    """Find what is wrong with a dataset.
+    """Check a dataset: find what is wrong with its images and labels.
 
-    DATA is what a model is trained on. For a classifier: a folder with a folder for each class, within folders for
-    train, val and test if it is split; a CSV file with paths and labels; or tar shards. For a detector: boxes of COCO's
-    JSON, YOLO's text, Pascal VOC's or other XML beside the images, LabelMe's JSON, CVAT's XML, a CSV list of boxes, or
-    Hugging Face's metadata. For a segmenter: masks in Pascal VOC's layout, or the outlines of COCO, YOLO, LabelMe or
-    CVAT. A zip file of any of these is unpacked.
+    DATA is what fusiform train reads. For a classifier: a folder with one folder per class, within train, val and test
+    if it is split; a CSV file of paths and labels; or tar shards. For a detector: boxes in COCO's JSON, YOLO's text,
+    Pascal VOC's or other XML beside the images, LabelMe's JSON, CVAT's XML, a CSV list of boxes, or Hugging Face's
+    metadata. For a segmenter: masks in Pascal VOC's layout, or outlines of COCO, YOLO, LabelMe or CVAT. A zip file of
+    any of these is unpacked.
 
-    The first line says what DATA is taken for: task, layout, classes and splits. What fusiform train reads is read.
+    The first line says how DATA was understood: its task, layout, classes and splits.
 
-    Found are files that cannot be read or are unusual, duplicate images, within or across splits, classes
-    that are missing or too small, and, with --model, labels that are probably wrong. Of boxes also those without area,
-    outside their images, drawn twice or too small to be seen, and damaged annotations; of masks those that are
-    missing, of another size than their image, or with invalid labels.
+    Reported are files that cannot be read or are unusual; duplicate images, within and across splits; missing and small
+    classes; and with --model labels that are probably wrong. Of boxes also those without area, outside their image,
+    drawn twice or too small to see, and damaged annotations; of masks those that are missing, of another size than
+    their image, or with invalid labels.
 
-    The list that --fix writes leaves out what cannot be read, all copies of an image but one (of those in several
-    splits the one in test, or else in val, stays), and images with two labels. Labels that only look wrong stay. For
-    boxes a new folder is written, which leaves out damaged and empty boxes and exact copies, too.
+    What --fix writes leaves out unreadable images, all copies of an image but one (across splits the one in test stays,
+    otherwise the one in val), and images with two labels. Labels that only look wrong stay. For boxes, damaged and
+    empty boxes and exact copies are left out too.
 
-    Exit codes: 0 whatever was found (3 with --strict if that were errors or warnings), 1 if the data cannot be
-    examined, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 whatever was found, 1 if DATA cannot be read at all, 3 with --strict if there are errors or warnings.
     """
     from fusiform.doctor.job import diagnose
     from fusiform.progress import track

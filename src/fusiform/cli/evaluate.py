@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.errors import UsageError
 from fusiform.report import Format, printable
@@ -20,61 +19,61 @@ if TYPE_CHECKING:
     from fusiform.spec import Fit
 
 
-@click.command("evaluate")
-@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.command(
+    "evaluate",
+    cls=options.Command,
+    old={"--calibrate": "--fit-temperature"},
+    extra="--compare",
+    examples=(
+        "fusiform evaluate runs/first photos/",
+        "fusiform evaluate runs/first photos/ --html report.html --explain 8",
+        "fusiform evaluate small.tflite photos/ --compare runs/first",
+    ),
+)
+@click.argument("model", type=click.Path(), shell_complete=options.complete_model)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
-    help="Which images.  [default: test if there is one, else val, else all]",
+    help="Which images to use.  [default: test if there is one, else val, else all]",
 )
 @click.option(
     "--compare",
     metavar="NAME|FILE",
-    shell_complete=complete_model,
-    help="Another model for the same images, and whether the difference is more than chance.",
+    shell_complete=options.complete_model,
+    help="Another model for the same images: is the difference more than chance?",
 )
-@options.engine
-@options.device
-@options.threads
-@options.batch
-@options.form
-@options.out
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path),
-    metavar="PAGE",
-    help="Also write a page with drawings and thumbnails.",
-)
+@options.html("Also write a page with charts and thumbnails.")
 @click.option(
     "--explain",
     multiple=True,
-    metavar="N|PICTURE",
-    help="On the page, show with Grad-CAM what the network looks at: in N images, or in this one. May be repeated.",
+    metavar="N|IMAGE",
+    help="On that page, show with Grad-CAM what a classifier looks at: in N images, or in this one; may be repeated.",
 )
+@options.form
+@options.out
 @click.option(
-    "--calibrate",
+    "--fit-temperature",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Fit a temperature on other images than the report's (val, else test, else half of them), and write a copy of "
-    "the model whose probabilities use it, unless the report's get worse.",
+    help="Calibrate a classifier: fit a temperature on other images than the report's (val, else test, else half of "
+    "them), and write a copy of the model that uses it to FILE, unless the report's figures get worse.",
 )
-@click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="For a detector: boxes scored above it count for precision and recall.  [default: 0.3]",
-)
+@options.score
 @click.option(
     "--multi-scale",
     is_flag=True,
-    help="For a segmenter: show every image at six scales and mirrored, as in the papers' best figures (PyTorch).",
+    help="Segmenters: average the answers at six scales, mirrored too, as for the papers' best figures (PyTorch).",
 )
-@options.ignore
-@options.root
 @options.labels
-@options.preprocessing
+@options.root
+@options.ignore
+@options.batch
+@options.threads
+@options.device
+@options.engine
 @options.strict
+@options.preprocessing
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -90,7 +89,7 @@ def command(
     out: Path | None,
     html: Path | None,
     explain: tuple[str, ...],
-    calibrate: Path | None,
+    fit_temperature: Path | None,
     score: float | None,
     multi_scale: bool,
     ignore: Ignore | None,
@@ -103,20 +102,21 @@ def command(
     fit: Fit | None,
     strict: bool,
 ) -> None:
-    """Measure how good MODEL, a name or a file, is on the labelled images (the ground truth) in DATA.
+    """Measure how accurate MODEL, a name or a file, is on the labelled images in DATA.
 
-    For a classifier DATA is a folder with a folder for each class, named by the class's name, number or WordNet id, or
-    such folders within train, val and test. It may have only some of the model's classes; the model still chooses among
-    all of its own. For a detector DATA has boxes, and for a segmenter masks or outlines, in any layout that fusiform
-    train reads; classes are bound by their names. Images that cannot be read are listed on standard error and not
-    counted. json has everything, jsonl and csv one record for each class.
+    For a classifier DATA is a folder with one folder per class, named by the class's name, number or WordNet ID, or
+    such folders within train, val and test. DATA may have only some of the model's classes; the model still chooses
+    among all of its own. For a detector DATA has boxes, and for a segmenter masks or outlines, in any layout that
+    fusiform train reads; classes are matched by name. Images that cannot be read are listed on standard error and not
+    counted. json has every figure, jsonl and csv one record per class.
 
-    Exit codes: 0 if any image was read (3 with --strict if another could not be), 1 if the model or the data cannot
-    be used, or --calibrate wrote nothing because its own figures got worse (the report is printed), 2 for wrong usage,
-    130 after Ctrl-C.
+    Of a detector, mAP uses all boxes; precision and recall those of --score and above.
+
+    Exit codes: 0 if any image was read, 1 if not or if --fit-temperature wrote nothing because the figures got worse
+    (the report is printed all the same), 3 with --strict if any image could not be read.
     """
     if explain and html is None:
-        raise UsageError("--explain draws on the page: add --html PAGE")
+        raise UsageError("--explain draws on the page: add --html FILE.html")
 
     from fusiform.evaluation.calibration import NOTHING_WRITTEN
     from fusiform.evaluation.job import evaluate
@@ -132,7 +132,7 @@ def command(
         threads=threads,
         batch=batch,
         explain=explain,
-        calibrate=calibrate,
+        fit_temperature=fit_temperature,
         score=score,
         multi_scale=multi_scale,
         ignore=ignore,
@@ -163,7 +163,7 @@ def command(
     else:
         suggest(form, ["export", model, "--to", "litert", "--out", "export"])
     if result.calibration is not None and not result.calibration.written:
-        click.echo(f"fusiform: --calibrate {calibrate}: {NOTHING_WRITTEN}", err=True)
+        click.echo(f"fusiform: --fit-temperature {fit_temperature}: {NOTHING_WRITTEN}", err=True)
         ctx.exit(1)
     if result.skipped and strict:
         ctx.exit(3)

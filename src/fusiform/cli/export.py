@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
 from fusiform.report import Cell, Format, Report
 
@@ -22,37 +21,41 @@ if TYPE_CHECKING:
 TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", "web")
 
 
-@click.command("export")
-@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.command(
+    "export",
+    cls=options.Command,
+    extra="--data",
+    examples=(
+        "fusiform export runs/first --to litert --out ship/",
+        "fusiform export runs/first --to litert,onnx --precision int8 --out ship/",
+        "fusiform export runs/first --to web --out page/",
+    ),
+)
+@click.argument("model", type=click.Path(), shell_complete=options.complete_model)
 @click.option("--to", required=True, metavar="TARGET,...", help=f"What to write: {', '.join(TARGETS)}, or all.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write into.")
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "float16", "int8"]))
+@options.out_folder("The folder to write into.")
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16", "int8"]),
+    help="What the weights are stored as; int8 also computes in integers.",
+)
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Photographs to quantise with.  [default: those that the model was trained on]",
+    metavar="DATA",
+    help="Images to calibrate int8 with.  [default: those that the model was trained on]",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Photographs to verify with; labels count in class folders, for detectors and segmenters in COCO's or Pascal "
-    "VOC's layout.  [default: those the run held out]",
-)
-@options.ignore
+@options.data("Images to verify with; their labels are used if they have any.  [default: those that the run held out]")
 @options.root
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0),
-    metavar="POINTS",
-    help="What int8 may lose in percentage points of top-1, mAP or mIoU.  [default: 1; detectors, segmenters: 2]",
-)
+@options.ignore
+@options.max_drop
 @click.option(
     "--keep-float",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Leave the N layers that suffer most in float.  [default: as few as the budget asks for, up to 8]",
+    help="Keep the N layers that lose most in float.  [default: as few as --max-drop needs, up to 8]",
 )
 @click.option(
     "--train-epochs",
@@ -65,33 +68,25 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
 @click.option(
     "--pixels/--no-pixels",
     default=None,
-    help="Let float files read uint8 pixels, or normalised pictures; int8 files always read pixels.  [default: pixels "
-    "in LiteRT files of models that normalise each colour in its own way, pictures elsewhere]",
+    help="Whether float files take uint8 pixels or normalised values; int8 files always take pixels.  [default: pixels "
+    "for LiteRT files of models that normalise each colour in its own way, otherwise normalised values]",
 )
 @click.option(
     "--output",
     type=click.Choice(["probabilities", "logits"]),
-    help="What a classifier's LiteRT file answers with; the other targets' files answer with logits.  [default: "
-    "probabilities]",
+    help="What a classifier's LiteRT file answers with; files for other targets give logits.  [default: probabilities]",
 )
 @click.option(
     "--decoded",
     is_flag=True,
-    help="Let the file decode and suppress a detector's boxes itself, or give a segmenter's probabilities at the size "
-    "of its input: for litert, onnx, openvino.",
+    help="Put the decoding into the file: a detector's final boxes, or a segmenter's probabilities at its input's size "
+    "(litert, onnx, openvino).",
 )
-@click.option(
-    "--slices",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Compute MobileNetV2's expansions in N pieces, in less memory.",
-)
-@options.threads
+@options.slices(1, "Compute MobileNetV2's expansions in N slices, in less memory.")
 @options.labels
-@options.preprocessing
+@options.threads
 @options.form
+@options.preprocessing
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -119,15 +114,14 @@ def command(
     fit: Fit | None,
     form: Format,
 ) -> None:
-    """Write MODEL, a name, a file or a run's folder, for other runtimes, and prove that it still answers the same.
+    """Write MODEL, a name, a file or the folder of a run, for other runtimes, and verify what was written.
 
-    Each file is opened again in its own runtime and held against the model in PyTorch: on photographs, on synthetic
-    images and on noise, by its numbers and by the classes, boxes or masks they stand for. What does not pass is not
-    written. int8 is calibrated on photographs in four ways, of which the best is taken; DIR/NAME_int8_layers.csv says
-    how much error the rounding of each layer causes, DIR/NAME_export.json what passed. The last lines say how to run
-    what was written.
+    Every file is opened again in its own runtime and compared with the model in PyTorch, on photographs, synthetic
+    images and noise: its numbers, and the classes, boxes or masks they stand for. A file that does not pass is not
+    kept. int8 is calibrated in four ways, and the best is taken; DIR/NAME_int8_layers.csv lists the quantisation error
+    of each layer, DIR/NAME_export.json what passed. The last lines say how to run what was written.
 
-    Exit codes: 0 if everything was written and passed, 1 if anything failed (the rest is written), 2 for wrong usage.
+    Exit codes: 0 if every file was written and passed, 1 if any did not (the others are written).
     """
     from fusiform.runs import need_training
     from fusiform.training import allocator

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import print_report
 from fusiform.report import Format
 
@@ -18,19 +17,26 @@ if TYPE_CHECKING:
 LANGUAGES = ("python", "js", "kotlin", "swift", "cpp")
 
 
-@click.command("info")
-@click.argument("model", type=click.Path(), shell_complete=complete_model)
+@click.command(
+    "info",
+    cls=options.Command,
+    examples=(
+        "fusiform info mobilenet_v2",
+        "fusiform info ship/model.tflite --snippet python",
+    ),
+)
+@click.argument("model", type=click.Path(), shell_complete=options.complete_model)
 @click.option(
     "--snippet",
     type=click.Choice(LANGUAGES),
-    help="Print code that runs this very file without fusiform, in the language.",
+    help="Print a program in this language that runs the file without fusiform.",
 )
 @options.form
 def command(model: str, snippet: Language | None, form: Format) -> None:
-    """Print everything MODEL, a name or a file, says of itself, its parameters, multiply-adds and size.
+    """Show what MODEL, a name or a file, is: its network, classes, preprocessing, accuracy, size and licence.
 
-    With --snippet print a program instead, for classifiers: with the file's preprocessing, labels and output, in the
-    runtime that the file is for.
+    With --snippet print a program instead, with the file's preprocessing, labels and output, for the runtime that the
+    file is for.
     """
     if snippet is not None:
         from fusiform.zoo.snippets import write_snippet

@@ -11,17 +11,19 @@ from fusiform.cli.output import print_report, suggest
 from fusiform.report import Cell, Format, Report
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from fusiform.zoo.catalog import Weights
 
 
-@click.command("models")
+@click.command(
+    "models",
+    cls=options.Command,
+    examples=("fusiform models", "fusiform models --format csv"),
+)
 @options.form
 def command(form: Format) -> None:
     """List the models that can be used by name, with their published accuracy on ImageNet-1k.
 
-    Those that are bundled need no download. The table leaves out the columns that do not fit; json and csv have them.
+    Bundled models need no download. The table shows the columns that fit; json and csv have all of them.
     """
     from fusiform.zoo.catalog import ALIASES, CATALOG
 
@@ -33,16 +35,6 @@ def command(form: Format) -> None:
         ["predict", "PHOTO", "--model", "mobilenet_v2"],
         ["train", "DATA", "--model", "mobilenet_v2", "--out", "runs/first"],
     )
-
-
-def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> list[CompletionItem]:
-    """Shell completion for a model: the names that begin like it, or else files."""
-    from click.shell_completion import CompletionItem
-
-    import fusiform
-
-    names = [CompletionItem(name) for name in fusiform.list_models() if name.startswith(start)]
-    return names or [CompletionItem(start, type="file")]
 
 
 def _row(weights: Weights, short: str | None, *, detailed: bool) -> dict[str, Cell]:

@@ -1,55 +1,255 @@
-"""Options that several commands have, so that they are called and explained alike."""
+"""What commands have in common: options that are called and explained alike, examples, and hints for wrong words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-# Named again, because importing the engines takes longer than printing the help.
-_ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-engine = click.option("--engine", type=click.Choice(_ENGINES), help="The runtime.  [default: the one the file is for]")
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+# Named again, because importing what they are of takes longer than printing the help.
+ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+RECIPES = {
+    "classification": (
+        "finetune_small",
+        "finetune_full",
+        "distill_small",
+        "quantize_small",
+        "imagenet_paper",
+        "imagenet_modern",
+        "shufflenet_paper",
+    ),
+    "detection": ("ssdlite_small", "coco_ssdlite_paper", "voc_ssdlite"),
+    "segmentation": ("deeplab_small", "voc_deeplab_paper"),
+}
+
+
+class Command(click.Command):
+    """A command with examples at the end of its help, and with a hint where an option is not its own.
+
+    ``old`` are words that options had, with those that they have now: they are taken with a note until 0.3. ``extra``
+    is the option that one argument too many was probably meant for.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: tuple[str, ...] = (),
+        old: Mapping[str, str] | None = None,
+        extra: str = "",
+        **attrs: Any,
+    ) -> None:
+        super().__init__(*args, **attrs)
+        self.examples = examples
+        self.old = dict(old or {})
+        self.extra = extra
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each on a line of its own."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; wrong words are answered with the right ones."""
+        ctx.allow_extra_args = True  # what is left is told below
+        try:
+            left = super().parse_args(ctx, self._with_new_words(ctx, args))
+        except click.NoSuchOption as error:
+            from fusiform.cli.hints import for_option
+
+            if hint := for_option(self, ctx, error.option_name):
+                raise click.UsageError(f"No such option: {error.option_name}. {hint}", ctx) from None
+            raise
+        if ctx.args and not ctx.resilient_parsing:
+            self._refuse(ctx)
+        return left
+
+    def _with_new_words(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        changed = list(args)
+        for k, word in enumerate(args[:end]):
+            name, equals, value = word.partition("=")
+            if name in self.old:
+                changed[k] = self.old[name] + equals + value
+                if not ctx.resilient_parsing:
+                    click.echo(f"fusiform: {name} is now {self.old[name]}; the old word is taken until 0.3", err=True)
+        return changed
+
+    def _refuse(self, ctx: click.Context) -> NoReturn:
+        first = ctx.args[0]
+        several = f" (and {len(ctx.args) - 1} more)" if len(ctx.args) > 1 else ""
+        given = {word for p in self.params if ctx.get_parameter_source(str(p.name)) is _TYPED for word in p.opts}
+        hint = f" Did you mean {self.extra} {first}?" if self.extra and self.extra not in given else ""
+        raise click.UsageError(f"Unexpected argument {first!r}{several}.{hint}", ctx)
+
+
+_TYPED = click.core.ParameterSource.COMMANDLINE
+
+
+def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> list[CompletionItem]:
+    """Shell completion for a model: the names that begin like it, or else files."""
+    from click.shell_completion import CompletionItem
+
+    import fusiform
+
+    names = [CompletionItem(name) for name in fusiform.list_models() if name.startswith(start)]
+    return names or [CompletionItem(start, type="file")]
+
+
+engine = click.option("--engine", type=click.Choice(ENGINES), help="The runtime.  [default: the one the file is for]")
 device = click.option(
     "--device",
     default="auto",
     show_default=True,
     help="Where the engine torch computes: auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps.",
 )
-threads = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
+threads = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU cores to use.  [default: all]")
 batch = click.option(
     "--batch",
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Images that go through the network together.",
+    help="Images per forward pass.",
 )
 form = click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json", "jsonl", "csv"])
+    "--format",
+    "-f",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    help="How the result is written: a table for people, the others for programs.",
 )
 out = click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of to standard output."
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the result to FILE.  [default: standard output]",
+)
+
+
+def several(
+    word: str,
+    convert: Callable[[Any, click.Parameter, click.Context], Any],
+    metavar: str,
+    text: str,
+    *,
+    default: tuple[Any, ...] = (),
+) -> Option:
+    """An option that takes several values, with commas or by being repeated; ``convert`` is a click type's."""
+
+    def split(ctx: click.Context, param: click.Parameter, groups: tuple[str, ...]) -> tuple[Any, ...]:
+        return tuple(convert(value.strip(), param, ctx) for group in groups for value in group.split(","))
+
+    return click.option(word, multiple=True, default=default, type=str, callback=split, metavar=metavar, help=text)
+
+
+def out_folder(text: str, *, required: bool = True) -> Option:
+    """``--out`` of a command that writes several files."""
+    return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)
+
+
+def model(text: str, *, default: str | None = None) -> Option:
+    """``--model`` of a command that is about images."""
+    return click.option(
+        "--model",
+        "-m",
+        default=default,
+        show_default=default is not None,
+        metavar="NAME|FILE",
+        shell_complete=complete_model,
+        help=text,
+    )
+
+
+def html(text: str) -> Option:
+    """``--html``, a page beside the result."""
+    return click.option("--html", type=click.Path(path_type=Path), metavar="FILE.html", help=text)
+
+
+def data(text: str) -> Option:
+    """``--data`` of a command that is about models."""
+    return click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help=text)
+
+
+def recipe(default: str | None, tasks: tuple[str, ...], text: str = "") -> Option:
+    """``--recipe``, which names those of the tasks."""
+    names = "; ".join(f"{task}: {', '.join(RECIPES[task])}" for task in tasks)
+    return click.option(
+        "--recipe",
+        default=default,
+        show_default=default is not None,
+        metavar="NAME",
+        help=f"A preset of hyperparameters. For {names}.{text}",
+    )
+
+
+def slices(default: int, text: str) -> Option:
+    """``--slices`` of a network's expansions."""
+    return click.option(
+        "--slices", default=default, show_default=True, type=click.IntRange(min=1), metavar="N", help=text
+    )
+
+
+def measured_threads(text: str, *, default: int | None = None) -> Option:
+    """``--threads`` of a command that measures or compares: a setting of what is measured, hence one unless named."""
+    return click.option("--threads", default=default, type=click.IntRange(min=1), metavar="N", help=text)
+
+
+settings = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a hyperparameter of the recipe, as in --set lr=0.001; may be repeated. fusiform train --recipes "
+    "explains them.",
+)
+score = click.option(
+    "--score",
+    type=click.FloatRange(0, 1),
+    metavar="SCORE",
+    help="Detectors: leave out boxes below this confidence score, from 0 to 1.  [default: 0.3]",
+)
+max_drop = click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="The most that int8 may lose, in percentage points of top-1, mAP or mIoU.  [default: 1; detectors and "
+    "segmenters: 2]",
+)
+task = click.option(
+    "--task",
+    type=click.Choice(["classification", "detection", "segmentation"]),
+    help="What DATA is for.  [default: what its layout is for]",
 )
 ignore = click.option(
     "--ignore",
     type=click.Choice(["255", "none"]),
-    help="What 255 is in masks: pixels of no class, or with none the last class.  [default: 255, unless it "
-    "seems to be a class]",
+    help="Segmentation masks: whether 255 marks pixels to ignore, or (none) is the last class.  [default: 255, unless "
+    "it looks like a class]",
 )
 root = click.option(
     "--root",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder that the paths in a list begin in.  [default: the list's own]",
+    help="The folder that the paths in a CSV list are relative to.  [default: the list's own]",
 )
 labels = click.option(
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Other names for the model's classes: UTF-8, one a line.",
+    help="The names of the classes, for a model without them or with others: UTF-8 text, one per line.",
 )
 
 
@@ -68,32 +268,29 @@ _PREPROCESSING = (
         "--mean",
         type=_colours,
         metavar="R,G,B",
-        help="For weights that do not say it: what is subtracted from values in [0, 1]; one number is for all channels."
-        "  [default: ImageNet's, 0.485,0.456,0.406]",
+        help="Weights of other programs, as the next four: the mean subtracted from values in [0, 1]; one number is "
+        "for all channels.  [default: ImageNet's, 0.485,0.456,0.406]",
     ),
     click.option(
         "--std",
         type=_colours,
         metavar="R,G,B",
-        help="For weights that do not say it: what values are then divided by.  [default: 0.229,0.224,0.225]",
+        help="The standard deviation that values are then divided by.  [default: 0.229,0.224,0.225]",
     ),
     click.option(
         "--resize",
         type=int,
         metavar="PIXELS",
-        help="For weights that do not say it: the shorter side before the crop.  [default: 256, 8/7 of the crop]",
+        help="The shorter side before the crop.  [default: 256, or 8/7 of the crop]",
     ),
     click.option(
-        "--crop",
-        type=int,
-        metavar="PIXELS",
-        help="For weights that do not say it: the side of the square that the network sees.  [default: 224]",
+        "--crop", type=int, metavar="PIXELS", help="The side of the square that the network sees.  [default: 224]"
     ),
     click.option(
         "--fit",
         type=click.Choice(["crop", "stretch", "pad"]),
-        help="For weights that do not say it: how an image comes into the square: its middle is cut out, all of it is "
-        "squeezed, or it is padded.  [default: crop]",
+        help="How an image becomes that square: its centre is cut out, all of it is stretched, or it is padded.  "
+        "[default: crop]",
     ),
 )
 
@@ -105,8 +302,6 @@ def preprocessing(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")
-
 prediction_form = click.option(
     "--format",
     "-f",
@@ -117,3 +312,5 @@ prediction_form = click.option(
     help="How the result is written: a table for people, the others for programs; coco is a detector's boxes in COCO's "
     "result format.",
 )
+
+strict = click.option("--strict", is_flag=True, help="Exit with code 3 if any image could not be read.")

@@ -15,15 +15,24 @@ if TYPE_CHECKING:
     from fusiform.spec import Fit
 
 
-@click.command("port")
+@click.command(
+    "port",
+    cls=options.Command,
+    examples=(
+        "fusiform port weights.pth --out model.safetensors --labels classes.txt",
+        "fusiform port mobilenet_v2.tflite --out model.tflite",
+    ),
+)
 @click.argument("foreign", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The file to write.")
 @click.option(
-    "--labels",
+    "--out",
+    "-o",
+    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The names of the classes: UTF-8, one a line.",
+    help="The model file to write, .safetensors or .tflite.",
 )
+@options.labels
 @options.preprocessing
 def command(
     foreign: Path,
@@ -35,9 +44,9 @@ def command(
     crop: int | None,
     fit: Fit | None,
 ) -> None:
-    """Make a model file of fusiform's own from FOREIGN weights.
+    """Turn the weights in FOREIGN, of another program, into a model file of fusiform's.
 
-    FOREIGN is a .tflite, .onnx, .pth or .safetensors file of another framework; FILE ends in .tflite or .safetensors.
+    FOREIGN is a .tflite, .onnx, .pth or .safetensors file of a MobileNetV2 or ShuffleNetV2, SSDLite or DeepLabv3.
     """
     from fusiform.porting.port import port
     from fusiform.progress import track

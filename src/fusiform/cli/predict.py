@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output, tell_device
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -25,58 +24,54 @@ if TYPE_CHECKING:
 SAVED = 64
 
 
-@click.command("predict")
+@click.command(
+    "predict",
+    cls=options.Command,
+    examples=(
+        "fusiform predict photo.jpg",
+        "fusiform predict photos/ --model runs/first --format csv --out answers.csv",
+        "fusiform predict street.jpg --model detector.tflite --save boxes.png",
+    ),
+)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--model",
-    default="mobilenet_v2",
-    show_default=True,
-    metavar="NAME|FILE",
-    shell_complete=complete_model,
-    help='A name from "fusiform models", or a model file.',
-)
-@click.option(
-    "--top", type=click.IntRange(min=1), metavar="N", help="Classifiers: classes for each image.  [default: 5]"
-)
-@click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    metavar="SCORE",
-    help="Detectors: leave out boxes below this confidence score, from 0 to 1.  [default: 0.3]",
-)
-@click.option(
-    "--iou",
-    type=click.FloatRange(0, 1),
-    metavar="IOU",
-    help="Detectors: of boxes of one class whose intersection over union is above this, keep the highest-scoring."
-    "  [default: 0.6]",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
-)
-@click.option(
-    "--masks",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Segmenters: write each image's mask there as NAME.png, a palette PNG whose pixels are class indices.",
-)
+@options.model("A name that fusiform models lists, a model file, or the folder of a run.", default="mobilenet_v2")
 @options.prediction_form
 @options.out
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"Draw the first {SAVED} images with their answers there, as PNG or JPEG; boxes and masks of a single one"
-    " at its own size, up to 1600 pixels.",
+    help=f"Draw the first {SAVED} images with their answers into a PNG or JPEG; a single detected or segmented image "
+    "is drawn at its own size, up to 1600 pixels.",
 )
-@options.threads
-@options.engine
-@options.device
-@options.batch
-@click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; the answers may differ a little.")
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
+)
+@click.option(
+    "--top", type=click.IntRange(min=1), metavar="N", help="Classifiers: the classes per image.  [default: 5]"
+)
+@options.score
+@click.option(
+    "--iou",
+    type=click.FloatRange(0, 1),
+    metavar="IOU",
+    help="Detectors: of boxes of one class that overlap by more than this (intersection over union), keep the "
+    "highest-scoring.  [default: 0.6]",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
+)
 @options.labels
-@options.preprocessing
+@click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
+@options.batch
+@options.threads
+@options.device
+@options.engine
 @options.strict
+@options.preprocessing
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -103,13 +98,14 @@ def command(
     fit: Fit | None,
     strict: bool,
 ) -> None:
-    """Classify images, detect objects in them or segment them, as the model's task is.
+    """Classify images, detect objects in them, or segment them, whichever the model is for.
 
-    SOURCE is an image, a folder (searched with its subfolders), a glob pattern, an http(s) address, or - for an
-    image on standard input. Images that cannot be read are listed on standard error at the end.
+    SOURCE is an image, a folder (with its subfolders), a glob pattern, an http(s) address, or - for an image on
+    standard input. Images that cannot be read are listed on standard error at the end.
 
-    A classifier gives the most probable classes. The grid of --save shows each image's most probable one: in green or
-    red where the image lies in a folder named after one of the model's classes, and thus is known to be right or wrong.
+    A classifier gives the most probable classes. The grid of --save shows each image with its most probable class: in
+    green or red where the image lies in a folder named after one of the model's classes, so that it is known to be
+    right or wrong.
 
     A detector gives boxes: score, name, left, top, width and height in pixels. --format coco writes them in COCO's
     result format and for its tools, with name and path beside. The image_id is the number that a file is named by as
@@ -117,11 +113,10 @@ def command(
     1. The category_id is the identifier that the model has for the class where it is a number, else the class's place
     among the model's classes, from 1.
 
-    A segmenter gives the share of the pixels that each class has. The masks of --masks are of the upright image's
-    size and in Pascal VOC's colours; 0 is the model's first class, the background.
+    A segmenter gives each class's share of the image's pixels. The masks of --masks have the size of the upright image
+    and Pascal VOC's colours; 0 is the model's first class, the background.
 
-    Exit codes: 0 if any image was answered (3 with --strict if another could not be read), 1 if none was or the model
-    cannot be used, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 if any image was answered, 1 if none was, 3 with --strict if any image could not be read.
     """
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter

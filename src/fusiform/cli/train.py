@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
-from fusiform.cli.output import print_report, suggest
+from fusiform.cli.output import open_output, print_report, suggest
 from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
@@ -20,35 +19,56 @@ if TYPE_CHECKING:
     from fusiform.spec import Task
 
 
-@click.command("train")
+def _explain(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print every recipe and hyperparameter, and end: none of the other options are needed for that."""
+    if wanted and not ctx.resilient_parsing:
+        from fusiform.training.glossary import explain
+
+        with open_output(None) as stream:
+            stream.write(explain())
+        ctx.exit()
+
+
+@click.command(
+    "train",
+    cls=options.Command,
+    examples=(
+        "fusiform train photos/ --out runs/first",
+        "fusiform train photos/ --out runs/longer --set epochs=12 --set lr=0.0001",
+        "fusiform train --resume --out runs/first",
+    ),
+)
 @click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The folder of the run.")
-@click.option(
-    "--model",
+@options.out_folder("The folder of the run; DIR/best.safetensors is the model.  [required]", required=False)
+@options.model(
+    "What to start from: a trained model, or a network such as mobilenet_v2_x0_35, cut from a wider one.",
     default="mobilenet_v2",
-    show_default=True,
+)
+@options.task
+@options.recipe(None, ("classification", "detection", "segmentation"), "  [default: the first of DATA's task]")
+@options.settings
+@click.option(
+    "--recipes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Explain every recipe and hyperparameter, and exit.",
+)
+@click.option("--show", is_flag=True, help="Print the hyperparameters that would be used, and exit.")
+@click.option(
+    "--find-lr", is_flag=True, help="Only look for a learning rate: prints a suggestion, draws a plot in DIR."
+)
+@click.option("--resume", is_flag=True, help="Continue the run in DIR, with its own data, model and recipe.")
+@click.option(
+    "--teacher",
     metavar="NAME|FILE",
-    shell_complete=complete_model,
-    help="What to start from: a trained model, or a network such as mobilenet_v2_x0_35, cut from a wider one.",
+    shell_complete=options.complete_model,
+    help="A trained model to distill as well (with distill=0.5 unless set).",
 )
-@click.option(
-    "--task",
-    type=click.Choice(["classification", "detection", "segmentation"]),
-    help="What to learn.  [default: what DATA is laid out for]",
-)
-@click.option(
-    "--recipe",
-    metavar="NAME",
-    help="The preset of hyperparameters.  [default: finetune_small, ssdlite_small or deeplab_small]",
-)
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a hyperparameter of the recipe.")
-@click.option("--teacher", metavar="NAME|FILE", help="A trained model to learn from as well (distill=0.5 unless set).")
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
-@options.ignore
 @options.root
-@click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own data, model and recipe.")
-@click.option("--find-lr", is_flag=True, help="Only look for a learning rate: a suggestion, and a plot in RUN.")
-@click.option("--show", is_flag=True, help="Only print the recipe as it would be used.")
+@options.ignore
 @click.option(
     "--device",
     default="auto",
@@ -62,14 +82,14 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.FloatRange(min=0),
     metavar="MINUTES",
-    help="Checkpoints within an epoch.",
+    help="How often a checkpoint is saved within an epoch.",
 )
 @options.form
 @click.pass_context
 def command(
     ctx: click.Context,
     data: Path | None,
-    out: Path,
+    out: Path | None,
     model: str,
     task: Task | None,
     recipe: str | None,
@@ -86,19 +106,22 @@ def command(
     save_every: float,
     form: Format,
 ) -> None:
-    """Train a model on DATA.
+    """Train a model on the images in DATA.
 
-    A classifier: DATA is a folder with one folder a class (also within train, val and test), a CSV, or shards. A
-    detector (SSDLite): boxes of COCO's JSON, YOLO's text, Pascal VOC's or other XML beside the images, LabelMe's JSON,
-    CVAT's XML, a CSV list of boxes, or Hugging Face's metadata. A segmenter (DeepLabv3): Pascal VOC's masks, or with
-    --task segmentation the outlines of COCO, YOLO, LabelMe or CVAT. A zip file of any of these is unpacked.
+    A classifier: DATA is a folder with one folder per class (also within train, val and test), a CSV list, or tar
+    shards. A detector (SSDLite): boxes in COCO's JSON, YOLO's text, Pascal VOC's or other XML beside the images,
+    LabelMe's JSON, CVAT's XML, a CSV list of boxes, or Hugging Face's metadata. A segmenter (DeepLabv3): Pascal VOC's
+    masks, or with --task segmentation the outlines of COCO, YOLO, LabelMe or CVAT. A zip file of any of these is
+    unpacked.
 
     Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
-    Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as they are downloaded. What was understood is printed first.
+    Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as downloaded. How DATA was understood is printed first.
 
-    Everything goes into the folder RUN; RUN/best.safetensors is the model. Ctrl-C loses nothing: the step under way is
+    Ctrl-C loses nothing: the step under way is
     finished and saved, and --resume goes on after it. A second Ctrl-C ends at once, with what was saved last.
     Under torchrun the same command trains in several processes.
+
+    Exit codes: 0 if the training is complete, 1 if it could not be, 130 after Ctrl-C.
     """
     from fusiform.errors import UsageError
     from fusiform.progress import track
@@ -130,6 +153,8 @@ def command(
     if show:
         click.echo(chosen.to_json(indent=2))
         return
+    if out is None:
+        raise UsageError("there is no folder for the run: name a new one with --out DIR")
 
     def say(text: str) -> None:
         click.echo(printable(text), err=True)

@@ -8,47 +8,43 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output, tell_left_out
+from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.report import Format
 
 if TYPE_CHECKING:
     from fusiform.data.masks import Ignore
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    cls=options.Command,
+    extra="--against",
+    examples=(
+        "fusiform verify ship/model.tflite --against runs/first",
+        "fusiform verify ship/model.tflite --against runs/first --data photos/",
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--against",
     required=True,
     type=click.Path(),
     metavar="NAME|FILE",
-    shell_complete=complete_model,
-    help="The model whose answers FILE has to give.",
+    shell_complete=options.complete_model,
+    help="The model that FILE was made from, whose answers it has to give.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Photographs: a labelled dataset, or any folder.  [default: synthetic images only]",
-)
-@options.ignore
+@options.data("Images to compare on: a labelled dataset, or any folder.  [default: synthetic images only]")
 @options.root
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0),
-    metavar="POINTS",
-    help="What an int8 FILE may lose, in percentage points of top-1, mAP or mIoU.  "
-    "[default: 1; detectors, segmenters: 2]",
-)
+@options.ignore
+@options.max_drop
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="The largest error of an output value, as a share of the image's largest; of an int8 FILE the error "
-    "on average.  [default: that of the kind of file; what rounding explains]",
+    help="The largest error of an output value, as a share of the largest output for that image; for int8 the mean "
+    "error.  [default: what is usual for the kind of file, or what rounding explains]",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores for each runtime.  [default: 1]")
+@options.measured_threads("Threads of each runtime.  [default: 1, because two runtimes take turns]")
 @options.form
 @options.out
 def command(
@@ -63,17 +59,17 @@ def command(
     form: Format,
     out: Path | None,
 ) -> None:
-    """Prove that FILE, a model file of any kind and origin, gives the answers of the model it was made from.
+    """Check that FILE, a model file of any kind and origin, gives the same answers as the model it was made from.
 
-    FILE runs in its own runtime, with its own preprocessing, on photographs, synthetic images and noise, one at a time
-    and three together; the model it is held against runs in PyTorch. Float files have to give the same numbers within
-    a tolerance, int8 files the same classes within what rounding explains, and be right as often. A detector's boxes
-    have to be the same ones too, a segmenter's masks the same pixels, and an int8 file's mAP or mIoU nearly as high:
-    the drop itself decides, and is told with its 95 % interval over the photographs. What FILE says of itself, its
-    labels and its preprocessing, has to be the same as well. LiteRT and ONNX files of other tools (classifiers) are
-    held against the weights that fusiform port makes of them.
+    FILE runs in its own runtime with its own preprocessing, on photographs, synthetic images and noise, one at a time
+    and in a batch of three; the other model runs in PyTorch. Float files have to give the same numbers within a
+    tolerance; int8 files the same classes within what rounding explains, and be right as often. A detector's boxes and
+    a segmenter's masks have to be the same too, and the mAP or mIoU of an int8 file nearly as high: the drop itself
+    decides, and is printed with its 95 % interval over the photographs. What FILE says of itself, its labels and its
+    preprocessing, has to match as well. Classifiers in LiteRT and ONNX files of other tools are compared with the
+    weights that fusiform port reads from them.
 
-    Exit codes: 0 if FILE passed, 1 if it failed or cannot be used, 2 for wrong usage, 130 after Ctrl-C.
+    Exit codes: 0 if FILE passed, 1 if it failed or could not be checked.
     """
     import dataclasses
 
@@ -100,3 +96,6 @@ def command(
     tell_left_out(report.left_out(form), form)
     if not parity.passed:
         raise ParityError(parity)
+    if data is None:  # nothing was said of how often it is right
+        suggest(form, ["verify", str(file), "--against", against, "--data", "DATA"])
+    suggest(form, ["benchmark", str(file), against])

@@ -20,7 +20,7 @@ from fusiform.data.image import read_image
 from fusiform.data.masks import read_mask
 from fusiform.data.names import listed, nfc
 from fusiform.data.outlines import Outline, draw_labels, outlines_as_json
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.report import printable
 
 AnnotationTask = Literal["detection", "segmentation"]
@@ -260,9 +260,9 @@ def bind_classes(
     labels: dict[str, int] = {}
     for label, name in enumerate(names):
         if labels.setdefault(nfc(name), label) != label:
-            raise UsageError(f"{source}: more than one of the classes bears the name {printable(name)}: rename one")
+            raise InputError(f"{source}: more than one of the classes bears the name {printable(name)}: rename one")
     if unknown := [name for name in present if name in used and name not in labels]:
-        raise UsageError(
+        raise InputError(
             f"{source}: {len(unknown)} of {len(used)} classes are none of the {len(names)} that are known: "
             f"{listed(unknown)}: rename them, or train on them first"
         )

@@ -29,7 +29,7 @@ from fusiform.data.image import natural_key, read_size
 from fusiform.data.lookup import Finder, last_part, without_hash
 from fusiform.data.names import is_file, is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -71,7 +71,7 @@ def read_coco(
     """
     path = Path(source)
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder: check the path")
+        raise InputError(f"{path}: no such file or folder: check the path")
     files, notes = _split_files(path, [path] if path.is_file() else coco_files(path))
     documents = {split: _read_document(file, split, task, faults) for split, file in files.items()}
     notes += [note for document in documents.values() for note in document.notes]
@@ -98,7 +98,7 @@ def read_coco(
         splits[split], more = _bind(split, document, labels, faults=faults)
         notes += more
     if not any(splits.values()):
-        raise UsageError(f"{path}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
+        raise InputError(f"{path}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None:
         notes += missing_objects(names, splits)
     numbers = [ids.get(nfc(name), -1) for name in names]
@@ -188,7 +188,7 @@ class _Document(NamedTuple):
 
 def _split_files(path: Path, files: Sequence[Path]) -> tuple[dict[Split, Path], list[str]]:
     if not files:
-        raise UsageError(f"{path}: no boxes in COCO's JSON in it: give {LAYOUT}")
+        raise InputError(f"{path}: no boxes in COCO's JSON in it: give {LAYOUT}")
     if len(files) == 1:
         return {_split_of(files[0]) or "all": files[0]}, []
     splits: dict[Split, Path] = {}
@@ -198,11 +198,11 @@ def _split_files(path: Path, files: Sequence[Path]) -> tuple[dict[Split, Path], 
         if split is None:
             notes.append(f"{printable(file.relative_to(path).as_posix())}: names no split, not read")
         elif split in splits:
-            raise UsageError(f"{file}: is the split {split}, and so is {splits[split]}: take one away, or give one")
+            raise InputError(f"{file}: is the split {split}, and so is {splits[split]}: take one away, or give one")
         else:
             splits[split] = file
     if not splits:
-        raise UsageError(f"{path}: has {len(files)} JSON files, and none has train, val or test in its name: give one")
+        raise InputError(f"{path}: has {len(files)} JSON files, and none has train, val or test in its name: give one")
     return {split: splits[split] for split in SPLIT_ORDER if split in splits}, notes
 
 
@@ -217,11 +217,11 @@ def _read_document(file: Path, split: Split, task: AnnotationTask, faults: list[
     try:
         content = json.loads(file.read_bytes(), object_hook=with_outline if outlines else without_outline)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, numbers of thousands of digits
-        raise UsageError(f"{file}: is no JSON ({error}): copy or download it again") from None
+        raise InputError(f"{file}: is no JSON ({error}): copy or download it again") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{file}: holds no object, so it is not COCO's JSON: give {LAYOUT}")
+        raise InputError(f"{file}: holds no object, so it is not COCO's JSON: give {LAYOUT}")
     images, annotations, categories = (_list_of(content, key, file) for key in ("images", "annotations", "categories"))
 
     passed_over: list[AnnotationFault] = []
@@ -233,7 +233,7 @@ def _read_document(file: Path, split: Split, task: AnnotationTask, faults: list[
             where = f"{file}, {key}[{i}]"
             with damage:
                 if not isinstance(entry, dict):
-                    raise UsageError(f"{where}: must be an object, got {show(entry)}: fix it")
+                    raise InputError(f"{where}: must be an object, got {show(entry)}: fix it")
                 # Null is how some tools write what they do not know.
                 read({name: value for name, value in entry.items() if value is not None}, where)
         return damage.first
@@ -255,19 +255,19 @@ def _read_document(file: Path, split: Split, task: AnnotationTask, faults: list[
             )
             return
         if number in names or name in names.values():
-            raise UsageError(f"{where}: the id {number} or the name {printable(name)} is there twice: remove one")
+            raise InputError(f"{where}: the id {number} or the name {printable(name)} is there twice: remove one")
         names[number] = name
 
     def read_picture(entry: Mapping[str, Any], where: str) -> None:
         number = _id(entry, "id", where)
         if number in pictures:
             damaged.add(number)  # whose the annotations are cannot be known
-            raise UsageError(f"{where}: the id {number} is there twice: give every picture its own")
+            raise InputError(f"{where}: the id {number} is there twice: give every picture its own")
         size = None
         if "width" in entry or "height" in entry:
             width, height = _whole(entry, "width", where), _whole(entry, "height", where)
             if width < 1 or height < 1:
-                raise UsageError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
+                raise InputError(f"{where}: is {width} x {height} pixels: write the picture's width and height")
             size = width, height
         pictures[number] = _Picture(_text(entry, "file_name", where).replace("\\", "/"), size)
 
@@ -281,12 +281,12 @@ def _read_document(file: Path, split: Split, task: AnnotationTask, faults: list[
 
     damage = read_all("categories", categories, read_category)
     if not names:
-        raise damage or UsageError(f"{file}: lists no categories: write the names of the classes there")
+        raise damage or InputError(f"{file}: lists no categories: write the names of the classes there")
     if damage is not None and faults is None:  # without a class, all of its objects would be background
         raise damage
     damage = read_all("images", images, read_picture)
     if not pictures:
-        raise damage or UsageError(f"{file}: lists no images: write the pictures there")
+        raise damage or InputError(f"{file}: lists no images: write the pictures there")
     damage = read_all("annotations", annotations, read_annotation)
     if damage is not None and not boxes and faults is None:
         raise damage
@@ -303,15 +303,15 @@ def _read_box(entry: Mapping[str, Any], where: str) -> _Box:
     box = _field(entry, "bbox", where)
     numbers = [number for value in box if (number := as_number(value)) is not None] if isinstance(box, list) else []
     if len(numbers) != 4 or len(box) != 4:
-        raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
+        raise InputError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
     left, top, width, height = numbers
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
     crowd = crowd if isinstance(crowd, bool) else as_number(crowd)
     if crowd not in (0, 1):
-        raise UsageError(f"{where}: iscrowd must be 0 or 1, got {show(entry['iscrowd'])}: fix it")
+        raise InputError(f"{where}: iscrowd must be 0 or 1, got {show(entry['iscrowd'])}: fix it")
     size = None if area is None else as_number(area)
     if area is not None and (size is None or size < 0):
-        raise UsageError(f"{where}: area must be a number of square pixels, got {show(area)}: fix it")
+        raise InputError(f"{where}: area must be a number of square pixels, got {show(area)}: fix it")
     edges = left, top, left + width, top + height
     difficult = entry.get("difficult") == 1
     return _Box(picture, category, edges, bool(crowd), difficult, size)
@@ -327,7 +327,7 @@ def _read_outline(entry: Mapping[str, Any], where: str) -> _Box:
         counts, size = read_counts(outline, where)
         return box._replace(counts=counts, size=size)
     if outline:
-        raise UsageError(
+        raise InputError(
             f"{where}: segmentation must be polygons of three corners or more, got {show(outline)}: fix it"
         )
     return box
@@ -339,7 +339,7 @@ def _pages(split: Split, document: _Document, notes: list[str], faults: list[Ann
     notes += more
     _tell_missing(split, document, missing, notes, faults)
     objects: dict[_Id, list[Object]] = {number: [] for number in document.pictures}
-    damage = {number: UsageError(f"{document.file}: has damaged annotations of it") for number in document.damaged}
+    damage = {number: InputError(f"{document.file}: has damaged annotations of it") for number in document.damaged}
     # Run lengths say how large their picture is, and cannot be drawn on another.
     sizes = {number: picture.size for number, picture in document.pictures.items() if picture.size is not None}
     strange = 0
@@ -349,10 +349,10 @@ def _pages(split: Split, document: _Document, notes: list[str], faults: list[Ann
             continue
         picture = document.pictures[box.picture]
         if box.category not in document.categories:
-            damage[box.picture] = UsageError(f"{document.file}: does not list the category {box.category}: add it")
+            damage[box.picture] = InputError(f"{document.file}: does not list the category {box.category}: add it")
             continue
         if box.size is not None and sizes.setdefault(box.picture, box.size) != box.size:
-            damage[box.picture] = UsageError(
+            damage[box.picture] = InputError(
                 f"{document.file}: has run lengths for {box.size[0]} x {box.size[1]} pixels, and "
                 f"{printable(picture.name)} is of another size: draw it again"
             )
@@ -481,7 +481,7 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     for folder in folders:
         if folder.is_dir() and any(is_file(_file_of(folder, name, unique=True)) for name in names):
             return folder
-    raise UsageError(
+    raise InputError(
         f"{file}: none of its {len(names)} pictures is there, such as {printable(names[0])}: "
         f"put them into {folders[-len(inner)]} or {folders[len(inner) - 1]}"
     )
@@ -502,30 +502,30 @@ def _size_of(file: Path) -> tuple[int, int] | None:
 
 def _list_of(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:
     if key not in content:
-        raise UsageError(f"{file}: has no {key}, so it is not COCO's JSON for boxes: give {LAYOUT}")
+        raise InputError(f"{file}: has no {key}, so it is not COCO's JSON for boxes: give {LAYOUT}")
     entries = content[key]
     if not isinstance(entries, list):
-        raise UsageError(f"{file}: {key} must be a list, got {show(entries)}: fix it")
+        raise InputError(f"{file}: {key} must be a list, got {show(entries)}: fix it")
     return entries
 
 
 def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in entry:
-        raise UsageError(f"{where}: has no {key}: write it there")
+        raise InputError(f"{where}: has no {key}: write it there")
     return entry[key]
 
 
 def _whole(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = _as_id(_field(entry, key, where))
     if not isinstance(value, int):
-        raise UsageError(f"{where}: {key} must be a whole number, got {show(entry[key])}: fix it")
+        raise InputError(f"{where}: {key} must be a whole number, got {show(entry[key])}: fix it")
     return value
 
 
 def _id(entry: Mapping[str, Any], key: str, where: str) -> _Id:
     value = _as_id(_field(entry, key, where))
     if value is None:
-        raise UsageError(f"{where}: {key} must be a whole number or a name, got {show(entry[key])}: fix it")
+        raise InputError(f"{where}: {key} must be a whole number or a name, got {show(entry[key])}: fix it")
     return value
 
 
@@ -540,5 +540,5 @@ def _as_id(value: object) -> _Id | None:
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = _field(entry, key, where)
     if not is_name(value):
-        raise UsageError(f"{where}: {key} must be a name, got {show(value)}: fix it")
+        raise InputError(f"{where}: {key} must be a name, got {show(value)}: fix it")
     return value

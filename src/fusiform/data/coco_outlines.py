@@ -12,7 +12,7 @@ from typing import Any
 from fusiform.data.limits import MAX_PIXELS
 from fusiform.data.objects import around
 from fusiform.data.outlines import box_of, check_counts, decode_counts, encode_counts, fill_counts
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.fields import show
 
 
@@ -64,10 +64,10 @@ def read_counts(outline: Mapping[str, Any], where: str) -> tuple[str, tuple[int,
     """Run lengths as COCO's string, and the width and height of their picture."""
     counts, size = outline.get("counts"), outline.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
-        raise UsageError(f"{where}: size must be height and width in pixels, got {show(size)}: fix it")
+        raise InputError(f"{where}: size must be height and width in pixels, got {show(size)}: fix it")
     height, width = size
     if width * height > MAX_PIXELS:
-        raise UsageError(f"{where}: is for {width} x {height} pixels, and pictures are not so large: fix size")
+        raise InputError(f"{where}: is for {width} x {height} pixels, and pictures are not so large: fix size")
     try:
         if isinstance(counts, str):
             numbers = decode_counts(counts)
@@ -77,7 +77,7 @@ def read_counts(outline: Mapping[str, Any], where: str) -> tuple[str, tuple[int,
             raise ValueError(f"is {show(counts)}")
         check_counts(numbers, (width, height))
     except ValueError as error:
-        raise UsageError(f"{where}: its run lengths cannot be read (counts {error}): draw it again") from None
+        raise InputError(f"{where}: its run lengths cannot be read (counts {error}): draw it again") from None
     return encode_counts(numbers), (width, height)
 
 

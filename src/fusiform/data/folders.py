@@ -17,7 +17,7 @@ from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, DataSet, Entry, Samp
 from fusiform.data.image import find_images, is_of_system, natural_key, unread_note
 from fusiform.data.layouts.rooted import refuse_root
 from fusiform.data.names import listed, nfc
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.report import printable
 
 # The columns of a list, the first that is there counts: a name says more than a number.
@@ -77,10 +77,10 @@ def read_dataset(
         folder = Path(text[: text.index("{")] + "_").parent
         files = [Path(name) for name in shards.expand_braces(text)]
         if missing := [file for file in files if not file.is_file()]:
-            raise UsageError(f"{missing[0]}: no such shard ({len(missing)} of {len(files)} are missing): check {text}")
+            raise InputError(f"{missing[0]}: no such shard ({len(missing)} of {len(files)} are missing): check {text}")
         return _from_shards(folder, files, classes)
     if not path.exists():
-        raise UsageError(f"{text}: no such file or folder: check the path")
+        raise InputError(f"{text}: no such file or folder: check the path")
     name = path.name.lower()
     if path.is_file() and name.endswith((".csv", ".tsv")):
         return bind(path, _read_list(path, root or path.parent), classes)
@@ -90,7 +90,7 @@ def read_dataset(
         return _read_folder(path, classes)
     if name.endswith((".tar", *shards.COMPRESSED)):
         return _from_shards(path.parent, [path], classes, source=path)
-    raise UsageError(f"{text}: is no dataset: give {LAYOUTS}")
+    raise InputError(f"{text}: is no dataset: give {LAYOUTS}")
 
 
 class Found(NamedTuple):
@@ -124,7 +124,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
     if not below:
         if files := shards.find_shards(root):
             return _from_shards(root, files, classes)
-        raise UsageError(_nothing_in(root, loose, notes))
+        raise InputError(_nothing_in(root, loose, notes))
     if tars:
         notes.append(f"tar files beside the folders, not read: {len(tars)}; give one of them to read it")
     if tables := sum(path.suffix.lower() in (".parquet", ".arrow") for path in root.iterdir()):
@@ -140,7 +140,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
             return _read_splits(root, below, named, notes, classes)
         if _are_splits(below):
             which = " and ".join(printable(folder) for folder in below)
-            raise UsageError(
+            raise InputError(
                 f"{root}: {which} are splits and no classes, and hold pictures without a folder for each class: put "
                 "the pictures of each class into a folder of its name, in each of them; where the pictures' boxes or "
                 f"classes lie elsewhere, give {LAYOUTS}{_list_hint(root)}"
@@ -153,7 +153,7 @@ def _read_folder(root: Path, classes: Sequence[str] | None) -> DataSet:
                 notes.append(f"{printable(only)}: the only folder with pictures, taken for the dataset itself")
                 return replace(inner, notes=(*notes, *inner.notes))
             if hint := _list_hint(root):
-                raise UsageError(
+                raise InputError(
                     f"{root}: has all its pictures in the folder {printable(only)}, which is one class{hint}"
                 )
             notes.append(f"all pictures are of one class, {printable(only)}, and a classifier needs two or more")
@@ -224,7 +224,7 @@ def _read_splits(
     for split, count in Counter(splits.values()).items():
         if count > 1:
             same = " and ".join(printable(folder) for folder in splits if splits[folder] == split)
-            raise UsageError(f"{root}: {same} are both the split {split}: rename one, or put them together")
+            raise InputError(f"{root}: {same} are both the split {split}: rename one, or put them together")
     learned = {parts[0] for folder in splits if splits[folder] == "train" for parts in below[folder] if len(parts) > 1}
     entries = []
     for folder, pictures in below.items():
@@ -298,9 +298,9 @@ def _read_list(path: Path, root: Path) -> Found:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8 text: save it as CSV in UTF-8") from None
+        raise InputError(f"{path}: is not UTF-8 text: save it as CSV in UTF-8") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
     first = text.partition("\n")[0]
     # Spreadsheets write semicolons where the comma is the decimal point.
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -314,16 +314,16 @@ def _read_list(path: Path, root: Path) -> Found:
             if not any(row):
                 continue
             if "\0" in "".join(row):
-                raise UsageError(f"{where}: holds a zero byte: save the list again")
+                raise InputError(f"{where}: holds a zero byte: save the list again")
             if columns is None:
                 columns = _find_columns(row, path)
                 if columns.named:
                     continue
             entries.append(_list_entry(row, columns, root, where))
     except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
+        raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
     if not entries:
-        raise UsageError(f"{path}: lists no pictures: write lines of path and label")
+        raise InputError(f"{path}: lists no pictures: write lines of path and label")
     if columns is not None and columns.may_be_many:
         check_labels(path, [entry.class_name for entry in entries])
     return Found(entries, [])
@@ -343,18 +343,18 @@ def check_labels(path: Path, labels: Sequence[str]) -> None:
             or (len(parts) > 1 and known.issuperset(parts))
             or re.fullmatch(r"\[.*\]", label)
         ):
-            raise UsageError(
+            raise InputError(
                 f"{path}: the label {printable(label)!r} names several classes, and a picture can have one: write the "
                 f"one that matters into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
             )
         if len(re.findall(_NUMBER, label)) > 1 and re.fullmatch(rf"({_NUMBER}[\s;,]*)+", label):
-            raise UsageError(
+            raise InputError(
                 f"{path}: the label {printable(label)!r} is a row of numbers and no class: write the name of the "
                 f"picture's class into the column, or call the column {LABEL_COLUMNS[0]} if it is one name"
             )
     numbers = [float(label) for label in known if re.fullmatch(_NUMBER, label)]
     if len(numbers) == len(known) and (odd := [number for number in numbers if number != int(number)]):
-        raise UsageError(
+        raise InputError(
             f"{path}: the labels are quantities, such as {min(odd):g}, and no classes, of which a picture has one: "
             f"write names for ranges of them, or call the column {LABEL_COLUMNS[0]} if they are names"
         )
@@ -394,24 +394,24 @@ def _find_columns(row: Sequence[str], path: Path) -> _Columns:
         split, split_names = names.index(VALIDATION_COLUMN), _TRUTH
     numbers = [re.fullmatch(_NUMBER, cell) is not None for cell in row]
     if holds_boxes(row, named=True) or (len(row) == 6 and not any(row[1:])):
-        raise UsageError(
+        raise InputError(
             f"{path}, line 1: is a list of boxes and no list of classes: for a detector give it without --task "
             "classification, for a classifier keep a line and the columns path and label for each picture"
         )
     if file is not None and label is not None:
         return _Columns(file, label, split, split_names, len(row), True, names[label] != LABEL_COLUMNS[0])
     if file is not None and len(row) > 2 and label is None:
-        raise UsageError(
+        raise InputError(
             f"{path}, line 1: names no column of classes ({', '.join(LABEL_COLUMNS)}): if each class has a column of "
             "its own, with 1 for the pictures that show it, write one column label with the class's name instead"
         )
     if len(row) > 2 and all(numbers[1:]):
-        raise UsageError(
+        raise InputError(
             f"{path}, line 1: has {len(row) - 1} numbers to a picture, and a class is one: write lines of path and "
             "label, with the name of the one class that the picture shows"
         )
     if "." not in row[0] or len(row) < 2:
-        raise UsageError(
+        raise InputError(
             f"{path}, line 1: names no column of pictures ({', '.join(PATH_COLUMNS)}) and one of classes "
             f"({', '.join(LABEL_COLUMNS)}), and is no path and label itself: name the columns"
         )
@@ -422,10 +422,10 @@ def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> 
     while len(row) > columns.width and not row[-1]:
         row.pop()
     if len(row) != columns.width:
-        raise UsageError(f"{where}: has {len(row)} fields and line 1 has {columns.width}: fix it (quote commas)")
+        raise InputError(f"{where}: has {len(row)} fields and line 1 has {columns.width}: fix it (quote commas)")
     file, label = row[columns.path], row[columns.label]
     if not file or not label:
-        raise UsageError(f"{where}: has no {'path' if not file else 'label'}: fill it in or remove the line")
+        raise InputError(f"{where}: has no {'path' if not file else 'label'}: fill it in or remove the line")
     split: Split = "all"
     if columns.split is not None:
         name = row[columns.split]
@@ -433,7 +433,7 @@ def _list_entry(row: list[str], columns: _Columns, folder: Path, where: str) -> 
             what = "split: write train, val or test"
             if columns.split_names is _TRUTH:
                 what = f"{VALIDATION_COLUMN}: write True or False"
-            raise UsageError(f"{where}: {printable(name)!r} is no {what}")
+            raise InputError(f"{where}: {printable(name)!r} is no {what}")
         split = columns.split_names[name.casefold()]
     return Entry(split, label, folder / file.replace("\\", "/"))
 
@@ -443,23 +443,23 @@ def bind(source: Path, found: Found, classes: Sequence[str] | None = None) -> Da
     labels_of = {name: nfc(name) for name in dict.fromkeys(entry.class_name for entry in found.entries)}
     if not labels_of:
         if found.notes:
-            raise UsageError(f"{source}: no pictures in it ({'; '.join(found.notes)}): give {LAYOUTS}")
-        raise UsageError(f"{source}: no pictures in it: give {LAYOUTS}")
+            raise InputError(f"{source}: no pictures in it ({'; '.join(found.notes)}): give {LAYOUTS}")
+        raise InputError(f"{source}: no pictures in it: give {LAYOUTS}")
     # Python stands surrogates in for the bytes of a name in another encoding.
     if odd := [name for name in labels_of if any("\ud800" <= character <= "\udfff" for character in name)]:
-        raise UsageError(f"{source}: a class name is not Unicode text, {listed(odd)}: rename its folder")
+        raise InputError(f"{source}: a class name is not Unicode text, {listed(odd)}: rename its folder")
     present = sorted(set(labels_of.values()), key=natural_key)
     names = tuple(classes) if classes is not None else found.names or tuple(present)
     labels: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         labels.setdefault(nfc(name), []).append(index)
     if unknown := [name for name in present if name not in labels]:
-        raise UsageError(
+        raise InputError(
             f"{source}: {len(unknown)} of {len(present)} classes are none of the {len(names)} that are known: "
             f"{listed(unknown)}: rename them, or train on them first"
         )
     if several := [name for name in present if len(labels[name]) > 1]:
-        raise UsageError(f"{source}: more than one of the known classes bears the name {listed(several)}: rename them")
+        raise InputError(f"{source}: more than one of the known classes bears the name {listed(several)}: rename them")
 
     samples: dict[Split, list[Sample]] = {split: [] for split in SPLIT_ORDER}
     for entry in found.entries:

@@ -14,7 +14,7 @@ from fusiform.data.image import EXTENSIONS, is_of_system
 from fusiform.data.lookup import is_of_annotations, is_of_masks, without_hash
 from fusiform.data.names import nfc
 from fusiform.data.voc import voc_folders
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.report import printable
 
 READ_BOXES = (
@@ -110,7 +110,7 @@ def check_unannotated(root: Path) -> list[str]:
             elif found.kind in (VOC, LABELME):
                 inside = voc_folders(root)
                 way = f"give {inside[0]}" if inside else "give it without --task classification"
-            raise UsageError(
+            raise InputError(
                 f"{root}: is no dataset of classes: {what}: for a detector {way}, for "
                 f"a classifier a folder for each class without the {ending} files"
             )
@@ -118,12 +118,12 @@ def check_unannotated(root: Path) -> list[str]:
     known = set(coco_files(root))
     for file in [file for file in dict.fromkeys(sidecars[".json"].values()) if file not in known][: 5 * _LOOKED_AT]:
         if looks_like_coco(file):
-            raise UsageError(
+            raise InputError(
                 f"{root}: is no dataset of classes: {file} holds COCO's boxes: give that file, or put the files of all "
                 "splits into a folder annotations, called instances_train.json and instances_val.json"
             )
         if _holds_other_boxes(file):
-            raise UsageError(
+            raise InputError(
                 f"{root}: is no dataset of classes: {file} holds boxes in JSON of a kind that is not read: for a "
                 f"detector give {READ_BOXES}"
             )
@@ -170,7 +170,7 @@ def _check_masks(root: Path) -> None:
             return  # a class of its own
     if masks and 2 * len(pictures & set(masks)) >= len(pictures):
         example = printable(str(min(masks.values())))
-        raise UsageError(
+        raise InputError(
             f"{root}: is no dataset of classes: its pictures have masks, such as {example}: "
             "for a segmenter call the folder of pictures JPEGImages and the one of masks SegmentationClass, beside "
             "class_names.txt with the background first"

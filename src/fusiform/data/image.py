@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from fusiform.data import limits, png
-from fusiform.errors import ImageError, ImageFault, UsageError
+from fusiform.errors import ImageError, ImageFault, InputError, UsageError
 from fusiform.report import printable
 
 # Each format's first bytes and what reads it, mostly a class of Pillow's. A file is known by its content, whatever its
@@ -203,7 +203,7 @@ def find_images(
     ``unlisted``, adds its message to that list, and the others go on.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is not a folder: check the path")
+        raise InputError(f"{folder}: is not a folder: check the path")
 
     def refuse(error: OSError) -> None:
         message = f"{error.filename}: the folder cannot be listed ({error.strerror}): change its permissions"

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from fusiform.data.dataset import SPLIT_NAMES, SPLIT_ORDER, Split
 from fusiform.data.image import find_images
 from fusiform.data.names import is_file, nfc
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 
 _MASKS = r"(?:(?:train|val|valid|validation|test)_?)?masks?|gt|ground_?truth|trimaps?|segmentation(?:class|object)"
 _LABELS = rf"{_MASKS}|labels?|annotations?"
@@ -22,9 +22,9 @@ def read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
+        raise InputError(f"{file}: is not UTF-8 text: save it in UTF-8") from None
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
 
 
 def is_of_masks(parts: Iterable[str]) -> bool:

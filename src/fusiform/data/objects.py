@@ -22,7 +22,7 @@ from fusiform.data.faults import AnnotationFault
 from fusiform.data.image import natural_key, read_size
 from fusiform.data.names import listed, nfc
 from fusiform.data.outlines import MAX_CLASSES, Outline, pack
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.report import printable
 
 BACKGROUND = "background"
@@ -106,13 +106,13 @@ def gather(
     used = {nfc(thing.name) for thing, area in zip(things, has_area, strict=True) if area}
     names = [nfc(name) for name in present] if present is not None else sorted(used, key=natural_key)
     if unnamed := used - set(names):
-        raise UsageError(f"{source}: has objects of {listed(sorted(unnamed))}, which its list of classes does not name")
+        raise InputError(f"{source}: has objects of {listed(sorted(unnamed))}, which its list of classes does not name")
     if not used:
         _refuse_empty(source, task, pages, things)
     if task == "segmentation":
         names = [BACKGROUND, *(name for name in names if name.casefold() not in _BACKGROUNDS)]
         if len(names) > MAX_CLASSES:
-            raise UsageError(f"{source}: has {len(names)} classes, and a mask holds {MAX_CLASSES} with the background")
+            raise InputError(f"{source}: has {len(names)} classes, and a mask holds {MAX_CLASSES} with the background")
     bound, labels = bind_classes(source, names, used & set(names), classes=classes)
     splits: dict[Split, tuple[AnnotatedSample, ...]] = {}
     first = next((page.damage for page in pages if page.damage is not None), None)
@@ -133,7 +133,7 @@ def gather(
     _tell(pages, task, used, notes, faults)
     drawn = task == "detection" or any(sample.outlines for samples in splits.values() for sample in samples)
     if not splits or not (drawn or faults is not None):
-        raise UsageError(f"{source}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
+        raise InputError(f"{source}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None and task == "detection":
         notes += missing_objects(bound, splits)
     ids = tuple((category_ids or {}).get(nfc(name), -1) for name in bound) if category_ids else ()
@@ -171,7 +171,7 @@ def _once(pages: Sequence[Page]) -> list[Page]:
         other = found.setdefault(page.picture, page)
         if other is not page and other.damage is None:
             text = f"{other.annotation}: is about {page.picture.name}, as {page.annotation} is: remove one of them"
-            found[page.picture] = other._replace(damage=UsageError(text))
+            found[page.picture] = other._replace(damage=InputError(text))
     return list(found.values())
 
 
@@ -196,10 +196,10 @@ def _refuse_empty(
     if damage is not None:
         raise damage
     if things and task == "segmentation" and any(thing.edges for thing in things):
-        raise UsageError(f"{source}: has boxes and no outlines, and a segmenter learns from outlines: draw polygons")
+        raise InputError(f"{source}: has boxes and no outlines, and a segmenter learns from outlines: draw polygons")
     kinds = listed(sorted({thing.kind for thing in things if thing.kind}))
     what = f"nothing but {kinds}, which are not read" if kinds else "no object"
-    raise UsageError(f"{source}: its {len(pages)} pictures have {what}: draw boxes or polygons")
+    raise InputError(f"{source}: its {len(pages)} pictures have {what}: draw boxes or polygons")
 
 
 def _sample(

@@ -34,7 +34,7 @@ from fusiform.data.names import listed, nfc
 from fusiform.data.voc import has_xml, read_voc, read_xml_beside, voc_folders
 from fusiform.data.yolo import is_yolo, read_yolo
 from fusiform.data.zips import unpacked
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec, Task
 
@@ -286,7 +286,7 @@ def open_dataset(
     if task is None:
         task = spec.task if spec is not None else recognise(path) or "classification"
     if spec is not None and spec.task != task:
-        raise UsageError(f"{model}: is for {spec.task} and not for {task}: take another model")
+        raise InputError(f"{model}: is for {spec.task} and not for {task}: take another model")
     if ignore is not None and task != "segmentation":
         raise UsageError(f"--ignore is for masks, and {model or path} is for {task}: leave it out")
     layouts = [layout for layout in LAYOUTS.values() if layout.task == task]
@@ -337,7 +337,7 @@ def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
         )
     if ignore == "none":
         if not names.is_file():
-            raise UsageError(
+            raise InputError(
                 f"{data.source}: --ignore none takes {IGNORE} as the last class, and there is no {CLASS_NAMES_FILE} "
                 f"that says which: write it, the background first, a line for each class"
             )
@@ -354,7 +354,7 @@ def _with_ignored(data: AnnotatedSet, ignore: Ignore | None) -> AnnotatedSet:
             return replace(data, notes=(*data.notes, note))
         if areas is not None:
             write = "" if names.is_file() else f" (name the classes in {names}, the background first)"
-            raise UsageError(
+            raise InputError(
                 f'{areas.example}: has areas of {IGNORE}, which means "ignore": pixels of no class, from which nothing '
                 f"is learned. If they are objects, add --ignore none, which takes {IGNORE} as the last class{write}; "
                 "if nothing is to be learned from them, --ignore 255"
@@ -366,17 +366,17 @@ def _refuse(path: Path, task: Task, model: str | None) -> None:
     """Raise UsageError where more is known of data that fits no layout than the task's reader would say."""
     if model is None:
         if task == "segmentation" and not (path / "JPEGImages").is_dir() and recognise(path) == "detection":
-            raise UsageError(f"{path}: has boxes, and a segmenter learns from masks or outlines: give {READ_MASKS}")
+            raise InputError(f"{path}: has boxes, and a segmenter learns from masks or outlines: give {READ_MASKS}")
         return
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder: check the path")
+        raise InputError(f"{path}: no such file or folder: check the path")
     if task == "detection":
         if has_xml(path):  # boxes without their pictures: the reader knows where those might be
             return
         has_masks = (path / "SegmentationClass").is_dir()
         has = "has masks and no boxes" if has_masks else "is no dataset with boxes"
-        raise UsageError(f"{path}: {has}, and {model} is a detector: give {READ_BOXES}")
-    raise UsageError(f"{path}: is no dataset with masks, and {model} is a segmenter: give {READ_MASKS}")
+        raise InputError(f"{path}: {has}, and {model} is a detector: give {READ_BOXES}")
+    raise InputError(f"{path}: is no dataset with masks, and {model} is a segmenter: give {READ_MASKS}")
 
 
 def _with_outputs(data: DataSet, spec: ModelSpec) -> DataSet:
@@ -393,9 +393,9 @@ def bind_masks(data: AnnotatedSet, spec: ModelSpec, *, model: str) -> tuple[int,
     """The model's label for each of the data's classes, bound by name; UsageError for a class that it does not have."""
     labels = {nfc(name): k for k, name in enumerate(spec.labels)}
     if len(labels) < spec.num_classes:
-        raise UsageError(f"{model}: more than one of its classes bears the same name: give them names of their own")
+        raise InputError(f"{model}: more than one of its classes bears the same name: give them names of their own")
     if unknown := [name for name in data.classes if name not in labels]:
-        raise UsageError(
+        raise InputError(
             f"{data.source}: {len(unknown)} of its {len(data.classes)} classes are none of the {len(labels)} of "
             f"{model}: {listed(unknown)}: name the masks' classes in {data.source / CLASS_NAMES_FILE}, the background "
             "first, or train on them first"
@@ -432,13 +432,13 @@ def choose_split(
     """
     filled = [name for name in prefer if splits.get(name)]
     if not filled:
-        raise UsageError(f"{source}: there are no pictures in it: check the path")
+        raise InputError(f"{source}: there are no pictures in it: check the path")
     if split is None:
         return filled[0], splits[filled[0]]
     if split == "all":
         return split, tuple(sample for samples in splits.values() for sample in samples)
     if split not in filled:
-        raise UsageError(f"{source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
+        raise InputError(f"{source}: there are no pictures for --split {split}; there are {', '.join(filled)}")
     return split, splits[split]
 
 
@@ -464,7 +464,7 @@ def bind_classes(classes: Sequence[str], spec: ModelSpec) -> tuple[int, ...]:
         fits = names.get(nfc(name)) or loose.get(_loosely(name)) or ids.get(name.casefold(), [])
         if len(fits) > 1:
             how = "id or index" if spec.label_ids else "index"
-            raise UsageError(
+            raise InputError(
                 f"class {printable(name)!r}: {len(fits)} outputs of {spec.name} bear that name "
                 f"({', '.join(map(str, fits))}): call the class by its {how}"
             )
@@ -476,7 +476,7 @@ def bind_classes(classes: Sequence[str], spec: ModelSpec) -> tuple[int, ...]:
         if any(_number(label) is not None for label in spec.labels) or not all(
             number is not None and number < spec.num_classes for number in numbers
         ):
-            raise UsageError(_no_fit(unknown, len(classes), spec))
+            raise InputError(_no_fit(unknown, len(classes), spec))
         indices = iter(numbers)
         found = [next(indices) if index is None else index for index in found]
 
@@ -484,7 +484,7 @@ def bind_classes(classes: Sequence[str], spec: ModelSpec) -> tuple[int, ...]:
     bound: dict[int, str] = {}
     for name, output in zip(classes, outputs, strict=True):
         if output in bound:
-            raise UsageError(
+            raise InputError(
                 f"classes {printable(bound[output])!r} and {printable(name)!r} both come to output {output} of "
                 f"{spec.name} ({printable(spec.labels[output])!r}): put their pictures into one class"
             )

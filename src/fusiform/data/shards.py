@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from fusiform.data.dataset import SPLIT_NAMES, Entry, Split
 from fusiform.data.image import EXTENSIONS, UNREAD_PICTURE_ENDINGS, VIDEO_ENDINGS, is_of_system, natural_key
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -73,7 +73,7 @@ def find_shards(folder: Path) -> list[Path]:
                 elif name.lower().endswith(COMPRESSED):
                     compressed.append(Path(parent, name))
     if compressed and not found:
-        raise UsageError(_must_decompress(min(compressed)))
+        raise InputError(_must_decompress(min(compressed)))
     return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
 
 
@@ -137,7 +137,7 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
     if unlabelled:
         if not found:
             texts = " (a KEY.txt is a caption)" if any(content.texts for content in contents) else ""
-            raise UsageError(
+            raise InputError(
                 f"{shards[0]}: no picture has a class{texts}: put KEY.cls or KEY.json beside each KEY.jpg, or the "
                 "pictures into folders called by their classes"
             )
@@ -145,14 +145,14 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
 
     if len({split is None for split, _, _, _ in found}) > 1:
         odd = next(shard for split, _, shard, _ in found if split is None)
-        raise UsageError(f"{odd}: does not say its split, and others do: put train, val or test into its name")
+        raise InputError(f"{odd}: does not say its split, and others do: put train, val or test into its name")
     names = _read_class_names(shards, folder) if all(isinstance(label, int) for _, label, _, _ in found) else None
     entries = []
     for split, label, shard, member in found:
         if names is not None and isinstance(label, int):
             file, lines = names
             if label >= len(lines):
-                raise UsageError(f"{shard}/{member.key}: has class {label}, and {file} has {len(lines)} names: add it")
+                raise InputError(f"{shard}/{member.key}: has class {label}, and {file} has {len(lines)} names: add it")
             label = lines[label]
         entries.append(Entry(split or "all", str(label), shard, member.offset, member.size, member.key))
     return ShardList(entries, None if names is None else names[1], notes)
@@ -182,7 +182,7 @@ def _list_members(shard: Path) -> _Content:
     try:
         with shard.open("rb") as stream:
             if stream.read(8).startswith(_COMPRESSIONS):
-                raise UsageError(_must_decompress(shard))
+                raise InputError(_must_decompress(shard))
             size = stream.seek(0, os.SEEK_END)
             start: int | None = 0
             while start is not None:
@@ -211,9 +211,9 @@ def _list_members(shard: Path) -> _Content:
                             labels[_stem(key)] = label
                 start, rest = _next_archive(stream, following, size)
     except FileNotFoundError:
-        raise UsageError(f"{shard}: no such shard: check the path") from None
+        raise InputError(f"{shard}: no such shard: check the path") from None
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        raise UsageError(
+        raise InputError(
             f"{shard}: is cut short, damaged or no tar file ({error}): copy, download or pack it again"
         ) from error
     known = {stem for member in pictures for stem in (_stem(member.key), _first_stem(member.key))}
@@ -259,20 +259,20 @@ def _next_archive(stream: BinaryIO, end: int, size: int) -> tuple[int | None, in
 
 def _read_label(stream: BinaryIO, info: tarfile.TarInfo, name: str) -> str | int | None:
     if info.size > _MAX_LABEL:
-        raise UsageError(f"{name}: {info.size:,} bytes are too many for a label: check how the shard was made")
+        raise InputError(f"{name}: {info.size:,} bytes are too many for a label: check how the shard was made")
     stream.seek(info.offset_data)
     data = stream.read(info.size)
     try:
         text = data.decode("utf-8-sig").strip()
         if name.lower().endswith(".cls"):
             if not text:
-                raise UsageError(f"{name}: says no class: check how the shard was made")
+                raise InputError(f"{name}: says no class: check how the shard was made")
             return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
         content = json.loads(text)
     except UnicodeDecodeError:
-        raise UsageError(f"{name}: is not UTF-8 text: check how the shard was made") from None
+        raise InputError(f"{name}: is not UTF-8 text: check how the shard was made") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name}: is not JSON ({error}): check how the shard was made") from None
+        raise InputError(f"{name}: is not JSON ({error}): check how the shard was made") from None
     if not isinstance(content, dict):
         return None
     # A name says more than an index.
@@ -292,11 +292,11 @@ def _read_class_names(shards: Sequence[Path], folder: Path) -> tuple[Path, tuple
             try:
                 names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
             except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"{file}: cannot be read as UTF-8 text ({error}): save it again") from None
+                raise InputError(f"{file}: cannot be read as UTF-8 text ({error}): save it again") from None
             for number, line in enumerate(names):
                 if not line or line in names[:number]:
                     what = f"{line!r} stands there already" if line else "it is empty"
-                    raise UsageError(f"{file}, line {number + 1}: {what}: give each class a name of its own")
+                    raise InputError(f"{file}, line {number + 1}: {what}: give each class a name of its own")
             return file, names
     return None
 

@@ -28,7 +28,7 @@ from fusiform.data.image import find_images, is_of_system, natural_key, unread_n
 from fusiform.data.lookup import Finder, by_split, photographs, read_text, split_of_path
 from fusiform.data.masks import CLASS_NAMES_FILE, VOC_CLASSES
 from fusiform.data.names import listed, nfc
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -68,12 +68,12 @@ def read_voc(
     if not (root / "JPEGImages").is_dir():
         inside = voc_folders(root)
         hint = f"give {inside[0]}" if inside else f"give {LAYOUT}"
-        raise UsageError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
+        raise InputError(f"{root}: has no folder JPEGImages, so it is not VOC's layout: {hint}")
     if task is None:
         task = "detection" if has_xml(root) else "segmentation"
     folder, extension = ("Annotations", ".xml") if task == "detection" else ("SegmentationClass", ".png")
     if not (root / folder).is_dir():
-        raise UsageError(f"{root}: has no folder {folder}: give {LAYOUT}")
+        raise InputError(f"{root}: has no folder {folder}: give {LAYOUT}")
 
     notes: list[str] = []
     unread: list[Path] = []
@@ -113,7 +113,7 @@ def read_voc(
             root, {_listed_name(n, pictures) for names in lists.values() for n in names}, pictures, known
         )
     if not chosen:
-        raise UsageError(f"{root}: no picture of JPEGImages has its annotation in {folder}: give {LAYOUT}")
+        raise InputError(f"{root}: no picture of JPEGImages has its annotation in {folder}: give {LAYOUT}")
     given = _class_names(root)
     if task == "segmentation":
         return _masks(root, chosen, notes, given=given, classes=classes)
@@ -162,7 +162,7 @@ def read_xml_beside(
     twice = {picture: found for picture, found in partners.items() if len(found) > 1}
     pairs = [(picture, partners[picture][0]) for picture in pictures if picture in partners and picture not in twice]
     if not pairs:
-        raise UsageError(f"{root}: none of its {len(pictures)} pictures has an XML file of its name: give {LAYOUT}")
+        raise InputError(f"{root}: none of its {len(pictures)} pictures has an XML file of its name: give {LAYOUT}")
     splits, note = by_split([split_of_path(picture.relative_to(root).parts[:-1]) for picture, _ in pairs])
     notes += [note] if note else []
     chosen = {
@@ -251,7 +251,7 @@ def _lists(folder: Path) -> dict[Split, list[str]]:
     for file in sorted(folder.glob("*.txt")):
         split = SPLIT_NAMES.get(file.stem.casefold())
         if split in files:
-            raise UsageError(f"{file}: is the split {split}, and so is {files[split]}: take one away")
+            raise InputError(f"{file}: is the split {split}, and so is {files[split]}: take one away")
         if split:
             files[split] = file
     if "train" not in files and "val" not in files and (folder / "trainval.txt").is_file():
@@ -268,7 +268,7 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
     if names and names[0] == "__ignore__":  # labelme's name for value 255
         del names[0]
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"{file}: must name the background and each class once, a line each: fix it")
+        raise InputError(f"{file}: must name the background and each class once, a line each: fix it")
     return tuple(names)
 
 
@@ -288,7 +288,7 @@ def _masks(
     names = given or VOC_CLASSES
     # The masks hold values, so a model's own order would need masks of its own.
     if classes is not None and tuple(map(nfc, classes)) != names:
-        raise UsageError(
+        raise InputError(
             f"{root}: its masks are of {len(names)} classes, {listed(names)}, and others are asked for, "
             f"{listed(tuple(classes))}: name the classes in {root / CLASS_NAMES_FILE}, the background first"
         )
@@ -353,11 +353,11 @@ def _boxes(
         del present[0]
     if not present:
         if faults and (damaged := [fault for fault in faults if fault.kind == "damaged annotation"]):
-            raise UsageError(f"{damaged[0].file}: {damaged[0].message}")
-        raise UsageError(f"{root}: none of its {sum(map(len, read.values()))} annotations has an object: draw boxes")
+            raise InputError(f"{damaged[0].file}: {damaged[0].message}")
+        raise InputError(f"{root}: none of its {sum(map(len, read.values()))} annotations has an object: draw boxes")
     unknown = sorted(used - set(present), key=natural_key)
     if unknown and faults is None:
-        raise UsageError(
+        raise InputError(
             f"{root}: has boxes of {listed(unknown)}, which {CLASS_NAMES_FILE} does not name: add them there"
         )
     if faults is not None:
@@ -392,7 +392,7 @@ def _boxes(
             notes.append(f"{split}: annotations without their picture's size, boxes not checked against it: {unsized}")
         notes += check.notes(split)
     if not splits:
-        raise UsageError(f"{root}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
+        raise InputError(f"{root}: none of its pictures can be used ({'; '.join(notes)}): run fusiform doctor on it")
     if faults is None:
         notes += missing_objects(names, splits)
     return AnnotatedSet(root, "detection", names, splits, tuple(notes))
@@ -401,7 +401,7 @@ def _boxes(
 def _read_xml(file: Path, split: Split, faults: list[AnnotationFault]) -> _Annotation:
     root = parse_xml(file)
     if root.tag != "annotation":
-        raise UsageError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
+        raise InputError(f"{file}: begins with <{printable(root.tag)}> in place of <annotation>: it is not VOC's")
     # The old LabelMe calls the sides rows and columns.
     sides = ("imagesize/ncols", "imagesize/nrows") if root.find("size") is None else ("size/width", "size/height")
     size = int(_number(root, sides[0], file, default=0)), int(_number(root, sides[1], file, default=0))
@@ -419,7 +419,7 @@ def _read_xml(file: Path, split: Split, faults: list[AnnotationFault]) -> _Annot
 def _read_object(element: Element, where: str) -> _Object:
     name = nfc((element.findtext("name") or "").strip())
     if not name:
-        raise UsageError(f"{where}: has no name: write the name of its class there")
+        raise InputError(f"{where}: has no name: write the name of its class there")
     if element.find("bndbox") is None and (outline := element.find("polygon")) is not None:
         across, down = _outline(outline, where)
         left, right, top, bottom = min(across), max(across), min(down), max(down)
@@ -446,7 +446,7 @@ def _outline(element: Element, where: str) -> tuple[list[float], list[float]]:
         count = sum(re.fullmatch(r"x\d+", child.tag) is not None for child in element)
         corners = [(_number(element, f"x{i}", where), _number(element, f"y{i}", where)) for i in range(1, count + 1)]
     if len(corners) < 3:
-        raise UsageError(f"{where}: has neither a bndbox nor an outline of three corners: draw its box")
+        raise InputError(f"{where}: has neither a bndbox nor an outline of three corners: draw its box")
     return [x for x, _ in corners], [y for _, y in corners]
 
 
@@ -459,7 +459,7 @@ def _number(element: Element, path: str, where: object, *, default: float | None
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{where}: {path} must be a number, got {show((text or '').strip())}: fix it")
+        raise InputError(f"{where}: {path} must be a number, got {show((text or '').strip())}: fix it")
     return value
 
 
@@ -469,7 +469,7 @@ def parse_xml(file: Path) -> Element:
     parser = expat.ParserCreate()
 
     def refuse(name: str, *_: object) -> NoReturn:
-        raise UsageError(f"{file}: defines the entity {printable(name)}, which is refused: write the text itself")
+        raise InputError(f"{file}: defines the entity {printable(name)}, which is refused: write the text itself")
 
     parser.buffer_text = True
     parser.EntityDeclHandler = refuse
@@ -480,6 +480,6 @@ def parse_xml(file: Path) -> Element:
         parser.Parse(file.read_bytes(), True)
         return builder.close()
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     except (expat.ExpatError, ParseError, ValueError, LookupError) as error:
-        raise UsageError(f"{file}: is no XML ({error}): write it again") from None
+        raise InputError(f"{file}: is no XML ({error}): write it again") from None

@@ -24,7 +24,7 @@ from fusiform.data.image import EXTENSIONS, find_images, read_size, unread_note
 from fusiform.data.lookup import read_text
 from fusiform.data.names import is_file, listed, nfc
 from fusiform.data.objects import Object, Page, gather
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.report import printable
 
 LAYOUT = (
@@ -59,7 +59,7 @@ def read_yolo(
     """
     path = Path(source)
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder: check the path")
+        raise InputError(f"{path}: no such file or folder: check the path")
     file = yaml_file(path)
     notes: list[str] = []
     darknet = _darknet_file(path) if file is None else None
@@ -75,7 +75,7 @@ def read_yolo(
     notes += unread_note(unread)
     pictures = {split: files for split, files in pictures.items() if files}
     if not pictures:
-        raise UsageError(f"{path}: no pictures in its folders of images: give {LAYOUT}")
+        raise InputError(f"{path}: no pictures in its folders of images: give {LAYOUT}")
 
     objects: dict[Split, list[tuple[Path, list[_Object]]]] = {}
     labelled = 0
@@ -99,13 +99,13 @@ def read_yolo(
                 f"{split}: {len(damaged)} of {len(files)} pictures have damaged labels, left out: {damaged[0]}"
             )
     if not labelled:
-        raise UsageError(f"{path}: none of its {sum(map(len, pictures.values()))} pictures has labels: give {LAYOUT}")
+        raise InputError(f"{path}: none of its {sum(map(len, pictures.values()))} pictures has labels: give {LAYOUT}")
     highest = max((thing.label for pairs in objects.values() for _, things in pairs for thing in things), default=-1)
     if names is None:
         names = tuple(str(label) for label in range(highest + 1))
         notes.append("neither data.yaml nor classes.txt names the classes: they are called by their numbers")
     if not names or highest < 0:
-        raise UsageError(f"{path}: none of its labels that can be read has an object: draw boxes")
+        raise InputError(f"{path}: none of its labels that can be read has an object: draw boxes")
     if task == "segmentation":
         pages = [_page(split, *pair, names) for split, pairs in objects.items() for pair in pairs]
         return gather(path, task, pages, notes, present=names, classes=classes, faults=faults)
@@ -167,7 +167,7 @@ def yaml_file(path: Path) -> Path | None:
     if len(found) > 1:
         named = [file for file in found if file.stem in ("data", "dataset")]
         if len(named) != 1:
-            raise UsageError(f"{path}: has several descriptions, {listed([file.name for file in found])}: give one")
+            raise InputError(f"{path}: has several descriptions, {listed([file.name for file in found])}: give one")
         found = named
     return found[0] if found else None
 
@@ -216,13 +216,13 @@ def read_yaml(file: Path) -> dict[str, str | list[str] | dict[str, str]]:
         if not text[0].isspace() and not text.startswith("-"):
             pair = _pair(text)
             if pair is None:
-                raise UsageError(f"{file}, line {number}: is no line of YAML such as names: [cat, dog]: fix it")
+                raise InputError(f"{file}, line {number}: is no line of YAML such as names: [cat, dog]: fix it")
             key, value = pair
             # A list or map in brackets may go on over several lines.
             while value[:1] in ("[", "{") and not value.endswith(("]", "}")):
                 number, line = next(lines, (number, ""))
                 if not line:
-                    raise UsageError(f"{file}, line {number}: {key} opens a bracket that nothing closes: close it")
+                    raise InputError(f"{file}, line {number}: {key} opens a bracket that nothing closes: close it")
                 value += " " + _uncommented(line).strip()
             content[key] = _value(value, f"{file}, line {number}")
         elif key is not None:
@@ -264,7 +264,7 @@ def _value(text: str, where: str) -> str | list[str] | dict[str, str]:
         return [_unquoted(part) for part in parts]
     pairs = [_pair(part) for part in parts]
     if None in pairs:
-        raise UsageError(f"{where}: is no map such as {{0: cat, 1: dog}}: fix it")
+        raise InputError(f"{where}: is no map such as {{0: cat, 1: dog}}: fix it")
     return {pair[0]: _unquoted(pair[1]) for pair in pairs if pair is not None}
 
 
@@ -285,7 +285,7 @@ def _names_in(file: Path, content: Mapping[str, str | list[str] | dict[str, str]
     else:
         numbers = sorted((int(key), name) for key, name in found.items() if key.isdecimal())
         if [number for number, _ in numbers] != list(range(len(found))):
-            raise UsageError(f"{file}: names must be numbered 0, 1, 2, ...: fix it")
+            raise InputError(f"{file}: names must be numbered 0, 1, 2, ...: fix it")
         names = [name for _, name in numbers]
     return _checked(file, names)
 
@@ -298,7 +298,7 @@ def _names_beside(path: Path) -> tuple[str, ...] | None:
 def _checked(file: Path, names: Sequence[str]) -> tuple[str, ...]:
     normal = tuple(nfc(name) for name in names)
     if not all(normal) or len(set(normal)) < len(normal):
-        raise UsageError(f"{file}: must name each class once, and none of them nothing: fix its names")
+        raise InputError(f"{file}: must name each class once, and none of them nothing: fix its names")
     return normal
 
 
@@ -324,7 +324,7 @@ def _places(file: Path, content: Mapping[str, str | list[str] | dict[str, str]])
                 # The test split is often named and not there.
                 if split == "test":
                     continue
-                raise UsageError(f"{file}: {key} names {printable(name)}, which is not there: put it into {tried[-1]}")
+                raise InputError(f"{file}: {key} names {printable(name)}, which is not there: put it into {tried[-1]}")
             places.setdefault(split, []).append(place)
     return {split: places[split] for split in SPLIT_ORDER if split in places}
 
@@ -415,11 +415,11 @@ def _read_lines(file: Path, names: tuple[str, ...] | None, damaged: list[UsageEr
         where = f"{file}, line {number}"
         if values is None:
             form = "a class's number with x, y, width and height of its box, or the corners of its outline"
-            damaged.append(UsageError(f"{where}: is not {form}, as shares of the picture: fix it"))
+            damaged.append(InputError(f"{where}: is not {form}, as shares of the picture: fix it"))
             continue
         label, *numbers = values
         if names is not None and label >= len(names):
-            damaged.append(UsageError(f"{where}: has class {label:g}, and there are {len(names)} names: add its name"))
+            damaged.append(InputError(f"{where}: has class {label:g}, and there are {len(names)} names: add its name"))
             continue
         if len(numbers) == 4:
             x, y, width, height = numbers

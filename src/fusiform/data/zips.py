@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.files import cache_dir
 from fusiform.report import printable
 
@@ -51,7 +51,7 @@ def unpacked(source: Path) -> Path:
         if not folder.is_dir():
             _unpack(source, size, folder)
     except OSError as error:
-        raise UsageError(
+        raise InputError(
             f"{source}: cannot be unpacked ({error.strerror or error}): unzip it, and give the folder"
         ) from None
     return _dataset_in(folder)
@@ -81,7 +81,7 @@ def _unpack(source: Path, size: int, folder: Path) -> None:
             part.mkdir(parents=True)
             needed = sum(member.file_size for member in members.values())
             if (free := shutil.disk_usage(part).free) < needed + _ALLOWANCE:
-                raise UsageError(
+                raise InputError(
                     f"{source}: unpacks to {needed >> 20:,} MB, and there are {free >> 20:,} free in {part.parent}: "
                     "make room, set FUSIFORM_CACHE to a folder elsewhere, or unzip it, and give the folder"
                 )
@@ -96,9 +96,9 @@ def _unpack(source: Path, size: int, folder: Path) -> None:
             if not folder.is_dir():
                 raise
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise UsageError(f"{source}: is no zip file that can be read ({error}): copy or download it again") from None
+        raise InputError(f"{source}: is no zip file that can be read ({error}): copy or download it again") from None
     except (NotImplementedError, RuntimeError) as error:  # kinds of compression and encryption
-        raise UsageError(f"{source}: cannot be unpacked ({error}): unzip it, and give the folder") from None
+        raise InputError(f"{source}: cannot be unpacked ({error}): unzip it, and give the folder") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -113,28 +113,28 @@ def _members(source: Path, size: int, archive: zipfile.ZipFile) -> dict[PurePosi
         if member.is_dir() or member.filename.endswith("\\"):
             continue
         if name.is_absolute() or ".." in name.parts or re.match(r"[A-Za-z]:", member.filename):
-            raise UsageError(
+            raise InputError(
                 f"{source}: holds {printable(member.filename)}, which lies outside of the folder that it is unpacked "
                 "to: make the zip file again"
             )
         if any(map(is_of_system, name.parts)):
             continue
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise UsageError(
+            raise InputError(
                 f"{source}: holds the link {printable(member.filename)}, which is not followed: unzip it, and give "
                 "the folder"
             )
         if member.flag_bits & 1:
-            raise UsageError(f"{source}: is encrypted: unzip it with its password, and give the folder")
+            raise InputError(f"{source}: is encrypted: unzip it with its password, and give the folder")
         if name in members:
-            raise UsageError(f"{source}: holds {printable(str(name))} twice: make the zip file again")
+            raise InputError(f"{source}: holds {printable(str(name))} twice: make the zip file again")
         members[name] = member
         total += member.file_size
         if len(members) > MAX_MEMBERS or total > min(MAX_BYTES, MAX_RATIO * size + _ALLOWANCE):
-            raise UsageError(
+            raise InputError(
                 f"{source}: unpacks to much more than a dataset of its {size >> 20:,} MB would (over "
                 f"{total >> 20:,} MB in {len(members):,} files): unzip it if you trust it, and give the folder"
             )
     if not members:
-        raise UsageError(f"{source}: holds no files: make the zip file again")
+        raise InputError(f"{source}: holds no files: make the zip file again")
     return members

@@ -13,7 +13,7 @@ from fusiform.data.coco import picture_folder
 from fusiform.data.dataset import DataSet
 from fusiform.data.folders import LABEL_COLUMNS, check_labels
 from fusiform.doctor.findings import Diagnosis
-from fusiform.errors import OutputError, UsageError
+from fusiform.errors import InputError, OutputError, UsageError
 from fusiform.files import write_file
 from fusiform.report import Cell, csv_lines
 
@@ -23,7 +23,7 @@ def check_listable(dataset: DataSet, path: str | os.PathLike[str]) -> None:
     within = {sample.file.suffix for samples in dataset.splits.values() for sample in samples if sample.key}
     if within:
         kind = "Parquet or Arrow files" if within <= {".parquet", ".arrow"} else "tar files"
-        raise UsageError(
+        raise InputError(
             f"{dataset.source}: its pictures lie in {kind}, which a list cannot name: unpack them and examine the "
             "folder"
         )
@@ -91,7 +91,7 @@ def check_clean_folder(task: AnnotationTask, folder: str | os.PathLike[str]) -> 
     if path.suffix.lower() in (".csv", ".json"):
         raise UsageError(f"--fix {path}: for boxes a folder is written, with a JSON file for each split: name a folder")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"--fix {path}: is there already: name a new or empty folder for the clean boxes")
+        raise InputError(f"--fix {path}: is there already: name a new or empty folder for the clean boxes")
 
 
 def write_clean_boxes(diagnosis: Diagnosis[AnnotatedSet], folder: str | os.PathLike[str]) -> None:

@@ -15,7 +15,7 @@ from fusiform.data.open import bind_classes
 from fusiform.data.preprocess import crop_pixels
 from fusiform.doctor.findings import Finding
 from fusiform.engines import Engine, open_engine
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.tasks.classification import softmax
 from fusiform.zoo.model import Model
 
@@ -46,7 +46,7 @@ class Judge:
         self.spec = engine.spec
         if self.spec.task != "classification":
             name = model.path if isinstance(model, Model) else os.fspath(model)
-            raise UsageError(f"{name}: is for {self.spec.task}; labels are judged by a classifier")
+            raise InputError(f"{name}: is for {self.spec.task}; labels are judged by a classifier")
         self.outputs = np.array(bind_classes(classes, self.spec))
         self._spare = [engine]
         self._mine = threading.local()

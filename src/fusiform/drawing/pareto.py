@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fusiform import files
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 
 # Colours that people who do not see all of them tell apart (Paul Tol), with a shape each.
 _LOOKS = (
@@ -93,7 +93,7 @@ def draw_pareto(
     """
     points = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
     if not points:
-        raise UsageError(f"{os.fspath(path)}: there is nothing to draw: nothing was measured")
+        raise InputError(f"{os.fspath(path)}: there is nothing to draw: nothing was measured")
     front = pareto_front([(point.x, -point.y if smaller_y else point.y) for point in points])
     figure = _figure()
     axes = figure.subplots()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import InputError, MissingExtraError, UsageError, WeightsError
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
@@ -90,7 +90,7 @@ def place_of(model: Model, engine: EngineName | None, device: str) -> str:
 def own_engine(model: Model) -> EngineName:
     """The runtime that a model's file is for."""
     if model.format == "coreml":
-        raise UsageError(f"{model.path}: Core ML runs on Apple's machines alone; fusiform verifies it when it exports")
+        raise InputError(f"{model.path}: Core ML runs on Apple's machines alone; fusiform verifies it when it exports")
     return _OWN.get(model.format, "litert")
 
 

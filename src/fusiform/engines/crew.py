@@ -18,7 +18,7 @@ from PIL import Image
 from fusiform.data.limits import one_picture
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine
-from fusiform.errors import ImageError, UsageError, WeightsError
+from fusiform.errors import ImageError, InputError, UsageError, WeightsError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
@@ -187,7 +187,7 @@ def readable(source: Path, split: Split, count: int, errors: Mapping[int, str]) 
     read = [i for i in range(count) if i not in errors]
     if not read:
         first = next(iter(errors.values()))
-        raise UsageError(f"{source}: none of the {count} pictures of {split} could be read: {first}")
+        raise InputError(f"{source}: none of the {count} pictures of {split} could be read: {first}")
     return read
 
 

@@ -19,7 +19,7 @@ from fusiform.data.annotated import AnnotatedSample
 from fusiform.data.dataset import Sample, Split
 from fusiform.drawing.page import Page
 from fusiform.engines import EngineName
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.evaluation.calibration import Calibration, calibration_figures, calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison, comparison_figures
 from fusiform.evaluation.figures import interval_text, shortened
@@ -202,7 +202,7 @@ class Evaluation(Tabular):
         places = {key: i for i, key in enumerate(other._keys())}
         pairs = [(i, places[key]) for i, key in enumerate(self._keys()) if key in places]
         if not pairs:
-            raise UsageError(
+            raise InputError(
                 f"{self.title} and {other.title} have no picture in common: evaluate both on the same data"
             )
         return pairs

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.open import choose_split
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.files import write_file
 from fusiform.report import Cell, printable
 from fusiform.tasks import classification_metrics as metrics
@@ -71,7 +71,7 @@ def divide(data: DataSet, split: Split | None) -> Division:
             smaller.append(samples[index])
     fitted, kept = halves
     if not fitted or not kept:
-        raise UsageError(f"{data.source}: has one picture, and calibration needs others to be judged on: add pictures")
+        raise InputError(f"{data.source}: has one picture, and calibration needs others to be judged on: add pictures")
     note = (
         f"{len(fitted)} of the {len(samples)} pictures (half, seed {SEED}) are for the temperature: all figures are of "
         f"the other {len(kept)}"
@@ -115,7 +115,7 @@ def calibrate(
     temperature = metrics.fit_temperature(logits, truth)
     if temperature in metrics.TEMPERATURES:
         right = int((metrics.predictions(logits)[0] == truth).sum())
-        raise UsageError(
+        raise InputError(
             f"{source}: no temperature fits {len(truth)} pictures of which {right} are named "
             "right: calibrate on more pictures, or on ones that the model was not trained on"
         )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fusiform.data.dataset import Sample
 from fusiform.data.preprocess import crop_pixels, normalize
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.zoo.model import Model
 
@@ -34,7 +34,7 @@ def read_asked(asked: Sequence[int | str | os.PathLike[str]]) -> list[int | Path
         elif Path(one).is_file():
             found.append(Path(one))
         else:
-            raise UsageError(f"--explain {os.fspath(one)}: no such picture; give a number or a picture's path")
+            raise InputError(f"--explain {os.fspath(one)}: no such picture; give a number or a picture's path")
     return found
 
 

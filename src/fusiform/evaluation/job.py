@@ -12,7 +12,7 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Split
 from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName, place_of
-from fusiform.errors import OutputError, UsageError
+from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
@@ -42,7 +42,7 @@ def evaluate(
     batch: int = 1,
     html: str | os.PathLike[str] | None = None,
     explain: Sequence[int | str | os.PathLike[str]] = (),
-    calibrate: str | os.PathLike[str] | None = None,
+    fit_temperature: str | os.PathLike[str] | None = None,
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
@@ -55,6 +55,7 @@ def evaluate(
     fit: Fit | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool | Tracker | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
     """Measure how good a model is on the labelled images of a dataset, whatever its task.
 
@@ -76,8 +77,9 @@ def evaluate(
         html: Where to write a page with drawings and pictures, one file.
         explain: For a classifier: on the page, show with Grad-CAM what the network looks at in these images, given by
             their paths, or in so many of the dataset's. Needs PyTorch.
-        calibrate: For a classifier: fit a temperature on other pictures than the report's (val, else test, else half
-            of them), and write a copy of the model there whose probabilities use it, unless the report's get worse.
+        fit_temperature: For a classifier: fit a temperature on other pictures than the report's (val, else test, else
+            half of them), and write a copy of the model there whose probabilities use it, unless the report's get
+            worse.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
@@ -93,6 +95,7 @@ def evaluate(
         say: Gets a line where the file does not say how images are prepared, which tells what is assumed, and one
             where ``auto`` takes a GPU.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
+        calibrate: What ``fit_temperature`` was called; taken with a FutureWarning until 0.3.
 
     Returns:
         The evaluation: ``metrics`` has the headline numbers, accuracies as shares in [0, 1]; ``report()`` all figures
@@ -114,19 +117,22 @@ def evaluate(
         (2, 1.0)
 
     """
+    if calibrate is not None:
+        warn_renamed("evaluate", "calibrate", "fit_temperature", fit_temperature)
+        fit_temperature = calibrate
     stated = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     if stated.assumed and say is not None:
         say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
     if labels is not None:
         stated = replace(stated, spec=rename(stated.spec, labels))
     models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
-    _check_task(models, bool(explain), calibrate is not None, score is not None, multi_scale, ignore is not None)
+    _check_task(models, bool(explain), fit_temperature is not None, score is not None, multi_scale, ignore is not None)
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
-    for path in (html, calibrate):
+    for path in (html, fit_temperature):
         _check_folder(path)
-    if calibrate is not None:
-        calibration.check_calibration(opened, calibrate)
+    if fit_temperature is not None:
+        calibration.check_calibration(opened, fit_temperature)
     network = explanation.open_network(opened) if explain else None
     asked = explanation.read_asked(explain)
     place = place_of(opened, "torch" if multi_scale else engine, device)
@@ -138,15 +144,15 @@ def evaluate(
     with how.progress(total=None, label="read the dataset"):
         read = _read(models, data, ignore, root)
     divided = None
-    if calibrate is not None:
+    if fit_temperature is not None:
         divided = calibration.divide(cast("DataSet", read[0][1]), split)
         read, how = [(each, divided.reported) for each, _ in read], how._replace(split=divided.reported_split)
     result, *others = [_measure(*each, known, how) for each, known in read]
     if others:
         result = result.including(comparison=result.compare(others[0]))
     if isinstance(result, ClassificationEvaluation):
-        if calibrate is not None and divided is not None:
-            result = _calibrated(result, models[0], divided, how, calibrate)
+        if fit_temperature is not None and divided is not None:
+            result = _calibrated(result, models[0], divided, how, fit_temperature)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
@@ -163,7 +169,7 @@ def _calibrated(
     how: _How,
     out: str | os.PathLike[str],
 ) -> ClassificationEvaluation:
-    """The evaluation with a temperature that was fitted on other pictures than its own, see ``calibrate``."""
+    """The evaluation with a temperature that was fitted on other pictures than its own, see ``fit_temperature``."""
     answered = _measure(*model, divided.fitted, how._replace(split=divided.fitted_split))
     assert isinstance(answered, ClassificationEvaluation)
     found = calibration.calibrate(
@@ -200,14 +206,19 @@ def _name(model: str | os.PathLike[str] | Model) -> str:
 
 
 def _check_task(
-    models: Sequence[tuple[Model, str]], explain: bool, calibrate: bool, score: bool, multi_scale: bool, ignore: bool
+    models: Sequence[tuple[Model, str]],
+    explain: bool,
+    fit_temperature: bool,
+    score: bool,
+    multi_scale: bool,
+    ignore: bool,
 ) -> None:
     """UsageError for what was asked for and is for models of another task, a second model included."""
     opened, name = models[0]
     what = _MODELS[opened.spec.task]
     given: dict[str, tuple[bool, Task]] = {
         "--explain": (explain, "classification"),
-        "--calibrate": (calibrate, "classification"),
+        "--fit-temperature": (fit_temperature, "classification"),
         "--score": (score, "detection"),
         "--multi-scale": (multi_scale, "segmentation"),
         "--ignore": (ignore, "segmentation"),
@@ -217,7 +228,7 @@ def _check_task(
             raise UsageError(f"{flag} is for a {_MODELS[task]}; {name} is a {what}: leave it out")
     for other, called in models[1:]:
         if other.spec.task != opened.spec.task:
-            raise UsageError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
+            raise InputError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
 
 
 def _check_folder(path: str | os.PathLike[str] | None) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized
 from fusiform.engines.device import find_device
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError
 from fusiform.zoo.model import PROGRAMS, Model
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ class MultiScaleEngine:
 
     def __init__(self, model: Model, *, threads: int = 1, device: str = "cpu") -> None:
         if model.spec.decoded:
-            raise UsageError(f"{model.path}: decodes its answers itself, at one scale; give the model it was made from")
+            raise InputError(f"{model.path}: decodes its answers itself, at one scale; give the model it was made from")
         if model.format in PROGRAMS:
-            raise UsageError(
+            raise InputError(
                 f"{model.path}: is a program for one runtime ({model.format}), at one scale; give the model that it "
                 "was exported from"
             )

@@ -11,7 +11,7 @@ from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, bind_masks, choose_split, open_dataset, recognise
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.spec import ModelSpec
 
 S = TypeVar("S", Sample, AnnotatedSample)
@@ -65,7 +65,7 @@ def choose_classes(data: DataSet, spec: ModelSpec, *, split: Split | None) -> Ch
 def choose_boxes(data: AnnotatedSet, spec: ModelSpec, *, split: Split | None, model: str) -> Chosen[AnnotatedSample]:
     """The images for a detector; UsageError for labels that are not its own, and for a split that is not there."""
     if data.task != "detection" or data.classes != spec.labels:
-        raise UsageError(f"{data.source}: was not read with the classes of {model}: give its path")
+        raise InputError(f"{data.source}: was not read with the classes of {model}: give its path")
     chosen, samples = choose_split(data.source, data.splits, split)
     return Chosen(data.source, chosen, samples, tuple(range(spec.num_classes)), data.notes)
 
@@ -73,7 +73,7 @@ def choose_boxes(data: AnnotatedSet, spec: ModelSpec, *, split: Split | None, mo
 def choose_masks(data: AnnotatedSet, spec: ModelSpec, *, split: Split | None, model: str) -> Chosen[AnnotatedSample]:
     """The images for a segmenter; UsageError for unknown classes and for a split that is not there."""
     if data.task != "segmentation":
-        raise UsageError(f"{data.source}: was read without masks, and {model} is a segmenter: give its path")
+        raise InputError(f"{data.source}: was read without masks, and {model} is a segmenter: give its path")
     bound = bind_masks(data, spec, model=model)
     chosen, samples = choose_split(data.source, data.splits, split)
     return Chosen(data.source, chosen, samples, bound, data.notes)
@@ -102,6 +102,6 @@ def _read_classes(
 
 
 def _not_for_classifiers(source: str | os.PathLike[str], what: str, model: str) -> UsageError:
-    return UsageError(
+    return InputError(
         f"{source}: is a dataset with {what}, and {model} is a classifier: give a folder with one for each class"
     )

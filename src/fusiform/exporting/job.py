@@ -19,7 +19,7 @@ from fusiform.data.layouts.parquet import is_table
 from fusiform.data.layouts.rooted import refuse_root
 from fusiform.data.masks import Ignore
 from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
-from fusiform.errors import FusiformError, OutputError, SpecError, UsageError, WeightsError
+from fusiform.errors import FusiformError, InputError, OutputError, SpecError, UsageError, WeightsError
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
@@ -195,7 +195,7 @@ def export(
     try:
         if precision != "int8" or graph.quantization is not None:
             if precision == "int8" and (keep_float or train_epochs or calibrate):
-                raise UsageError(
+                raise InputError(
                     f"{opened.path}: is int8 already: take the float32 model to quantise it in another way"
                 )
             work.write(targets, {0: lambda: graph})
@@ -257,7 +257,7 @@ def _check_output(targets: Sequence[TargetName], output: Output | None, opened: 
 
 def _check_decoded(opened: Model, *, decoded: bool) -> None:
     if opened.spec.decoded:
-        raise UsageError(f"{opened.path}: decodes its answers itself; export the model that it was made from")
+        raise InputError(f"{opened.path}: decodes its answers itself; export the model that it was made from")
     if decoded and opened.spec.task == "classification":
         raise UsageError(f"{opened.path}: is a classifier; --decoded is for detectors and segmenters: leave it out")
 
@@ -356,7 +356,7 @@ def _unlabelled(source: Path, root: str | os.PathLike[str] | None, prefer: Seque
     if source.is_dir() and (files := find_images(source)):
         return tuple(Sample(path, -1) for path in files)  # of no known class
     if not source.exists() or (source.is_dir() and not is_table(source)):
-        raise UsageError(f"{source}: has no pictures: name a folder of pictures, or a list")
+        raise InputError(f"{source}: has no pictures: name a folder of pictures, or a list")
     dataset = open_dataset(source, task="classification", root=root)
     _, samples = choose_split(dataset.source, dataset.splits, None, prefer=prefer)
     return tuple(replace(sample, label=-1) for sample in samples)

@@ -6,7 +6,7 @@ import enum
 import os
 from typing import TypeVar
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.modules import DeepLabV3, MobileNetV2, ShuffleNetV2, SSDLite
 from fusiform.modules.mobilenet_v2 import NormLayer, Rows
 from fusiform.progress import tracker
@@ -231,10 +231,10 @@ def _fitting(model: Model, architecture: Architecture, width: float | None) -> M
     """A classifier's file for the architecture, and the width where one was named."""
     spec = model.spec
     if spec.task != "classification":
-        raise UsageError(f"{model.path}: is for {spec.task}, not for classification: name another file")
+        raise InputError(f"{model.path}: is for {spec.task}, not for classification: name another file")
     if spec.architecture != architecture or width not in (None, spec.width):
         meant = architecture if width is None else network_name(architecture, width)
-        raise UsageError(f"{model.path}: holds {spec.name}, not {meant}: name another file, or build that network")
+        raise InputError(f"{model.path}: holds {spec.name}, not {meant}: name another file, or build that network")
     return model
 
 
@@ -251,7 +251,7 @@ def _headed(weights: str | os.PathLike[str], kind: type[Headed], output_stride: 
     if not isinstance(weights, (str, os.PathLike)):
         raise UsageError(f"weights of a network for {task} are a model file, got {weights!r}; there are no others")
     if (found := open_model(weights).spec.task) != task:
-        raise UsageError(f"{weights}: is for {found}, not for {task}: name another file")
+        raise InputError(f"{weights}: is for {found}, not for {task}: name another file")
     network = load(weights, output_stride=output_stride)
     assert isinstance(network, kind)
     return network

@@ -23,7 +23,7 @@ SIZE_MARGIN = 1.01
 class Budget:
     """What the model may take: milliseconds a picture, megabytes (10^6 bytes), and the top-1 it must reach in percent.
 
-    None is no limit. UsageError for what is not above 0, and for more than 100 %.
+    None is no limit. UsageError for what is not above 0, for more than 100 %, and for 1 % or less, which is a share.
     """
 
     max_ms: float | None = None
@@ -36,6 +36,9 @@ class Budget:
                 raise UsageError(f"--{name} must be above 0, got {value:g}")
         if self.min_accuracy is not None and self.min_accuracy > 100:
             raise UsageError(f"--min-accuracy is in percent, up to 100, got {self.min_accuracy:g}")
+        if self.min_accuracy is not None and self.min_accuracy <= 1:
+            meant = 100 * self.min_accuracy
+            raise UsageError(f"--min-accuracy is in percent: write {meant:g}, not {self.min_accuracy:g}")
 
     def excess(self, ms: float, megabytes: float) -> float:
         """How many times the limit it takes, of the limit that it breaks more; at most 1 is within both."""

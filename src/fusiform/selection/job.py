@@ -14,7 +14,7 @@ from typing import Any, cast
 from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset, recognise
 from fusiform.drawing.pareto import check_place
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.files import write_file
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report, Row, value_text
@@ -146,7 +146,7 @@ def choose(
     }
     journal = Journal(read_trainings(folder, settings) if resume else [])
     if not resume and (folder / RUNS).exists():
-        raise UsageError(f"{folder}: holds a search already: add --resume to go on with it, or choose another --out")
+        raise InputError(f"{folder}: holds a search already: add --resume to go on with it, or choose another --out")
     make_folder(folder)
     check_place(folder / "frontier.png")
 
@@ -227,12 +227,12 @@ def _check(
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     if recipe.task != "classification" or recognise(data) is not None:
-        raise UsageError(
+        raise InputError(
             f"{data}: choose is for classifiers; fusiform train takes boxes and masks, and benchmark times it"
         )
     dataset = open_dataset(data, task="classification", root=root)
     if len(dataset.classes) < 2:
-        raise UsageError(f"{data}: has one class, and a classifier needs two or more")
+        raise InputError(f"{data}: has one class, and a classifier needs two or more")
     return dataset
 
 

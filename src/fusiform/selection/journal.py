@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.files import write_file
 from fusiform.report import Cell
 from fusiform.selection.budget import Budget, Candidate, Plan, Shipped, Training, fitting
@@ -33,7 +33,7 @@ def read_trainings(folder: Path, settings: Mapping[str, object]) -> list[Trainin
     except FileNotFoundError:
         return []  # it ended before it had measured anything
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}): choose another --out") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}): choose another --out") from None
     try:
         content = json.loads(text)
         changed = [name for name, value in settings.items() if content[name] != json.loads(json.dumps(value))]
@@ -50,9 +50,9 @@ def read_trainings(folder: Path, settings: Mapping[str, object]) -> list[Trainin
             for row in content["trainings"]
         ]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path}: is not what a search wrote: choose another --out") from None
+        raise InputError(f"{path}: is not what a search wrote: choose another --out") from None
     if changed:
-        raise UsageError(f"{folder}: was begun with other {' and '.join(changed)}: choose another --out")
+        raise InputError(f"{folder}: was begun with other {' and '.join(changed)}: choose another --out")
     return [training for training in trainings if (training.run / "best.safetensors").is_file()]
 
 

@@ -11,7 +11,7 @@ from typing import cast
 from fusiform.benchmarking.latency import measure_latency
 from fusiform.data.dataset import Split
 from fusiform.engines import open_engine
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.evaluation.job import evaluate
 from fusiform.exporting.job import export
 from fusiform.exporting.targets.base import Precision, TargetName
@@ -76,7 +76,7 @@ class Work:
         records = read_metrics(run / "metrics.jsonl")
         best = [record for record in records if record.get("epoch") == report.figures["best_epoch"]]
         if not best or "val_top1" not in best[-1]:
-            raise UsageError(
+            raise InputError(
                 f"{self.data}: has no validation pictures, on which choose decides: add more pictures, a "
                 "folder val, or --set val_fraction=0.2"
             )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.spec import ModelSpec
 
 
@@ -95,13 +95,13 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the labels are not UTF-8 text ({error}): save the file as UTF-8") from None
+        raise InputError(f"{path}: the labels are not UTF-8 text ({error}): save the file as UTF-8") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot read the labels: {error.strerror or error}") from None
+        raise InputError(f"{path}: cannot read the labels: {error.strerror or error}") from None
     labels = tuple(line.strip() for line in lines)
     for number, label in enumerate(labels, 1):
         if not label:
-            raise UsageError(f"{path}: line {number} is empty; give one class name a line")
+            raise InputError(f"{path}: line {number} is empty; give one class name a line")
     return labels
 
 
@@ -119,7 +119,7 @@ def rename(spec: ModelSpec, labels: str | os.PathLike[str] | Sequence[str]) -> M
 def relabel(spec: ModelSpec, labels: tuple[str, ...]) -> ModelSpec:
     """The spec with other names for the same classes; UsageError unless there is one name for each class."""
     if len(labels) != spec.num_classes:
-        raise UsageError(
+        raise InputError(
             f"{len(labels)} labels for the {spec.num_classes} classes of {spec.name}: give one for each, in order"
         )
     return spec.replace(labels=labels, label_ids=())

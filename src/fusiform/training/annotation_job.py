@@ -17,7 +17,7 @@ from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.open import open_dataset
 from fusiform.data.outlines import outlines_as_json, outlines_from_json
 from fusiform.data.split import split_dataset
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.evaluation.detection import box_figures
 from fusiform.evaluation.segmentation import mask_figures
 from fusiform.report import Cell
@@ -51,9 +51,9 @@ class AnnotatedJob(Job[AnnotatedSet]):
             self.held_out = "train" if "train" in dataset.splits else "all"
             dataset = self._split(dataset)
         if not dataset.splits.get("train"):
-            raise UsageError(f"{source}: has no training pictures: name them in a list or file called train")
+            raise InputError(f"{source}: has no training pictures: name them in a list or file called train")
         if recipe.task == "detection" and not any(sample.boxes for sample in dataset.splits["train"]):
-            raise UsageError(f"{source}: no training picture has an object: check the annotations")
+            raise InputError(f"{source}: no training picture has an object: check the annotations")
         return dataset
 
     def _split(self, dataset: AnnotatedSet) -> AnnotatedSet:
@@ -185,11 +185,11 @@ def read_annotated_list(run: Path) -> AnnotatedSet:
         )
         expected = (run / "data.sha256").read_text(encoding="utf-8").split()[:1]
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error}): start a new run") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}): start a new run") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: is damaged ({error}): start a new run") from None
+        raise InputError(f"{path}: is damaged ({error}): start a new run") from None
     if expected != [dataset.fingerprint()]:
-        raise UsageError(f"{path}: is not the list that the run began with: restore it, or start a new run")
+        raise InputError(f"{path}: is not the list that the run began with: restore it, or start a new run")
     return dataset
 
 

@@ -17,7 +17,7 @@ from fusiform.data.dataset import DataSet, Split
 from fusiform.data.layouts.summary import summary
 from fusiform.data.masks import Ignore
 from fusiform.engines.device import describe_device
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, both, lines_to, named, silent
 from fusiform.report import Cell, Report
@@ -225,7 +225,7 @@ class Job(ABC, Generic[D]):
         if len(loaded.errors) > 10:
             self.say(f"left out: {len(loaded.errors) - 10} more; fusiform doctor lists all")
         if not loaded.samples:
-            raise UsageError("none of the training pictures can be read: fusiform doctor says why")
+            raise InputError("none of the training pictures can be read: fusiform doctor says why")
         held = sum(pixels is not None for pixels in loaded.decoded)
         free = f"{free_memory() / 1e9:.1f} GB free"
         if held == len(loaded.samples):
@@ -300,7 +300,7 @@ def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tu
     for wider in (teacher, open_model(architecture) if architecture in ALIASES else None):
         if wider and wider.spec.architecture == architecture and wider.spec.width >= width:
             return architecture, width, wider
-    raise UsageError(
+    raise InputError(
         f"there are no weights to start {model} from: use --scratch, or a --teacher of the same kind that is wider"
     )
 
@@ -310,7 +310,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error}): start a new run") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}): start a new run") from None
 
 
 def _absolute(model: str) -> str:

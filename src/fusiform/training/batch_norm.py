@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 
 
 def is_folded(weights: nn.Module | Mapping[str, Any]) -> bool:
@@ -64,7 +64,7 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
         for module, training in modes.items():
             module.training = training
     if seen == 0:
-        raise UsageError("batch normalisation needs pictures to take its statistics from, and there are none")
+        raise InputError("batch normalisation needs pictures to take its statistics from, and there are none")
 
     for norm, statistics in gathered.items():
         mean, variance = statistics.result()

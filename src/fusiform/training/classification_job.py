@@ -18,7 +18,7 @@ from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.open import open_dataset, recognise
 from fusiform.data.split import split_dataset
-from fusiform.errors import UsageError, WeightsError
+from fusiform.errors import InputError, WeightsError
 from fusiform.evaluation.classification import accuracies, answers
 from fusiform.report import Cell
 from fusiform.spec import Accuracy, Architecture, ModelSpec, Preprocess
@@ -81,7 +81,7 @@ class ClassificationJob(Job[DataSet]):
         """The data with a training and, if the recipe asks for it, a validation split."""
         recipe = self.recipe
         if recognise(source) is not None:
-            raise UsageError(
+            raise InputError(
                 f"{source}: has boxes or masks, and recipe {recipe.name} is for classifiers: leave out --recipe and "
                 "--task classification, or give a folder with one folder a class"
             )
@@ -90,7 +90,7 @@ class ClassificationJob(Job[DataSet]):
         for note in dataset.notes:
             self.say(note)
         if len(dataset.classes) < 2:
-            raise UsageError(
+            raise InputError(
                 f"{source}: has one class, {dataset.classes[0]}, and a classifier needs two or more: add a folder of "
                 "pictures that show something else"
             )
@@ -108,7 +108,7 @@ class ClassificationJob(Job[DataSet]):
             for note in dataset.notes[told:]:
                 self.say(note)
         if not dataset.splits.get("train"):
-            raise UsageError(f"{source}: has no training pictures: add a folder train with one folder a class")
+            raise InputError(f"{source}: has no training pictures: add a folder train with one folder a class")
         return dataset
 
     def _train_head(self, start: Start, samples: Sequence[Sample]) -> State:
@@ -119,7 +119,7 @@ class ClassificationJob(Job[DataSet]):
             start.spec, start.state, samples, self.world, threads=self.threads, progress=progress
         )
         if not len(features):
-            raise UsageError("none of the training pictures can be read: fusiform doctor says why")
+            raise InputError("none of the training pictures can be read: fusiform doctor says why")
         seconds = time.monotonic() - began
         weight, bias = train_head(features, labels, start.spec.num_classes, self.recipe, self.shown("head"))
         name = head_name(start.spec)
@@ -173,10 +173,10 @@ def read_list(run: Path) -> DataSet:
             )
             splits.setdefault(cast("Split", row["split"]), []).append(sample)
     except (ValueError, KeyError, TypeError, csv.Error):
-        raise UsageError(f"{path}: is not what fusiform train writes: restore it, or start a new run") from None
+        raise InputError(f"{path}: is not what fusiform train writes: restore it, or start a new run") from None
     dataset = DataSet(Path(settings["data"]), classes, {split: tuple(found) for split, found in splits.items()})
     if read_text(run / "data.sha256").split()[:1] != [dataset.fingerprint()]:
-        raise UsageError(f"{path}: is not the list that the run began with: restore it, or start a new run")
+        raise InputError(f"{path}: is not the list that the run began with: restore it, or start a new run")
     return dataset
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusiform.errors import MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError, UsageError
 from fusiform.files import write_file
 
 Record = Mapping[str, float | int | str | None]
@@ -35,9 +35,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file: name the metrics.jsonl of a run") from None
+        raise InputError(f"{path}: no such file: name the metrics.jsonl of a run") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error}): check the path") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}): check the path") from None
     records = []
     for line in lines:
         try:
@@ -47,7 +47,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append({_RENAMED.get(name, name): value for name, value in record.items()})
     if lines and not records:
-        raise UsageError(f"{path}: holds no records of a run: name its metrics.jsonl")
+        raise InputError(f"{path}: holds no records of a run: name its metrics.jsonl")
     return records
 
 
@@ -63,7 +63,7 @@ def draw_curves(records: Sequence[Record], path: str | os.PathLike[str]) -> None
     """
     placed, starts = _place(records)
     if not placed:
-        raise UsageError(f"{os.fspath(path)}: there is nothing to draw: the run has not finished an epoch yet")
+        raise InputError(f"{os.fspath(path)}: there is nothing to draw: the run has not finished an epoch yet")
     figure = _figure(12, 3.6)
     losses, accuracy, rate = figure.subplots(1, 3, sharex=True)
     _line(losses, placed, "train_loss", TRAIN, label="training")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.preprocess import mean_color
 from fusiform.engines import EngineName
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import InputError, MissingExtraError, WeightsError
 from fusiform.evaluation.detection import find_boxes, precisions
 from fusiform.modules import SSDLite, build_network
 from fusiform.progress import Tracker, silent
@@ -210,7 +210,7 @@ def start_detector(
     backbone's last layer, and WeightsError for a network of other than three input channels.
     """
     if base.task == "segmentation":
-        raise UsageError(
+        raise InputError(
             f"{base.name}: a segmenter has no layer that ends the backbone, which a detector needs: start from a "
             "classifier, such as mobilenet_v2, or from a detector"
         )

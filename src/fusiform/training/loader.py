@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fusiform.data.dataset import Sample
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.machine import free_memory, usable_cores
 from fusiform.progress import Tracker
 from fusiform.spec import Preprocess
@@ -158,7 +158,7 @@ class Pictures:
     ) -> None:
         count = len(loaded.samples)
         if count < world.size:
-            raise UsageError(f"{count} training pictures for {world.size} processes: start fewer processes")
+            raise InputError(f"{count} training pictures for {world.size} processes: start fewer processes")
         if recipe.batch % (world.size * recipe.accumulate):
             raise UsageError(
                 f"recipe: batch {recipe.batch} is not a multiple of {world.size} processes x accumulate "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.progress import Tracker, clock, named, silent
 from fusiform.spec import ModelSpec
 from fusiform.training.curves import SCORES
@@ -274,7 +274,7 @@ class _Fit:
             self.scaler.scale(loss / parts).backward()
         value = loss.item()
         if not math.isfinite(value) and not self.scaler.is_enabled():
-            raise UsageError(
+            raise InputError(
                 f"the loss became {value} in epoch {self.epoch + 1}, step {self.step + 1}: train again with a smaller "
                 "learning rate (--set lr=...) or a limit to the gradient (--set clip=1); the last checkpoint is kept"
             )
@@ -383,7 +383,7 @@ class _Fit:
 
     def _take(self, state: Mapping[str, Any]) -> None:
         if state["steps"] != self.task.steps:
-            raise UsageError(
+            raise InputError(
                 f"the run had {state['steps']} steps an epoch and now has {self.task.steps}: pictures that could be "
                 "read then cannot be read now, or the other way round; restore them, or start a new run"
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.progress import Tracker, silent
 from fusiform.training.distributed import World
 from fusiform.training.loader import mix_seed
@@ -68,7 +68,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
     Raises UsageError where the sweep was too short to say.
     """
     if len(rates) < 10:
-        raise UsageError(
+        raise InputError(
             f"only {len(rates)} steps could be tried, too few to suggest a rate: give more epochs or a smaller batch"
         )
     return rates[min(range(len(losses)), key=losses.__getitem__)] / 10

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.spec import Architecture, ModelSpec
 from fusiform.tables import (
     MOBILENET_V2_BOTTLENECKS,
@@ -46,11 +46,11 @@ def slice_state(state: Mapping[str, NDArray[Any]], spec: ModelSpec, width: float
     """
     traits = TRAITS[spec.architecture]
     if not traits.any_width and width not in traits.widths:
-        raise UsageError(f"{spec.architecture} has widths {', '.join(map(str, traits.widths))}, not {width}")
+        raise InputError(f"{spec.architecture} has widths {', '.join(map(str, traits.widths))}, not {width}")
     if not 0 < width <= spec.width:
-        raise UsageError(f"a network of width {spec.width} can be cut to a smaller one, not to {width}")
+        raise InputError(f"a network of width {spec.width} can be cut to a smaller one, not to {width}")
     if (slice_network := SLICES.get(spec.architecture)) is None:
-        raise UsageError(f"a {traits.title} cannot be cut to another width: use --scratch, or weights of its own")
+        raise InputError(f"a {traits.title} cannot be cut to another width: use --scratch, or weights of its own")
     cut = _Cut(state)
     slice_network(cut, width)
     return cut.result

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.fields import check_types, describe, from_dict, show
 from fusiform.spec import Task
 
@@ -45,7 +45,7 @@ class Recipe:
     head_epochs: int = 0
     """Epochs of the fresh head alone, on features that the frozen backbone computes once; 0 for none."""
     head_lr: float = 1e-3
-    """Learning rate of these."""
+    """Learning rate of the head's epochs."""
     batch: int = 64
     """Pictures of an optimiser step, over all processes and micro-steps; a multiple of ``accumulate``."""
     accumulate: int = 1
@@ -57,7 +57,7 @@ class Recipe:
     eval_resize: int = 0
     """Shorter side in pixels that the centre of ``eval_size`` is cut from; 0 is ``eval_size`` itself, nothing cut."""
     sizes: tuple[int, ...] = ()
-    """Progressive resizing: training sides in pixels, each for an equal part of ``epochs``; () is always ``size``."""
+    """Progressive resizing: training sides in pixels, each for an equal part of ``epochs``; none is always ``size``."""
     optimizer: Optimizer = "sgd"
     """``sgd`` with momentum, ``adamw`` (arXiv 1711.05101), ``rmsprop`` as TensorFlow computes it."""
     lr: float = 0.01
@@ -75,13 +75,15 @@ class Recipe:
     nesterov: bool = False
     """Nesterov's momentum; SGD only."""
     schedule: Schedule = "cosine"
-    """How the learning rate falls after the warm-up; see ``schedule.factor``."""
+    """How the learning rate falls after the warm-up: to ``min_lr`` (``cosine``, ``linear``), by ``decay_rate`` every
+    ``step_epochs`` (``step``) or evenly (``exponential``), with a ``power`` of the epochs left (``poly``), or not at
+    all (``constant``)."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises from 0."""
     step_epochs: float = 1.0
     """Epochs between two falls of the ``step`` schedule."""
     power: float = 0.9
-    """Of the ``poly`` schedule (arXiv 1606.00915, Section 4.1)."""
+    """Exponent of the ``poly`` schedule (arXiv 1606.00915, Section 4.1)."""
     decay_rate: float = 0.1
     """Factor on the learning rate: of each fall (``step``), of each epoch (``exponential``); above 0, at most 1."""
     min_lr: float = 0.0
@@ -243,11 +245,11 @@ class Recipe:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{source}: the recipe is not JSON ({error})") from None
+            raise InputError(f"{source}: the recipe is not JSON ({error})") from None
         try:
             return from_dict(cls, fields, UsageError)
         except UsageError as error:
-            raise UsageError(f"{source}: {error}") from None
+            raise InputError(f"{source}: {error}") from None
 
 
 def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> Recipe:

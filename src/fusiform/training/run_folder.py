@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusiform.errors import OutputError, UsageError, WeightsError
+from fusiform.errors import InputError, OutputError, WeightsError
 from fusiform.files import hold, remove_leftovers, write_file
 from fusiform.spec import ModelSpec
 from fusiform.training.curves import draw_curves, read_metrics
@@ -62,7 +62,7 @@ class RunFolder:
     def check(self) -> None:
         """Raise UsageError where the folder holds a run already, and OutputError where it cannot be written."""
         if (self.folder / "run.json").exists():
-            raise UsageError(
+            raise InputError(
                 f"{self.folder}: holds a run already: add --resume to go on with it, or choose another folder for --out"
             )
         there = self.folder.absolute()
@@ -82,7 +82,7 @@ class RunFolder:
         except OSError:  # Windows opens no folder
             return
         if not hold(self._lock):
-            raise UsageError(
+            raise InputError(
                 f"{self.folder}: another training is writing there: wait for its end, or choose another folder for "
                 "--out"
             )
@@ -232,9 +232,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{folder}: holds no run to go on with: leave out --resume to start one") from None
+        raise InputError(f"{folder}: holds no run to go on with: leave out --resume to start one") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / 'run.json'}: cannot be read ({error}): start a new run") from None
+        raise InputError(f"{folder / 'run.json'}: cannot be read ({error}): start a new run") from None
     kinds: dict[str, tuple[type, ...]] = {
         "data": (str,),
         "model": (str,),
@@ -246,7 +246,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
     if wrong or not all(isinstance(name, str) for name in settings["classes"]):
         names = ", ".join(wrong or ["classes"])
-        raise UsageError(f"{folder / 'run.json'}: is not what fusiform train writes ({names}): start a new run")
+        raise InputError(f"{folder / 'run.json'}: is not what fusiform train writes ({names}): start a new run")
     return settings
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fusiform.errors import UsageError, WeightsError
+from fusiform.errors import InputError, UsageError, WeightsError
 from fusiform.spec import Accuracy, Architecture, ModelSpec, Preprocess, network_name
 
 TORCHVISION_BASE = "https://download.pytorch.org/models/"
@@ -360,7 +360,7 @@ def find_weights(name: str, weights: str | None = None) -> Weights:
     if found is None:
         enums = (record.enum.partition(".")[2] for record in of_network if record.enum)
         names = (*(record.variant for record in of_network), *enums)
-        raise UsageError(
+        raise InputError(
             f"{network} has no weights {weights!r}; it has {', '.join(names)}. fusiform models lists all weights"
         )
     return found
@@ -377,6 +377,9 @@ def _by_enum(name: str, records: tuple[Weights, ...]) -> Weights | None:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> UsageError:
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    longer = [other for other in known if name and other.startswith(name.lower())]
+    here = {record.name for record in CATALOG.values() if record.bundled}
+    longer.sort(key=lambda other: ALIASES.get(other, other) not in here)  # what needs no download comes first
+    near = longer[:3] or difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else "."
-    return UsageError(f"{what}{hint} fusiform models lists all weights")
+    return InputError(f"{what}{hint} fusiform models lists all weights")

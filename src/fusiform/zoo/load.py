@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import InputError, MissingExtraError, WeightsError
 from fusiform.tables import TRAITS
 from fusiform.zoo.model import Model, open_model
 
@@ -85,7 +85,7 @@ def with_classes(model: Model, num_classes: int) -> tuple[dict[str, NDArray[Any]
     if num_classes == spec.num_classes:
         return state, []
     if spec.task != "classification":
-        raise UsageError(f"{model.path}: a fresh head is for classifiers; train this {spec.task} model instead")
+        raise InputError(f"{model.path}: a fresh head is for classifiers; train this {spec.task} model instead")
     head = TRAITS[spec.architecture].classifier
     fresh = [f"{head}.weight", f"{head}.bias"]
     for name in fresh:

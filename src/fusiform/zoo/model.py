@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from fusiform.errors import SpecError, UsageError, WeightsError
+from fusiform.errors import InputError, SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
 from fusiform.spec import Colours, Fit, ModelSpec
@@ -161,7 +161,12 @@ def _found(model: str | os.PathLike[str] | Model) -> Model:
         return _read(path, None)
     from fusiform.zoo.catalog import BUNDLED_FOLDER, find_weights
 
-    weights = find_weights(name)
+    try:
+        weights = find_weights(name)
+    except InputError:
+        if name and path.is_dir():
+            return _read(_model_inside(path), None)  # which says what is wrong with the folder
+        raise
     if weights.bundled:
         return _read(BUNDLED_FOLDER / weights.file, None)
     from fusiform.zoo.fetch import fetch
@@ -301,9 +306,16 @@ def _model_inside(folder: Path) -> Path:
     found = _models_inside(folder)
     if len(found) == 1:
         return found[0]
-    names = ", ".join(path.name for path in found[:5])
+    if found:
+        names = ", ".join(path.name for path in found[:5])
+        raise WeightsError(f"{folder}: is a folder with several models ({names}): name one")
+    if (folder / "run.json").is_file():
+        raise WeightsError(
+            f"{folder}: holds a training that has no model yet: go on with fusiform train --resume --out {folder}"
+        )
     raise WeightsError(
-        f"{folder}: is a folder " + (f"with several models ({names}): name one" if found else "without a model in it")
+        f"{folder}: is a folder without a model in it: name a model file, the folder of a run, or one of the names "
+        "that fusiform models lists"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import Model
 
@@ -35,7 +35,7 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
     """
     for name in _OF_THE_WEIGHTS:
         if getattr(spec, name) != getattr(model.spec, name):
-            raise UsageError(
+            raise InputError(
                 f"{model.path}: {name} is {getattr(model.spec, name)} and cannot become {getattr(spec, name)} without "
                 "other weights"
             )
@@ -45,7 +45,7 @@ def restamp(model: Model, spec: ModelSpec) -> bytes:
         return _safetensors(model.data, spec)
     if model.format == "onnx":
         return _onnx(model.data, spec)
-    raise UsageError(
+    raise InputError(
         f"{model.path}: a .pth file has no place for a description; "
         f"make a file that has: fusiform port {model.path} --out FILE.safetensors"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fusiform.data.preprocess import mean_color
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 from fusiform.tables import ssd_map_sizes
 from fusiform.zoo.info import precision_of
@@ -84,7 +84,7 @@ def _check(opened: Model, language: Language) -> None:
     if language not in _FORMATS:
         raise UsageError(f"there is no snippet in {language!r}; there are {', '.join(LANGUAGES)}")
     if opened.format not in _PACKAGES:
-        raise UsageError(
+        raise InputError(
             f"{opened.path}: is a file of weights, which no other program runs: export it first, as in: "
             f"fusiform export {opened.path} --to onnx --out DIR"
         )
@@ -97,9 +97,9 @@ def _check(opened: Model, language: Language) -> None:
             f"{opened.path}: its preprocessing leaves black around a photograph; there is python alone for that"
         )
     if spec.input_channels != 3:
-        raise UsageError(f"{opened.path}: reads {spec.input_channels} channels; snippets are for photographs, of 3")
+        raise InputError(f"{opened.path}: reads {spec.input_channels} channels; snippets are for photographs, of 3")
     if language == "js" and opened.format == "tflite" and _input_type(opened) == "int8":
-        raise UsageError(
+        raise InputError(
             f"{opened.path}: reads int8, as fusiform 0.1 wrote it, and LiteRT for JavaScript takes uint8 and float32: "
             f"export it again, or take {_languages(opened.format, but='js')}"
         )

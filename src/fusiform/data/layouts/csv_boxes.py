@@ -19,7 +19,7 @@ from fusiform.data.image import read_size
 from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import nfc
 from fusiform.data.objects import Object, Page, gather, tell_unmatched
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -57,7 +57,7 @@ def read_csv_boxes(
     path = Path(source)
     files = csv_box_files(path)
     if not files:
-        raise UsageError(f"{path}: is no list of boxes: give {LAYOUT}")
+        raise InputError(f"{path}: is no list of boxes: give {LAYOUT}")
     root = path if path.is_dir() else path.parent
     notes: list[str] = []
     pages: list[Page] = []
@@ -84,7 +84,7 @@ def read_csv_boxes(
             pages.append(page._replace(split=lines[0].split or split or "all"))
         notes += finder.notes(len(found))
     if not pages:
-        raise UsageError(
+        raise InputError(
             f"{files[0]}: none of its {count} pictures is there, such as {printable(missing[0])}: put them beside the "
             f"list, or into {files[0].parent / _FOLDERS[0]}"
         )
@@ -115,7 +115,7 @@ def csv_box_files(path: Path) -> list[Path]:
         ]
         if len(found) > 1 and len({split_of_path([file.stem]) for file in found} - {None}) < len(found):
             names = ", ".join(printable(file.name) for file in found)
-            raise UsageError(f"{folder}: has several lists of boxes, {names}, that name no splits: give one of them")
+            raise InputError(f"{folder}: has several lists of boxes, {names}, that name no splits: give one of them")
         if found:
             return found
     return []
@@ -188,9 +188,9 @@ def _read_rows(file: Path) -> list[_Row]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text: save it as CSV in UTF-8") from None
+        raise InputError(f"{file}: is not UTF-8 text: save it as CSV in UTF-8") from None
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(file, text), strict=True)
     rows: list[_Row] = []
     columns: _Columns | None = None
@@ -200,19 +200,19 @@ def _read_rows(file: Path) -> list[_Row]:
             if not any(row):
                 continue
             if "\0" in "".join(row):
-                raise UsageError(f"{file}, line {reader.line_num}: holds a zero byte: save the list again")
+                raise InputError(f"{file}, line {reader.line_num}: holds a zero byte: save the list again")
             if columns is None:
                 columns = _columns(row, file)
                 if columns not in (_RETINANET, _SKU):
                     continue
             rows.append(_row(row, columns, f"{file}, line {reader.line_num}"))
     except csv.Error as error:
-        raise UsageError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
+        raise InputError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
     if not rows:
-        raise UsageError(f"{file}: lists no boxes: write a line for each")
+        raise InputError(f"{file}: lists no boxes: write a line for each")
     edges = [number for row in rows for text in row.edges if (number := _number(text)) is not None]
     if edges and max(edges) <= 1 and not rows[0].shares:
-        raise UsageError(
+        raise InputError(
             f"{file}: its edges are all between 0 and 1, and it does not say whether those are pixels or shares of the "
             "picture: write pixels"
         )
@@ -229,7 +229,7 @@ def _columns(row: Sequence[str], file: Path) -> _Columns:
     edges = next((each for each in (*_EDGES, *_MORE_EDGES) if set(each) <= set(names)), None)
     if picture is None or label is None or edges is None:
         lacking = "a picture" if picture is None else "a class" if label is None else "xmin, ymin, xmax and ymax"
-        raise UsageError(
+        raise InputError(
             f"{file}, line 1: is a list of boxes, and names no column of {lacking}: give {LAYOUT}; other kinds of "
             "boxes, such as an origin with a width or all in one column, are not read"
         )
@@ -251,14 +251,14 @@ def _row(row: Sequence[str], columns: _Columns, where: str) -> _Row:
     # keras-retinanet's pictures without objects may lack the commas.
     row = [*row, *[""] * (columns.width - len(row))] if len(row) == 1 else row
     if len(row) != columns.width:
-        raise UsageError(f"{where}: has {len(row)} columns and the first line {columns.width}: fix the line")
+        raise InputError(f"{where}: has {len(row)} columns and the first line {columns.width}: fix the line")
     name = row[columns.path]
     if not name:
-        raise UsageError(f"{where}: names no picture: write its path, or remove the line")
+        raise InputError(f"{where}: names no picture: write its path, or remove the line")
     split: Split | None = None
     if columns.split is not None and row[columns.split]:
         if row[columns.split].casefold() not in SPLIT_NAMES:
-            raise UsageError(f"{where}: {printable(row[columns.split])!r} is no split: write train, val or test")
+            raise InputError(f"{where}: {printable(row[columns.split])!r} is no split: write train, val or test")
         split = SPLIT_NAMES[row[columns.split].casefold()]
     size = None if columns.size is None else (row[columns.size[0]], row[columns.size[1]])
     crowd = columns.group is not None and row[columns.group] == "1"
@@ -281,7 +281,7 @@ def _page(lines: Sequence[_Row], picture: Path, file: Path, names: Mapping[str, 
         if all(sides) and len(sides) == 2:
             here = int(sides[0] or 0), int(sides[1] or 0)
             if size not in (None, here):
-                damage = damage or UsageError(
+                damage = damage or InputError(
                     f"{line.where}: gives the picture another size than a line before: fix it"
                 )
             size = here
@@ -290,7 +290,7 @@ def _page(lines: Sequence[_Row], picture: Path, file: Path, names: Mapping[str, 
         numbers = [number for text in line.edges if (number := _number(text)) is not None]
         if len(numbers) < 4 or not line.label:
             text = f"{line.where}: must have four numbers and a class, got {show(', '.join((*line.edges, line.label)))}"
-            damage = damage or UsageError(f"{text}: fix it")
+            damage = damage or InputError(f"{text}: fix it")
             continue
         left, top, right, bottom = numbers
         if line.shares and size is not None:
@@ -299,7 +299,7 @@ def _page(lines: Sequence[_Row], picture: Path, file: Path, names: Mapping[str, 
         label = nfc(names.get(line.label, line.label))
         objects.append(Object(label, edges, crowd=line.crowd))
     if len({line.split for line in lines}) > 1:
-        damage = damage or UsageError(f"{lines[0].where}: puts the picture into two splits: decide on one")
+        damage = damage or InputError(f"{lines[0].where}: puts the picture into two splits: decide on one")
     return Page("all", picture, file, size, objects, damage)
 
 
@@ -311,7 +311,7 @@ def _names(file: Path) -> dict[str, str]:
     try:
         rows = list(csv.reader(io.StringIO(found.read_bytes().decode("utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{found}: cannot be read ({error}): save it again") from None
+        raise InputError(f"{found}: cannot be read ({error}): save it again") from None
     pairs = [(row[0].strip(), row[1].strip()) for row in rows if len(row) == 2]
     # keras-retinanet's are name,number; a list with names needs them not.
     return {first: second for first, second in pairs if first and re.search(r"[^\d\s]", second)}

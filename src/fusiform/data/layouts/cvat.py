@@ -20,7 +20,7 @@ from fusiform.data.names import nfc
 from fusiform.data.objects import TAGS, Object, Page, around, gather, rectangle, tell_unmatched
 from fusiform.data.outlines import counts_of, ellipse, encode_counts, turned
 from fusiform.data.voc import parse_xml
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -50,7 +50,7 @@ def read_cvat(
     path = Path(source)
     files = cvat_files(path)
     if not files:
-        raise UsageError(f"{path}: has no XML of CVAT's: give {LAYOUT}")
+        raise InputError(f"{path}: has no XML of CVAT's: give {LAYOUT}")
     root = path.parent if path.is_file() else path
     finder = Finder(root, [root / "images", root])
     notes: list[str] = []
@@ -59,11 +59,11 @@ def read_cvat(
     for file in files:
         document = parse_xml(file)
         if document.find("track") is not None:
-            raise UsageError(f"{file}: is CVAT's XML for video, which names no pictures: export it for images")
+            raise InputError(f"{file}: is CVAT's XML for video, which names no pictures: export it for images")
         names.update(dict.fromkeys(_labels(document)))
         entries += [(file, image) for image in document.iter("image")]
     if not entries:
-        raise UsageError(f"{files[0]}: lists no images: export it for images")
+        raise InputError(f"{files[0]}: lists no images: export it for images")
     found: list[tuple[Path, Path, Element]] = []
     missing: list[str] = []
     for file, image in entries:
@@ -76,7 +76,7 @@ def read_cvat(
         else:
             found.append((picture, file, image))
     if not found:
-        raise UsageError(
+        raise InputError(
             f"{files[0]}: none of its {len(entries)} pictures is there, such as {printable(missing[0])}: put them into "
             f"{root / 'images'}"
         )
@@ -151,7 +151,7 @@ def _page(image: Element, file: Path) -> Page:
 def _object(element: Element, size: tuple[int, int] | None, where: str) -> Object:
     name = nfc(element.get("label", "").strip())
     if not name:
-        raise UsageError(f"{where}: a {printable(element.tag)} has no label: write the name of its class there")
+        raise InputError(f"{where}: a {printable(element.tag)} has no label: write the name of its class there")
     if element.tag in _NO_AREA:
         return Object(name, None, kind=_NO_AREA[element.tag])
     where = f"{where}, {printable(element.tag)} of {printable(name)}"
@@ -168,7 +168,7 @@ def _object(element: Element, size: tuple[int, int] | None, where: str) -> Objec
         polygon = _points(element.get("points", ""), where)
         x, y = polygon[:2]
     else:
-        raise UsageError(f"{where}: is a shape that is not read: draw a box or polygon")
+        raise InputError(f"{where}: is a shape that is not read: draw a box or polygon")
     if element.get("rotation"):
         polygon = turned(polygon, _number(element, "rotation", where), x, y)
     return Object(name, around([polygon]), (polygon,))
@@ -178,7 +178,7 @@ def _points(text: str, where: str) -> list[float]:
     numbers = [_as_number(word) for word in re.split(r"[;,]", text)]
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers) or len(known) < 6 or len(known) % 2:
-        raise UsageError(f"{where}: points must be three pairs of numbers or more, got {show(text)}: draw it again")
+        raise InputError(f"{where}: points must be three pairs of numbers or more, got {show(text)}: draw it again")
     return known
 
 
@@ -188,10 +188,10 @@ def _mask(name: str, element: Element, size: tuple[int, int] | None, where: str)
     numbers = [_as_number(word) for word in element.get("rle", "").split(",")]
     counts = [int(number) for number in numbers if number is not None and number >= 0]
     if len(counts) < len(numbers) or sum(counts) != width * height or min(left, top) < 0 or min(width, height) < 1:
-        raise UsageError(f"{where}: its run lengths do not fill its {width} x {height} pixels: draw it again")
+        raise InputError(f"{where}: its run lengths do not fill its {width} x {height} pixels: draw it again")
     edges = float(left), float(top), float(left + width), float(top + height)
     if size is None or edges[2] > size[0] or edges[3] > size[1] or size[0] * size[1] > MAX_PIXELS:
-        raise UsageError(f"{where}: its pixels lie outside of the picture: draw it again")
+        raise InputError(f"{where}: its pixels lie outside of the picture: draw it again")
     whole = np.zeros(size[::-1], np.bool_)
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
     whole[top : top + height, left : left + width] = pixels
@@ -201,7 +201,7 @@ def _mask(name: str, element: Element, size: tuple[int, int] | None, where: str)
 def _number(element: Element, key: str, where: str) -> float:
     value = _as_number(element.get(key, ""))
     if value is None:
-        raise UsageError(f"{where}: {key} must be a number, got {show(element.get(key))}: fix it")
+        raise InputError(f"{where}: {key} must be a number, got {show(element.get(key))}: fix it")
     return value
 
 

@@ -19,7 +19,7 @@ from fusiform.data.image import read_size
 from fusiform.data.lookup import Finder, by_split, photographs, read_text, split_of_path
 from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, gather, tell_unmatched
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError
 from fusiform.fields import show
 from fusiform.report import printable
 
@@ -61,7 +61,7 @@ def read_huggingface_boxes(
     path = Path(source)
     files = object_files(path)
     if not files:
-        raise UsageError(f"{path}: has no metadata with objects: give {LAYOUT}")
+        raise InputError(f"{path}: has no metadata with objects: give {LAYOUT}")
     root = path if path.is_dir() else path.parent
     numbered = _features(root)
     notes: list[str] = []
@@ -75,14 +75,14 @@ def read_huggingface_boxes(
             count += 1
             name = row.get("file_name") or row.get("image") or row.get("file_path")
             if not is_name(name):
-                raise UsageError(f"{where}: names no picture as file_name: write it there")
+                raise InputError(f"{where}: names no picture as file_name: write it there")
             picture = finder.find_exactly(name)
             if picture is None:
                 missing.append(name)
                 continue
             pages.append(_page(row, picture, file, where, numbered, strangers))
     if not pages:
-        raise UsageError(f"{files[0]}: none of its {count} pictures is there, such as {printable(missing[0])}")
+        raise InputError(f"{files[0]}: none of its {count} pictures is there, such as {printable(missing[0])}")
     _check_corners(pages, files[0])
     given: list[Split | None] = [split_of_path(page.picture.relative_to(root).parts[:-1]) for page in pages]
     splits, note = by_split(given)
@@ -136,7 +136,7 @@ def _rows(file: Path) -> Iterable[tuple[Mapping[str, Any], str]]:
             for row in reader:
                 yield row, f"{file}, line {reader.line_num}"
         except csv.Error as error:
-            raise UsageError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
+            raise InputError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
         return
     for i, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -144,9 +144,9 @@ def _rows(file: Path) -> Iterable[tuple[Mapping[str, Any], str]]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{file}, line {i}: is no JSON ({error}): fix the line") from None
+            raise InputError(f"{file}, line {i}: is no JSON ({error}): fix the line") from None
         if not isinstance(entry, dict):
-            raise UsageError(f"{file}, line {i}: must be an object, got {show(entry)}: fix the line")
+            raise InputError(f"{file}, line {i}: must be an object, got {show(entry)}: fix the line")
         yield entry, f"{file}, line {i}"
 
 
@@ -179,41 +179,41 @@ def _entries(found: Any, where: str) -> list[tuple[Any, Any]]:
         try:
             found = json.loads(found)
         except (ValueError, RecursionError):
-            raise UsageError(f"{where}: objects must be JSON, got {show(found)}: write it so") from None
+            raise InputError(f"{where}: objects must be JSON, got {show(found)}: write it so") from None
     if found in (None, "", [], {}):
         return []
     if isinstance(found, list):
         each = [entry if isinstance(entry, dict) else {} for entry in found]
         return [(_value(entry, _BOXES, where), _value(entry, _CATEGORIES, where)) for entry in each]
     if not isinstance(found, dict):
-        raise UsageError(f"{where}: objects must be lists of boxes and categories, got {show(found)}: fix it")
+        raise InputError(f"{where}: objects must be lists of boxes and categories, got {show(found)}: fix it")
     boxes, categories = _value(found, _BOXES, where), _value(found, _CATEGORIES, where)
     if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
-        raise UsageError(f"{where}: must have as many categories as boxes, got {show(boxes)} and {show(categories)}")
+        raise InputError(f"{where}: must have as many categories as boxes, got {show(boxes)} and {show(categories)}")
     return list(zip(boxes, categories, strict=True))
 
 
 def _value(entry: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
     found = next((name for name in names if name in entry), None)
     if found is None:
-        raise UsageError(f"{where}: its objects have no {names[0]}: write them there")
+        raise InputError(f"{where}: its objects have no {names[0]}: write them there")
     return entry[found]
 
 
 def _object(box: Any, category: Any, where: str, numbered: Sequence[str], strangers: set[str]) -> Object:
     numbers = [number for value in box if (number := as_number(value)) is not None] if isinstance(box, list) else []
     if len(numbers) != 4 or len(box) != 4:
-        raise UsageError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
+        raise InputError(f"{where}: bbox must be x, y, width and height in pixels, got {show(box)}: fix it")
     if is_name(category):
         name = nfc(category.strip())
     elif type(category) is int and category >= 0:
         if numbered and category >= len(numbered):
-            raise UsageError(f"{where}: has the category {category}, and there are {len(numbered)} names: add its name")
+            raise InputError(f"{where}: has the category {category}, and there are {len(numbered)} names: add its name")
         name = numbered[category] if numbered else str(category)
         if not numbered:
             strangers.add(name)
     else:
-        raise UsageError(f"{where}: a category must be a name or a number from 0 on, got {show(category)}: fix it")
+        raise InputError(f"{where}: a category must be a name or a number from 0 on, got {show(category)}: fix it")
     left, top, width, height = numbers
     return Object(name, (left, top, left + width, top + height))
 
@@ -233,7 +233,7 @@ def _check_corners(pages: Sequence[Page], file: Path) -> None:
                 outside += 1
                 inside += left < right - left <= size[0] + 1 and top < bottom - top <= size[1] + 1
     if 4 * outside > total and inside == outside:
-        raise UsageError(
+        raise InputError(
             f"{file}: {outside} of its {total} boxes reach out of their pictures as x, y, width and height, and fit as "
             "x1, y1, x2 and y2: write x, y, width and height"
         )
@@ -246,7 +246,7 @@ def _features(root: Path) -> list[str]:
             try:
                 content = json.loads(file.read_bytes())
             except (OSError, ValueError, RecursionError) as error:
-                raise UsageError(f"{file}: cannot be read ({error}): fix it, or take it away") from None
+                raise InputError(f"{file}: cannot be read ({error}): fix it, or take it away") from None
             return next((names for part in _parts(content, "objects") for names in _parts(part, "names")), [])
     readme = root / "README.md"
     if not readme.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from fusiform.data.dataset import SPLIT_NAMES
 from fusiform.data.image import EXTENSIONS, is_of_system, natural_key
 from fusiform.data.names import listed
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.report import printable
 
 _DEEPEST = 5
@@ -52,7 +52,7 @@ def _only_year(path: Path) -> Path | None:
     years = [folder for folder in folders if (folder / "JPEGImages").is_dir()]
     if len(years) > 1:
         names = listed([year.name for year in years])
-        raise UsageError(
+        raise InputError(
             f"{path}: holds several datasets, {names}: give one of them, such as {printable(str(years[-1]))}"
         )
     return years[0] if years and not any(_has_pictures(folder) for folder in folders if folder not in years) else None

@@ -24,7 +24,7 @@ from fusiform.data.lookup import Finder, by_split, photographs, split_of_path
 from fusiform.data.names import is_name, listed, nfc
 from fusiform.data.objects import Object, Page, around, gather, rectangle
 from fusiform.data.outlines import box_of, counts_of, ellipse, encode_counts
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.fields import show
 
 LAYOUT = "pictures, beside each a JSON file of its name as LabelMe saves it"
@@ -50,7 +50,7 @@ def read_labelme(
     """
     root = Path(source)
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder: check the path")
+        raise InputError(f"{root}: no such folder: check the path")
     notes: list[str] = []
     unread: list[Path] = []
     pictures = photographs(root, unlisted=notes, unread=unread)
@@ -69,7 +69,7 @@ def read_labelme(
             found.append((picture, file, content))
     if not found:
         hint = "export the pictures that are within the files, and put them beside" if missing else f"give {LAYOUT}"
-        raise UsageError(f"{root}: none of its {len(missing)} files of LabelMe's has its picture: {hint}")
+        raise InputError(f"{root}: none of its {len(missing)} files of LabelMe's has its picture: {hint}")
     splits, note = by_split([split_of_path(picture.relative_to(root).parts[:-1]) for picture, _, _ in found])
     notes += [note] if note else []
     pages = [
@@ -110,9 +110,9 @@ def _read(file: Path) -> dict[str, Any] | UsageError | None:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        return UsageError(f"{file}: cannot be read ({error.strerror}): check its permissions")
+        return InputError(f"{file}: cannot be read ({error.strerror}): check its permissions")
     except (ValueError, RecursionError) as error:
-        return UsageError(f"{file}: is no JSON ({error}): save it again")
+        return InputError(f"{file}: is no JSON ({error}): save it again")
     if not isinstance(content, dict) or "shapes" not in content:
         return None
     return content
@@ -141,7 +141,7 @@ def _page(file: Path, content: dict[str, Any] | UsageError) -> Page:
         page = page._replace(size=(width, height))
     shapes = content["shapes"]
     if not isinstance(shapes, list):
-        return page._replace(damage=UsageError(f"{file}: shapes must be a list, got {show(shapes)}: fix it"))
+        return page._replace(damage=InputError(f"{file}: shapes must be a list, got {show(shapes)}: fix it"))
     objects: list[Object] = []
     damage = PassOver([], "damaged annotation", file=file, split=None)
     for i, shape in enumerate(shapes):
@@ -152,12 +152,12 @@ def _page(file: Path, content: dict[str, Any] | UsageError) -> Page:
 
 def _object(shape: Any, size: tuple[int, int] | None, where: str) -> Object:
     if not isinstance(shape, dict):
-        raise UsageError(f"{where}: must be an object, got {show(shape)}: fix it")
+        raise InputError(f"{where}: must be an object, got {show(shape)}: fix it")
     label = shape.get("label")
     if isinstance(label, (int, float)) and not isinstance(label, bool):
         label = f"{label:g}"
     if not is_name(label):
-        raise UsageError(f"{where}: label must be the name of a class, got {show(label)}: fix it")
+        raise InputError(f"{where}: label must be the name of a class, got {show(label)}: fix it")
     name = nfc(label.strip())
     # Its first versions drew polygons alone, and said nothing of it.
     kind = shape.get("shape_type") or "polygon"
@@ -171,23 +171,23 @@ def _object(shape: Any, size: tuple[int, int] | None, where: str) -> Object:
     if kind in ("rectangle", "oriented_rectangle", "polygon"):
         fewest = 2 if kind == "rectangle" else 3
         if len(corners) < 2 * fewest:
-            raise UsageError(f"{where}: a {kind} has {fewest} points or more, got {len(corners) // 2}: draw it again")
+            raise InputError(f"{where}: a {kind} has {fewest} points or more, got {len(corners) // 2}: draw it again")
         polygon = rectangle(*around([corners])) if kind == "rectangle" else corners
     elif kind == "circle":
         if len(corners) != 4:
-            raise UsageError(f"{where}: a circle has its centre and a point on it, got {len(corners) // 2}: fix it")
+            raise InputError(f"{where}: a circle has its centre and a point on it, got {len(corners) // 2}: fix it")
         x, y, other_x, other_y = corners
         radius = math.hypot(other_x - x, other_y - y)
         return Object(name, (x - radius, y - radius, x + radius, y + radius), (ellipse(x, y, radius, radius),))
     else:
-        raise UsageError(f"{where}: is a {show(kind)}, which is not read: draw a polygon or rectangle")
+        raise InputError(f"{where}: is a {show(kind)}, which is not read: draw a polygon or rectangle")
     return Object(name, around([polygon]), (polygon,), difficult=difficult)
 
 
 def _corners(points: Any, where: str) -> list[float]:
     numbers = [value for point in points for value in point] if _is_list_of_pairs(points) else []
     if not numbers or not all(math.isfinite(value) for value in numbers):
-        raise UsageError(f"{where}: points must be pairs of numbers, got {show(points)}: draw it again")
+        raise InputError(f"{where}: points must be pairs of numbers, got {show(points)}: draw it again")
     return [float(value) for value in numbers]
 
 
@@ -203,7 +203,7 @@ def _is_list_of_pairs(points: Any) -> bool:
 def _mask(name: str, corners: list[float], packed: Any, size: tuple[int, int] | None, where: str) -> Object:
     """An object drawn as pixels: a PNG in base64, whose upper left corner the first point is."""
     if len(corners) != 4 or not isinstance(packed, str):
-        raise UsageError(f"{where}: a mask has two points and a PNG: draw it again")
+        raise InputError(f"{where}: a mask has two points and a PNG: draw it again")
     left, top = round(corners[0]), round(corners[1])
     try:
         with Image.open(io.BytesIO(base64.b64decode(packed)), formats=("PNG",)) as image:
@@ -211,10 +211,10 @@ def _mask(name: str, corners: list[float], packed: Any, size: tuple[int, int] | 
                 raise ValueError("too large")
             pixels = np.asarray(image.convert("L")) > 0
     except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{where}: its mask cannot be read ({error}): draw it again") from None
+        raise InputError(f"{where}: its mask cannot be read ({error}): draw it again") from None
     box = box_of(pixels)
     if box is None or left < 0 or top < 0:
-        raise UsageError(f"{where}: its mask is empty or outside of the picture: draw it again")
+        raise InputError(f"{where}: its mask is empty or outside of the picture: draw it again")
     edges = left + box[0], top + box[1], left + box[2], top + box[3]
     if size is None or size[0] * size[1] > MAX_PIXELS:
         return Object(name, edges)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 
 # MAT-File Format, MathWorks: table 1-1, data types; the header is 128 bytes.
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -27,10 +27,10 @@ def read_numbers(path: Path) -> dict[str, list[int]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
-        raise UsageError(f"{path}: is no MATLAB file of level 5: save it with -v7 or older, or write a CSV list")
+        raise InputError(f"{path}: is no MATLAB file of level 5: save it with -v7 or older, or write a CSV list")
     found: dict[str, list[int]] = {}
     try:
         for kind, content in _elements(data[_HEADER:], order):
@@ -40,7 +40,7 @@ def read_numbers(path: Path) -> dict[str, list[int]]:
             if kind == _MATRIX and (matrix := _matrix(content, order)) is not None:
                 found[matrix[0]] = matrix[1]
     except (struct.error, zlib.error, StopIteration, ValueError) as error:
-        raise UsageError(f"{path}: is damaged ({error}): copy or download it again") from None
+        raise InputError(f"{path}: is damaged ({error}): copy or download it again") from None
     return found
 
 

@@ -15,7 +15,7 @@ from fusiform.data.image import find_images, is_of_system, unread_note
 from fusiform.data.layouts.rows import read_rows
 from fusiform.data.lookup import read_text
 from fusiform.data.names import listed
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 
 FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -36,7 +36,7 @@ def metadata_files(root: Path) -> list[Path]:
         here = [place / name for name in FILES if (place / name).is_file()]
         if len(here) > 1:
             names = " and ".join(path.name for path in here)
-            raise UsageError(f"{place}: holds {names}, and the labels can be in one: remove the other")
+            raise InputError(f"{place}: holds {names}, and the labels can be in one: remove the other")
         found += here
     return found
 
@@ -76,13 +76,13 @@ def read_metadata(source: Path, root: Path | None) -> Found:
     for file in files:
         rows = list(_read(file))
         if not rows:
-            raise UsageError(f"{file}: lists no pictures: write a line with file_name and label for each")
+            raise InputError(f"{file}: lists no pictures: write a line with file_name and label for each")
         columns = _find_columns(file, rows)
         here = SPLIT_NAMES.get(file.parent.name.casefold()) if source.is_dir() and file.parent != source else None
         for where, row in rows:
             name, label = row.get(columns.path), row.get(columns.label)
             if not isinstance(name, str) or not name.strip():
-                raise UsageError(f"{where}: has no {columns.path}: fill it in or remove the line")
+                raise InputError(f"{where}: has no {columns.path}: fill it in or remove the line")
             if label is None or label == "" or label == -1:
                 unlabelled += 1
                 continue
@@ -92,7 +92,7 @@ def read_metadata(source: Path, root: Path | None) -> Found:
         if columns.label.casefold() != LABEL_COLUMNS[0]:
             check_labels(file, [entry.class_name for entry in entries])
     if not entries:
-        raise UsageError(f"{files[0]}: no picture has a label: fill in the column, or take the split that has them")
+        raise InputError(f"{files[0]}: no picture has a label: fill in the column, or take the split that has them")
     notes = []
     if unlabelled:
         notes.append(f"pictures without a label in {_names(files)}, passed over: {unlabelled:,}")
@@ -127,7 +127,7 @@ def _read(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             rows = read_rows(file)
         except OSError as error:
-            raise UsageError(f"{file}: cannot be read ({error}): write it again") from None
+            raise InputError(f"{file}: cannot be read ({error}): write it again") from None
         yield from ((f"{file}, row {number}", row) for number, row in enumerate(rows))
         return
     text = read_text(file)
@@ -136,10 +136,10 @@ def _read(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise UsageError(f"{file}, line {reader.line_num}: has more or fewer fields than line 1: fix it")
+                    raise InputError(f"{file}, line {reader.line_num}: has more or fewer fields than line 1: fix it")
                 yield f"{file}, line {reader.line_num}", row
         except csv.Error as error:
-            raise UsageError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
+            raise InputError(f"{file}, line {reader.line_num}: is no CSV ({error}): fix the line") from None
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -148,9 +148,9 @@ def _read(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where}: is not JSON ({error}): fix the line") from None
+            raise InputError(f"{where}: is not JSON ({error}): fix the line") from None
         if not isinstance(row, dict):
-            raise UsageError(f'{where}: is no JSON object: write {{"file_name": "1.jpg", "label": "cat"}}')
+            raise InputError(f'{where}: is no JSON object: write {{"file_name": "1.jpg", "label": "cat"}}')
         yield where, row
 
 
@@ -163,21 +163,21 @@ def _find_columns(file: Path, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     by_name = {name.casefold(): name for name in names}
     if boxes := [name for name in names if name.casefold() in BOX_COLUMNS]:
-        raise UsageError(
+        raise InputError(
             f"{file}: has boxes, in the column {printable(boxes[0])}, and is for a detector: for a classifier leave it "
             "out, and write one label for each picture"
         )
     paths = [by_name["file_name"]] if "file_name" in by_name else [name for name in names if _is_path_column(name)]
     if not paths:
-        raise UsageError(f"{file}: has no column file_name, and has {listed(names)}: write each picture's path into it")
+        raise InputError(f"{file}: has no column file_name, and has {listed(names)}: write each picture's path into it")
     if len(paths) > 1:
-        raise UsageError(
+        raise InputError(
             f"{file}: names several pictures in a line, in the columns {listed(paths)}: leave file_name for the one "
             "that the label is about"
         )
     labels = [name for name in names if name.casefold() in LABEL_COLUMNS]
     if not labels:
-        raise UsageError(
+        raise InputError(
             f"{file}: has no column of labels ({', '.join(LABEL_COLUMNS)}), and has {listed(names)}: call one of them "
             "label"
         )
@@ -194,7 +194,7 @@ def label_column(file: Path, columns: Mapping[str, Sequence[Any]]) -> str:
     for other in others:
         pairs = {(repr(a), repr(b)) for a, b in zip(columns[first], columns[other], strict=True)}
         if not len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs):
-            raise UsageError(
+            raise InputError(
                 f"{file}: several columns could be the label, {listed(list(columns))}: leave the one that is, and call "
                 "the others by other names"
             )
@@ -207,7 +207,7 @@ def label_column(file: Path, columns: Mapping[str, Sequence[Any]]) -> str:
 
 def _text(label: object, column: str, where: str) -> str:
     if isinstance(label, (list, tuple, dict)):
-        raise UsageError(
+        raise InputError(
             f"{where}: {column} has several values, {printable(json.dumps(label)[:60])}, and a picture can have one "
             "label: write the one that matters"
         )
@@ -215,7 +215,7 @@ def _text(label: object, column: str, where: str) -> str:
         return str(int(label))
     text = str(label).strip()
     if not text:
-        raise UsageError(f"{where}: has no {column}: fill it in or remove the line")
+        raise InputError(f"{where}: has no {column}: fill it in or remove the line")
     return text
 
 
@@ -223,7 +223,7 @@ def _split(row: Mapping[str, Any], columns: _Columns, path: Path, where: str) ->
     if columns.split is not None:
         name = str(row.get(columns.split) or "")
         if name.casefold() not in SPLIT_NAMES:
-            raise UsageError(f"{where}: {printable(name)!r} is no split: write train, val or test")
+            raise InputError(f"{where}: {printable(name)!r} is no split: write train, val or test")
         return SPLIT_NAMES[name.casefold()]
     # Also data/train/1.jpg.
     parts = [part.casefold() for part in path.parts[:-1] if part not in (".", "data")]
@@ -236,7 +236,7 @@ def _with_one_kind_of_split(entries: list[Entry], file: Path) -> list[Entry]:
     if "all" in splits and len(splits) > 1:
         known = ", ".join(split for split in SPLIT_ORDER if split in splits - {"all"})
         odd = next(entry.file for entry in entries if entry.split == "all")
-        raise UsageError(
+        raise InputError(
             f"{file}: some pictures are of {known}, and others, such as {printable(str(odd))}, of no split: put them "
             "into folders train, val and test, or write a column split"
         )

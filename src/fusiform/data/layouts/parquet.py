@@ -15,7 +15,7 @@ from fusiform.data.image import EXTENSIONS, is_of_system, natural_key
 from fusiform.data.layouts.metadata import BOX_COLUMNS, is_of_metadata, label_column
 from fusiform.data.layouts.rows import need_pyarrow, open_parquet
 from fusiform.data.names import listed
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.report import printable
 
 ENDINGS = (".parquet", ".arrow")
@@ -74,11 +74,11 @@ def read_tables(source: Path) -> Found:
     _check_one_configuration(source, folder, files)
     if len({split is None for split in splits}) > 1:
         odd = files[splits.index(None)]
-        raise UsageError(f"{odd}: does not say its split, and others do: put train, val or test into its name")
+        raise InputError(f"{odd}: does not say its split, and others do: put train, val or test into its name")
     tables = [_open(path) for path in files]
     names = {table.names for table in tables}
     if len(names) > 1:
-        raise UsageError(f"{source}: its files do not have the same classes: put those of each dataset into a folder")
+        raise InputError(f"{source}: its files do not have the same classes: put those of each dataset into a folder")
     entries: list[Entry] = []
     unlabelled = large = 0
     for split, table in zip(splits, tables, strict=True):
@@ -89,7 +89,7 @@ def read_tables(source: Path) -> Found:
                 entries.append(Entry(split or "all", label, *place))
         large = max(large, table.largest_group)
     if not entries:
-        raise UsageError(f"{files[0]}: no picture has a label: take the files of a split that has them")
+        raise InputError(f"{files[0]}: no picture has a label: take the files of a split that has them")
     if tables[0].may_be_many:
         check_labels(source, [entry.class_name for entry in entries])
     if unlabelled:
@@ -122,7 +122,7 @@ def _open(path: Path) -> _Table:
         return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_arrow(path)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path}: is damaged or no such file ({reason}): copy or download it again") from None
+        raise InputError(f"{path}: is damaged or no such file ({reason}): copy or download it again") from None
 
 
 def _read_parquet(path: Path) -> _Table:
@@ -163,7 +163,7 @@ def _read_arrow(path: Path) -> _Table:
         spans += _spans(path, chunk.field("bytes") if is_struct else chunk, whole)
     if missing := sum(span is None for span in spans):
         if not is_struct:
-            raise UsageError(f"{path}: {missing} rows hold no picture: leave them out")
+            raise InputError(f"{path}: {missing} rows hold no picture: leave them out")
         places = _outside(path, table.column(picture), picture, missing == len(spans))
     else:
         places = [(path, *span, f"{picture}/{row}") for row, span in enumerate(spans) if span is not None]
@@ -183,7 +183,7 @@ def _spans(path: Path, values: Any, whole: Any) -> list[tuple[int, int] | None]:
     ends = np.frombuffer(offsets, kind)[values.offset : values.offset + len(values) + 1]
     start = data.address - whole.address
     if not 0 <= start <= start + int(ends[-1]) <= whole.size:
-        raise UsageError(f"{path}: is compressed, and pictures are read in place: write it without compression")
+        raise InputError(f"{path}: is compressed, and pictures are read in place: write it without compression")
     valid = values.is_valid().to_pylist()
     return [
         (start + int(first), int(last - first)) if there else None
@@ -194,12 +194,12 @@ def _spans(path: Path, values: Any, whole: Any) -> list[tuple[int, int] | None]:
 def _outside(path: Path, column: Any, name: str, whole: bool) -> list[Place]:
     """Where the pictures lie that a file only names; UsageError where they are not there, or only some are outside."""
     if not whole:
-        raise UsageError(f"{path}: some rows of {name} hold a picture and others only its path: write it again")
+        raise InputError(f"{path}: some rows of {name} hold a picture and others only its path: write it again")
     named = [value.get("path") if isinstance(value, dict) else None for value in column.to_pylist()]
     files = [path.parent / name for name in named if name]
     missing = [str(file) for file in files if not file.exists()] + ["no path at all"] * (len(named) - len(files))
     if missing:
-        raise UsageError(
+        raise InputError(
             f"{path}: has {len(missing):,} pictures neither within nor beside it, such as {printable(missing[0])}: "
             "write it with its pictures (push_to_hub and save_to_disk embed them)"
         )
@@ -231,7 +231,7 @@ def _picture_column(path: Path, schema: Any, features: Mapping[str, Any]) -> str
 
     boxes = [name for name in schema.names if name.casefold() in BOX_COLUMNS]
     if boxes:
-        raise UsageError(
+        raise InputError(
             f"{path}: has boxes, in the column {printable(boxes[0])}, which are not read out of such files: write the "
             "pictures and a metadata.jsonl with the boxes (Hugging Face's ImageFolder), or COCO's JSON"
         )
@@ -247,9 +247,9 @@ def _picture_column(path: Path, schema: Any, features: Mapping[str, Any]) -> str
     known = [name for name in found if _kind(features, name) == "Image"]
     known = known or [name for name in found if name.casefold() in PICTURE_COLUMNS] or found
     if len(known) > 1:
-        raise UsageError(f"{path}: has pictures in the columns {listed(known)}: leave one of them (remove_columns)")
+        raise InputError(f"{path}: has pictures in the columns {listed(known)}: leave one of them (remove_columns)")
     if not known:
-        raise UsageError(
+        raise InputError(
             f"{path}: has no column of encoded pictures (bytes, or bytes and path), and has {listed(schema.names)}: "
             "cast it to datasets.Image"
         )
@@ -267,7 +267,7 @@ def _label_columns(path: Path, schema: Any, features: Mapping[str, Any]) -> list
     found = [name for name in schema.names if _kind(features, name) == "ClassLabel"]
     found = found or [name for name in schema.names if name.casefold() in LABEL_COLUMNS]
     if not found:
-        raise UsageError(
+        raise InputError(
             f"{path}: has no column of labels (of the kind ClassLabel, or {', '.join(LABEL_COLUMNS)}), and has "
             f"{listed(schema.names)}: call one of them label"
         )
@@ -283,7 +283,7 @@ def _choose_label(
     for name in candidates:
         kind = table.column(name).type
         if pyarrow.types.is_nested(kind):
-            raise UsageError(
+            raise InputError(
                 f"{path}: the column {printable(name)} has several values to a picture, which can have one label: "
                 "write the one that matters"
             )
@@ -294,7 +294,7 @@ def _choose_label(
         return label, None
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{path}: two classes are called {printable(twice)!r}: give each a name of its own")
+        raise InputError(f"{path}: two classes are called {printable(twice)!r}: give each a name of its own")
     return label, tuple(names)
 
 
@@ -312,7 +312,7 @@ def _label_names(path: Path, values: Sequence[Any], names: tuple[str, ...] | Non
         elif isinstance(value, str) and value in names:
             found.append(value)
         else:
-            raise UsageError(f"{path}, row {row}: has class {value}, and there are {len(names)} names: write it again")
+            raise InputError(f"{path}, row {row}: has class {value}, and there are {len(names)} names: write it again")
     return found
 
 
@@ -348,4 +348,4 @@ def _check_one_configuration(source: Path, folder: Path, files: Sequence[Path]) 
     places = {"/".join(part for part in parts if part.casefold() not in {*SPLIT_NAMES, "data"}) for parts in parents}
     if len(places) > 1:
         which = listed(sorted(place or "the folder itself" for place in places))
-        raise UsageError(f"{source}: holds several datasets, {which}: give one of them")
+        raise InputError(f"{source}: holds several datasets, {which}: give one of them")

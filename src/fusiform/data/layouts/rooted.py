@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusiform.data.image import EXTENSIONS, is_of_system
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 
 _FIRST = 50
@@ -38,14 +38,14 @@ def check_there(source: Path, files: Sequence[Path], root: Path | None) -> None:
     there, listed = _look_for(files, base if base.is_dir() else source.absolute().parent) or (None, None)
     if there is None or listed is None:
         if root is not None:
-            raise UsageError(f"{shown}: the list's paths do not begin in --root {printable(str(root))}: name another")
-        raise UsageError(f"{shown}: name the folder that the paths in the list begin in with --root DIR")
+            raise InputError(f"{shown}: the list's paths do not begin in --root {printable(str(root))}: name another")
+        raise InputError(f"{shown}: name the folder that the paths in the list begin in with --root DIR")
     if there.name != listed.name:
-        raise UsageError(f"{shown}: {printable(str(there))} is: write the names in the list with their endings")
+        raise InputError(f"{shown}: {printable(str(there))} is: write the names in the list with their endings")
     place = _beginning(there, listed.relative_to(base).parts if listed.is_relative_to(base) else listed.parts)
     if place is None:
-        raise UsageError(f"{shown}: {printable(str(there))} is: change the paths in the list, or move the pictures")
-    raise UsageError(f"{shown}: they lie in {printable(str(place))}: add --root {printable(str(place))}")
+        raise InputError(f"{shown}: {printable(str(there))} is: change the paths in the list, or move the pictures")
+    raise InputError(f"{shown}: they lie in {printable(str(place))}: add --root {printable(str(place))}")
 
 
 def _look_for(files: Sequence[Path], base: Path) -> tuple[Path, Path] | None:

@@ -11,7 +11,7 @@ from fusiform.data.dataset import Entry, Split
 from fusiform.data.folders import Found
 from fusiform.data.image import find_images
 from fusiform.data.layouts.matlab import read_numbers
-from fusiform.errors import UsageError
+from fusiform.errors import InputError
 from fusiform.report import printable
 
 
@@ -35,7 +35,7 @@ def read_root(folder: Path) -> Found:
     assert name is not None
     found = ROOTS[name].read(folder)
     if not found.entries:
-        raise UsageError(f"{folder}: the lists of {name} name no pictures: download it again")
+        raise InputError(f"{folder}: the lists of {name} name no pictures: download it again")
     return found
 
 
@@ -44,14 +44,14 @@ def _lines(file: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read ({error}): download it again") from None
+        raise InputError(f"{file}: cannot be read ({error}): download it again") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         words = line.split(None, fields - 1)
         where = f"{file}, line {number}"
         if len(words) < fields:
-            raise UsageError(f"{where}: has {len(words)} of {fields} fields: download the list again")
+            raise InputError(f"{where}: has {len(words)} of {fields} fields: download the list again")
         yield where, words
 
 
@@ -65,7 +65,7 @@ def _food(folder: Path) -> Found:
         for where, (line,) in _lines(folder / "meta" / name, 1):
             class_name, slash, _ = line.partition("/")
             if not slash:
-                raise UsageError(f"{where}: is no class/picture: download the list again")
+                raise InputError(f"{where}: is no class/picture: download the list again")
             entries.append(Entry(split, class_name, folder / "images" / f"{line.strip()}.jpg"))
     return Found(entries, _not_listed(folder / "images", entries))
 
@@ -76,13 +76,13 @@ def _flowers(folder: Path) -> Found:
     parts = read_numbers(folder / "setid.mat")
     splits: dict[str, Split] = {"trnid": "train", "valid": "val", "tstid": "test"}
     if not labels or not any(parts.get(name) for name in splits):
-        raise UsageError(f"{folder}: imagelabels.mat and setid.mat lack labels, trnid, valid and tstid: download again")
+        raise InputError(f"{folder}: imagelabels.mat and setid.mat lack labels, trnid, valid and tstid: download again")
     names = _flower_names(folder)
     entries = []
     for name, split in splits.items():
         for number in parts.get(name, []):
             if not 1 <= number <= len(labels):
-                raise UsageError(f"{folder / 'setid.mat'}: names picture {number} of {len(labels)}: download it again")
+                raise InputError(f"{folder / 'setid.mat'}: names picture {number} of {len(labels)}: download it again")
             label = str(labels[number - 1])
             entries.append(Entry(split, names.get(label, label), folder / "jpg" / f"image_{number:05d}.jpg"))
     notes = [] if names else ["its classes have numbers and no names: put cat_to_name.json beside jpg for names"]
@@ -97,9 +97,9 @@ def _flower_names(folder: Path) -> Mapping[str, str]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: is not JSON ({error}): download it again, or remove it") from None
+        raise InputError(f"{file}: is not JSON ({error}): download it again, or remove it") from None
     if not isinstance(names, dict) or len(set(map(str, names.values()))) < len(names):
-        raise UsageError(f"{file}: does not give each number a name of its own: download it again, or remove it")
+        raise InputError(f"{file}: does not give each number a name of its own: download it again, or remove it")
     return {str(number): str(name) for number, name in names.items()}
 
 
@@ -116,7 +116,7 @@ def _pets(folder: Path) -> Found:
         for where, (picture, number, *_) in _lines(folder / "annotations" / list_name, 4):
             class_name = picture.rpartition("_")[0]
             if not class_name or names.setdefault(number, class_name) != class_name:
-                raise UsageError(f"{where}: {printable(picture)} is not of class {number}: download the list again")
+                raise InputError(f"{where}: {printable(picture)} is not of class {number}: download the list again")
             entries.append(Entry(split, class_name, folder / "images" / f"{picture}.jpg"))
     return Found(entries, _not_listed(folder / "images", entries))
 
@@ -133,7 +133,7 @@ def _cub(folder: Path) -> Found:
         name = names.get(classes.get(number, "").strip())
         flag = training.get(number)
         if name is None or (training and flag not in ("0", "1")):
-            raise UsageError(f"{where}: the lists give picture {number} no class or no split: download them again")
+            raise InputError(f"{where}: the lists give picture {number} no class or no split: download them again")
         split: Split = "all" if not training else "train" if flag == "1" else "test"
         entries.append(Entry(split, name, folder / "images" / path.strip()))
     return Found(entries, _not_listed(folder / "images", entries))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusiform.data.open import Picture
 from fusiform.data.preprocess import crop_pixels
-from fusiform.errors import ImageError, UsageError
+from fusiform.errors import ImageError, InputError
 from fusiform.exporting.quantization.equalize import equalize
 from fusiform.exporting.quantization.quantize import LayerError, QuantizedNetwork
 from fusiform.graph.ir import Graph
@@ -84,7 +84,7 @@ def calibrate(graph: Graph, pixels: NDArray[np.uint8], progress: Tracker = silen
     network. Raises UsageError for too few photographs.
     """
     if len(pixels) < _BATCH:
-        raise UsageError(
+        raise InputError(
             f"{len(pixels)} pictures are too few to calibrate int8 with: give {_BATCH} or more, 100 are plenty"
         )
     whole = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.graph.inputs import fold_normalization, pixel_zero_point
 from fusiform.graph.ir import (
     INPUT,
@@ -71,7 +71,7 @@ class QuantizedNetwork(nn.Module):
         if isinstance(graph.nodes[0], Center):
             raise UsageError("quantise the network that reads normalised pictures")
         if graph.spec.input_channels != 3:
-            raise UsageError(
+            raise InputError(
                 f"int8 networks read pixels of 3 colours, this one has {graph.spec.input_channels} channels"
             )
         self.graph = fold_normalization(graph)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusiform.data.dataset import Sample
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.evaluation.classification import answers
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.graph.ir import Graph
@@ -159,7 +159,7 @@ class QuantizedTask:
         distance = distillation_loss(logits, wanted, self.recipe.temperature)
         loss = distance + LOGITS_WEIGHT * F.mse_loss(logits, wanted)
         if not math.isfinite(loss.item()):
-            raise UsageError(
+            raise InputError(
                 f"training with quantisation: the loss became {loss.item()}: check the float model with fusiform "
                 "evaluate, or train with a smaller learning rate"
             )
@@ -267,7 +267,7 @@ def _train(
     loaded = load(samples, examples, cache=recipe.cache, threads=threads, progress=progress)
     _say_left_out(loaded.errors, say)
     if not loaded.samples:
-        raise UsageError(
+        raise InputError(
             f"none of the {len(samples)} pictures to train on can be read: name a folder of photographs; "
             "fusiform doctor says what is wrong with one"
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
 from fusiform.engines.quiet import import_onnxruntime, without_lines
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import InputError, MissingExtraError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
 
@@ -46,7 +46,7 @@ def open_foreign(path: Path, spec: ModelSpec) -> Model | None:
     if not is_foreign(model):
         return None
     if spec.task != "classification":
-        raise UsageError(
+        raise InputError(
             f"{path}: has no description of fusiform's, and the answers of another tool's files for {spec.task} cannot "
             "be compared: export the model with fusiform export, and verify that file"
         )

@@ -21,7 +21,7 @@ from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named, read_pictures
 from fusiform.engines import Engine, open_engine, own_engine
-from fusiform.errors import SpecError, UsageError
+from fusiform.errors import InputError, SpecError, UsageError
 from fusiform.exporting.targets.base import TargetName
 from fusiform.exporting.targets.targets import TARGETS
 from fusiform.exporting.verification.comparison import MADE, Tally
@@ -172,11 +172,11 @@ def verify_answers(
     MissingExtraError as ``open_engine`` does, and WeightsError for a runtime that breaks off.
     """
     if reference.format in PROGRAMS:
-        raise UsageError(
+        raise InputError(
             f"{reference.path}: is a program for one runtime; hold the file against the weights it was made from"
         )
     if reference.spec.decoded:
-        raise UsageError(f"{reference.path}: decodes its answers itself; hold the file against what it was made from")
+        raise InputError(f"{reference.path}: decodes its answers itself; hold the file against what it was made from")
     task = reference.spec.task
     for model in (reference, candidate):
         if model.spec.task == "segmentation" and model.spec.preprocess.fit == "crop":
@@ -277,7 +277,7 @@ def _show(
         photographs = tally("photographs", asked=len(samples) if asked else 0)
         skipped = photographs.add_photographs(samples, labels=labels, progress=progress)
         if not photographs.names:
-            raise UsageError(f"none of the {len(samples)} pictures could be read: {skipped[0]}")
+            raise InputError(f"none of the {len(samples)} pictures could be read: {skipped[0]}")
         if skipped:
             notes.append(f"{len(skipped)} pictures could not be read, the first: {skipped[0]}")
         kinds.append(photographs)
