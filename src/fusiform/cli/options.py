@@ -110,7 +110,8 @@ device = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="Where the engine torch computes: auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps.",
+    metavar="DEVICE",
+    help="Where the engine torch computes: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1 or mps.",
 )
 threads = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU cores to use.  [default: all]")
 batch = click.option(

@@ -10,6 +10,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.output import open_output, print_report, suggest
+from fusiform.errors import UsageError
 from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _explain(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--device",
     default="auto",
     show_default=True,
-    help="auto (a GPU by CUDA where there is one), cpu, cuda, cuda:1 or mps; --resume keeps the run's.",
+    metavar="DEVICE",
+    help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:1 or mps. A resumed run keeps its own.",
 )
 @options.threads
 @click.option(
@@ -117,13 +119,11 @@ def command(
     Labels are also read from Hugging Face's ImageFolder, Parquet and Arrow files, and from food-101, flowers-102,
     Oxford-IIIT Pet, CUB-200 and tiny-imagenet-200 as downloaded. How DATA was understood is printed first.
 
-    Ctrl-C loses nothing: the step under way is
-    finished and saved, and --resume goes on after it. A second Ctrl-C ends at once, with what was saved last.
-    Under torchrun the same command trains in several processes.
+    Ctrl-C loses nothing: the step under way is finished and saved, and --resume continues after it. A second Ctrl-C
+    ends at once, with what was saved last. Under torchrun the same command trains in several processes.
 
     Exit codes: 0 if the training is complete, 1 if it could not be, 130 after Ctrl-C.
     """
-    from fusiform.errors import UsageError
     from fusiform.progress import track
     from fusiform.runs import need_training
     from fusiform.training import allocator
@@ -132,23 +132,8 @@ def command(
     need_training("fusiform train")
     from fusiform.training.recipes import choose_recipe
 
-    if resume and (task or recipe or settings or teacher or scratch or ignore or root or data):
-        given = ctx.get_parameter_source
-        named = [
-            name
-            for name, parameter in (
-                ("DATA", "data"),
-                ("--task", "task"),
-                ("--recipe", "recipe"),
-                ("--set", "settings"),
-                ("--teacher", "teacher"),
-                ("--scratch", "scratch"),
-                ("--ignore", "ignore"),
-                ("--root", "root"),
-            )
-            if given(parameter) is click.core.ParameterSource.COMMANDLINE
-        ]
-        raise UsageError(f"--resume goes on with the run's own settings: leave out {' and '.join(named)}")
+    if resume:
+        _check_resume(ctx)
     chosen = choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher)
     if show:
         click.echo(chosen.to_json(indent=2))
@@ -206,6 +191,27 @@ def command(
         suggest(form, ["train", str(data), "--out", str(out), *_given(model, task, recipe, settings), *rate])
     else:
         suggest(form, *_next(out, data))
+
+
+def _check_resume(ctx: click.Context) -> None:
+    """Raise UsageError where a run that goes on is told anew what it is."""
+    words = {
+        "DATA": "data",
+        "--task": "task",
+        "--recipe": "recipe",
+        "--set": "settings",
+        "--teacher": "teacher",
+        "--scratch": "scratch",
+        "--ignore": "ignore",
+        "--root": "root",
+    }
+    named = [
+        word
+        for word, parameter in words.items()
+        if ctx.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if named:
+        raise UsageError(f"--resume goes on with the run's own settings: leave out {' and '.join(named)}")
 
 
 def _next(out: Path, data: Path | None) -> Iterator[list[str]]:
