@@ -257,11 +257,11 @@ def shown_columns(rows: Sequence[Row], *, units: bool = True) -> list[Column]:
 
 
 def shown_figures(figures: Row, *, units: bool = True) -> list[tuple[str, str]]:
-    """Names and values as people see them, without those that are None; an interval stands beside its value."""
+    """Names and values as people see them, without None and empty lists; an interval stands beside its value."""
     shown = []
     for name, value in figures.items():
         end = name.endswith(("_low", "_high")) and name.rpartition("_")[0] in figures
-        if units and (value is None or end):
+        if units and (value is None or value == () or end):
             continue
         text = value_text(name, value, units=units)
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")

@@ -44,15 +44,17 @@ def test_the_last_lines_run_what_was_written(model, tmp_path):
     out = tmp_path / "my out"
     result = run(model, "--to", "litert,onnx,web", "--out", str(out))
     assert result.exit_code == 0, result.output
-    litert, onnx, web = result.stdout.splitlines()[-3:]
-    for line, name, languages in (
-        (litert, "shufflenet_v2_x0_5_float32.tflite", "python|js|kotlin|swift|cpp"),
-        (onnx, "shufflenet_v2_x0_5_float32.onnx", "python|js|kotlin|cpp"),
+    told = [line.removeprefix("next: ") for line in result.stderr.splitlines() if line.startswith("next: ")]
+    *lines, web = told
+    for first, second, name, languages in (
+        (*lines[:2], "shufflenet_v2_x0_5_float32.tflite", "js, kotlin, swift, cpp"),
+        (*lines[2:], "shufflenet_v2_x0_5_float32.onnx", "js, kotlin, cpp"),
     ):
-        predict, code = (shlex.split(part) for part in line.split("  # code for your own program: "))
+        predict, code = (shlex.split(line, comments=True) for line in (first, second))
         assert predict == ["fusiform", "predict", "PHOTO", "--model", str(out / name)]
-        assert code == ["fusiform", "info", str(out / name), "--snippet", languages]
-        for language in languages.split("|"):
+        assert code == ["fusiform", "info", str(out / name), "--snippet", "python"]
+        assert second.endswith(f"  # code that runs it in your own program (or {languages})")
+        for language in ("python", *languages.split(", ")):
             assert CliRunner().invoke(commands, [*code[1:-1], language]).exit_code == 0
     assert shlex.split(web, comments=True)[-1] == str(out / "shufflenet_v2_x0_5_float32_web")
     photo = str(Path(__file__).parents[2] / "examples" / "cat.jpg")

@@ -24,7 +24,7 @@ COMMANDS = {
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
-    "port": ("fusiform.cli.port:command", "Read the weights of other programs."),
+    "port": ("fusiform.cli.port:command", "Convert the weights of other programs."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
 

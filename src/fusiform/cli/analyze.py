@@ -57,8 +57,8 @@ def command(
     MODEL is a file, a name, or a network at any width, such as mobilenet_v2_x0_35, ssdlite_mobilenet_v2_x1_0 (80
     classes at 320 pixels) or deeplab_v3_mobilenet_v2_x1_0 (21 classes at 513): no weights are needed, and nothing is
     downloaded. multiply_adds_tensorflow counts dilated convolutions as TensorFlow computes them, and as the paper does.
-    Memory: "peak" is for a runtime that keeps each tensor until it was last read, "arena" for LiteRT with its own
-    kernels, "formula" by MobileNetV2's paper; "sliced" is with the inverted residuals in slices of their expansion,
+    Memory: "peak" is for a runtime that keeps each tensor until its last use, "arena" for LiteRT with its own
+    kernels, "formula" as in MobileNetV2's paper; "sliced" with the inverted residuals in slices of their expansion,
     "held" is the paper's Table 3 (with --bits 16).
     """
     from fusiform.analysis import analyze

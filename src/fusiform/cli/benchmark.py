@@ -115,7 +115,8 @@ def command(
     if not measured:
         ctx.exit(1)
     if data is None:  # the accuracies, if any, are those that the descriptions state
-        suggest(form, ["benchmark", *models, "--data", "DATA"])
+        able = dict.fromkeys(str(row["model"]) for row in measured)
+        suggest(form, ["benchmark", *able, "--data", "DATA"])
 
 
 def _table(report: Report) -> str:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import print_report
+from fusiform.cli.output import print_report, tell_next
 from fusiform.report import Cell, Format, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusiform.data.masks import Ignore
     from fusiform.exporting.targets.base import Precision
     from fusiform.spec import Fit, Output
@@ -166,22 +168,24 @@ def command(
 
 
 def _print(report: Report, form: Format) -> None:
-    """The report, and for people a line that runs each file."""
+    """The report, and for people the commands that run each file."""
     print_report(report, form)
-    lines = [_how_to_run(row["target"], str(row["file"])) for row in report.rows if row["passed"]]
-    if form == "table" and lines:
-        click.echo("\n" + "\n".join(lines))
+    for row in report.rows:
+        if row["passed"]:
+            tell_next(form, *_how_to_run(row["target"], str(row["file"])))
 
 
-def _how_to_run(target: Cell, file: str) -> str:
+def _how_to_run(target: Cell, file: str) -> Iterator[str]:
     from fusiform.zoo.snippets import languages_for
 
     place = shlex.quote(file)
     if target == "web":
-        return f"python -m http.server --directory {place}  # then open http://localhost:8000"
-    languages = languages_for(file)
-    code = f"fusiform info {place} --snippet {'|'.join(languages)}"
-    if target == "coreml":
-        return f"{code}  # code for a Mac or an iPhone; it runs there alone"
-    line = f"fusiform predict PHOTO --model {place}"
-    return f"{line}  # code for your own program: {code}" if languages else line
+        yield f"python -m http.server --directory {place}  # then open http://localhost:8000"
+        return
+    if target != "coreml":
+        yield f"fusiform predict PHOTO --model {place}"
+    if languages := languages_for(file):
+        first, *others = languages
+        alone = "on a Mac or an iPhone, where alone it runs" if target == "coreml" else "in your own program"
+        also = f" (or {', '.join(others)})" if others else ""
+        yield f"fusiform info {place} --snippet {first}  # code that runs it {alone}{also}"

@@ -269,8 +269,8 @@ _PREPROCESSING = (
         "--mean",
         type=_colours,
         metavar="R,G,B",
-        help="Weights of other programs, as the next four: the mean subtracted from values in [0, 1]; one number is "
-        "for all channels.  [default: ImageNet's, 0.485,0.456,0.406]",
+        help="For weights of other programs, like the next four options: the mean subtracted from values in [0, 1]; "
+        "one number is for all channels.  [default: ImageNet's, 0.485,0.456,0.406]",
     ),
     click.option(
         "--std",

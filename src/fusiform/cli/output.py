@@ -72,8 +72,14 @@ def suggest(form: Format, *commands: Sequence[str]) -> None:
     if form == "table":
         import shlex
 
-        for words in commands:
-            click.echo(f"next: {shlex.join(['fusiform', *words])}", err=True)
+        tell_next(form, *(shlex.join(["fusiform", *words]) for words in commands))
+
+
+def tell_next(form: Format, *lines: str) -> None:
+    """As ``suggest``, of lines that may have a shell's comment."""
+    if form == "table":
+        for line in lines:
+            click.echo(f"next: {line}", err=True)
 
 
 def tell_device(device: str) -> None:

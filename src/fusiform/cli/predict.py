@@ -51,7 +51,10 @@ SAVED = 64
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
 @click.option(
-    "--top", type=click.IntRange(min=1), metavar="N", help="Classifiers: the classes per image.  [default: 5]"
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Classifiers: how many classes to list per image.  [default: 5]",
 )
 @options.score
 @click.option(
@@ -107,11 +110,11 @@ def command(
     green or red where the image lies in a folder named after one of the model's classes, so that it is known to be
     right or wrong.
 
-    A detector gives boxes: score, name, left, top, width and height in pixels. --format coco writes them in COCO's
-    result format and for its tools, with name and path beside. The image_id is the number that a file is named by as
-    in COCO (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), else the image's place among all, from
-    1. The category_id is the identifier that the model has for the class where it is a number, else the class's place
-    among the model's classes, from 1.
+    A detector gives boxes: score, class, left, top, width and height in pixels. --format coco writes COCO's result
+    format, with the class's name and the image's path added. image_id is the number in a file name like COCO's
+    (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), otherwise the image's position among all, from
+    1. category_id is the model's own identifier of the class where that is a number, otherwise the class's position,
+    from 1.
 
     A segmenter gives each class's share of the image's pixels. The masks of --masks have the size of the upright image
     and Pascal VOC's colours; 0 is the model's first class, the background.

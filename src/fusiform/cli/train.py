@@ -58,7 +58,7 @@ def _explain(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--show", is_flag=True, help="Print the hyperparameters that would be used, and exit.")
 @click.option(
-    "--find-lr", is_flag=True, help="Only look for a learning rate: prints a suggestion, draws a plot in DIR."
+    "--find-lr", is_flag=True, help="Only search for a learning rate: print a suggestion and draw a plot in DIR."
 )
 @click.option("--resume", is_flag=True, help="Continue the run in DIR, with its own data, model and recipe.")
 @click.option(

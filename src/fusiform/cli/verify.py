@@ -9,6 +9,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.output import open_output, suggest, tell_left_out
+from fusiform.errors import UsageError
 from fusiform.report import Format
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--against",
-    required=True,
     type=click.Path(),
     metavar="NAME|FILE",
     shell_complete=options.complete_model,
-    help="The model that FILE was made from, whose answers it has to give.",
+    help="The model that FILE was made from, whose answers it has to give.  [required]",
 )
 @options.data("Images to compare on: a labelled dataset, or any folder.  [default: synthetic images only]")
 @options.root
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @options.out
 def command(
     file: Path,
-    against: str,
+    against: str | None,
     data: Path | None,
     ignore: Ignore | None,
     root: Path | None,
@@ -73,6 +73,8 @@ def command(
     """
     import dataclasses
 
+    if against is None:
+        raise UsageError("what was FILE made from? Name that model with --against NAME|FILE")
     from fusiform.exporting.verification.parity import ParityError
     from fusiform.exporting.verification.verify import verify
     from fusiform.progress import track
@@ -89,8 +91,9 @@ def command(
         progress=track,
     )
     report = parity.report()
-    if form == "table":  # the figures above the rows have the drop already
-        report = dataclasses.replace(report, rows=tuple(row for row in report.rows if row.get("drop") is None))
+    if form == "table":  # the figures above the rows have the drop already, and the error below them the failures
+        rows = tuple(row for row in report.rows if row.get("drop") is None)
+        report = dataclasses.replace(report, rows=rows, figures={**report.figures, "failures": ()})
     with open_output(out) as stream:
         stream.write(report.render(form))
     tell_left_out(report.left_out(form), form)
