@@ -174,6 +174,9 @@ def test_markup() -> None:
     )
     assert element("img", {"alt": "a\u202eb\udcff"}) == '<img alt="a\\u202eb\\udcff">'
     assert joined(["<", Markup("<br>")], " ") == "&lt; <br>"
+    assert prose("fusiform doctor DATA --model MODEL, or --set size=320.") == (
+        "<code>fusiform doctor DATA --model MODEL</code>, or <code>--set size=320</code>."
+    )
     assert prose("try --fix <now>, a--b, --no-x") == "try <code>--fix</code> &lt;now&gt;, a--b, <code>--no-x</code>"
     assert not isinstance(Markup("a") + "b", Markup)  # what is added is not trusted
 

@@ -13,7 +13,10 @@ Attributes = Mapping[str, str | bool]
 
 _EMPTY = ("img", "input")
 """Elements that have no content and no end."""
-_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_COMMAND = re.compile(
+    r"fusiform [a-z]+(?: (?:[A-Z]+\b|--[a-z-]+))+"  # fusiform doctor DATA --model MODEL
+    r"|(?<![\w-])--[a-z][a-z-]*(?: (?:[A-Z]+\b|[a-z_]+=\w+(?:\.\w+)*))?"  # --fix, --fix FILE, --set size=320
+)
 
 
 class Markup(str):
@@ -38,8 +41,8 @@ def joined(children: Iterable[str], between: str = "") -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """A text whose options, such as ``--fix``, are set as code, which is not broken after the dashes."""
-    return Markup(_OPTION.sub(lambda found: f"<code>{found[0]}</code>", _escaped(text)))
+    """A text whose commands and options, such as ``--fix``, are set as code, not broken after the dashes."""
+    return Markup(_COMMAND.sub(lambda found: f"<code>{found[0]}</code>", _escaped(text)))
 
 
 def _escaped(text: str) -> str:

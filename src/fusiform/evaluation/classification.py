@@ -553,8 +553,8 @@ def _advice(e: ClassificationEvaluation) -> Iterator[str]:
     if e.calibration is None and ece >= MISCALIBRATED:
         too = "more" if float(e.confidence.mean()) > e.value else "less"
         yield (
-            f"The model is {too} confident than it is right. --calibrate FILE writes a copy whose confidence is closer "
-            "to its accuracy; the answers stay the same."
+            f"The model is {too} confident than it is right. --fit-temperature FILE writes a copy whose confidence is "
+            "closer to its accuracy; the answers stay the same."
         )
     if not wrong.any():
         yield "Nothing is wrong on these images. Harder ones, from where the model will be used, would tell more."
@@ -573,6 +573,6 @@ def _terms(e: ClassificationEvaluation) -> list[tuple[str, str, str]]:
             "temperature",
             f"{temperature:.2f}, best {best:.2f}",
             "What the logits are divided by before they become confidence. Above 1 makes it lower. The best one fits "
-            "these images; --calibrate finds one on others.",
+            "these images; --fit-temperature finds one on others.",
         ),
     ]
