@@ -14,7 +14,8 @@ from fusiform.errors import SpecError
 from fusiform.fields import check_types, from_dict, show
 from fusiform.tables import TRAITS, ssd_priors
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+"""Version 1, which fusiform 0.1 wrote, had accuracies in percent; what has none is still written as that."""
 METADATA_KEY = "fusiform.spec"
 """The name under which the JSON lies in a safetensors header, TFLite metadata or ONNX metadata_props."""
 DECODED_BOXES = 100
@@ -112,7 +113,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A measured accuracy: percentages over ``pictures`` photographs of ``dataset``, and who or what measured it."""
+    """A measured accuracy: shares in [0, 1] of ``pictures`` photographs of ``dataset``, and who or what measured it."""
 
     dataset: str
     top1: float
@@ -124,9 +125,9 @@ class Accuracy:
         check_types(self, SpecError)
         for name, text in (("dataset", self.dataset), ("source", self.source)):
             _check_text(f"accuracy: {name}", text)
-        if not (0 <= self.top1 <= self.top5 <= 100 and self.pictures > 0):
+        if not (0 <= self.top1 <= self.top5 <= 1 and self.pictures > 0):
             raise SpecError(
-                f"accuracy on {show(self.dataset)}: need 0 <= top1 <= top5 <= 100 and pictures > 0, "
+                f"accuracy on {show(self.dataset)}: need 0 <= top1 <= top5 <= 1 and pictures > 0, "
                 f"got {self.top1}, {self.top5}, {show(self.pictures)}"
             )
 
@@ -323,6 +324,8 @@ class ModelSpec:
                 del fields[name]
         if self.preprocess.fit == "crop":
             del fields["preprocess"]["fit"]
+        if not self.accuracy:
+            fields["version"] = 1
         return fields
 
     @classmethod
@@ -345,10 +348,29 @@ class ModelSpec:
         measured = fields.get("accuracy") if isinstance(fields, dict) else None
         if isinstance(measured, list) and len(measured) > MAX_ACCURACIES:
             raise SpecError(f"{source}: field 'accuracy' has {len(measured):,} entries, at most {MAX_ACCURACIES:,}")
+        if isinstance(fields, dict) and type(fields.get("version")) is int and fields["version"] == 1:
+            fields = {**fields, "version": SPEC_VERSION, "accuracy": _as_shares(fields.get("accuracy", []))}
         try:
             return from_dict(cls, fields, SpecError)
         except SpecError as error:
             raise SpecError(f"{source}: {error}") from None
+
+
+def _as_shares(accuracies: Any) -> Any:
+    """The accuracies of version 1, which are in percent; what is none is left for the checks that follow."""
+    if not isinstance(accuracies, list):
+        return accuracies
+    return [
+        {
+            name: round(value / 100, 12)
+            if name in ("top1", "top5") and type(value) in (int, float) and abs(value) <= 100
+            else value
+            for name, value in each.items()
+        }
+        if isinstance(each, dict)
+        else each
+        for each in accuracies
+    ]
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
