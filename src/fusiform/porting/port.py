@@ -28,7 +28,7 @@ from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
 from fusiform.zoo.kinds import what_else, what_folder
-from fusiform.zoo.model import PICKLES, Model, open_model
+from fusiform.zoo.model import PICKLES, Model, check_file, open_model
 from fusiform.zoo.stated import Stated, assumption, in_words
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
@@ -89,7 +89,10 @@ def port(
         raise UsageError(f"{out}: a port is written as .safetensors or .tflite; end the name in one of them")
     stated = Stated(mean, std, resize, crop, fit)
     spec, state = read_foreign(Path(foreign), labels, stated=stated, say=say)
-    graph = build_graph(spec, state)
+    try:
+        graph = build_graph(spec, state)
+    except WeightsError as error:
+        raise WeightsError(f"{foreign}: {error}") from None
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
         return spec
@@ -122,6 +125,7 @@ def read_foreign(
     if path.is_dir():
         other = what_folder(path)
         raise WeightsError(f"{path}: {other or 'is a folder: name the model file in it'}")
+    check_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,0 +1,230 @@
+"""What an ONNX file claims, held against what it has, before its arrays are made or a runtime opens it.
+
+A runtime computes what does not depend on the picture while it opens a file: a ``Tile`` of one number to a terabyte is
+a line of it. Files of other tools pass as long as they stay within what networks for pictures need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto, numpy_helper, shape_inference
+
+from fusiform.errors import WeightsError
+from fusiform.fields import show
+from fusiform.spec import MAX_ACTIVATION_BYTES
+
+_MAX_NODES = 20_000
+"""Operators, and constants; MobileNetV2 in int8 has 400 and 1,200."""
+_MAX_VALUES = MAX_ACTIVATION_BYTES // 4
+"""Values of one tensor, as of all that a network holds at a time."""
+_SHORT = 64
+"""Values of a constant that may be a shape."""
+_ROUNDS = 4
+"""How many times shapes may be computed from what was made by shapes that were computed."""
+# Operators that make more than they read, as a constant says: the inputs that say how much.
+_GROWING = {
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Range": (0, 1),
+    "Resize": (1, 2, 3),
+    "Tile": (1,),
+    "Upsample": (1,),
+}
+_WHOLE = (TensorProto.INT64, TensorProto.INT32)
+_UNKNOWN = "unk__"
+"""How ONNX's names for sides of unknown length begin."""
+_WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+
+
+def check_sizes(model: Any, source: str, *, external: bool = False) -> None:
+    """Raise WeightsError for a model whose constants are not what they claim, or that has more than a network.
+
+    With ``external`` constants may lie in files of their own, which whoever reads them has checked.
+    """
+    try:
+        _check_sizes(model, source, external=external)
+    except UnicodeDecodeError:  # a name, which protobuf looks at when it is asked for
+        raise WeightsError(f"{source}: is damaged (a name in it is no text): fetch or export it again") from None
+
+
+def _check_sizes(model: Any, source: str, *, external: bool) -> None:
+    graph = model.graph
+    most = max(len(graph.node), len(graph.initializer), len(graph.input))
+    if most > _MAX_NODES:
+        raise WeightsError(f"{source}: has {most:,} operators or constants, which no network here has: fetch another")
+    if model.functions or graph.sparse_initializer or any(node.op_type in _WITH_GRAPHS for node in graph.node):
+        raise WeightsError(
+            f"{source}: has graphs within its graph, or sparse constants, which no network here has: export it again"
+        )
+    for tensor in graph.initializer:
+        _check_constant(tensor, tensor.name, source, external=external)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _check_constant(attribute.t, node.name, source, external=external)
+            if attribute.tensors or attribute.graphs or attribute.sparse_tensors or attribute.HasField("g"):
+                raise WeightsError(f"{source}: {show(node.name)} has graphs or lists of constants: export it again")
+
+
+def check_growth(model: Any, source: str) -> None:
+    """Raise WeightsError where a tensor of a checked model would be larger than all that a network holds."""
+    try:
+        _check_growth(model, source)
+    except UnicodeDecodeError:
+        raise WeightsError(f"{source}: is damaged (a name in it is no text): fetch or export it again") from None
+
+
+def _check_growth(model: Any, source: str) -> None:
+    constants = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= _SHORT}
+    growing = [node for node in model.graph.node if node.op_type in _GROWING]
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in growing:
+        for position in _GROWING[node.op_type]:
+            if position < len(node.input) and (tensor := constants.get(node.input[position])) is not None:
+                _check_values(node, _numbers(tensor), source)
+    sides = (side for value in model.graph.input for side in value.type.tensor_type.shape.dim)
+    free = {side.dim_param for side in sides if side.dim_param and not side.dim_param.startswith(_UNKNOWN)}
+    known: dict[str, Any] = {}
+    for _ in range(_ROUNDS):
+        found = _infer(_outline(model, model.graph.node, constants, known), source, with_values=False)
+        waiting = [node for node in growing if not _is_known(node, found, free)]
+        if not waiting:
+            return
+        # How much they make is computed from other tensors' shapes.
+        found |= _infer(_outline(model, _of_shapes(model, found), constants, found), source, with_values=True)
+        if len(waiting) == len(waiting := [node for node in waiting if not _is_known(node, found, free)]):
+            break
+        known = {output: found[output] for node in growing for output in node.output if _is_known(node, found, free)}
+    raise WeightsError(
+        f"{source}: its {waiting[0].op_type} {show(waiting[0].name)} would make as much as the file computes while "
+        "it runs, which no network for pictures needs: export it again"
+    )
+
+
+def _is_known(node: Any, found: Mapping[str, Any], free: Container[str]) -> bool:
+    """Whether the shapes of what an operator makes are known, but for sides that are ``free`` in the inputs."""
+    made = [found[output].type.tensor_type for output in node.output if output in found]
+    return len(made) == len(node.output) and all(
+        value.HasField("shape")
+        and all(side.HasField("dim_value") or side.dim_param in free for side in value.shape.dim)
+        for value in made
+    )
+
+
+def _of_shapes(model: Any, found: Mapping[str, Any]) -> list[Any]:
+    """The operators that make shapes, few whole numbers of few, and those that make as much as these say.
+
+    ONNX follows every value of what has one dimension, also where it has a thousand million of them.
+    """
+
+    def values(name: str) -> float:
+        """How many values there are to follow: none where there are more dimensions, and any number where unknown."""
+        value = found[name].type.tensor_type if name in found else None
+        if value is None or not value.HasField("shape"):
+            return math.inf
+        sides = [side.dim_value or math.inf for side in value.shape.dim]
+        return 0 if len(sides) > 1 else math.prod(sides)
+
+    def is_shape(name: str) -> bool:
+        return 0 < values(name) <= _SHORT and found[name].type.tensor_type.elem_type in _WHOLE
+
+    def is_wanted(node: Any) -> bool:
+        if node.op_type in _GROWING:
+            looked_at = [node.input[k] for k in _GROWING[node.op_type] if k < len(node.input)]
+        else:
+            looked_at = [] if node.op_type in ("Shape", "Size") else list(node.input)
+            if not all(map(is_shape, node.output)):
+                return False
+        return all(values(name) <= _SHORT for name in looked_at if name)
+
+    return [node for node in model.graph.node if is_wanted(node)]
+
+
+def _check_constant(tensor: Any, name: str, source: str, *, external: bool) -> None:
+    if tensor.external_data or tensor.data_location:
+        if external:
+            return
+        raise WeightsError(
+            f"{source}: keeps {show(name)} in a file of its own, and external data is not read: save the model as one "
+            "file, in Python onnx.save(onnx.load(file), new_file)"
+        )
+    listed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+    # Four numbers of two bits are the most that a byte holds, and eight bytes that a number of a list does.
+    there = 4 * len(tensor.raw_data) + 8 * max(*map(len, listed), len(tensor.string_data))
+    if min(tensor.dims, default=1) < 0 or max(tensor.dims, default=1) > _MAX_VALUES or math.prod(tensor.dims) > there:
+        raise WeightsError(
+            f"{source}: {show(name)} has the shape {show(tuple(tensor.dims))}, but not the values: fetch or export it "
+            "again"
+        )
+
+
+def _numbers(tensor: Any) -> list[float]:
+    try:
+        return [float(value) for value in numpy_helper.to_array(tensor).reshape(-1)[:_SHORT]]
+    except Exception:  # onnx and numpy raise many kinds; what cannot be read, no runtime reads either
+        return []
+
+
+def _check_values(node: Any, numbers: Iterable[float], source: str) -> None:
+    grown = math.prod(max(1.0, abs(number)) for number in numbers)
+    if not grown <= _MAX_VALUES:
+        raise WeightsError(
+            f"{source}: its {node.op_type} {show(node.name)} would make {grown:,.0f} values, more than a network for "
+            "pictures needs: export it again"
+        )
+
+
+def _outline(model: Any, nodes: Iterable[Any], constants: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    """A model of these operators, whose other inputs have the shapes that are known, and large constants no values."""
+    outline = ModelProto()
+    outline.ir_version = model.ir_version
+    outline.opset_import.extend(model.opset_import)
+    outline.graph.name = "outline"
+    outline.graph.node.extend(nodes)
+    made = {output for node in outline.graph.node for output in node.output}
+    given = {tensor.name for tensor in model.graph.initializer}
+    outline.graph.input.extend(value for value in model.graph.input if value.name not in given)
+    for tensor in model.graph.initializer:
+        if tensor.name in constants:
+            outline.graph.initializer.add().CopyFrom(tensor)
+            continue
+        value = outline.graph.input.add(name=tensor.name)
+        value.type.tensor_type.elem_type = tensor.data_type
+        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    given.update(value.name for value in model.graph.input)
+    for name, value in known.items():
+        if name in made:
+            outline.graph.value_info.append(value)
+        elif name not in given:
+            outline.graph.input.append(value)
+    return outline
+
+
+def _infer(outline: Any, source: str, *, with_values: bool) -> dict[str, Any]:
+    """The shapes that follow for the tensors of an outline; WeightsError where one is too large."""
+    try:
+        graph = shape_inference.infer_shapes(outline, data_prop=with_values).graph
+    except Exception as error:  # onnx raises many kinds for damaged files
+        reason = show((str(error).splitlines() or [type(error).__name__])[0])
+        raise WeightsError(f"{source}: is damaged ({reason}): fetch or export it again") from None
+    found = {value.name: value for value in (*graph.value_info, *graph.input)}
+    for tensor in graph.initializer:
+        value = found[tensor.name] = ValueInfoProto(name=tensor.name)
+        value.type.tensor_type.elem_type = tensor.data_type
+        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    for value in found.values():
+        sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        if math.prod(max(1, side) for side in sides) > _MAX_VALUES:
+            raise WeightsError(
+                f"{source}: {show(value.name)} would have the shape {show(tuple(sides))}, more than a network for "
+                "pictures needs: export it again"
+            )
+    return found
