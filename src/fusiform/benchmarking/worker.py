@@ -22,6 +22,7 @@ from fusiform.data.image import read_image
 from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import Engine, EngineName, open_engine
 from fusiform.engines.batch import Batch
+from fusiform.engines.trial import may_end
 from fusiform.errors import FusiformError, ImageError
 from fusiform.spec import ModelSpec
 from fusiform.tasks import detection, segmentation
@@ -36,6 +37,7 @@ DECODED_SIZE = (640, 480)
 def serve() -> None:
     """Answer the requests on standard input until it ends: the main function of a contender's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which ends this process then
+    may_end()  # the parent says so of a model, and no trial counts as loading it
     # Runtimes write on standard output, past Python too: the answers go where only they go.
     with os.fdopen(os.dup(1), "w", encoding="ascii") as answers:
         os.dup2(2, 1)

@@ -72,7 +72,7 @@ class TorchScriptEngine:
         torch.set_num_threads(threads)
         try:
             self._device = torch.device(device)
-            picture = torch.zeros(1, spec.input_channels, spec.input_size, spec.input_size, device=self._device)
+            torch.zeros(1, device=self._device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"PyTorch has no device {device} here: {str(error).splitlines()[0]}") from None
         _check_program(data)
@@ -82,7 +82,9 @@ class TorchScriptEngine:
                 self._network = torch.jit.load(  # type: ignore[no-untyped-call]
                     io.BytesIO(data), map_location=self._device
                 )
+            size = spec.input_size
             with torch.inference_mode():
+                picture = torch.zeros(1, spec.input_channels, size, size, device=self._device)
                 answers = _in_order(self._network(picture))
         except Exception as error:  # what a wrong file raises is not written down
             reason = (str(error) or repr(error)).splitlines()[0]

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.engines.onnxruntime import SILENT
 from fusiform.engines.quiet import import_onnxruntime, without_lines
+from fusiform.engines.trial import check_litert
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
@@ -65,6 +67,8 @@ class ForeignEngine:
     def __init__(self, model: Model, *, threads: int = 1) -> None:
         self.spec = model.spec
         self._source = str(model.path)
+        if model.format == "tflite":
+            check_litert(model)
         start = _start_litert if model.format == "tflite" else _start_onnx
         try:
             self._network = start(model, threads)
@@ -164,9 +168,11 @@ def _start_onnx(model: Model, threads: int) -> _Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     # By its name: weights in files of their own are looked for beside it.
-    session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(model.path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
     given = session.get_inputs()[0]
     dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}.get(given.type)
     if dtype is None:
