@@ -109,12 +109,10 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
     if opened.format in PROGRAMS and engine != own_engine(opened):
         raise UsageError(f"{opened.path}: is a program for {own_engine(opened)}; the engine {engine} cannot run it")
     if engine == "litert":
+        from fusiform.engines.litert import LiteRTEngine, check_litert
+
         if opened.format == "tflite":
-            from fusiform.engines.trial import check_litert
-
-            check_litert(opened)
-        from fusiform.engines.litert import LiteRTEngine
-
+            check_litert(opened, described=True)
         return LiteRTEngine(opened.tflite(), spec, threads=threads)
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
@@ -133,9 +131,9 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
             raise UsageError(
                 f"{opened.path}: ExecuTorch runs files made for it: fusiform export {opened.path} --to executorch"
             )
-        from fusiform.engines.trial import check_executorch
+        from fusiform.engines.trial import try_executorch
 
-        check_executorch(opened)
+        try_executorch(opened)
         return ExecuTorchEngine(opened.data, spec, threads=threads)
     if opened.format == "torchscript":
         from fusiform.engines.torchscript import TorchScriptEngine

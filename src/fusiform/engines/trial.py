@@ -24,8 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fusiform.errors import FusiformError, WeightsError
-from fusiform.graph.tflite_checks import check_tflite
-from fusiform.spec import METADATA_KEY, ModelSpec
+from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
 
 Runtime = Literal["LiteRT", "ExecuTorch"]
@@ -59,17 +58,14 @@ def may_end() -> None:
     _Here.expendable = True
 
 
-def check_litert(model: Model) -> None:
-    """Raise WeightsError for a TFLite file that LiteRT may not be given, with fusiform's description or without."""
-    if _Here.expendable:
-        return
-    described = METADATA_KEY.encode() in model.data
-    if check_tflite(model.data, source=str(model.path), described=described) is not None:
+def try_litert(model: Model) -> None:
+    """Raise WeightsError for a TFLite file that ends the process that runs it, or takes too much."""
+    if not _Here.expendable:
         with _trial("LiteRT", model):
             pass
 
 
-def check_executorch(model: Model) -> None:
+def try_executorch(model: Model) -> None:
     """Raise WeightsError for an ExecuTorch program that ends the process that runs it.
 
     What that process imports takes seconds, in which this one imports the same.

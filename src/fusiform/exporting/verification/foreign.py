@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.engines.litert import check_litert
 from fusiform.engines.onnxruntime import SILENT
 from fusiform.engines.quiet import import_onnxruntime, without_lines
-from fusiform.engines.trial import check_litert
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
@@ -68,7 +68,7 @@ class ForeignEngine:
         self.spec = model.spec
         self._source = str(model.path)
         if model.format == "tflite":
-            check_litert(model)
+            check_litert(model, described=False)
         start = _start_litert if model.format == "tflite" else _start_onnx
         try:
             self._network = start(model, threads)
