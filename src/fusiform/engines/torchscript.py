@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 
 # All that a frozen network of fusiform's calls; `_convolution` is how tracing writes conv2d.
@@ -88,7 +89,7 @@ class TorchScriptEngine:
                 answers = _in_order(self._network(picture))
         except Exception as error:  # what a wrong file raises is not written down
             reason = (str(error) or repr(error)).splitlines()[0]
-            raise WeightsError(f"PyTorch cannot run {spec.name}: {reason}; export it again") from None
+            raise WeightsError(f"PyTorch cannot run {spec.name}: {printable(reason)}; export it again") from None
         found = [tuple(a.shape) if isinstance(a, torch.Tensor) else type(a).__name__ for a in answers]
         wanted = [(1, *shape) for shape in spec.answers.values()]
         if found != wanted:

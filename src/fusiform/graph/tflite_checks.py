@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
 from fusiform.graph.tflite_operators import (
@@ -184,7 +185,7 @@ class _Graph:
 
     def size(self, index: int) -> int:
         tensor = self.tensors[index]
-        return tensor.count * SIZES.get(tensor.kind, 8)
+        return tensor.numbers * SIZES.get(tensor.kind, 8)
 
     def code(self, at: int) -> tuple[int, bytes]:
         """An operator's number, and the name of one that is not built in."""
@@ -230,7 +231,7 @@ class _Graph:
             raise Wrong(f"a tensor of shape {list(shape)} has {len(scales)} scales")
         return Tensor(shape, count, kind, constant, scales, zeros, axis)
 
-    def quantization(self, at: int) -> tuple[Sequence[float], Sequence[int], int]:
+    def quantization(self, at: int) -> tuple[Sequence[float] | NDArray[np.float32], Sequence[int], int]:
         """The scales of a tensor, their zero points and the dimension that they go along."""
         data, fields = self.data, self.layout(at)
         if not fields[_SCALE]:
@@ -239,7 +240,7 @@ class _Graph:
             self.wonder("a tensor is quantised in a way that is not known")
         vector = self.follow(at + fields[_SCALE])
         (count,) = _u32(data, vector)
-        scales: Sequence[float]
+        scales: Sequence[float] | NDArray[np.float32]
         if count == 1:
             scales = _f32(data, vector + 4)
             sound = 0 < scales[0] < float("inf")

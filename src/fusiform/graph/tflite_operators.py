@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 FLOAT32, FLOAT16, INT32, UINT8, INT64, BOOL, INT8 = 0, 1, 2, 3, 4, 6, 9
 SIZES = {FLOAT32: 4, FLOAT16: 2, INT32: 4, UINT8: 1, INT64: 8, BOOL: 1, INT8: 1}
@@ -24,6 +25,8 @@ CUSTOM = 32
 _EIGHT_BITS = (INT8, UINT8)
 _ACTIVATIONS = (0, 1, 3)  # none, ReLU, ReLU6
 _SAME, _VALID = 0, 1
+_LONGEST_STEP = 1 << 12
+"""Pixels; LiteRT multiplies steps and windows in 32 bits."""
 _LARGEST_FACTOR = 256.0
 """The most that XNNPACK lets a quantised layer multiply its sums by."""
 _SUM_SHIFT = 20
@@ -46,10 +49,10 @@ class Tensor(NamedTuple):
     """A tensor: ``data`` is where the bytes of a constant lie in the file and how many, None for what is computed."""
 
     shape: tuple[int, ...]
-    count: int
+    numbers: int
     kind: int
     data: tuple[int, int] | None
-    scales: Sequence[float]
+    scales: Sequence[float] | NDArray[np.float32]
     zeros: Sequence[int]
     axis: int
 
@@ -110,7 +113,7 @@ class Operator(NamedTuple):
         """The values of a constant of int32."""
         if tensor.data is None or tensor.kind != INT32:
             raise Unknown("reads a shape that is not a constant")
-        return struct.unpack_from(f"<{tensor.count}i", self.file, tensor.data[0])
+        return struct.unpack_from(f"<{tensor.numbers}i", self.file, tensor.data[0])
 
     def activation(self, field: int) -> None:
         if self.byte(field) not in _ACTIVATIONS:
@@ -138,8 +141,8 @@ def _convolve(op: Operator, *, depthwise: bool) -> None:
         fits = weight.shape[0] == 1 and op.integer(3) > 0 and made == channels * op.integer(3)
     else:
         fits = weight.shape[3] == channels
-    if not fits or bias.count != made:
-        raise Wrong(f"has weights {list(weight.shape)} and {bias.count} biases for {channels} channels")
+    if not fits or bias.numbers != made:
+        raise Wrong(f"has weights {list(weight.shape)} and {bias.numbers} biases for {channels} channels")
     more = 1 if depthwise else 0
     op.activation(3 + more)
     dilations = op.integer(5 if depthwise else 4, 1), op.integer(6 if depthwise else 5, 1)
@@ -153,7 +156,7 @@ def _windows(op: Operator, x: Tensor, kernel: Sequence[int], *, dilations: tuple
     padding, strides = op.byte(0), (op.integer(2), op.integer(1))
     if padding not in (_SAME, _VALID):
         raise Wrong(f"has the padding number {padding}")
-    if min(*strides, *dilations, *kernel, *x.shape) < 1:
+    if min(*strides, *dilations, *kernel, *x.shape) < 1 or max(*strides, *dilations, *kernel) > _LONGEST_STEP:
         raise Wrong(f"looks at {list(x.shape)} through {list(kernel)} in steps of {strides} and {dilations}")
     sides = []
     for side, size, stride, dilation in zip(x.shape[1:3], kernel, strides, dilations, strict=True):
@@ -225,12 +228,12 @@ def _fully_connected(op: Operator) -> None:
     op.activation(0)
     if op.byte(1) or op.byte(2):
         raise Unknown("has its weights in another order")
-    if len(weight.shape) != 2 or min(weight.shape) < 1 or x.count == 0 or x.count % weight.shape[1]:
+    if len(weight.shape) != 2 or min(weight.shape) < 1 or x.numbers == 0 or x.numbers % weight.shape[1]:
         raise Wrong(f"has weights {list(weight.shape)} for {list(x.shape)}")
     made, width = weight.shape
-    if bias is not None and bias.count != made:
-        raise Wrong(f"has {bias.count} biases for {made} sums")
-    y = op.makes((x.count // width, made), (x.kind,))
+    if bias is not None and bias.numbers != made:
+        raise Wrong(f"has {bias.numbers} biases for {made} sums")
+    y = op.makes((x.numbers // width, made), (x.kind,))
     if x.kind == FLOAT32 and weight.kind == INT8:  # the activations are quantised picture by picture
         if weight.data is None or len(weight.scales) not in (1, made) or (bias and bias.kind != FLOAT32):
             raise Unknown("mixes types")
@@ -296,7 +299,7 @@ def _unary(op: Operator) -> None:
 def _softmax(op: Operator) -> None:
     (x,) = op.take(1)
     op.need_options(9)
-    if not x.shape or x.count == 0:
+    if not x.shape or x.numbers == 0:
         raise Wrong(f"reads {list(x.shape)}")
     if not 0 < op.real(0) < math.inf:
         raise Wrong(f"has a beta of {op.real(0)}")
@@ -355,8 +358,8 @@ def _reshape(op: Operator) -> None:
     if shape.count(-1) == 1:
         rest = math.prod(side for side in shape if side != -1)
         if rest > 0:
-            shape[shape.index(-1)] = x.count // rest
-    if min(shape, default=0) < 0 or math.prod(shape) != x.count:
+            shape[shape.index(-1)] = x.numbers // rest
+    if min(shape, default=0) < 0 or math.prod(shape) != x.numbers:
         raise Wrong(f"makes {shape} of {list(x.shape)}")
     made = op.makes(tuple(shape), (x.kind,))
     if x.kind != FLOAT32:
@@ -408,7 +411,7 @@ def _reduce(op: Operator) -> None:
     op.need_options(27)
     rank = len(x.shape)
     chosen = op.constants(axes)
-    if any(not -rank <= axis < rank for axis in chosen) or x.count == 0:
+    if any(not -rank <= axis < rank for axis in chosen) or x.numbers == 0:
         raise Wrong(f"goes along {list(chosen)} of {list(x.shape)}")
     gone = {axis % rank for axis in chosen}
     if op.byte(0):

@@ -55,7 +55,7 @@ def decode(values: NDArray[Any], spec: ModelSpec, top: int = 5) -> list[tuple[Gu
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     if spec.output == "logits":
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             tempered = values / spec.temperature
         if not np.isfinite(tempered).all():
             raise ValueError(f"{spec.name}: divided by its temperature, {spec.temperature:g}, the answer is not finite")
