@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
 from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
@@ -66,7 +67,7 @@ class Running:
         except (FusiformError, MemoryError):
             raise
         except Exception as error:  # the runtimes raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
             raise WeightsError(
                 f"{self._path}: {self._runtime} broke off while it ran it ({reason}): export it again from its model, "
                 "fetch it again, or try another engine"

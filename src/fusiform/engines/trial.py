@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fusiform.errors import FusiformError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
 
@@ -119,7 +120,7 @@ def _outcome(runtime: Runtime, code: int | None, said: bytes) -> str:
     try:
         answer = json.loads(said)
         if answer["error"]:
-            return f"{runtime} cannot run it ({answer['error']}): {again}"
+            return f"{runtime} cannot run it ({printable(answer['error'])}): {again}"
         memory = int(answer["memory"])
     except (ValueError, LookupError, TypeError):
         return f"ended the process in which {runtime} tried it ({_ending(code)}), so it was not run here: {again}"

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from fusiform.errors import WeightsError
 from fusiform.graph.tflite_operators import (
     CUSTOM,
+    FLOAT32,
+    INT8,
     MOST_MEMORY,
     RULES,
     SIZES,
+    UINT8,
     Mismatch,
     Operator,
     Tensor,
@@ -88,8 +91,12 @@ class _Graph:
         self.tensors = [self.tensor(at) for at in self.tables(graph, _GRAPH_TENSORS)]
         inputs, outputs = (self.numbers(graph, field) for field in (_GRAPH_INPUTS, _GRAPH_OUTPUTS))
         self.signatures(model, len(graphs))
-        if len(inputs) != 1 or not outputs:
+        if not inputs or not outputs:
             raise Wrong(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+        if len(inputs) > 1 or self.known(inputs[0]).kind not in (FLOAT32, UINT8, INT8):
+            if self.described:
+                raise Wrong("it does not read one picture, as float32 or pixels")
+            self.wonder("it does not read one picture")
         made = self.run(self.tables(graph, _GRAPH_OPERATORS), inputs, outputs)
         for index in outputs:
             if index not in made and self.known(index).data is None:
