@@ -142,11 +142,11 @@ class ClassificationJob(Job[DataSet]):
         if not len(truth):
             return {}
         (top1, low, high), (top5, _, _) = accuracies(values[read], truth).values()
-        accuracy = Accuracy(f"{dataset.source.name} {split}", 100 * top1, 100 * top5, len(truth), "fusiform train")
+        accuracy = Accuracy(f"{dataset.source.name} {split}", top1, top5, len(truth), "fusiform train")
         write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
         return {
             "split": split,
-            "pictures": len(truth),
+            "images": len(truth),
             "top1": top1,
             "top1_low": low,
             "top1_high": high,
