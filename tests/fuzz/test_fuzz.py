@@ -5,9 +5,9 @@ Some hundred changes with a fixed seed are among the tests. By hand, in a proces
     python tests/fuzz/test_fuzz.py pictures --count 20000 --seed 7
     python tests/fuzz/test_fuzz.py models --count 5000 --seed 7
 
-``models`` takes every format of model files in turn, from ``model_files``. What it finds lies in ``--keep`` afterwards;
-once mended, it belongs into ``kept/TARGET``, which every run reads first. Another kind of file is another entry in
-``TARGETS``: some whole files, and what is done with one.
+``models`` takes every format of model files in turn, from ``model_files`` and ``model_changes``. What it finds lies in
+``--keep`` afterwards; once mended, it belongs into ``kept/TARGET``, which every run reads first. Another kind of file
+is another entry in ``TARGETS``: some whole files, and what is done with one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import io
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from fusiform.errors import FusiformError
 from fusiform.spec import Preprocess
 
 sys.path.insert(0, str(Path(__file__).parent))
+import model_changes
 import model_files
 
 sys.path.pop(0)
@@ -50,6 +52,10 @@ CHILD_SECONDS = 15.0
 """The same for the processes that try it first, of which importing PyTorch takes a third."""
 MEGABYTES = 1000
 """The most that one file may add to the memory."""
+DATA_LIMIT = 6 << 30
+"""Bytes that a process of a run by hand may have, so that a fault does not take the machine."""
+LONGEST = 180
+"""Seconds after which a process of a run by hand ends with a file that it still reads."""
 
 
 class Target(NamedTuple):
@@ -198,7 +204,7 @@ def read_picture(content: bytes, name: str) -> object:
 
 
 def of_models(kind: str, seeds: Callable[[], Mapping[str, bytes]]) -> Target:
-    return Target(seeds, model_files.reader(kind), partial(model_files.changed, kind, change=mutate))
+    return Target(seeds, model_files.reader(kind), partial(model_changes.changed, kind, change=mutate))
 
 
 MODELS = {
@@ -209,6 +215,7 @@ MODELS = {
     "torchscript": model_files.exported("torchscript"),
     "openvino": model_files.exported("openvino"),
     "executorch": model_files.exported("executorch"),
+    "coreml": model_files.exported("coreml"),
 }
 TARGETS = {"pictures": Target(pictures, read_picture)} | {
     kind: of_models(kind, seeds) for kind, seeds in MODELS.items()
@@ -268,9 +275,11 @@ def work(kind: str, seeds: Mapping[str, bytes], seed: int, first: int, last: int
     target = TARGETS[kind]
     names = sorted(seeds)
     target.read(seeds[names[0]], names[0])  # what is imported for it is nobody's fault
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     with at.open("r+b", buffering=0) as place:
         for number in range(first, last):
             os.pwrite(place.fileno(), struct.pack("<q", number), 0)
+            signal.alarm(LONGEST)
             name, content = case(target, names, seeds, seed, number)
             if (what := fault(target, content, name)) is not None:
                 print(f"{number}\t{name}\t{what}", flush=True)

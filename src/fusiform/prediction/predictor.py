@@ -92,7 +92,7 @@ class Predictor:
         """The model's description, with the labels that were given."""
         if labels is not None:
             self.spec = rename(self.spec, labels)
-        _check_fit(self.spec)
+        _check_fit(self.spec, self._model.path)
         self._pools: dict[int, Engines] = {}
         self._opening = threading.Lock()
         self._calls = 0
@@ -365,12 +365,12 @@ def _check_decoded(spec: ModelSpec, asked: _Asked) -> None:
         raise UsageError(f"{inside}, up to {MAX_BOXES} of them, and limit is {asked.limit}: {instead}")
 
 
-def _check_fit(spec: ModelSpec) -> None:
+def _check_fit(spec: ModelSpec, path: Path) -> None:
     """SpecError for a detector or a segmenter that does not see all of a photograph."""
     fits = {"classification": ("crop", "stretch", "pad"), "detection": ("stretch",), "segmentation": ("stretch", "pad")}
     if spec.preprocess.fit not in fits[spec.task]:
         raise SpecError(
-            f"{spec.name}: its description says fit={spec.preprocess.fit}, and for {spec.task} it must be "
+            f"{path}: its description says fit={spec.preprocess.fit}, and for {spec.task} it must be "
             f"{' or '.join(fits[spec.task])}, so that the network sees all of a photograph: write its file again"
         )
 
