@@ -234,12 +234,47 @@ def test_what_was_not_changed_is_read(kind: str) -> None:
         target.read(content, name)
 
 
-@pytest.mark.parametrize("kind", ["pictures"])
+NEEDED = {
+    "onnx": ("onnx", "onnxruntime"),
+    "pth": ("torch",),
+    "torchscript": ("torch",),
+    "openvino": ("onnx", "openvino"),
+    "executorch": ("executorch", "torch"),
+    "coreml": ("coremltools", "torch"),
+}
+KINDS = [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("executorch", "coreml"))) for kind in MODELS]
+
+
+def seeds_of(kind: str) -> Mapping[str, bytes]:
+    for package in NEEDED.get(kind, ()):
+        pytest.importorskip(package)
+    return TARGETS[kind].seeds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_file_that_was_not_changed_is_read_and_answers(kind: str, tmp_path: Path) -> None:
+    seeds = seeds_of(kind)
+    assert len(seeds) >= 6
+    for name, content in seeds.items():
+        path = tmp_path / f"{name}{model_files.SUFFIXES[kind]}"
+        model_files.unpack(content, path)
+        if kind == "pth" and "classification" not in name:  # a state dict does not say what its network is for
+            continue
+        describe, predict, *_ = model_files.commands(kind, name, content, path)
+        describe()
+        if kind == "coreml":
+            with pytest.raises(FusiformError, match="runs on Apple's machines alone"):
+                predict()
+        else:
+            predict()
+
+
+@pytest.mark.parametrize("kind", ["pictures", *KINDS])
 def test_whatever_is_changed_ends_in_an_answer_or_an_error_for_users(kind: str) -> None:
-    target = TARGETS[kind]
-    seeds = target.seeds()
+    target, seeds = TARGETS[kind], seeds_of(kind)
     names = sorted(seeds)
-    for number in range(400):
+    target.read(seeds[names[0]], names[0])  # what is imported for it is nobody's fault
+    for number in range(400 if kind == "pictures" else 12):
         name, content = case(target, names, seeds, 0, number)
         assert fault(target, content, name) is None, f"{kind}, seed 0, number {number}, {name}"
 
@@ -281,7 +316,10 @@ def work(kind: str, seeds: Mapping[str, bytes], seed: int, first: int, last: int
             os.pwrite(place.fileno(), struct.pack("<q", number), 0)
             signal.alarm(LONGEST)
             name, content = case(target, names, seeds, seed, number)
-            if (what := fault(target, content, name)) is not None:
+            what = fault(target, content, name)
+            if what is not None and re.match(r"\d.* s", what):  # other programs may have been in its way
+                what = fault(target, content, name)
+            if what is not None:
                 print(f"{number}\t{name}\t{what}", flush=True)
         os.pwrite(place.fileno(), struct.pack("<q", last), 0)
 

@@ -97,7 +97,7 @@ def open_engine(
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
         if str(opened.path) in str(error):
             raise
-        raise WeightsError(f"{opened.path}: {error}") from None
+        raise WeightsError(f"{opened.path}: {printable(' '.join(str(error).split()))}") from None
 
 
 def _check_normalization(model: Model) -> None:

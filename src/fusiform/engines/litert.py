@@ -40,7 +40,7 @@ class LiteRTEngine:
                 self._interpreter = Interpreter(model_content=file, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise WeightsError(f"LiteRT cannot run {spec.name}: {' '.join(str(error).split())}") from None
+            raise WeightsError(f"LiteRT cannot run {spec.name}: {error}") from None
         given, made = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()
         shape = [1, spec.input_size, spec.input_size, spec.input_channels]
         found = [output["shape"].tolist() for output in made]

@@ -17,6 +17,7 @@ from fusiform.engines.litert import check_litert
 from fusiform.engines.onnxruntime import SILENT
 from fusiform.engines.quiet import import_onnxruntime, without_lines
 from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
 
@@ -75,7 +76,7 @@ class ForeignEngine:
         except MissingExtraError:
             raise
         except Exception as error:  # the runtimes raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
             raise WeightsError(f"{model.path}: its runtime cannot run it ({reason}): fetch it again") from None
         self.step = self._network.step
         shape, size, channels = self._network.shape, self.spec.input_size, self.spec.input_channels
