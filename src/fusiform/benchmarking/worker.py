@@ -23,7 +23,7 @@ from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import Engine, EngineName, open_engine
 from fusiform.engines.batch import Batch
 from fusiform.engines.trial import may_end
-from fusiform.errors import FusiformError, ImageError
+from fusiform.errors import FusiformError, ImageError, WeightsError
 from fusiform.spec import ModelSpec
 from fusiform.tasks import detection, segmentation
 
@@ -87,6 +87,8 @@ class _Bench:
         self.crew = [first]
         estimate = measure_latency(first, seconds=0, warm_up=WARM_UP).median_ms / 1000
         after = peak_memory()
+        if not all(np.isfinite(values).all() for values in first.run(self.picture).values()):
+            raise WeightsError(f"{model}: answers with values that are not finite: export or train it again")
         return {
             "estimate": estimate,
             "load_ms": 1000 * load,
