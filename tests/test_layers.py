@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "fusiform"
 HEAVY = {
     "torch": ("modules/", "nets/", "training/", "exporting/"),
     "torchvision": (),
-    "onnx": ("graph/onnx.py", "graph/onnx_decoded.py"),
+    "onnx": ("graph/onnx.py", "graph/onnx_decoded.py", "graph/onnx_limits.py"),
     "onnxruntime": (),
     "openvino": ("exporting/targets/openvino.py",),
     "executorch": ("exporting/targets/executorch.py",),

@@ -16,6 +16,7 @@ SPEC = ModelSpec("mobilenet_v2", 1.0, ("cat", "dog"))
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=1e-6, max_value=1e6)
+means = st.floats(-1e6, 1e6)
 shares = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
@@ -26,7 +27,7 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
         crop=draw(st.integers(32, 4096)),
         interpolation=draw(st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"])),
         antialias=draw(st.booleans()),
-        mean=draw(st.tuples(finite, finite, finite)),
+        mean=draw(st.tuples(means, means, means)),
         std=draw(st.tuples(positive, positive, positive)),
         color_order=draw(st.sampled_from(["rgb", "bgr"])),
     )
@@ -41,7 +42,7 @@ def accuracies(draw: st.DrawFn) -> Accuracy:
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
     architecture = draw(st.sampled_from(["mobilenet_v2", "shufflenet_v2"]))
-    widths = positive if architecture == "mobilenet_v2" else st.sampled_from(sorted(SHUFFLENET_V2_CHANNELS))
+    widths = st.floats(1e-6, 4) if architecture == "mobilenet_v2" else st.sampled_from(sorted(SHUFFLENET_V2_CHANNELS))
     labels = tuple(draw(st.lists(st.text(), min_size=1, max_size=5)))
     preprocess = draw(preprocesses())
     return ModelSpec(

@@ -6,16 +6,13 @@ import dataclasses
 import os
 from pathlib import Path
 
-import numpy as np
-
 from fusiform.data.masks import VOC_CLASSES
 from fusiform.errors import UsageError
-from fusiform.graph.build import build_graph
+from fusiform.graph.build import outline
 from fusiform.graph.count import count_multiply_adds, count_parameters, node_parameters
 from fusiform.graph.ir import Add, Conv, Gather, Graph, Linear, MaxPool, Mean, Node, Spread, Stack
 from fusiform.graph.memory import arena_memory, formula_memory, held_by_resolution, peak_memory
 from fusiform.graph.receptive_field import receptive_fields
-from fusiform.graph.shapes import state_shapes
 from fusiform.graph.split import find_expansions, split_expansion
 from fusiform.report import Cell, Report, Row
 from fusiform.spec import Architecture, ModelSpec, Preprocess, parse_network_name
@@ -102,8 +99,7 @@ def analyze(
 
 def graph_of_zeros(spec: ModelSpec) -> Graph:
     """The graph that a spec describes, for questions about its shapes: every weight is zero."""
-    shapes = state_shapes(spec)
-    return build_graph(spec, {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    return outline(spec)
 
 
 def _spec(name: str) -> ModelSpec:

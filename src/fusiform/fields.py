@@ -11,6 +11,9 @@ from fusiform.errors import FusiformError
 
 T = TypeVar("T")
 
+_MAX_ITEMS = 100_000
+"""Entries of a list in JSON, each of which is looked at: a hundredth of a second for ten thousand."""
+
 
 def from_dict(cls: type[T], fields: object, error: type[FusiformError], *, where: str = "") -> T:
     """An instance of the dataclass ``cls`` from what JSON gave; nested dataclasses and tuples are made too.
@@ -21,7 +24,7 @@ def from_dict(cls: type[T], fields: object, error: type[FusiformError], *, where
         raise error(f"{where or 'the description'} must be an object, got {show(fields)}")
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
     if unknown := sorted(set(fields) - set(known)):
-        raise error(f"unknown field {where}{unknown[0]!r}; known are {', '.join(known)}")
+        raise error(f"unknown field {where}{show(unknown[0])}; known are {', '.join(known)}")
     required = {
         name
         for name, field in known.items()
@@ -41,6 +44,8 @@ def _from_json_value(hint: Any, value: object, error: type[FusiformError], where
         return from_dict(typing.cast("type[Any]", hint), value, error, where=f"{where}.")
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         item = typing.get_args(hint)[0]
+        if len(value) > _MAX_ITEMS:
+            raise error(f"field {where!r} has {len(value):,} entries; at most {_MAX_ITEMS:,} are read")
         return tuple(_from_json_value(item, entry, error, f"{where}[{i}]") for i, entry in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return _float(value, error, where)

@@ -21,6 +21,37 @@ METADATA_KEY = "fusiform.spec"
 DECODED_BOXES = 100
 """How many boxes a decoded detector answers with, those that are none included."""
 
+# What a description may ask for. It is text, and whoever wrote it may ask for any number: what opens a file of some
+# kilobytes would make arrays of it. docs/reference/models.md has the same limits.
+MAX_INPUT_SIZE = 4096
+"""Pixels of the input's side, and of ``resize``; no network stays below ``MAX_ACTIVATION_BYTES`` with more."""
+MAX_ACTIVATION_BYTES = 640_000_000
+"""What a network may hold of activations and answers for one picture, in float32; see ``zoo.model.check_memory``.
+
+With a runtime's own copies that is about 1 GB: MobileNetV2 1.0 at 2,200 pixels, ShuffleNetV2 x1.0 at 3,900.
+"""
+MAX_WIDTH = 4.0
+"""The widest published network is 2.0 wide. Weights grow with the square: MobileNetV2 4.0 has 164 MB of them."""
+MAX_LABELS = 100_000
+"""ImageNet-21k has 21,841 classes; the matrix for 100,000 takes half a gigabyte."""
+MAX_LABEL_LENGTH = 1000
+"""Characters of a label or its identifier; the longest of ImageNet has 121."""
+MAX_TEXT_LENGTH = 100_000
+"""Characters of any other text, such as ``provenance``."""
+MAX_CHANNELS = 256
+"""Of the input: photographs have 3, hyperspectral cameras some 200."""
+MAX_ACCURACIES = 1000
+"""Entries of ``accuracy``: files have two."""
+MAX_DESCRIPTION_BYTES = 1 << 24
+"""Of the whole description as JSON: 100,000 labels of 150 characters."""
+MAX_MODEL_BYTES = 1 << 30
+"""Of a model file: the widest network with an optimiser's state and a moving average takes 656 MB."""
+
+# Beyond these, no picture's answer is a number in float32.
+_TEMPERATURES = (1e-3, 1e3)
+_LARGEST_MEAN = 1e6
+_STDS = (1e-6, 1e6)
+
 Architecture = str
 """A key of ``tables.TRAITS``: ``mobilenet_v2`` or ``shufflenet_v2``."""
 Padding = Literal["symmetric", "same"]
@@ -64,11 +95,20 @@ class Preprocess:
     def __post_init__(self) -> None:
         check_types(self, SpecError)
         if self.resize < 1 or self.crop < 1:
-            raise SpecError(f"preprocess: resize and crop must be at least 1 pixel, got {self.resize} and {self.crop}")
+            got = f"{show(self.resize)} and {show(self.crop)}"
+            raise SpecError(f"preprocess: resize and crop must be at least 1 pixel, got {got}")
+        for name, pixels in (("resize", self.resize), ("crop", self.crop)):
+            if pixels > MAX_INPUT_SIZE:
+                raise SpecError(f"preprocess: {name} must be at most {MAX_INPUT_SIZE} pixels, got {show(pixels)}")
         if self.fit != "crop" and self.resize != self.crop:
             raise SpecError(f"preprocess: fit={self.fit} needs resize equal to crop, got {self.resize}, {self.crop}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise SpecError(f"preprocess: mean must be finite and std positive, got mean={self.mean}, std={self.std}")
+        if max(map(abs, self.mean)) > _LARGEST_MEAN or min(self.std) < _STDS[0] or max(self.std) > _STDS[1]:
+            raise SpecError(
+                f"preprocess: mean must be at most {_LARGEST_MEAN:g} and std {_STDS[0]:g} to {_STDS[1]:g}, got "
+                f"mean={self.mean}, std={self.std}"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,10 +123,12 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
+        for name, text in (("dataset", self.dataset), ("source", self.source)):
+            _check_text(f"accuracy: {name}", text)
         if not (0 <= self.top1 <= self.top5 <= 1 and self.pictures > 0):
             raise SpecError(
-                f"accuracy on {self.dataset}: need 0 <= top1 <= top5 <= 1 and pictures > 0, "
-                f"got {self.top1}, {self.top5}, {self.pictures}"
+                f"accuracy on {show(self.dataset)}: need 0 <= top1 <= top5 <= 1 and pictures > 0, "
+                f"got {self.top1}, {self.top5}, {show(self.pictures)}"
             )
 
 
@@ -141,7 +183,7 @@ class ModelSpec:
         check_types(self, SpecError)
         if self.version != SPEC_VERSION:
             raise SpecError(
-                f"spec version {self.version} is not the version {SPEC_VERSION} that this fusiform reads: "
+                f"spec version {show(self.version)} is not the version {SPEC_VERSION} that this fusiform reads: "
                 "update fusiform, or write the file again with this version"
             )
         if self.architecture not in TRAITS:
@@ -149,31 +191,53 @@ class ModelSpec:
             raise SpecError(f"field 'architecture' must be one of {known}, got {show(self.architecture)}")
         if not (math.isfinite(self.width) and self.width > 0):
             raise SpecError(f"width must be a positive number, got {self.width}")
+        if self.width > MAX_WIDTH:
+            raise SpecError(f"width must be at most {MAX_WIDTH:g}, got {self.width:g}")
         traits = TRAITS[self.architecture]
         if not traits.any_width and self.width not in traits.widths:
             raise SpecError(f"{self.architecture} has widths {list(traits.widths)}, not {self.width}")
-        if not self.labels:
-            raise SpecError("labels must name at least one class")
-        for label in self.labels:
-            if not _is_unicode(label):
-                raise SpecError(f"label {label!r} is not Unicode text, so no file can hold it: rename the class")
+        self._check_texts()
         if self.label_ids and len(self.label_ids) != len(self.labels):
             raise SpecError(f"{len(self.label_ids)} label_ids for {len(self.labels)} labels: give none or one each")
         if self.input_size < 32:
-            raise SpecError(f"input_size must be at least 32 pixels, got {self.input_size}")
+            raise SpecError(f"input_size must be at least 32 pixels, got {show(self.input_size)}")
+        if self.input_size > MAX_INPUT_SIZE:
+            raise SpecError(f"input_size must be at most {MAX_INPUT_SIZE} pixels, got {show(self.input_size)}")
         if self.preprocess.crop != self.input_size:
             raise SpecError(f"preprocess.crop is {self.preprocess.crop} but input_size is {self.input_size}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SpecError(f"temperature must be a positive number, got {self.temperature}")
+        if not _TEMPERATURES[0] <= self.temperature <= _TEMPERATURES[1]:
+            raise SpecError(
+                f"temperature must be {_TEMPERATURES[0]:g} to {_TEMPERATURES[1]:g}, got {self.temperature:g}"
+            )
         if self.input_channels < 1:
-            raise SpecError(f"input_channels must be at least 1, got {self.input_channels}")
+            raise SpecError(f"input_channels must be at least 1, got {show(self.input_channels)}")
+        if self.input_channels > MAX_CHANNELS:
+            raise SpecError(f"input_channels must be at most {MAX_CHANNELS}, got {show(self.input_channels)}")
         self._check_task()
+
+    def _check_texts(self) -> None:
+        if not self.labels:
+            raise SpecError("labels must name at least one class")
+        if len(self.labels) > MAX_LABELS:
+            raise SpecError(f"labels must name at most {MAX_LABELS:,} classes, not {len(self.labels):,}")
+        for label in self.labels:
+            if not _is_unicode(label):
+                raise SpecError(f"label {show(label)} is not Unicode text, so no file can hold it: rename the class")
+        for name, texts in (("label", self.labels), ("label_id", self.label_ids)):
+            if len(longest := max(texts, key=len, default="")) > MAX_LABEL_LENGTH:
+                raise SpecError(f"a {name} has at most {MAX_LABEL_LENGTH} characters, not {len(longest):,}")
+        if not _is_unicode("".join(self.label_ids)):
+            raise SpecError("label_ids are not Unicode text, so no file can hold them")
+        for name, text in (("provenance", self.provenance), ("license", self.license)):
+            _check_text(name, text)
 
     def _check_task(self) -> None:
         strides = (8, 16) if self.task == "segmentation" else (32,)
         if self.output_stride not in strides:
             raise SpecError(
-                f"{self.task}: output_stride must be {' or '.join(map(str, strides))}, got {self.output_stride}"
+                f"{self.task}: output_stride must be {' or '.join(map(str, strides))}, got {show(self.output_stride)}"
             )
         if self.task != "classification" and self.output != "logits":
             raise SpecError(f"{self.task}: the output must be logits, got {self.output}")
@@ -267,15 +331,23 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = "spec") -> ModelSpec:
         """Read a spec; unknown, missing or wrong fields raise SpecError, which names ``source``, the file."""
+        if len(text) > MAX_DESCRIPTION_BYTES:
+            raise SpecError(
+                f"{source}: the model's description has {len(text):,} bytes, and at most {MAX_DESCRIPTION_BYTES:,} are "
+                "read: shorten its labels"
+            )
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"{source}: the model's description is not JSON ({error})") from None
         if isinstance(fields, dict) and isinstance(fields.get("version"), int) and fields["version"] > SPEC_VERSION:
             raise SpecError(
-                f"{source}: written by a newer fusiform (spec version {fields['version']}, this one reads "
+                f"{source}: written by a newer fusiform (spec version {show(fields['version'])}, this one reads "
                 f"{SPEC_VERSION}): update fusiform"
             )
+        measured = fields.get("accuracy") if isinstance(fields, dict) else None
+        if isinstance(measured, list) and len(measured) > MAX_ACCURACIES:
+            raise SpecError(f"{source}: field 'accuracy' has {len(measured):,} entries, at most {MAX_ACCURACIES:,}")
         if isinstance(fields, dict) and type(fields.get("version")) is int and fields["version"] == 1:
             fields = {**fields, "version": SPEC_VERSION, "accuracy": _as_shares(fields.get("accuracy", []))}
         try:
@@ -291,7 +363,7 @@ def _as_shares(accuracies: Any) -> Any:
     return [
         {
             name: round(value / 100, 12)
-            if name in ("top1", "top5") and isinstance(value, (int, float)) and not isinstance(value, bool)
+            if name in ("top1", "top5") and type(value) in (int, float) and abs(value) <= 100
             else value
             for name, value in each.items()
         }
@@ -315,6 +387,13 @@ def parse_network_name(name: str) -> tuple[Architecture, float] | None:
     if found is None or found[1] not in TRAITS:
         return None
     return found[1], float(f"{found[2]}.{found[3]}")
+
+
+def _check_text(name: str, text: str) -> None:
+    if len(text) > MAX_TEXT_LENGTH:
+        raise SpecError(f"{name} has at most {MAX_TEXT_LENGTH:,} characters, not {len(text):,}")
+    if not _is_unicode(text):
+        raise SpecError(f"{name} is not Unicode text, so no file can hold it: {show(text)}")
 
 
 def _is_unicode(text: str) -> bool:

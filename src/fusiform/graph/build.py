@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
-from fusiform.graph.builder import Builder, FoldedWeights, Numbers, State, Weights
+from fusiform.graph.builder import Builder, FoldedWeights, Numbers, Outline, State, Weights
 from fusiform.graph.heads import build_nodes
 from fusiform.graph.ir import Graph
 from fusiform.spec import ModelSpec
@@ -42,6 +42,11 @@ def number_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> Grap
     ``weights`` gives the shape of each convolution's and the classifier's weight by name.
     """
     return _build(spec, Numbers(weights))
+
+
+def outline(spec: ModelSpec) -> Graph:
+    """The graph that ``spec`` describes, for questions about its shapes: weights that take no memory."""
+    return _build(spec.with_logits(), Outline())
 
 
 def _build(spec: ModelSpec, weights: Weights) -> Graph:

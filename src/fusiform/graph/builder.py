@@ -107,7 +107,8 @@ class Outline(Weights):
 
 def _zeros(shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
     """A weight and a bias that take no memory, however large the network."""
-    return np.broadcast_to(np.False_, shape), np.broadcast_to(np.False_, shape[:1])
+    zero = np.float32(0)
+    return np.broadcast_to(zero, shape), np.broadcast_to(zero, shape[:1])
 
 
 class FeatureMap(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import MissingExtraError, SpecError, WeightsError
+from fusiform.fields import show
 from fusiform.graph.build import number_weights
 from fusiform.graph.inputs import unscale_input
 from fusiform.graph.ir import (
@@ -38,6 +39,7 @@ try:
     from onnx import TensorProto, helper, numpy_helper
 
     from fusiform.graph.onnx_decoded import add_decoding
+    from fusiform.graph.onnx_limits import check_growth, check_sizes
 except ImportError:
     raise MissingExtraError("onnx", "onnx", "reading and writing ONNX files") from None
 
@@ -65,9 +67,14 @@ def to_onnx(graph: Graph, *, half: bool = False, metadata: Mapping[str, str] | N
 def read_spec(data: bytes, *, source: str) -> ModelSpec:
     """The spec inside an ONNX file; raises WeightsError for other files, SpecError where it is missing or wrong."""
     model = _parse(data, source)
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return ModelSpec.from_json(entry.value, source=source)
+    try:
+        entries = {entry.key: entry.value for entry in reversed(model.metadata_props)}  # the first of a name counts
+    except UnicodeDecodeError:
+        raise WeightsError(f"{source}: is damaged (its description is no text): fetch or export it again") from None
+    if METADATA_KEY in entries:
+        spec = ModelSpec.from_json(entries[METADATA_KEY], source=source)
+        check_growth(model, source)
+        return spec
     raise SpecError(
         f"{source}: carries no description by fusiform (labels, preprocessing); "
         f"write one with: fusiform port {source} --out FILE"
@@ -84,17 +91,21 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
     """Read back what ``to_onnx`` wrote; ``source`` names the file in errors."""
     spec = read_spec(data, source=source)
     model = _parse(data, source)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    try:
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    except Exception as error:  # onnx and numpy raise many kinds for damaged files
+        raise WeightsError(f"{source}: is damaged ({_reason(error)}): fetch or export it again") from None
     arrays |= {
         name: array.astype(np.float32)
         for name, array in arrays.items()
         if name.endswith((".weight", ".bias")) and array.dtype == np.float16
     }
-    made = {output for node in model.graph.node for output in node.output}
     try:
+        made = {output for node in model.graph.node for output in node.output}
         weights = {name[: -len(".weight")]: array for name, array in arrays.items() if name.endswith(".weight")}
         weights = {name: array.T if array.ndim == 2 else array for name, array in weights.items()}
         template = number_weights(spec, weights).nodes
+        _check_arrays(template, arrays, spec)
         nodes = tuple(
             dataclasses.replace(node, weight=np.ascontiguousarray(weights[node.name]), bias=arrays[f"{node.name}.bias"])
             if isinstance(node, Conv | Linear)
@@ -128,9 +139,9 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
             )
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise WeightsError(
-            f"{source}: was not written by fusiform ({error}); port it: fusiform port {source}"
+            f"{source}: was not written by fusiform ({_reason(error)}); port it: fusiform port {source}"
         ) from None
     return Graph(spec, nodes, quantization)
 
@@ -142,7 +153,33 @@ def _parse(data: bytes, source: str) -> Any:
         raise WeightsError(f"{source}: not an ONNX file, or a damaged one") from None
     if not model.graph.node:
         raise WeightsError(f"{source}: not an ONNX file, or an empty one")
+    check_sizes(model, source)
+    if not (model.graph.input and model.graph.output):
+        raise WeightsError(f"{source}: has no input or no output: fetch or export it again")
     return model
+
+
+def _check_arrays(template: Sequence[Node], arrays: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
+    """ValueError for constants that are no weights, and WeightsError for those of another number of classes."""
+    for node in template:
+        if not isinstance(node, Conv | Linear):
+            continue
+        weight, bias = arrays[f"{node.name}.weight"], arrays[f"{node.name}.bias"]
+        if f"{weight.dtype} {bias.dtype}" not in ("float32 float32", "int8 int32", "int8 float32"):
+            raise ValueError(f"{node.name} has weights in {weight.dtype} and {bias.dtype}")
+        if bias.shape != node.bias.shape:
+            raise ValueError(f"{node.name}.bias has the shape {bias.shape}")
+        scale = arrays.get(f"{node.name}.weight/scale")
+        if weight.dtype == np.int8 and (scale is None or scale.shape not in ((), (1,), bias.shape)):
+            raise ValueError(f"{node.name}.weight has no scales, or too many")
+    last = template[-1]
+    if isinstance(last, Linear) and len(last.bias) != spec.num_classes:
+        raise WeightsError(f"the weights answer with {len(last.bias)} classes, the spec names {spec.num_classes}")
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a fault, in a line."""
+    return show(str(error)) if isinstance(error, ValueError) else show(f"{type(error).__name__}: {error}")
 
 
 def _of_zero(node: Conv, quantization: Quantization) -> NDArray[np.int32]:

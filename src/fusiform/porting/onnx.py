@@ -13,6 +13,8 @@ from fusiform.errors import FusiformError, MissingExtraError, WeightsError
 from fusiform.graph.ir import Activation
 from fusiform.porting.network import ForeignNetwork, match_network
 from fusiform.porting.tracer import Border, Tensor, Tracer, Value, dequantize
+from fusiform.zoo.foreign_names import shown
+from fusiform.zoo.model import check_file
 
 _DEFAULT_SIDE = 224
 _ARITHMETIC: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
@@ -27,12 +29,16 @@ def read_onnx(path: Path, data: bytes) -> ForeignNetwork:
     try:
         import onnx
         from onnx.external_data_helper import load_external_data_for_model
+
+        from fusiform.graph.onnx_limits import check_sizes
     except ImportError:
         raise MissingExtraError("onnx", "onnx", f"reading {path.name}") from None
     try:
         model = onnx.load_from_string(data)
+        check_sizes(model, str(path), external=True)
         _check_external_data(model, path)
         load_external_data_for_model(model, str(path.parent))
+        check_sizes(model, str(path))
         return _Reader(model, str(path), onnx).read()
     except FusiformError:
         raise
@@ -44,11 +50,24 @@ def read_onnx(path: Path, data: bytes) -> ForeignNetwork:
 
 
 def _check_external_data(model: Any, path: Path) -> None:
-    tensors = model.graph.initializer
-    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    for place in sorted(places):
-        if not (path.parent / place).is_file():
-            raise WeightsError(f"{path} keeps its weights in {place}, which is not beside it: fetch that file too")
+    """WeightsError where files that weights lie in are missing, or would be read more often than once."""
+    files: dict[str, int] = {}
+    wanted = 0
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not entries:
+            continue
+        place = entries.get("location", "")
+        if place not in files:
+            if not (path.parent / place).is_file():
+                raise WeightsError(
+                    f"{path} keeps its weights in {shown(place)}, which is not beside it: fetch that file too"
+                )
+            check_file(path.parent / place)
+            files[place] = (path.parent / place).stat().st_size
+        wanted += int(entries.get("length", files[place]))
+    if wanted > sum(files.values()):
+        raise WeightsError(f"{path}: its weights would take more bytes than {', '.join(map(shown, files))} has")
 
 
 class _Node:
@@ -113,6 +132,10 @@ class _Reader:
             raise self.trace.refuse("a layer whose weights or shape depend on the picture")
         return value
 
+    def vector(self, name: str) -> NDArray[Any]:
+        """A constant with one number for each channel, or one for all."""
+        return self.constant(name).reshape(-1)
+
     def optional(self, node: _Node, position: int, attribute: str = "") -> NDArray[Any] | None:
         """An input that may be left out, or the attribute that older files have instead."""
         if len(node.inputs) > position and node.inputs[position]:
@@ -129,6 +152,7 @@ class _Reader:
     def run(self, node: _Node) -> Value | list[Value]:
         """One operator, https://onnx.ai/onnx/operators, on channel numbers."""
         values = [self.values[name] for name in node.inputs if name]
+        self.trace.spend(sum((value.numbers if isinstance(value, Tensor) else value).size for value in values))
         if node.kind not in ("Constant", "QuantizeLinear", "DequantizeLinear") and not any(
             isinstance(value, Tensor) for value in values
         ):
@@ -145,7 +169,7 @@ class _Reader:
             case "Gemm" | "MatMul" | "QLinearMatMul" | "QGemm":
                 return self.multiply(node)
             case "BatchNormalization":
-                gamma, beta, mean, variance = (self.constant(name).astype(np.float64) for name in node.inputs[1:5])
+                gamma, beta, mean, variance = (self.vector(name).astype(np.float64) for name in node.inputs[1:5])
                 factor = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
                 channels = [-1, 1, 1] if self.picture(node.inputs[0]).numbers.ndim == 4 else [-1]
                 shift = beta - mean * factor
@@ -217,9 +241,12 @@ class _Reader:
             case "Concat":
                 return np.concatenate([self.constant(name) for name in node.inputs], node.attributes["axis"])
             case "Add" | "Sub" | "Mul":
-                return np.asarray(_ARITHMETIC[node.kind](x, self.constant(node.inputs[1])))
+                y = self.constant(node.inputs[1])
+                self.trace.spend(np.broadcast(x, y).size)
+                return np.asarray(_ARITHMETIC[node.kind](x, y))
             case "Div":
                 y = self.constant(node.inputs[1])
+                self.trace.spend(np.broadcast(x, y).size)
                 return np.asarray(x // y if x.dtype.kind == "i" else x / y)
             case "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather":
                 return self.move(node, x)
@@ -243,7 +270,7 @@ class _Reader:
             case "Unsqueeze":
                 return np.asarray(np.expand_dims(x, tuple(self.required(node, 1, "axes").reshape(-1).tolist())))
             case "Gather":
-                return np.asarray(np.take(x, self.constant(node.inputs[1]), node.attributes.get("axis", 0)))
+                return self.trace.take(x, self.constant(node.inputs[1]), node.attributes.get("axis", 0))
         starts, ends = (self.required(node, 1, "starts").tolist(), self.required(node, 2, "ends").tolist())
         axes, steps = self.optional(node, 3, "axes"), self.optional(node, 4)
         pieces = [slice(None)] * x.ndim
@@ -269,13 +296,13 @@ class _Reader:
         )
 
     def quantized_convolve(self, node: _Node) -> Tensor:
-        x_scale, weight, weight_scale, weight_zero, made_scale, made_zero = (
-            self.constant(node.inputs[k]) for k in (1, 3, 4, 5, 6, 7)
+        x_scale, weight_scale, weight_zero, made_scale, made_zero = (
+            self.vector(node.inputs[k]) for k in (1, 4, 5, 6, 7)
         )
-        bias = self.optional(node, 8)
+        weight, bias = self.constant(node.inputs[3]), self.optional(node, 8)
         real = dequantize(weight, weight_scale, weight_zero, 0)
         if bias is not None:
-            bias = bias * (x_scale * weight_scale)
+            bias = bias.reshape(-1) * (x_scale * weight_scale)
         return self.trace.clamp(self.convolve(node, real, bias), made_scale, made_zero)
 
     def multiply(self, node: _Node) -> Tensor:
@@ -284,18 +311,19 @@ class _Reader:
             raise self.trace.refuse(f"a Gemm that transposes its input ({node.name})")
         bias = None
         if node.kind in ("QLinearMatMul", "QGemm"):
-            x_scale, weight, scale, zero = (self.constant(node.inputs[k]) for k in (1, 3, 4, 5))
+            x_scale, scale, zero = (self.vector(node.inputs[k]) for k in (1, 4, 5))
+            weight = self.constant(node.inputs[3])
             axis = 0 if node.attributes.get("transB") else 1
             bias = self.optional(node, 6) if node.kind == "QGemm" else None
-            bias = None if bias is None else bias * (x_scale * scale)
+            bias = None if bias is None else bias.reshape(-1) * (x_scale * scale)
             weight = dequantize(weight, scale, zero, axis)
         else:
             weight = self.constant(node.inputs[1])
             bias = self.optional(node, 2)
         weight = weight if node.attributes.get("transB") else weight.T
-        weight = weight * np.float32(node.attributes.get("alpha", 1))
+        weight = weight * np.float32(float(node.attributes.get("alpha", 1)))
         if bias is not None:
-            bias = np.broadcast_to(bias * node.attributes.get("beta", 1), (1, len(weight)))[0]
+            bias = np.broadcast_to(bias * float(node.attributes.get("beta", 1)), (1, len(weight)))[0]
         return self.trace.multiply(self.picture(node.inputs[0]), weight, bias)
 
     def arithmetic(self, node: _Node) -> Tensor:

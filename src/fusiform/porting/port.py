@@ -28,7 +28,7 @@ from fusiform.tasks.classification import read_labels
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
 from fusiform.zoo.kinds import what_else, what_folder
-from fusiform.zoo.model import PICKLES, Model, open_model
+from fusiform.zoo.model import PICKLES, Model, check_file, open_model
 from fusiform.zoo.stated import Stated, assumption, in_words
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]
@@ -122,6 +122,7 @@ def read_foreign(
     if path.is_dir():
         other = what_folder(path)
         raise WeightsError(f"{path}: {other or 'is a folder: name the model file in it'}")
+    check_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -119,6 +119,8 @@ class _Reader:
         # Files from before the 127th operator have only the deprecated field.
         name = _OPERATORS.get(max(code.builtinCode, code.deprecatedBuiltinCode), "an unknown operator")
         options, inputs = operator.builtinOptions, operator.inputs
+        known = (self.values[index] for index in inputs if index in self.values)
+        self.trace.spend(sum((value.numbers if isinstance(value, Tensor) else value).size for value in known))
         match name:
             case "CONV_2D" | "DEPTHWISE_CONV_2D":
                 return self.convolve(operator, depthwise=name == "DEPTHWISE_CONV_2D")
@@ -190,7 +192,7 @@ class _Reader:
             case "GATHER":
                 if options.batchDims:
                     raise self.trace.refuse("a GATHER of one picture at a time")
-                return self.move(inputs[0], lambda x: np.take(x, self.constant(inputs[1]), options.axis))
+                return self.move(inputs[0], lambda x: self.trace.take(x, self.constant(inputs[1]), options.axis))
             case "SLICE":
                 begin, size = self.constant(inputs[1]), self.constant(inputs[2])
                 piece = tuple(slice(b, None if s < 0 else b + s) for b, s in zip(begin, size, strict=True))

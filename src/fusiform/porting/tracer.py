@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
 from fusiform.graph.ir import Activation, pads
-from fusiform.spec import Padding
+from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_CHANNELS, Padding
 
 Numbers = NDArray[np.int32]
 Border = tuple[int, int, int, int]
@@ -28,6 +29,9 @@ BORDER = -1
 PADDINGS: tuple[Padding, ...] = ("symmetric", "same")
 _LARGEST_SIDE = 2048
 _LARGEST_BORDER = 8
+_MAX_VALUES = MAX_ACTIVATION_BYTES // 4
+_MAX_WORK = 1 << 32
+"""Values that all operators together look at: seconds. MobileNetV2 for 2,048 pixels has 1.7 thousand million."""
 
 
 class Tensor(NamedTuple):
@@ -106,6 +110,7 @@ class Tracer:
         self.channel_axis = channel_axis
         self.layers: list[Layer] = []
         self.input_size = 0
+        self._spent = 0
         self._batch = 1
         self._count = 0
         self._maker: dict[int, int] = {}
@@ -116,6 +121,19 @@ class Tracer:
             f"{self.source}: {what}. Only classifiers with MobileNetV2's or ShuffleNetV2's own layers can be ported"
         )
 
+    def spend(self, values: int) -> None:
+        """Count values that an operator makes or looks at, before it does; WeightsError where they are too many."""
+        self._spent += values
+        if values > _MAX_VALUES or self._spent > _MAX_WORK:
+            raise WeightsError(
+                f"{self.source}: has tensors of more values than networks for pictures need: fetch or export it again"
+            )
+
+    def take(self, x: NDArray[Any], indices: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Slices of ``x`` along ``axis``, each as often as it is named."""
+        self.spend(indices.size * (x.size // max(1, x.shape[axis])))
+        return np.asarray(np.take(x, indices, axis))
+
     def input(self, shape: Sequence[int]) -> Tensor:
         """The picture, (batch, channels, height, width) or (batch, height, width, channels)."""
         if len(shape) != 4:
@@ -124,6 +142,9 @@ class Tracer:
         height, width = (side for axis, side in enumerate(shape) if axis not in (0, channel_axis))
         if height != width or not 32 <= height <= _LARGEST_SIDE:
             raise self.refuse(f"the input is a picture of {height}x{width}; it must be square, from 32 pixels up")
+        if shape[channel_axis] > MAX_CHANNELS:
+            raise self.refuse(f"the input has {shape[channel_axis]} channels, and at most {MAX_CHANNELS} are read")
+        self.spend(math.prod(shape))
         self.input_size, self._batch = height, shape[0]
         numbers = self._number(shape[channel_axis])
         self._add(Layer("input", (), numbers))
@@ -231,6 +252,7 @@ class Tracer:
         """Rows and columns of zeros around a picture; ``amounts`` is (dimensions, 2)."""
         if value != 0 or amounts.min() < 0 or amounts.max() > _LARGEST_BORDER:
             raise self.refuse(f"padding of {amounts.tolist()} with {value}")
+        self.spend(math.prod(side + int(amount) for side, amount in zip(x.numbers.shape, amounts.sum(1), strict=True)))
         return Tensor(
             np.pad(x.numbers, [(int(before), int(after)) for before, after in amounts], constant_values=BORDER)
         )
@@ -275,7 +297,7 @@ class Tracer:
     def _per_channel(self, values: NDArray[Any] | float, x: Tensor) -> NDArray[np.float64]:
         spread: NDArray[np.float64] = np.broadcast_to(np.asarray(values, np.float64), x.numbers.shape)
         rows = spread if spread.ndim == 2 else np.moveaxis(spread, self.channel_axis, -1)
-        first: NDArray[np.float64] = rows.reshape(-1, rows.shape[-1])[0]
+        first: NDArray[np.float64] = rows[(0,) * (rows.ndim - 1)]
         if (rows != first).any():
             raise self.refuse("arithmetic that differs from pixel to pixel")
         return first
@@ -321,6 +343,7 @@ class Tracer:
         return frozenset(found), (made[0], made[1])
 
     def _picture(self, numbers: Numbers, sides: tuple[int, int]) -> Tensor:
+        self.spend(self._batch * len(numbers) * sides[0] * sides[1])
         if self.channel_axis == 1:
             return Tensor(np.broadcast_to(numbers[None, :, None, None], (self._batch, len(numbers), *sides)))
         return Tensor(np.broadcast_to(numbers, (self._batch, *sides, len(numbers))))
@@ -329,7 +352,12 @@ class Tracer:
 def dequantize(
     values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any] | int, axis: int
 ) -> NDArray[np.float32]:
-    """``scale * (values - zero_point)``, with one scale in all or one for each slice along ``axis``."""
+    """``scale * (values - zero_point)``, with one scale in all or one for each slice along ``axis``.
+
+    ValueError for any other number of scales or zero points.
+    """
+    if not {np.size(scale), np.size(zero_point)} <= {1, values.shape[axis] if values.ndim else 1}:
+        raise ValueError(f"{np.size(scale)} scales and {np.size(zero_point)} zero points for {values.shape}")
     along_axis = [-1 if k == axis % values.ndim else 1 for k in range(values.ndim)] if np.size(scale) > 1 else []
     zero = np.asarray(zero_point, np.float32).reshape(along_axis if np.size(zero_point) > 1 else [])
     return (values.astype(np.float32) - zero) * np.asarray(scale, np.float32).reshape(along_axis)

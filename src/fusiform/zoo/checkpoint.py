@@ -25,12 +25,21 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.fields import show
 from fusiform.files import write_file
 from fusiform.graph.builder import Shape
 from fusiform.graph.shapes import Shapes, expected_shapes
-from fusiform.spec import METADATA_KEY, Architecture, ModelSpec, network_name
+from fusiform.spec import (
+    MAX_CHANNELS,
+    MAX_DESCRIPTION_BYTES,
+    MAX_WIDTH,
+    METADATA_KEY,
+    Architecture,
+    ModelSpec,
+    network_name,
+)
 from fusiform.tables import TRAITS
-from fusiform.zoo.foreign_names import choose, common_prefix, torchvision_names
+from fusiform.zoo.foreign_names import choose, common_prefix, shown, torchvision_names
 
 State = dict[str, NDArray[Any]]
 
@@ -50,6 +59,13 @@ _DTYPES = {
 # Where training scripts keep the weights in what they save; the moving average is the one they publish.
 _NESTED = ("model_ema", "state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
+_TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_MOST_GROWTH = 4
+"""The most that tensors take of their file's bytes, times: half precision takes two, and some may share values."""
+_SMALL = 16 << 20
+"""Bytes that are never too many."""
+_MAX_HEADER = (1 << 24) + MAX_DESCRIPTION_BYTES
+"""Bytes of a safetensors file's header: 100,000 tensors, and a description."""
 _MAX_DICTS = 256
 """Dicts in one checkpoint that are looked into."""
 _MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -66,16 +82,21 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, St
     damaged file and SpecError for a spec that does not read.
     """
     data = _read_bytes(path)
+    if (header := int.from_bytes(data[:8], "little")) > _MAX_HEADER:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file (its header would have {header:,} bytes): fetch or export it again"
+        )
     try:
         tensors = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): fetch or export it again") from None
     state = {name: _array(path, name, tensor) for name, tensor in tensors}
     # deserialize has checked the header: its length in 8 bytes, then JSON.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    text = header.get("__metadata__", {}).get(METADATA_KEY)
+    text = (json.loads(data[8 : 8 + header]).get("__metadata__") or {}).get(METADATA_KEY)
     if text is not None:
-        return ModelSpec.from_json(text, source=str(path)), state
+        spec = ModelSpec.from_json(text, source=str(path))
+        _check_floats(path, state)
+        return spec, state
     return None, _renamed(path, state)
 
 
@@ -99,18 +120,24 @@ def read_pth(path: str | os.PathLike[str]) -> State:
         import torch
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", f"reading {Path(path).name}") from None
-    _check_file(path)
+    from fusiform.zoo.pickled import HOLDS_MORE, check_pickles
+    from fusiform.zoo.programs import check_archive
+
+    data = _read_bytes(path)
+    if data.startswith(b"PK"):
+        check_archive(data, source=str(path))
     _check_archive(path)
+    if _newer_protocol(path) is None:  # else PyTorch reads nothing of it
+        check_pickles(data, source=str(path))
+    file_size = len(data)
+    del data
     try:
         with torch.serialization.safe_globals(_plain_values()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are no business of the user's
             loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         if found := re.search(r"\bGLOBAL (\S+)", str(error)):
-            raise WeightsError(
-                f"{path} holds {found[1]}; loading more than tensors can run code, so nothing was loaded. Ask for a "
-                "state dict, torch.save(model.state_dict(), file), or a safetensors file"
-            ) from None
+            raise WeightsError(f"{path} {HOLDS_MORE.format(shown(found[1]))}") from None
         if (protocol := _newer_protocol(path)) is not None:
             raise WeightsError(
                 f"{path} was saved with pickle protocol {protocol}, from which PyTorch reads nothing safely: load it "
@@ -122,15 +149,53 @@ def read_pth(path: str | os.PathLike[str]) -> State:
         ) from None
 
     tensors = _find_state(path, loaded, torch.Tensor)
-    state: State = {}
+    _check_tensors(path, tensors, file_size)
+    return _renamed(path, {name: _to_numpy(path, name, tensor) for name, tensor in tensors.items()})
+
+
+def _to_numpy(path: str | os.PathLike[str], name: str, tensor: Any) -> NDArray[Any]:
+    try:
+        plain = tensor.detach().resolve_neg()
+        array: NDArray[Any] = (plain.float() if plain.is_floating_point() else plain).contiguous().numpy()
+        return array
+    except (RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:  # of kinds that are yet to come
+        raise WeightsError(
+            f"{path}: {shown(name)} cannot be read ({_first_sentence(error)}): save it as a plain float32 tensor"
+        ) from None
+
+
+def _check_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Any], file_size: int) -> None:
+    """WeightsError for tensors that hold no plain numbers, or together far more than the file has.
+
+    One number, seen many times over, is a tensor of any size; thousands of tensors can be one that is seen in parts.
+    """
+    total = 0
     for name, tensor in tensors.items():
-        if tensor.is_quantized or tensor.layout != torch.strided:
+        if (kind := _odd_kind(tensor)) is not None:
             raise WeightsError(
-                f"{path}: {name} is a quantised or sparse tensor, which no network here takes: use the float weights"
+                f"{path}: {shown(name)} is a {kind} tensor, which no network here takes: save the plain float weights"
             )
-        dense = tensor.float() if tensor.is_floating_point() else tensor
-        state[name] = dense.detach().contiguous().numpy()
-    return _renamed(path, state)
+        total += 4 * tensor.numel()
+        if total > _MOST_GROWTH * file_size + _SMALL:
+            raise WeightsError(
+                f"{path}: {shown(name)} has the shape {show(tuple(tensor.shape))}, and with it the tensors take "
+                f"{total:,} bytes, of which a file of {file_size:,} bytes cannot hold its own for each: save "
+                "{name: tensor.clone() for name, tensor in model.state_dict().items()}"
+            )
+
+
+def _odd_kind(tensor: Any) -> str | None:
+    """What keeps a tensor of PyTorch's from being an array of numbers, in a word."""
+    import torch
+
+    if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_nested:
+        return "quantised or sparse"
+    if tensor.is_meta:
+        return "meta (it has no values)"
+    if tensor.is_complex():
+        return "complex"
+    name = str(tensor.dtype).removeprefix("torch.")
+    return None if name in _TORCH_DTYPES else name
 
 
 class Network(NamedTuple):
@@ -184,7 +249,8 @@ def _candidates(shapes: Mapping[str, Shape]) -> Iterator[Network]:
             continue
         # A shape of another rank is told later, as a difference from what it should be.
         num_classes = (shapes.get(f"{traits.classifier}.weight") or (1000,))[0]
-        input_channels = (*stem, 3, 3)[1] or 3
+        input_channels = (*stem, 3, 3)[1]
+        input_channels = input_channels if 0 < input_channels <= MAX_CHANNELS else 3
         for width in traits.widths:
             yield Network(architecture, width, num_classes, input_channels)
         if traits.any_width and (other := _other_width(architecture, shapes)) is not None:
@@ -214,10 +280,10 @@ def _other_width(architecture: Architecture, shapes: Mapping[str, Shape]) -> flo
         return _channels(expected_shapes(architecture, step / 10_000))
 
     found, limit = _channels(shapes), 10_000
-    while channels(limit) <= found and limit < 1_000_000:  # a hundred times the published network
+    while channels(limit) <= found and limit < MAX_WIDTH * 10_000:
         limit *= 2
-    first = bisect_left(range(limit), found, 1, key=channels)
-    end = bisect_right(range(limit), found, first, key=channels)
+    first = bisect_left(range(limit + 1), found, 1, key=channels)
+    end = bisect_right(range(limit + 1), found, first, key=channels)
     roundest = (-(-first // digit) * digit for digit in (1000, 100, 10, 1))
     return next((step / 10_000 for step in roundest if step < end), None)
 
@@ -230,13 +296,20 @@ def _channels(shapes: Mapping[str, Shape]) -> int:
 def _array(path: str | os.PathLike[str], name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
     kind, shape = tensor["dtype"], tuple(tensor["shape"])
     array: NDArray[Any]
-    if kind == "BF16":  # the upper half of a float32
-        array = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
-        return array.reshape(shape)
-    if kind not in _DTYPES:
-        raise WeightsError(f"{path}: {name} has the type {kind}, which no network here takes: save it as float32")
-    array = np.frombuffer(tensor["data"], _DTYPES[kind])
-    return array.astype(np.float32 if kind in ("F64", "F16") else array.dtype.newbyteorder("=")).reshape(shape)
+    if kind != "BF16" and kind not in _DTYPES:
+        raise WeightsError(
+            f"{path}: {shown(name)} has the type {kind}, which no network here takes: save it as float32"
+        )
+    try:
+        if kind == "BF16":  # the upper half of a float32
+            array = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
+            return array.reshape(shape)
+        array = np.frombuffer(tensor["data"], _DTYPES[kind])
+        return array.astype(np.float32 if kind in ("F64", "F16") else array.dtype.newbyteorder("=")).reshape(shape)
+    except (ValueError, OverflowError):  # an empty tensor may have any other dimensions, and any number of them
+        raise WeightsError(
+            f"{path}: {shown(name)} has the shape {show(shape)}, which no network here has: fetch or export it again"
+        ) from None
 
 
 def fits_a_network(shapes: Mapping[str, Shape]) -> bool:
@@ -248,9 +321,21 @@ def _renamed(path: str | os.PathLike[str], state: State) -> State:
     """A state under torchvision's names, or as it is where no network fits, but for a prefix of all."""
     shapes = {name: tuple(array.shape) for name, array in state.items()}
     if names := torchvision_names(shapes, fits_a_network, source=str(path)):
-        return {theirs: state[own] for theirs, own in names.items()}
+        named = {theirs: state[own] for theirs, own in names.items()}
+        _check_floats(path, named)
+        return named
     prefix = common_prefix(state)
     return {name.removeprefix(prefix): array for name, array in state.items()}
+
+
+def _check_floats(path: str | os.PathLike[str], state: State) -> None:
+    """WeightsError for a network's weights in whole numbers: without their scale they are no weights."""
+    for name, array in state.items():
+        if array.dtype.kind != "f" and name.endswith((".weight", ".bias", ".running_mean", ".running_var")):
+            raise WeightsError(
+                f"{path}: {shown(name)} holds {array.dtype} numbers, and a network's weights are floats: save it as "
+                "float32"
+            )
 
 
 def _find_state(path: str | os.PathLike[str], loaded: object, tensor_type: type[Any]) -> dict[str, Any]:
@@ -361,12 +446,14 @@ def _plain_dict(*_: object) -> dict[str, Any]:
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
     """WeightsError for the archives that PyTorch writes and that hold no state dict: programs."""
+    from fusiform.zoo.programs import DAMAGED_ZIP
+
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):  # torch has its own reader, and its own words for it
+    except DAMAGED_ZIP:  # whoever reads it says so
         return
     if any("/code/" in name for name in names):
         raise WeightsError(
@@ -382,6 +469,8 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 def _newer_protocol(path: str | os.PathLike[str]) -> int | None:
     """The pickle protocol of a PyTorch file where it is above 2, the one that torch.save has and safe loading reads."""
+    from fusiform.zoo.programs import DAMAGED_ZIP
+
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -393,7 +482,7 @@ def _newer_protocol(path: str | os.PathLike[str]) -> int | None:
                 head = file.read(32)
             if _MAGIC not in head:  # a pickle, and none of PyTorch's
                 return None
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except DAMAGED_ZIP:
         return None
     return head[1] if head[:1] == b"\x80" and head[1] > 2 else None
 

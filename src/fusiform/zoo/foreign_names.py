@@ -9,6 +9,7 @@ from functools import lru_cache
 from fusiform.errors import WeightsError
 from fusiform.graph.builder import Shape
 from fusiform.graph.shapes import expected_shapes
+from fusiform.report import printable
 from fusiform.tables import TRAITS
 
 Fits = Callable[[Mapping[str, Shape]], bool]
@@ -59,6 +60,11 @@ def choose(found: Mapping[str, Names], *, source: str) -> Names:
         names = ", ".join(sorted(chosen))
         raise WeightsError(f"{source} holds several networks ({names}): save the state dict of the one that is meant")
     return found["" if "" in chosen else chosen[0]] if chosen else {}
+
+
+def shown(name: str) -> str:
+    """A tensor's name, or a class's, in a message, whatever the file calls it."""
+    return printable(name if len(name) <= 100 else f"{name[:97]}...")
 
 
 def common_prefix(names: Mapping[str, object]) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 
-import numpy as np
-
 from fusiform.errors import FusiformError
-from fusiform.graph.build import number_weights
+from fusiform.graph.build import outline
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.graph.ir import reads_pixels
 from fusiform.graph.shapes import state_shapes
@@ -24,12 +22,8 @@ def describe(model: str | os.PathLike[str]) -> Report:
     """
     opened = open_model(model)
     spec, preprocess = opened.spec, opened.spec.preprocess
-    if opened.format in PROGRAMS:  # what can be counted follows from the network
-        shapes = state_shapes(spec)
-        weights = {name.removesuffix(".weight"): np.empty(shape) for name, shape in shapes.items() if len(shape) > 1}
-        graph = number_weights(spec, weights)
-    else:
-        graph = opened.graph()
+    # Of a program what can be counted follows from the network.
+    graph = outline(spec) if opened.format in PROGRAMS else opened.graph()
     figures: dict[str, Cell] = {
         "network": spec.name,
         "task": spec.task,

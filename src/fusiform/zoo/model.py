@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from fusiform.errors import SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
-from fusiform.spec import Colours, Fit, ModelSpec
+from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_LABELS, MAX_MODEL_BYTES, Colours, Fit, ModelSpec
 
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
@@ -52,6 +54,9 @@ class Model:
     assumed: tuple[str, ...] = ()
     """What of ``spec.preprocess`` neither the file says nor the user stated: of ``mean``, ``std``, ``resize``, ``crop``
     and ``fit``. None of a file that describes itself."""
+
+    def __post_init__(self) -> None:
+        check_memory(self.spec, source=str(self.path))
 
     def __repr__(self) -> str:
         size = f", {len(self.data) / 1e6:.1f} MB" if self.data else ""
@@ -106,6 +111,46 @@ class Model:
         from fusiform.graph.onnx import to_onnx
 
         return to_onnx(self.graph())
+
+
+_FEW_VALUES = 128
+"""No network here holds as many values for a pixel of its input, at width 1; MobileNetV2 holds 31."""
+
+
+def check_memory(spec: ModelSpec, *, source: str) -> None:
+    """Raise SpecError for a network that holds more than ``MAX_ACTIVATION_BYTES`` while it answers one picture."""
+    answers = 4 * sum(map(math.prod, spec.answers.values()))
+    values = _FEW_VALUES * max(1, spec.width) + spec.input_channels
+    if answers + 4 * values * spec.input_size**2 <= MAX_ACTIVATION_BYTES:
+        return
+    from fusiform.graph.build import outline
+    from fusiform.graph.memory import peak_memory
+
+    needed = answers + (0 if answers > MAX_ACTIVATION_BYTES else peak_memory(outline(spec)).bytes)
+    if needed > MAX_ACTIVATION_BYTES:
+        raise SpecError(
+            f"{source}: {spec.summary()}, would hold {needed / 1e6:,.0f} MB of activations for one picture, and no "
+            f"more than {MAX_ACTIVATION_BYTES / 1e6:,.0f} MB are used: take smaller pictures, or fewer classes"
+        )
+
+
+def check_file(path: Path) -> None:
+    """WeightsError for a device or a pipe, which may have no end, and for a file larger than any model.
+
+    What this process was given open, as by a shell's ``<(command)``, is read. What is not there is not told here.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return
+    given = str(path).startswith(("/dev/fd/", "/proc/self/fd/")) and stat.S_ISFIFO(status.st_mode)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or given):
+        raise WeightsError(f"{path}: is no file but a device or a pipe: write the model into a file first")
+    if status.st_size > MAX_MODEL_BYTES:
+        raise WeightsError(
+            f"{path}: has {status.st_size:,} bytes, more than any model here ({MAX_MODEL_BYTES:,}): of a checkpoint "
+            "save the state dict alone"
+        )
 
 
 def open_model(
@@ -222,6 +267,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         if (other := what_folder(path)) is not None:
             raise WeightsError(f"{path}: {other}")
         return _read(_model_inside(path), spec)
+    check_file(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -329,6 +375,8 @@ def _guessed_spec(path: Path, state: dict[str, NDArray[Any]]) -> ModelSpec:
         raise
     if network.input_channels != 3:
         raise SpecError(f"{path}: the network reads {network.input_channels} channels; photographs have 3")
+    if network.num_classes > MAX_LABELS:
+        raise SpecError(f"{path}: the network has {network.num_classes:,} classes; at most {MAX_LABELS:,} are read")
     names, ids = imagenet_labels() if network.num_classes == 1000 else ((), ())
     return ModelSpec(
         network.architecture,

@@ -10,9 +10,11 @@ import hashlib
 import html
 import io
 import json
+import lzma
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,15 +23,22 @@ from flatbuffers.table import Table
 from fusiform.errors import SpecError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
 
-_DAMAGED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError),
+    *(RuntimeError, OSError, EOFError, ValueError),
+)
 """What zipfile raises for a file that is not as it should be: the last for positions before its beginning."""
+_MAX_ENTRIES = 65_535
+"""Of a zip archive: checkpoints have some thousand, and each takes several hundred bytes once it is listed."""
 
 
 def check_archive(data: bytes, *, source: str) -> None:
     """Raise WeightsError for a zip archive that would unpack to far more than itself: PyTorch unpacks any."""
+    if (entries := data.count(b"PK\x01\x02")) > _MAX_ENTRIES:  # as many as it lists, whatever it says
+        raise WeightsError(f"{source}: is an archive of {entries:,} entries, which no model is; fetch another")
     try:
         unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except _DAMAGED:
+    except DAMAGED_ZIP:
         return  # whoever reads it says so
     # PyTorch stores weights as they are and compresses code, a few times.
     if unpacked > 10 * len(data) + (16 << 20):
@@ -53,7 +62,7 @@ def read_torchscript_spec(data: bytes, *, source: str) -> ModelSpec:
                 if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
                     raise zipfile.BadZipFile
                 text = archive.read(name)
-            except _DAMAGED:
+            except DAMAGED_ZIP:
                 raise WeightsError(f"{source}: damaged TorchScript file; export it again") from None
             return ModelSpec.from_json(text, source=source)
     raise SpecError(
@@ -75,7 +84,11 @@ def read_openvino_spec(data: bytes, *, source: str) -> ModelSpec:
     found = re.search(rb'<fusiform>\s*<spec value="([^"]*)"', data)
     if found is None:
         raise _undescribed(source)
-    return ModelSpec.from_json(html.unescape(found[1].decode("utf-8", "replace")), source=source)
+    try:
+        text = html.unescape(found[1].decode("utf-8", "replace"))
+    except ValueError:  # a character with a number of thousands of digits
+        raise WeightsError(f"{source}: damaged description; export it again") from None
+    return ModelSpec.from_json(text, source=source)
 
 
 def is_executorch(data: bytes) -> bool:
@@ -86,7 +99,7 @@ def is_executorch(data: bytes) -> bool:
 def _names(data: bytes) -> list[str]:
     try:
         return zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except _DAMAGED:
+    except DAMAGED_ZIP:
         return []
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from fusiform.errors import UsageError
-from fusiform.spec import Colours, Fit, Preprocess
+from fusiform.fields import show
+from fusiform.spec import MAX_INPUT_SIZE, Colours, Fit, Preprocess
 
 
 class Stated(NamedTuple):
@@ -35,7 +36,9 @@ class Stated(NamedTuple):
             raise UsageError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
         for name, pixels in (("resize", self.resize), ("crop", self.crop)):
             if pixels is not None and (not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 32):
-                raise UsageError(f"{name} must be a whole number of pixels, 32 or more, got {pixels!r}")
+                raise UsageError(f"{name} must be a whole number of pixels, 32 or more, got {show(pixels)}")
+            if pixels is not None and pixels > MAX_INPUT_SIZE:
+                raise UsageError(f"{name} must be at most {MAX_INPUT_SIZE} pixels, got {show(pixels)}")
         if fit != "crop":
             crop = self.crop or self.resize or assumed.crop
             if self.resize not in (None, crop):

@@ -71,6 +71,8 @@ class ForeignEngine:
         if model.format == "tflite":
             check_litert(model, described=False)
         start = _start_litert if model.format == "tflite" else _start_onnx
+        if model.format == "onnx":
+            _check_onnx(model)
         try:
             self._network = start(model, threads)
         except MissingExtraError:
@@ -157,6 +159,21 @@ def _quantized(pictures: NDArray[np.float32], dtype: Any, scale: float, zero: in
     limits = np.iinfo(dtype)
     rounded: NDArray[Any] = np.clip(np.rint(pictures / scale) + zero, limits.min, limits.max).astype(dtype)
     return rounded
+
+
+def _check_onnx(model: Model) -> None:
+    try:
+        import onnx
+
+        from fusiform.graph.onnx_limits import check_growth, check_sizes
+    except ImportError:
+        raise MissingExtraError("onnx", "onnx", f"running {model.path.name}") from None
+    try:
+        file = onnx.load_from_string(model.data)
+    except Exception:  # protobuf's DecodeError is not ours to import
+        raise WeightsError(f"{model.path}: not an ONNX file, or a damaged one") from None
+    check_sizes(file, str(model.path), external=True)
+    check_growth(file, str(model.path))
 
 
 def _start_onnx(model: Model, threads: int) -> _Network:
