@@ -104,7 +104,6 @@ def test_another_tools_file_is_tried_too(write, spec):
 def test_a_child_that_takes_too_much(write, monkeypatch):
     path = write(keeps)
     monkeypatch.setattr(trial, "MOST_MEMORY", -1)
-    monkeypatch.setattr(trial, "PICTURE_MEMORY", -1)
     with pytest.raises(WeightsError, match=r"x\.tflite: one picture takes LiteRT \d+ MB: export it again"):
         open_engine(path)
     monkeypatch.setattr(trial, "_tried", {})

@@ -24,15 +24,16 @@ from typing import Any, Literal
 import numpy as np
 
 from fusiform.errors import FusiformError, WeightsError
-from fusiform.graph.tflite_operators import MOST_MEMORY, PICTURE_MEMORY
 from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
 
 Runtime = Literal["LiteRT", "ExecuTorch"]
 
-_OF_THE_RUNTIME = 3 << 30
-"""Bytes that the child may have beside what the file may make it grow by; a runtime alone takes up to a third."""
+MOST_MEMORY = 1 << 30
+"""Bytes that a file may make the child grow by."""
+_DATA_LIMIT = 4 << 30
+"""Bytes that the child may have of its own; a runtime alone takes up to a fifth of them."""
 _PROCESSOR_SECONDS, _SECONDS = 60, 600
 
 _START = """
@@ -104,19 +105,14 @@ def _trial(runtime: Runtime, model: Model) -> Iterator[None]:
                     child.kill()
                     child.wait()
                 said.seek(0)
-                _tried[key] = _outcome(runtime, code, said.read(), _most(model.spec))
+                _tried[key] = _outcome(runtime, code, said.read())
         else:
             yield
         if _tried[key]:
             raise WeightsError(f"{model.path}: {_tried[key]}")
 
 
-def _most(spec: ModelSpec) -> int:
-    """Bytes that a file may make the child grow by."""
-    return max(MOST_MEMORY, PICTURE_MEMORY * spec.input_size**2)
-
-
-def _outcome(runtime: Runtime, code: int | None, said: bytes, most: int) -> str:
+def _outcome(runtime: Runtime, code: int | None, said: bytes) -> str:
     """What is wrong with the file of which a child answered so, in words; nothing if nothing is."""
     again = "export it again from its model, or fetch it again"
     if code is None or (code < 0 and -code == getattr(signal, "SIGXCPU", 0)):
@@ -128,7 +124,7 @@ def _outcome(runtime: Runtime, code: int | None, said: bytes, most: int) -> str:
         memory = int(answer["memory"])
     except (ValueError, LookupError, TypeError):
         return f"ended the process in which {runtime} tried it ({_ending(code)}), so it was not run here: {again}"
-    return f"one picture takes {runtime} {memory / 1e6:,.0f} MB: {again}" if memory > most else ""
+    return f"one picture takes {runtime} {memory / 1e6:,.0f} MB: {again}" if memory > MOST_MEMORY else ""
 
 
 def _ending(code: int) -> str:
@@ -141,18 +137,17 @@ def _ending(code: int) -> str:
 def serve() -> None:
     """Run the file on standard input, and say on standard output what came of it: the main function of the child."""
     may_end()
+    _limit()
     # Runtimes write on standard output, past Python too: the answer goes where only it goes.
     with os.fdopen(os.dup(1), "w", encoding="ascii") as answers:
         os.dup2(2, 1)
         request = json.loads(sys.stdin.buffer.readline())
-        spec = ModelSpec.from_json(request["spec"])
-        _limit(_most(spec) + _OF_THE_RUNTIME)
         data = sys.stdin.buffer.read(request["bytes"])
         memory, error = 0, ""
         try:
             run = _litert() if request["runtime"] == "LiteRT" else _executorch()
             before = _most_memory()
-            run(data, spec)
+            run(data, ModelSpec.from_json(request["spec"]))
             memory = _most_memory() - before
         except FusiformError as refused:
             error = str(refused)
@@ -190,7 +185,7 @@ def _executorch() -> Any:
     return run
 
 
-def _limit(most: int) -> None:
+def _limit() -> None:
     """Bound what the child may use, where the system can: it is the file that decides how much it asks for."""
     try:
         import resource
@@ -199,7 +194,7 @@ def _limit(most: int) -> None:
     limits = (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, _PROCESSOR_SECONDS),
-        (resource.RLIMIT_DATA, most),
+        (resource.RLIMIT_DATA, _DATA_LIMIT),
     )
     for kind, value in limits:
         hard = resource.getrlimit(kind)[1]

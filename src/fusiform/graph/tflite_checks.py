@@ -20,7 +20,6 @@ from fusiform.graph.tflite_operators import (
     FLOAT32,
     INT8,
     MOST_MEMORY,
-    PICTURE_MEMORY,
     RULES,
     SIZES,
     UINT8,
@@ -42,6 +41,8 @@ _OPCODE, _INPUTS, _OUTPUTS, _OPTIONS_KIND, _OPTIONS, _CUSTOM_OPTIONS = 0, 1, 2, 
 _OPERATOR_FIELDS = 7
 _SIGNATURE_INPUTS, _SIGNATURE_OUTPUTS, _SIGNATURE_GRAPH, _MAP_TENSOR = 0, 1, 4, 1
 _MOST_DIMENSIONS = 6
+_PICTURE_MEMORY = 1000
+"""Bytes a pixel of the input: the widest networks of large pictures need less."""
 
 _u16, _i32, _u32, _i8, _u8 = (struct.Struct(form).unpack_from for form in ("<H", "<i", "<I", "<b", "<B"))
 _f32, _i64 = (struct.Struct(form).unpack_from for form in ("<f", "<q"))
@@ -129,7 +130,7 @@ class _Graph:
     ) -> None:
         """Raise Wrong where the tensors that are needed at the same time take more than any network of these does."""
         pixels = max(1, self.size(inputs[0]) // 3)
-        most = max(MOST_MEMORY, PICTURE_MEMORY * pixels)
+        most = max(MOST_MEMORY, _PICTURE_MEMORY * pixels)
         ending: dict[int, int] = {}
         now = sum(sizes[index] for index in inputs)
         for index, number in last.items():

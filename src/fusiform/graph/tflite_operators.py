@@ -19,9 +19,7 @@ FLOAT32, FLOAT16, INT32, UINT8, INT64, BOOL, INT8 = 0, 1, 2, 3, 4, 6, 9
 SIZES = {FLOAT32: 4, FLOAT16: 2, INT32: 4, UINT8: 1, INT64: 8, BOOL: 1, INT8: 1}
 """The bytes of a number of each type that is known."""
 MOST_MEMORY = 1 << 30
-"""Bytes that one picture may take in a runtime, all tensors together; more where it is large."""
-PICTURE_MEMORY = 1000
-"""The same for each of its pixels: the widest networks of large pictures need less."""
+"""Bytes that the tensors of one picture may take together."""
 CUSTOM = 32
 """The number of the operators that are not built in."""
 _EIGHT_BITS = (INT8, UINT8)
