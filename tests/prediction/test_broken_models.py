@@ -10,7 +10,7 @@ import pytest
 
 import fusiform
 from fusiform import engines
-from fusiform.errors import SpecError, WeightsError
+from fusiform.errors import WeightsError
 from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.checkpoint import write_safetensors
@@ -19,10 +19,10 @@ TASKS = {"classification": (32, "crop"), "detection": (64, "stretch"), "segmenta
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (20, 40, 48, 3), np.uint8))
 
 
-def spec_of(task, **changes):
+def spec_of(task):
     size, fit = TASKS[task]
     more = {"output_stride": 16} if task == "segmentation" else {}
-    preprocess = Preprocess(resize=size, crop=size, fit=fit, **changes)
+    preprocess = Preprocess(resize=size, crop=size, fit=fit)
     return ModelSpec("mobilenet_v2", 0.1, ("a", "b"), task=task, input_size=size, preprocess=preprocess, **more)
 
 
@@ -50,8 +50,8 @@ def spoil_variance(state):
 def network(tmp_path):
     """Writes a network of a task with its weights spoiled; its path."""
 
-    def write(task, spoil, **changes):
-        spec = spec_of(task, **changes)
+    def write(task, spoil):
+        spec = spec_of(task)
         state = state_of(spec)
         if task != "classification":
             state = {name: values.copy() for name, values in state.items()}
@@ -79,19 +79,13 @@ def test_answers_that_are_not_finite(task, spoil, network):
     )
 
 
-@pytest.mark.parametrize("change", [{"std": (1e-320,) * 3}, {"mean": (0.5, 0.5, 1e308)}, {"std": (0.5, 0.5, 1e-40)}])
-@pytest.mark.parametrize("task", TASKS)
-def test_a_preprocessing_that_leaves_no_numbers(task, change, network):
-    path = network(task, lambda state: None, **change)
-    with pytest.raises(SpecError, match=rf"^{path}: its description says mean=.* and std=.*, which make pixels"):
-        fusiform.predict(PICTURES[:2], path, progress=False)
-
-
 def test_a_temperature_that_leaves_no_numbers(tmp_path):
-    spec = spec_of("classification").replace(temperature=1e-320)
-    write_safetensors(tmp_path / "x.safetensors", state_of(spec), spec)
+    spec = spec_of("classification").replace(temperature=1e-3)
+    state = state_of(spec)
+    state["classifier.1.bias"][:] = 1e37
+    write_safetensors(tmp_path / "x.safetensors", state, spec)
     with pytest.raises(
-        WeightsError, match=r"x\.safetensors: .*divided by its temperature, .*e-32\d, the answer is not finite"
+        WeightsError, match=r"x\.safetensors: .*divided by its temperature, 0\.001, the answer is not finite"
     ):
         fusiform.predict(PICTURES[0], tmp_path / "x.safetensors", progress=False)
 

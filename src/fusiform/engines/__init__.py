@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
-from fusiform.errors import FusiformError, SpecError, UsageError, WeightsError
+from fusiform.errors import FusiformError, UsageError, WeightsError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
@@ -29,9 +29,6 @@ _OWN: dict[FileFormat, EngineName] = {
     "executorch": "executorch",
 }
 """The runtime that a file is for; weights (safetensors, pth) are for every one, and LiteRT is the fastest."""
-
-_LARGEST = 3.4e38
-"""About the largest float32."""
 
 
 class Engine(Protocol):
@@ -91,24 +88,12 @@ def open_engine(
     engine = engine or own_engine(opened)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
-    _check_normalization(opened)
     try:
         return Running(_start(opened, engine, threads, device), opened.path, engine)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
         if str(opened.path) in str(error):
             raise
         raise WeightsError(f"{opened.path}: {printable(' '.join(str(error).split()))}") from None
-
-
-def _check_normalization(model: Model) -> None:
-    """SpecError where normalised pixels are no float32: networks cut them off, and answer something."""
-    mean, std = model.spec.preprocess.mean, model.spec.preprocess.std
-    edges = [(value - m) / s for m, s in zip(mean, std, strict=True) for value in (0.0, 1.0)]
-    if not all(abs(edge) < _LARGEST for edge in edges):
-        raise SpecError(
-            f"{model.path}: its description says mean={mean} and std={std}, which make pixels larger than any float32: "
-            "write its file again"
-        )
 
 
 def own_engine(model: Model) -> EngineName:

@@ -41,8 +41,6 @@ _OPCODE, _INPUTS, _OUTPUTS, _OPTIONS_KIND, _OPTIONS, _CUSTOM_OPTIONS = 0, 1, 2, 
 _OPERATOR_FIELDS = 7
 _SIGNATURE_INPUTS, _SIGNATURE_OUTPUTS, _SIGNATURE_GRAPH, _MAP_TENSOR = 0, 1, 4, 1
 _MOST_DIMENSIONS = 6
-_PICTURE_MEMORY = 1000
-"""Bytes a pixel of the input: the widest networks of large pictures need less."""
 
 _u16, _i32, _u32, _i8, _u8 = (struct.Struct(form).unpack_from for form in ("<H", "<i", "<I", "<b", "<B"))
 _f32, _i64 = (struct.Struct(form).unpack_from for form in ("<f", "<q"))
@@ -129,8 +127,6 @@ class _Graph:
         self, operators: Sequence[int], sizes: dict[int, int], last: dict[int, int], inputs: Sequence[int]
     ) -> None:
         """Raise Wrong where the tensors that are needed at the same time take more than any network of these does."""
-        pixels = max(1, self.size(inputs[0]) // 3)
-        most = max(MOST_MEMORY, _PICTURE_MEMORY * pixels)
         ending: dict[int, int] = {}
         now = sum(sizes[index] for index in inputs)
         for index, number in last.items():
@@ -138,8 +134,9 @@ class _Graph:
                 ending[number] = ending.get(number, 0) + sizes[index]
         for number, at in enumerate(operators):
             now += sum(sizes[index] for index in self.numbers(at, _OUTPUTS))
-            if now > most:
-                raise Wrong(f"it would need {now / 1e6:,.0f} MB for one picture, more than {most / 1e6:,.0f} MB")
+            if now > MOST_MEMORY:
+                most = f"{MOST_MEMORY / 1e6:,.0f} MB"
+                raise Wrong(f"it would need {now / 1e6:,.0f} MB for one picture, more than {most}")
             now -= ending.get(number, 0)
 
     def operator(self, at: int, number: int, made: set[int]) -> tuple[str, Sequence[int], Sequence[int]]:
