@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusiform.benchmarking import worker as module
+from fusiform.errors import WeightsError
 from fusiform.spec import ModelSpec, Preprocess
 
 SPEC = ModelSpec("mobilenet_v2", 0.35, ("red", "green"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
@@ -59,3 +60,15 @@ def test_throughput_counts_every_picture_once() -> None:
     assert rates[0] <= 1 / 0.002
     assert rates[1] <= 4 / 0.002
     assert statistics.mean(rates) > 0
+
+
+def test_a_model_whose_answers_are_not_finite_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spoilt:
+        spec = SPEC
+
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {"logits": np.full((len(batch), 2), np.nan, np.float32)}
+
+    monkeypatch.setattr(module, "open_engine", lambda *given, **more: Spoilt())
+    with pytest.raises(WeightsError, match=r"^x\.onnx: answers with values that are not finite: export or train it"):
+        module._Bench().open("x.onnx", "onnxruntime", 1)

@@ -11,13 +11,15 @@ import pytest
 pytest.importorskip("executorch")
 pytest.importorskip("torch")
 
-from fusiform.engines import open_engine
+from fusiform.engines import open_engine, trial
 from fusiform.engines.executorch import ExecuTorchEngine
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsError
 from fusiform.exporting.targets.executorch import write
+from fusiform.exporting.verification.verify import verify
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
+from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.programs import NO_DIGEST, executorch_digest, read_executorch_spec
 
 
@@ -103,6 +105,22 @@ def test_one_changed_byte_anywhere(program):
         damaged[at] ^= 1
         with pytest.raises(WeightsError, match="cut off or damaged"):
             ExecuTorchEngine(bytes(damaged), spec)
+
+
+def test_a_program_that_ends_the_process_ends_another_one(program, small_spec, lived_in_state, tmp_path, monkeypatch):
+    """Its digest may have been made anew: every program is run in a child first, also by ``verify``, and there once."""
+    monkeypatch.setattr(trial, "_tried", {})
+    monkeypatch.setattr(trial, "_START", "import os; os.abort()")
+    path = tmp_path / "x.pte"
+    path.write_bytes(program.read_bytes())
+    words = rf"^{path}: ended the process in which ExecuTorch tried it \(SIGABRT\), so it was not run here: export it "
+    with pytest.raises(WeightsError, match=words):
+        open_engine(path)
+    monkeypatch.setattr(trial, "_START", "")
+    spec = small_spec("mobilenet_v2", 0.35)
+    write_safetensors(tmp_path / "x.safetensors", lived_in_state(spec), spec)
+    with pytest.raises(WeightsError, match=words):
+        verify(path, against=tmp_path / "x.safetensors", progress=False)
 
 
 def test_another_shape_than_described(program):

@@ -62,7 +62,7 @@ def test_it_answers_like_litert(graph, tmp_path):
     for precision, tolerance in (("float32", 1e-4), ("float16", 2e-2)):
         (item,) = write(graph, precision, tmp_path)
         engine = open_engine(item.path, threads=2)
-        assert isinstance(engine, OpenVinoEngine)
+        assert isinstance(engine.engine, OpenVinoEngine)
         assert engine.spec == spec
         for count in (3, 1, 0):
             for batch in (pixels[:count], normalize(pixels[:count], spec.preprocess)):

@@ -54,7 +54,7 @@ def test_it_answers_like_pytorch(network):
     expected = TorchEngine(state, spec).run(pixels)["logits"]
     for path in paths:
         engine = open_engine(path)
-        assert isinstance(engine, TorchScriptEngine)
+        assert isinstance(engine.engine, TorchScriptEngine)
         assert engine.spec == spec
         for count in (3, 1, 0):
             for batch in (pixels[:count], normalize(pixels[:count], spec.preprocess)):

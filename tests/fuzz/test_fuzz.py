@@ -3,9 +3,11 @@
 Some hundred changes with a fixed seed are among the tests. By hand, in a process of its own that may die::
 
     python tests/fuzz/test_fuzz.py pictures --count 20000 --seed 7
+    python tests/fuzz/test_fuzz.py models --count 5000 --seed 7
 
-What it finds lies in ``--keep`` afterwards; once mended, it belongs into ``kept/TARGET``, which every run reads first.
-Another kind of file is another entry in ``TARGETS``: some whole files, and what is done with one.
+``models`` takes every format of model files in turn, from ``model_files`` and ``model_changes``. What it finds lies in
+``--keep`` afterwards; once mended, it belongs into ``kept/TARGET``, which every run reads first. Another kind of file
+is another entry in ``TARGETS``: some whole files, and what is done with one.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import argparse
 import io
 import os
 import random
+import re
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,20 +38,35 @@ from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import FusiformError
 from fusiform.spec import Preprocess
 
+sys.path.insert(0, str(Path(__file__).parent))
+import model_changes
+import model_files
+
+sys.path.pop(0)
 resource: Any = pytest.importorskip("resource")  # Windows counts neither memory nor processor time so
 
 KEPT = Path(__file__).with_name("kept")
 SECONDS = 5.0
 """Of the processor, the most for one file."""
+CHILD_SECONDS = 15.0
+"""The same for the processes that try it first, of which importing PyTorch takes a third."""
 MEGABYTES = 1000
 """The most that one file may add to the memory."""
+DATA_LIMIT = 6 << 30
+"""Bytes that a process of a run by hand may have, so that a fault does not take the machine."""
+LONGEST = 180
+"""Seconds after which a process of a run by hand ends with a file that it still reads."""
 
 
 class Target(NamedTuple):
-    """A kind of file: ``seeds`` makes whole ones, by name; ``read`` does with one what the program does with it."""
+    """A kind of file: ``seeds`` makes whole ones, by name; ``read`` does with one what the program does with it.
+
+    ``change`` makes another file of a whole one, with the help of a second: by default bytes are changed.
+    """
 
     seeds: Callable[[], Mapping[str, bytes]]
     read: Callable[[bytes, str], object]
+    change: Callable[[bytes, bytes, random.Random], bytes] | None = None
 
 
 # Changes
@@ -90,12 +111,12 @@ def case(target: Target, names: list[str], seeds: Mapping[str, bytes], seed: int
     """The name of the file that was changed, and what became of it: always the same for the same numbers."""
     luck = random.Random(f"{seed}/{number}")
     name = luck.choice(names)
-    return name, mutate(seeds[name], seeds[luck.choice(names)], luck)
+    return name, (target.change or mutate)(seeds[name], seeds[luck.choice(names)], luck)
 
 
 def fault(target: Target, content: bytes, name: str) -> str | None:
     """What is wrong with how a file is read, or None."""
-    before, began = most_memory(), time.process_time()
+    before, began, others = most_memory(afresh=True), time.process_time(), time_of_children()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -107,13 +128,26 @@ def fault(target: Target, content: bytes, name: str) -> str | None:
         return f"{type(error).__name__}: {error}"
     if (seconds := time.process_time() - began) > SECONDS:
         return f"{seconds:.1f} s"
+    if (seconds := time_of_children() - others) > CHILD_SECONDS:
+        return f"{seconds:.1f} s in other processes"
     if (grown := most_memory() - before) > MEGABYTES:
         return f"{grown:.0f} MB"
     return None
 
 
-def most_memory() -> float:
-    """The most that this process has taken so far, in megabytes; macOS counts bytes, Linux kilobytes."""
+def time_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return float(used.ru_utime + used.ru_stime)
+
+
+def most_memory(*, afresh: bool = False) -> float:
+    """The most that this process has taken so far, in megabytes; on Linux counted ``afresh`` from now on if asked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        if afresh:
+            Path("/proc/self/clear_refs").write_text("5")
+        return float(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / (1 << 10)  # type: ignore[index]
+    # macOS counts bytes, others kilobytes.
     most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -169,13 +203,29 @@ def read_picture(content: bytes, name: str) -> object:
     return crop_pixels(read_image(content, name=name), Preprocess())
 
 
-TARGETS = {"pictures": Target(pictures, read_picture)}
+def of_models(kind: str, seeds: Callable[[], Mapping[str, bytes]]) -> Target:
+    return Target(seeds, model_files.reader(kind), partial(model_changes.changed, kind, change=mutate))
+
+
+MODELS = {
+    "tflite": model_files.exported("litert"),
+    "onnx": model_files.exported("onnx"),
+    "safetensors": model_files.safetensors,
+    "pth": model_files.checkpoints,
+    "torchscript": model_files.exported("torchscript"),
+    "openvino": model_files.exported("openvino"),
+    "executorch": model_files.exported("executorch"),
+    "coreml": model_files.exported("coreml"),
+}
+TARGETS = {"pictures": Target(pictures, read_picture)} | {
+    kind: of_models(kind, seeds) for kind, seeds in MODELS.items()
+}
 
 
 # The tests
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", ["pictures"])
 def test_what_was_not_changed_is_read(kind: str) -> None:
     target = TARGETS[kind]
     seeds = target.seeds()
@@ -184,12 +234,47 @@ def test_what_was_not_changed_is_read(kind: str) -> None:
         target.read(content, name)
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+NEEDED = {
+    "onnx": ("onnx", "onnxruntime"),
+    "pth": ("torch",),
+    "torchscript": ("torch",),
+    "openvino": ("onnx", "openvino"),
+    "executorch": ("executorch", "torch"),
+    "coreml": ("coremltools", "torch"),
+}
+KINDS = [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("executorch", "coreml"))) for kind in MODELS]
+
+
+def seeds_of(kind: str) -> Mapping[str, bytes]:
+    for package in NEEDED.get(kind, ()):
+        pytest.importorskip(package)
+    return TARGETS[kind].seeds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_file_that_was_not_changed_is_read_and_answers(kind: str, tmp_path: Path) -> None:
+    seeds = seeds_of(kind)
+    assert len(seeds) >= 6
+    for name, content in seeds.items():
+        path = tmp_path / f"{name}{model_files.SUFFIXES[kind]}"
+        model_files.unpack(content, path)
+        if kind == "pth" and "classification" not in name:  # a state dict does not say what its network is for
+            continue
+        describe, predict, *_ = model_files.commands(kind, name, content, path)
+        describe()
+        if kind == "coreml":
+            with pytest.raises(FusiformError, match="runs on Apple's machines alone"):
+                predict()
+        else:
+            predict()
+
+
+@pytest.mark.parametrize("kind", ["pictures", *KINDS])
 def test_whatever_is_changed_ends_in_an_answer_or_an_error_for_users(kind: str) -> None:
-    target = TARGETS[kind]
-    seeds = target.seeds()
+    target, seeds = TARGETS[kind], seeds_of(kind)
     names = sorted(seeds)
-    for number in range(400):
+    target.read(seeds[names[0]], names[0])  # what is imported for it is nobody's fault
+    for number in range(400 if kind == "pictures" else 12):
         name, content = case(target, names, seeds, 0, number)
         assert fault(target, content, name) is None, f"{kind}, seed 0, number {number}, {name}"
 
@@ -220,58 +305,77 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 # By hand
 
 
-def work(kind: str, seed: int, first: int, last: int, at: Path) -> None:
+def work(kind: str, seeds: Mapping[str, bytes], seed: int, first: int, last: int, at: Path) -> None:
     """Read the cases one after the other, and say of each before it is read which it is."""
     target = TARGETS[kind]
-    seeds = target.seeds()
     names = sorted(seeds)
+    target.read(seeds[names[0]], names[0])  # what is imported for it is nobody's fault
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     with at.open("r+b", buffering=0) as place:
         for number in range(first, last):
             os.pwrite(place.fileno(), struct.pack("<q", number), 0)
+            signal.alarm(LONGEST)
             name, content = case(target, names, seeds, seed, number)
-            if (what := fault(target, content, name)) is not None:
+            what = fault(target, content, name)
+            if what is not None and re.match(r"\d.* s", what):  # other programs may have been in its way
+                what = fault(target, content, name)
+            if what is not None:
                 print(f"{number}\t{name}\t{what}", flush=True)
         os.pwrite(place.fileno(), struct.pack("<q", last), 0)
 
 
+def hunt(kind: str, count: int, seed: int, keep: Path) -> int:
+    """Read so many changed files in a process that may die, and is then started again; the number of faults."""
+    target = TARGETS[kind]
+    keep.mkdir(parents=True, exist_ok=True)
+    place, found, first, began = keep / f"{kind}.at", 0, 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in target.seeds().items():
+            (Path(folder) / name).write_bytes(content)
+        seeds = read_seeds(Path(folder))
+        names = sorted(seeds)
+        while first < count:
+            place.write_bytes(struct.pack("<q", first))
+            command = [sys.executable, __file__, kind, "--seed", str(seed), "--count", str(count)]
+            command += ["--first", str(first), "--work", str(place), "--seeds", folder]
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+            (reached,) = struct.unpack("<q", place.read_bytes())
+            lines = done.stdout.splitlines()
+            if done.stderr.strip() and done.returncode >= 0:
+                lines.append(f"{reached}\t?\tsaid on standard error: {done.stderr.strip()[-300:]}")
+            if reached < count:
+                lines.append(f"{reached}\t?\tthe process ended with {done.returncode}")
+            for line in lines:
+                number = int(line.split("\t")[0])
+                if number < count:
+                    name, content = case(target, names, seeds, seed, number)
+                    (keep / f"{kind}_{seed}_{number}.{name}").write_bytes(content)
+                print(f"{kind}\t{line}", flush=True)
+            found += len(lines)
+            first = reached + 1 if reached < count else count
+    place.unlink()
+    print(f"{count:,} {kind}, seed {seed}: {found} faults, {time.monotonic() - began:.0f} s", flush=True)
+    return found
+
+
+def read_seeds(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=TARGETS)
+    parser.add_argument("kind", choices=[*TARGETS, "models"])
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
-    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    for name, form in (("first", int), ("work", Path), ("seeds", Path)):
+        parser.add_argument(f"--{name}", type=form, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.kind, given.seed, given.first, given.count, given.work)
+        work(given.kind, read_seeds(given.seeds), given.seed, given.first, given.count, given.work)
         return 0
-    target = TARGETS[given.kind]
-    seeds = target.seeds()
-    names = sorted(seeds)
-    given.keep.mkdir(parents=True, exist_ok=True)
-    place, found, first, began = given.keep / "at", 0, 0, time.monotonic()
-    while first < given.count:
-        place.write_bytes(struct.pack("<q", first))
-        command = [sys.executable, __file__, given.kind, "--seed", str(given.seed), "--count", str(given.count)]
-        command += ["--first", str(first), "--work", str(place)]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-        (reached,) = struct.unpack("<q", place.read_bytes())
-        lines = done.stdout.splitlines()
-        if done.stderr.strip() and done.returncode >= 0:
-            lines.append(f"{reached}\t?\tsaid on standard error: {done.stderr.strip()[-300:]}")
-        if reached < given.count:
-            lines.append(f"{reached}\t?\tthe process ended with {done.returncode}")
-        for line in lines:
-            number = int(line.split("\t")[0])
-            if number < given.count:
-                name, content = case(target, names, seeds, given.seed, number)
-                (given.keep / f"{given.seed}_{number}.{name}").write_bytes(content)
-            print(line, flush=True)
-        found += len(lines)
-        first = reached + 1 if reached < given.count else given.count
-    place.unlink()
-    print(f"{given.count:,} {given.kind}, seed {given.seed}: {found} faults, {time.monotonic() - began:.0f} s")
+    kinds = list(MODELS) if given.kind == "models" else [given.kind]
+    found = sum(hunt(kind, -(-given.count // len(kinds)), given.seed, given.keep) for kind in kinds)
     return 1 if found else 0
 
 

@@ -356,6 +356,17 @@ def test_damaged_archives_are_refused():
             read_label_file(bytes(damaged), source="m.tflite")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_label_files_packed_as_nobody_does_are_not_unpacked(method, monkeypatch):
+    """What unpacks these two in Python gives all at once, however much it is."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("labels.txt", "one\ntwo\n")
+    monkeypatch.setattr(zipfile, "_get_decompressor", None)
+    with pytest.raises(WeightsError, match=r"^m\.tflite: its labels\.txt is compressed in a way that no reader"):
+        read_label_file(b"model" + packed.getvalue(), source="m.tflite")
+
+
 def test_random_damage_never_ends_in_a_traceback():
     whole = attach_files(b"model", {"labels.txt": b"one\ntwo\n"})
     outcomes = set()

@@ -22,7 +22,8 @@ from fusiform.data.image import read_image
 from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import Engine, EngineName, open_engine
 from fusiform.engines.batch import Batch
-from fusiform.errors import FusiformError, ImageError
+from fusiform.engines.trial import may_end
+from fusiform.errors import FusiformError, ImageError, WeightsError
 from fusiform.spec import ModelSpec
 from fusiform.tasks import detection, segmentation
 
@@ -36,6 +37,7 @@ DECODED_SIZE = (640, 480)
 def serve() -> None:
     """Answer the requests on standard input until it ends: the main function of a contender's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which ends this process then
+    may_end()  # the parent says so of a model, and no trial counts as loading it
     # Runtimes write on standard output, past Python too: the answers go where only they go.
     with os.fdopen(os.dup(1), "w", encoding="ascii") as answers:
         os.dup2(2, 1)
@@ -85,6 +87,8 @@ class _Bench:
         self.crew = [first]
         estimate = measure_latency(first, seconds=0, warm_up=WARM_UP).median_ms / 1000
         after = peak_memory()
+        if not all(np.isfinite(values).all() for values in first.run(self.picture).values()):
+            raise WeightsError(f"{model}: answers with values that are not finite: export or train it again")
         return {
             "estimate": estimate,
             "load_ms": 1000 * load,

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch
-from fusiform.errors import InputError, MissingExtraError, UsageError, WeightsError
+from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
@@ -44,9 +46,34 @@ class Engine(Protocol):
         ...
 
 
+class Running:
+    """An engine of a model file: whatever its runtime raises while it runs is an error of that file.
+
+    ``engine`` is the runtime's own. Too little memory stays a MemoryError where the runtime says so.
+    """
+
+    def __init__(self, engine: Engine, path: Path, runtime: EngineName) -> None:
+        self.engine, self.spec = engine, engine.spec
+        self._path, self._runtime = path, runtime
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch; see ``Engine.run``. WeightsError, which names the file, where the runtime breaks off."""
+        try:
+            with np.errstate(all="ignore"):  # who reads the answers sees what is not finite
+                return self.engine.run(batch)
+        except (FusiformError, MemoryError):
+            raise
+        except Exception as error:  # the runtimes raise many kinds
+            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
+            raise WeightsError(
+                f"{self._path}: {self._runtime} broke off while it ran it ({reason}): export it again from its model, "
+                "fetch it again, or try another engine"
+            ) from None
+
+
 def open_engine(
     model: str | os.PathLike[str] | Model, *, engine: EngineName | None = None, threads: int = 1, device: str = "cpu"
-) -> Engine:
+) -> Running:
     """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
     ``engine`` None is the runtime that the file is for, LiteRT for files of weights. ``threads`` is the number of
@@ -63,11 +90,11 @@ def open_engine(
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
     try:
-        return _start(opened, engine, threads, device)
+        return Running(_start(opened, engine, threads, device), opened.path, engine)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
         if str(opened.path) in str(error):
             raise
-        raise WeightsError(f"{opened.path}: {error}") from None
+        raise WeightsError(f"{opened.path}: {printable(' '.join(str(error).split()))}") from None
 
 
 def place_of(model: Model, engine: EngineName | None, device: str) -> str:
@@ -102,8 +129,10 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
     if opened.format in PROGRAMS and engine != own_engine(opened):
         raise UsageError(f"{opened.path}: is a program for {own_engine(opened)}; the engine {engine} cannot run it")
     if engine == "litert":
-        from fusiform.engines.litert import LiteRTEngine
+        from fusiform.engines.litert import LiteRTEngine, check_litert
 
+        if opened.format == "tflite":
+            check_litert(opened, described=True)
         return LiteRTEngine(opened.tflite(), spec, threads=threads)
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
@@ -122,6 +151,9 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
             raise UsageError(
                 f"{opened.path}: ExecuTorch runs files made for it: fusiform export {opened.path} --to executorch"
             )
+        from fusiform.engines.trial import try_executorch
+
+        try_executorch(opened)
         return ExecuTorchEngine(opened.data, spec, threads=threads)
     if opened.format == "torchscript":
         from fusiform.engines.torchscript import TorchScriptEngine

@@ -20,6 +20,17 @@ _LOG_LINE = rb"\[\w+\.(cpp|h):\d+\] "  # of the runtime, which writes past Pytho
 _FLOAT = 6  # ExecuTorch's number of the type float32
 
 
+def import_libraries() -> tuple[Any, Any]:
+    """PyTorch, and ExecuTorch's runtime for it, which take seconds; MissingExtraError without them."""
+    try:
+        with quietly():  # it warns that its interface may change
+            import torch
+            from executorch.extension.pybindings import portable_lib
+    except ImportError:
+        raise MissingExtraError("executorch", "executorch", "the engine executorch") from None
+    return torch, portable_lib
+
+
 class ExecuTorchEngine:
     """Runs an ExecuTorch program made for one picture; a batch is answered picture by picture.
 
@@ -32,12 +43,7 @@ class ExecuTorchEngine:
     """
 
     def __init__(self, data: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
-        try:
-            with quietly():  # it warns that its interface may change
-                import torch
-                from executorch.extension.pybindings import portable_lib
-        except ImportError:
-            raise MissingExtraError("executorch", "executorch", "the engine executorch") from None
+        torch, portable_lib = import_libraries()
         # The runtime ends the process for some kinds of damage.
         if not is_whole_executorch(data):
             raise WeightsError("the ExecuTorch program is cut off or damaged: export it again")

@@ -10,6 +10,9 @@ from fusiform.engines.quiet import import_onnxruntime
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import ModelSpec
 
+SILENT = 4
+"""The severity from which on the runtime writes lines of its own: what is less than fatal is an exception as well."""
+
 
 class OnnxRuntimeEngine:
     """Runs an ONNX file, a whole batch at once.
@@ -27,11 +30,14 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         try:
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # the runtime's exceptions share no public base
-            raise WeightsError(f"ONNX Runtime cannot run {spec.name}: {error}") from None
+            reason = " ".join(str(error).split())
+            raise WeightsError(f"ONNX Runtime cannot run {spec.name}: {reason[:500]}") from None
         given = self._session.get_inputs()[0]
         self._input = given.name
         self._reads_pixels = given.type == "tensor(uint8)"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fusiform.engines.batch import Batch, as_normalized, check_batch
 from fusiform.engines.device import find_device
 from fusiform.errors import MissingExtraError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import ModelSpec
 
 # All that a frozen network of fusiform's calls; `_convolution` is how tracing writes conv2d.
@@ -72,7 +73,6 @@ class TorchScriptEngine:
         self._torch = torch
         torch.set_num_threads(threads)
         self._device = find_device(device)
-        picture = torch.zeros(1, spec.input_channels, spec.input_size, spec.input_size, device=self._device)
         _check_program(data)
         try:
             with warnings.catch_warnings():
@@ -80,11 +80,13 @@ class TorchScriptEngine:
                 self._network = torch.jit.load(  # type: ignore[no-untyped-call]
                     io.BytesIO(data), map_location=self._device
                 )
+            size = spec.input_size
             with torch.inference_mode():
+                picture = torch.zeros(1, spec.input_channels, size, size, device=self._device)
                 answers = _in_order(self._network(picture))
         except Exception as error:  # what a wrong file raises is not written down
             reason = (str(error) or repr(error)).splitlines()[0]
-            raise WeightsError(f"PyTorch cannot run {spec.name}: {reason}; export it again") from None
+            raise WeightsError(f"PyTorch cannot run {spec.name}: {printable(reason)}; export it again") from None
         found = [tuple(a.shape) if isinstance(a, torch.Tensor) else type(a).__name__ for a in answers]
         wanted = [(1, *shape) for shape in spec.answers.values()]
         if found != wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
@@ -22,7 +23,8 @@ def build_graph(spec: ModelSpec, state: State) -> Graph:
     """
     spec = spec.with_logits()
     try:
-        graph = _build(spec, FoldedWeights(state))
+        with np.errstate(all="ignore"):  # weights that are not finite are told when the network answers
+            graph = _build(spec, FoldedWeights(state))
     except KeyError as error:
         raise WeightsError(f"the weights lack {error}, which {spec.name} needs: are they of another network?") from None
     for name, shape in spec.network_answers.items():

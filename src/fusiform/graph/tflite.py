@@ -38,6 +38,7 @@ from fusiform.graph.ir import (
     Stack,
     pads,
 )
+from fusiform.graph.tflite_checks import check_tflite
 from fusiform.graph.tflite_decoded import POSTPROCESS, add_decoding
 from fusiform.spec import METADATA_KEY, ModelSpec, Padding
 
@@ -99,6 +100,7 @@ def from_tflite(data: bytes, *, source: str = "the file") -> Graph:
     Raises WeightsError for damaged files and SpecError for those without a spec.
     """
     spec = ModelSpec.from_json(read_metadata(data, source=source), source=source)
+    check_tflite(data, source=source, described=True)
     try:
         return _from_tflite(data, spec)
     except WeightsError as error:

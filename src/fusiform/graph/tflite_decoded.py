@@ -195,11 +195,11 @@ def _suppressed(writer: Writer, inputs: list[int], spec: ModelSpec) -> list[int]
     outputs = [writer.tensor(name, shape, "float32") for name, shape in shapes.items()]
     writer.operator(tfl.BuiltinOperator.CUSTOM, inputs, outputs[0], version=1)
     writer.operators[-1].outputs = outputs
-    writer.operators[-1].customOptions = postprocess_options(spec)
+    writer.operators[-1].customOptions = postprocess_options(spec.num_classes)
     return outputs
 
 
-def postprocess_options(spec: ModelSpec) -> NDArray[np.uint8]:
+def postprocess_options(classes: int) -> NDArray[np.uint8]:
     """The operator's options: suppression class by class, as ``tasks.detection.nms``."""
     builder = flexbuffers.Builder()
     with builder.Map():
@@ -207,7 +207,7 @@ def postprocess_options(spec: ModelSpec) -> NDArray[np.uint8]:
             "max_detections": MAX_BOXES,
             "max_classes_per_detection": 1,
             "detections_per_class": MAX_BOXES,
-            "num_classes": spec.num_classes,
+            "num_classes": classes,
         }.items():
             builder.Key(name)
             builder.Int(value)

@@ -100,7 +100,14 @@ def read_label_file(data: bytes, *, source: str = "the file") -> tuple[str, ...]
         with zipfile.ZipFile(stream) as archive:
             if LABEL_FILE not in archive.namelist():
                 return None
-            with archive.open(LABEL_FILE) as file:
+            entry = archive.getinfo(LABEL_FILE)
+            # The readers of such files know no other; and zipfile unpacks these two alone no further than it is asked.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise WeightsError(
+                    f"{source}: its {LABEL_FILE} is compressed in a way that no reader of such files knows; write the "
+                    "file again"
+                )
+            with archive.open(entry) as file:
                 text = file.read(_MAX_LABEL_FILE + 1)
         if len(text) > _MAX_LABEL_FILE:
             raise WeightsError(f"{source}: its {LABEL_FILE} is too large for a list of labels; write the file again")

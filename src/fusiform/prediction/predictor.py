@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from fusiform.data.limits import one_picture
 from fusiform.data.preprocess import crop_pixels, placement
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import GROUP, LOOK_AHEAD, Engines, in_order
-from fusiform.errors import ImageError, SpecError, UsageError
+from fusiform.errors import ImageError, SpecError, UsageError, WeightsError
 from fusiform.machine import usable_cores
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction, Predictions
@@ -92,7 +93,7 @@ class Predictor:
         """The model's description, with the labels that were given."""
         if labels is not None:
             self.spec = rename(self.spec, labels)
-        _check_fit(self.spec)
+        _check_fit(self.spec, self._model.path)
         self._pools: dict[int, Engines] = {}
         self._opening = threading.Lock()
         self._calls = 0
@@ -200,7 +201,8 @@ class Predictor:
             threads = threads if self._calls == 1 or threads == 1 else max(1, self._cores // self._calls)
         try:
             with self._pool(threads).lend() as engine:
-                worker = _Worker(engine, self.spec, asked, fast=self._fast, batch=self._batch, alone=alone)
+                path = self._model.path
+                worker = _Worker(engine, self.spec, path, asked, fast=self._fast, batch=self._batch, alone=alone)
                 return worker.answer(pictures)
         finally:
             with self._opening:
@@ -247,8 +249,11 @@ class _Read(NamedTuple):
 class _Worker:
     """One engine and the way from pictures to answers through it; serves one thread."""
 
-    def __init__(self, engine: Engine, spec: ModelSpec, asked: _Asked, *, fast: bool, batch: int, alone: bool) -> None:
-        self.engine, self.asked, self.fast, self.batch, self.alone = engine, asked, fast, batch, alone
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, path: Path, asked: _Asked, *, fast: bool, batch: int, alone: bool
+    ) -> None:
+        self.engine, self.path, self.asked = engine, path, asked
+        self.fast, self.batch, self.alone = fast, batch, alone
         # An engine that the file was not made for runs its weights, without a softmax at their end.
         output = engine.spec.output
         self.spec = spec if spec.output == output else spec.replace(output=output)
@@ -266,6 +271,12 @@ class _Worker:
             self.engine.run(np.stack([one.pixels for one in read[i : i + size]])) for i in range(0, len(read), size)
         ]
         values = {name: np.concatenate([run[name] for run in runs]) for name in self.spec.answers}
+        try:
+            return self._decode(read, values)
+        except ValueError as error:  # numbers that no network of this description answers with
+            raise WeightsError(f"{self.path}: {error}: export or train it again") from None
+
+    def _decode(self, read: Sequence[_Read], values: dict[str, NDArray[Any]]) -> list[Prediction]:
         if self.spec.task == "detection":
             return self._detections(read, values)
         if self.spec.task == "segmentation":
@@ -355,12 +366,12 @@ def _check_decoded(spec: ModelSpec, asked: _Asked) -> None:
         raise UsageError(f"{inside}, up to {MAX_BOXES} of them, and limit is {asked.limit}: {instead}")
 
 
-def _check_fit(spec: ModelSpec) -> None:
+def _check_fit(spec: ModelSpec, path: Path) -> None:
     """SpecError for a detector or a segmenter that does not see all of a photograph."""
     fits = {"classification": ("crop", "stretch", "pad"), "detection": ("stretch",), "segmentation": ("stretch", "pad")}
     if spec.preprocess.fit not in fits[spec.task]:
         raise SpecError(
-            f"{spec.name}: its description says fit={spec.preprocess.fit}, and for {spec.task} it must be "
+            f"{path}: its description says fit={spec.preprocess.fit}, and for {spec.task} it must be "
             f"{' or '.join(fits[spec.task])}, so that the network sees all of a photograph: write its file again"
         )
 

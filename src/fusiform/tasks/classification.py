@@ -55,7 +55,11 @@ def decode(values: NDArray[Any], spec: ModelSpec, top: int = 5) -> list[tuple[Gu
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     if spec.output == "logits":
-        probabilities = softmax(values / spec.temperature)
+        with np.errstate(all="ignore"):
+            tempered = values / spec.temperature
+        if not np.isfinite(tempered).all():
+            raise ValueError(f"{spec.name}: divided by its temperature, {spec.temperature:g}, the answer is not finite")
+        probabilities = softmax(tempered)
     else:
         # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
         if values.size and (values.min() < 0 or values.max() > 1.01):

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_normalized, check_batch
+from fusiform.engines.litert import check_litert
+from fusiform.engines.onnxruntime import SILENT
 from fusiform.engines.quiet import import_onnxruntime, without_lines
 from fusiform.errors import InputError, MissingExtraError, WeightsError
+from fusiform.report import printable
 from fusiform.spec import METADATA_KEY, ModelSpec
 from fusiform.zoo.model import FileFormat, Model
 
@@ -65,6 +68,8 @@ class ForeignEngine:
     def __init__(self, model: Model, *, threads: int = 1) -> None:
         self.spec = model.spec
         self._source = str(model.path)
+        if model.format == "tflite":
+            check_litert(model, described=False)
         start = _start_litert if model.format == "tflite" else _start_onnx
         if model.format == "onnx":
             _check_onnx(model)
@@ -73,7 +78,7 @@ class ForeignEngine:
         except MissingExtraError:
             raise
         except Exception as error:  # the runtimes raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
             raise WeightsError(f"{model.path}: its runtime cannot run it ({reason}): fetch it again") from None
         self.step = self._network.step
         shape, size, channels = self._network.shape, self.spec.input_size, self.spec.input_channels
@@ -181,9 +186,11 @@ def _start_onnx(model: Model, threads: int) -> _Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     # By its name: weights in files of their own are looked for beside it.
-    session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(model.path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
     given = session.get_inputs()[0]
     dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}.get(given.type)
     if dtype is None:
