@@ -17,9 +17,12 @@ import torch
 from PIL import Image
 
 import fusiform
+from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, OutputError, UsageError
+from fusiform.progress import silent
 from fusiform.training import loop
 from fusiform.training.curves import draw_curves, read_metrics
+from fusiform.training.distributed import World
 from fusiform.training.job import find_rate, train
 from fusiform.training.recipe import Recipe
 from fusiform.zoo.checkpoint import read_safetensors
@@ -91,6 +94,7 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
     assert all(record["val_pictures"] == 9 for record in records)
     assert report.figures["pictures"] == 9
     assert report.figures["top1"] > 0.8  # type: ignore[operator]  # colours are easy; guessing gives a third
+    assert "top5" not in report.figures  # of three classes, five answers are all
     assert Recipe.from_json((out / "recipe.json").read_text()).epochs == 4
     assert "epoch 4/4" in (out / "train.log").read_text()
     assert len((out / "data.csv").read_text().splitlines()) == 37
@@ -153,6 +157,95 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert_equal(whole, tmp_path / "run", "best.safetensors")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1, 2]
+
+
+def test_an_epoch_of_several_passes_is_taken_up_within(
+    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(quick, epochs=1, min_steps=26, batch=16)
+    said: list[str] = []
+    train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1, say=said.append)
+    # 27 pictures are one step of 16: 26 passes, 13 in each of... at most 12 epochs of 3, hence 9.
+    assert any(line.startswith("fitted to the pictures: 9 epochs of 3 passes over the pictures") for line in said)
+    records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [5 * epoch for epoch in range(10)]  # 3 x 27 // 16
+    one_step, taken = loop._Fit._step, 0
+
+    def stop(self: Any, batches: Any) -> None:
+        nonlocal taken
+        if taken == 13:
+            raise Stop
+        taken += 1
+        one_step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", stop)
+        with pytest.raises(Stop):
+            train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
+    train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
+    assert "going on from epoch 2, step 3" in said
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+def test_no_pass_shows_a_picture_as_another_did(
+    quick: Recipe, tmp_path: Path, make_pictures: Callable[..., None]
+) -> None:
+    """Two passes in an epoch are what two epochs are, so that old runs and new ones see the same."""
+    from fusiform.training.loader import ClassExamples, Pictures, load
+
+    make_pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    samples = open_dataset(tmp_path / "data", task="classification").splits["all"]
+    world = World(0, 1, torch.device("cpu"))
+
+    def shown(epochs: int, repeats: int) -> list[torch.Tensor]:
+        recipe = dataclasses.replace(quick, epochs=epochs, repeats=repeats)
+        examples = ClassExamples(recipe, shorter_side=48)
+        loaded = load(samples, examples, cache="memory", threads=1, progress=silent)
+        return [batch.pictures for batch in Pictures(loaded, examples, recipe, world).batches(0, 0)]
+
+    once, twice = shown(4, 1), shown(2, 2)
+    assert len(once) == len(twice) == 8
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+    assert not any(torch.equal(once[0], other) for other in once[1:])
+
+
+def test_a_run_of_a_version_that_fitted_nothing_goes_on_as_it_was(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    for name in ("min_steps", "max_steps", "repeats", "fit_size", "centre_steps", "give_up"):
+        del recipe[name]
+    path.write_text(json.dumps(recipe))
+    (tmp_path / "run" / "state.pt").unlink()
+    train(None, tmp_path / "run", resume=True, threads=1)
+    assert_equal(trained, tmp_path / "run")
+
+
+def test_training_that_brings_nothing_stops_and_says_so(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    ruinous = dataclasses.replace(quick, lr=0.5, ema=0.0, epochs=6, give_up=0.5)
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=ruinous, threads=1, say=said.append)
+    assert (report.figures["best epoch"], report.figures["epochs"]) == (0, 3)
+    assert "stopped after 3 of 6 epochs: none was better than the start" in said
+    assert any(line.startswith("fine-tuning has not beaten the head: best.safetensors has the head") for line in said)
+    assert any("--set lr=0.2" in line for line in said)
+    # What is kept is no worse than the head that it started from: it is that.
+    train(data, tmp_path / "head", model=NETWORK, recipe=dataclasses.replace(quick, epochs=0), threads=1)
+    assert_equal(tmp_path / "run", tmp_path / "head", "best.safetensors")
+    said.clear()
+    more = dataclasses.replace(quick, lr=0.5, ema=0.0, epochs=1, head_epochs=0)
+    train(
+        data, tmp_path / "more", model=tmp_path / "head" / "best.safetensors", recipe=more, threads=1, say=said.append
+    )
+    assert any(line.startswith("training has not beaten the model that it started from") for line in said)
+
+
+def test_what_beats_the_head_says_nothing_of_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    recipe = dataclasses.replace(quick, head_epochs=1, lr=3e-4, epochs=4, ema=0.0, give_up=0.5)
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=said.append)
+    assert report.figures["best epoch"] > 0  # type: ignore[operator]
+    assert not any("beaten" in line for line in said)
 
 
 def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(trained: Path, tmp_path: Path) -> None:

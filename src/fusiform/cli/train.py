@@ -119,7 +119,9 @@ def command(
         raise UsageError(f"--resume goes on with the run's own settings: leave out {' and '.join(named)}")
     chosen = choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher)
     if show:
-        click.echo(chosen.to_json(indent=2))
+        from fusiform.training.fitting import fit_to
+
+        click.echo((chosen if data is None else fit_to(chosen, data, ignore=ignore, root=root)).to_json(indent=2))
         return
 
     def say(text: str) -> None:

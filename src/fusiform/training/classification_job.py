@@ -141,7 +141,7 @@ class ClassificationJob(Job[DataSet]):
         truth = np.array([sample.label for sample in samples])[read]
         if not len(truth):
             return {}
-        (top1, low, high), (top5, _, _) = accuracies(values[read], truth).values()
+        (top1, low, high), (top5, low5, high5) = accuracies(values[read], truth).values()
         accuracy = Accuracy(f"{dataset.source.name} {split}", 100 * top1, 100 * top5, len(truth), "fusiform train")
         write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
         return {
@@ -150,7 +150,8 @@ class ClassificationJob(Job[DataSet]):
             "top1": top1,
             "top1_low": low,
             "top1_high": high,
-            "top5": top5,
+            # Of five classes or fewer, five answers are all there are.
+            **({"top5": top5, "top5_low": low5, "top5_high": high5} if spec.num_classes > 5 else {}),
         }
 
 

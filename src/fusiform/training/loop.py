@@ -303,7 +303,11 @@ class _Fit:
             run.say(describe(record, self.recipe.epochs) + ("  best so far" if better and figures else ""))
 
     def _has_stalled(self) -> bool:
-        patience = self.recipe.early_stop
+        patience, epochs = self.recipe.early_stop, self.recipe.epochs
+        if self.recipe.give_up and self.best and not self.best_epoch and self.epoch >= self.recipe.give_up * epochs:
+            if self.run:
+                self.run.say(f"stopped after {self.epoch} of {epochs} epochs: none was better than the start")
+            return True
         stalled = bool(patience and self.best and self.epoch - self.best_epoch >= patience)
         if stalled and self.run:
             self.run.say(f"stopped early: no better {self.recipe.metric} in {patience} epochs")

@@ -23,6 +23,7 @@ finetune_small = Recipe(
     eval_size=224,
     optimizer="adamw",
     lr=3e-4,
+    centre_steps=True,
     weight_decay=0.02,
     schedule="cosine",
     warmup_epochs=0.3,
