@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import statistics
+from collections.abc import Sequence
 
-from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.dataset import DataSet
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
+from fusiform.data.dataset import DataSet, Sample
+from fusiform.data.image import read_size
 from fusiform.data.masks import Ignore
 from fusiform.data.open import open_dataset
+from fusiform.errors import ImageError
 from fusiform.training.recipe import Recipe
 
 MOST_EPOCHS = 12
 """Epochs beyond which a small set is shown several times in each: else measuring and saving take most of the time."""
+SMALLEST = 128
+"""Pixels of an input below which the networks' last maps have too few places for what they have learnt."""
 LOOKS = 50
 """Pictures whose sides are looked up, spread over the whole set."""
 
@@ -37,7 +43,46 @@ def fit_recipe(recipe: Recipe, dataset: DataSet | AnnotatedSet, *, held_out: boo
     if held_out:
         # The share that is asked for, not the pictures that came of it: what is shown before the split is true after.
         count = (len(samples) + len(splits.get("val", ()))) * (1 - recipe.val_fraction)
-    return fit_steps(recipe, max(1, round(count)))
+    recipe = fit_steps(recipe, max(1, round(count)))
+    return fit_size(recipe, median_side(samples)) if recipe.fit_size else recipe
+
+
+def median_side(samples: Sequence[Sample | AnnotatedSample]) -> int:
+    """The median of the shorter sides, in pixels, of ``LOOKS`` images spread over ``samples``; 0 where none is read."""
+    sides = [side for sample in samples[:: max(1, len(samples) // LOOKS)] if (side := _side(sample))]
+    return round(statistics.median(sides)) if sides else 0
+
+
+def _side(sample: Sample | AnnotatedSample) -> int:
+    try:
+        if isinstance(sample, Sample) and sample.key:  # of a shard or table, whose images have no files
+            return min(sample.read().size)
+        return min(read_size(sample.file))
+    except (ImageError, OSError):
+        return 0
+
+
+def fit_size(recipe: Recipe, side: int) -> Recipe:
+    """The recipe with smaller sizes for images whose shorter side is ``side`` pixels, where that is small.
+
+    A network sees no more in an image that was made more than twice as wide, and takes the longer for it. The finished
+    model's input is twice the side, from ``SMALLEST`` to the recipe's own; training's size keeps its share of it.
+    """
+    if not side:
+        return recipe
+    eval_size = min(recipe.eval_size, max(SMALLEST, 32 * math.ceil(2 * side / 32)))
+    scale = eval_size / recipe.eval_size
+
+    def scaled(size: int) -> int:
+        return size if scale == 1 else max(32, 16 * math.ceil(size * scale / 16))
+
+    return dataclasses.replace(
+        recipe,
+        size=scaled(recipe.size),
+        sizes=tuple(map(scaled, recipe.sizes)),
+        eval_size=eval_size,
+        eval_resize=round(recipe.eval_resize * scale),
+    )
 
 
 def describe_fit(recipe: Recipe, fitted: Recipe) -> str:

@@ -68,7 +68,7 @@ class CentredAdamW(AdamW):
             if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.grad is not None
         ]
         before = [kernel.clone() for kernel in kernels]
-        loss = super().step(closure)
+        loss: float | None = super().step(closure)
         for kernel, old in zip(kernels, before, strict=True):
             kernel.sub_((kernel - old).mean((1, 2, 3), keepdim=True))
         return loss

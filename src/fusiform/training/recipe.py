@@ -64,6 +64,8 @@ class Recipe:
     """Side in pixels of the square that evaluation and the finished model see, 32 or more."""
     eval_resize: int = 0
     """Shorter side in pixels that the centre of ``eval_size`` is cut from; 0 is ``eval_size`` itself, nothing cut."""
+    fit_size: bool = False
+    """Whether the sizes are smaller where the images are, see ``fitting.fit_size``; sizes that are set stay."""
     sizes: tuple[int, ...] = ()
     """Progressive resizing: training sides in pixels, each for an equal part of ``epochs``; () is always ``size``."""
     optimizer: Optimizer = "sgd"
@@ -276,7 +278,8 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
 
     Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Where so
     few epochs are set that the recipe's warm-up or sizes would not fit, these are shortened, unless set too. Epochs
-    that are set are as many as that: the recipe's limits of the steps fall, unless set too. Raises
+    that are set are as many as that, without the recipe's limits of the steps, and sizes are not fitted to the images,
+    unless ``min_steps``, ``max_steps`` or ``fit_size`` is set too. Raises
     UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
     """
     hints = typing.get_type_hints(Recipe)
@@ -295,6 +298,8 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
         changes[name] = _parse(hints[name], text.strip(), name)
     if "epochs" in changes:
         changes = {"min_steps": 0, "max_steps": 0, **changes}
+    if changes.keys() & {"size", "eval_size", "eval_resize", "sizes"}:
+        changes = {"fit_size": False, **changes}
     epochs = changes.get("epochs", recipe.epochs)
     if 0 <= epochs < recipe.epochs:
         # What the preset has for longer trainings, and nobody asked for here.

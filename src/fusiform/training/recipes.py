@@ -16,11 +16,14 @@ from fusiform.training.recipe import Recipe, override
 finetune_small = Recipe(
     name="finetune_small",
     epochs=4,
+    min_steps=200,
+    max_steps=2000,
     head_epochs=20,
     head_lr=3e-3,
     batch=32,
     size=144,
     eval_size=224,
+    fit_size=True,
     optimizer="adamw",
     lr=3e-4,
     centre_steps=True,
@@ -34,6 +37,7 @@ finetune_small = Recipe(
     ema=0.98,
     precision="bfloat16",
     channels_last=True,
+    give_up=0.5,
     metric="loss",
     val_fraction=0.1,
 )
