@@ -4,10 +4,11 @@
 #   docker build --target training --tag fusiform-training .
 FROM python:3.12-slim AS predict
 WORKDIR /fusiform
-COPY pyproject.toml requirements.lock README.md LICENSE THIRD_PARTY.md ./
+COPY pyproject.toml requirements-predict.lock constraints.txt README.md LICENSE THIRD_PARTY.md ./
 COPY src ./src
 COPY examples ./examples
-RUN python3 -m venv .venv && .venv/bin/pip install -c requirements.lock .
+RUN python3 -m venv .venv && .venv/bin/pip install --require-hashes -r requirements-predict.lock \
+ && .venv/bin/pip install --no-deps --no-build-isolation .
 RUN .venv/bin/fusiform predict examples/cat.jpg
 ENV PATH="/fusiform/.venv/bin:$PATH" FUSIFORM_CACHE="/tmp/fusiform"
 USER nobody
@@ -18,6 +19,6 @@ CMD ["--help"]
 FROM predict AS training
 USER root
 WORKDIR /fusiform
-RUN .venv/bin/pip install -c requirements.lock ".[train,onnx,detection]"
+RUN .venv/bin/pip install -c constraints.txt ".[train,onnx,detection]"
 USER nobody
 WORKDIR /data

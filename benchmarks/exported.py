@@ -41,8 +41,8 @@ def export_all(model: Path, out: Path, *, calibrate_on: Path | None = None, data
         except ExportError as error:
             print(f"{model.name}: {error}", file=sys.stderr, flush=True)
             made = error.report
-        about = {key: made.figures[key] for key in ("quantised",) if key in made.figures}
-        exported += [{**row, **about} for row in made.rows]
+        about = {"quantised": made.figures["quantised"]}
+        exported += [{key: value for key, value in {**row, **about}.items() if value is not None} for row in made.rows]
     return exported
 
 
@@ -59,13 +59,15 @@ def measure_times(
     """Give ``rows``, PyTorch's and those of ``exported``, what ``fusiform benchmark`` measures; files in turns."""
     from fusiform.benchmarking.job import benchmark
 
-    kept = {"latency_ms": "median_ms", "decode_ms": "decode_ms", "load_ms": "load_ms", "memory_mb": "memory_mb"}
+    kept = {"latency_ms": "median_ms", "decode_ms": "decode_ms", "load_ms": "load_ms"}
     times = benchmark([row["file"] for row in exported if runs_here(row)], data=data, seconds=seconds)
     by_file = {row["model"]: row for row in times.rows}
     (eager,) = benchmark([model], engine=["torch"], data=data, seconds=seconds).rows
     for row, timed in zip(rows, [eager, *(by_file.get(found.get("file")) for found in exported)], strict=True):
         if timed is not None:
             row |= {name: timed[key] for name, key in kept.items() if timed.get(key) is not None}
+            if timed["memory_bytes"] is not None:
+                row["memory_mb"] = round(timed["memory_bytes"] / 1e6, 1)
 
 
 def label(row: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def measure(
 
 
 def accuracy(figures: Any) -> dict[str, Cell]:
-    return {key: figures[key] for key in ("pictures", "top1", "top1_low", "top1_high")}
+    return {"pictures": figures["images"], **{key: figures[key] for key in ("top1", "top1_low", "top1_high")}}
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ SETS: dict[str, Callable[[Path, Path, random.Random], Made]] = {
 }
 
 
-BEFORE = ["epochs=4", "size=144", "eval_size=224", "centre_steps=false", "give_up=0"]
+BEFORE = ["epochs=4", "size=144", "eval_size=224", "centre_steps=false", "give_up=0", "metric=loss"]
 """What the default recipe was before it was fitted to the images."""
 
 
@@ -265,14 +265,14 @@ def train(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, f
     steps = records[-1]["step"] if records else 0
     trained = sum(record["seconds"] for record in records)
     figures = report.figures
-    batch = min(recipe.batch, int(figures["training pictures"]))
+    batch = min(recipe.batch, int(figures["train_images"]))
     return {
-        "images": figures["training pictures"],
+        "images": figures["train_images"],
         "size": recipe.size,
         "input": recipe.eval_size,
         "head": head["val_top1"],
         "top1": figures["top1"],
-        "best epoch": figures["best epoch"],
+        "best epoch": figures["best_epoch"],
         "epochs": figures["epochs"],
         "steps": steps,
         "passes": steps * batch * (recipe.size / 224) ** 2,

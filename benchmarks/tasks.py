@@ -83,7 +83,8 @@ def score(file: Path, data: Path, *, engine: Any = None) -> dict[str, Cell]:
     result = evaluate(file, data, split="val", engine=engine)
     figures = result.report().figures
     main, other = FIGURES[result.spec.task]
-    return {name: figures[name] for name in ("pictures", main, f"{main}_low", f"{main}_high", other)}
+    kept = {name: figures[name] for name in (main, f"{main}_low", f"{main}_high", other)}
+    return {"pictures": figures["images"], **kept}
 
 
 def some(model: Any, data: Path) -> Any:

@@ -144,8 +144,8 @@ def train(network: str, data: Path, out: Path, steps: int, batch: int, size: int
 
     accuracy = Accuracy(
         "500 ImageNet-1k validation photographs of 20 classes",
-        result["top1"],
-        result["top5"],
+        round(result["top1"] / 100, 6),
+        round(result["top5"] / 100, 6),
         len(validation[1]),
         "fusiform: scripts/train_bundled.py",
     )

@@ -132,6 +132,29 @@ def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
     return lived_in_state
 
 
+@pytest.fixture(scope="session", name="valid")
+def valid_fixture() -> Callable[..., Any]:
+    """Reads what a command printed or a file holds, and holds it against its JSON Schema.
+
+    The schema is the one that it names itself, or else is named: that of a description or of a line.
+    """
+    import json
+    import re
+
+    from jsonschema import Draft202012Validator
+
+    from fusiform.schemas import json_schema
+
+    def valid(text: str | bytes, schema: str = "") -> Any:
+        content = json.loads(text)
+        name = schema or re.fullmatch(r"fusiform\.(\w+)/\d+", content["schema"])[1]  # type: ignore[index]
+        errors = sorted(Draft202012Validator(json_schema(name)).iter_errors(content), key=str)
+        assert not errors, f"{name}: {errors[0].json_path}: {errors[0].message}\n{errors[0].context}"
+        return content
+
+    return valid
+
+
 @pytest.fixture
 def unrendered_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process leave an empty curves.png: to draw takes half a second an epoch, more than to train."""

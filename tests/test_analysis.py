@@ -24,13 +24,14 @@ def test_totals_are_published_and_the_sums_of_the_rows(name, parameters, million
 
 def test_a_row_by_hand():
     """Table 2's second bottleneck: 56x56 positions of 96 windows of 3x3, two bytes a value at 16 bits."""
-    row = next(row for row in analyze("mobilenet_v2", bits=16).rows if row["name"] == "features.2.conv.1.0")
+    row = next(row for row in analyze("mobilenet_v2", bits=16).rows if row["layer"] == "features.2.conv.1.0")
     assert row == {
-        "name": "features.2.conv.1.0",
+        "layer": "features.2.conv.1.0",
         "operator": "depthwise conv",
-        "kernel": "3x3",
+        "kernel": (3, 3),
+        "dilation": 1,
         "stride": 2,
-        "output": "56x56x96",
+        "output_shape": (56, 56, 96),
         "parameters": 96 * 9 + 2 * 96,
         "multiply_adds": 56 * 56 * 96 * 9,
         "bytes": 56 * 56 * 96 * 2,
@@ -42,24 +43,26 @@ def test_every_kind_of_operator_has_its_name():
     rows = [row for name in ("mobilenet_v2", "shufflenet_v2_x1_0") for row in analyze(name).rows]
     operators = {(row["operator"], row["kernel"], row["stride"]) for row in rows}
     assert operators == {
-        ("conv", "3x3", 2),
-        ("conv", "1x1", 1),
-        ("depthwise conv", "3x3", 1),
-        ("depthwise conv", "3x3", 2),
+        ("conv", (3, 3), 2),
+        ("conv", (1, 1), 1),
+        ("depthwise conv", (3, 3), 1),
+        ("depthwise conv", (3, 3), 2),
         ("add", None, None),
         ("gather", None, None),
-        ("max pool", "3x3", 2),
+        ("max pool", (3, 3), 2),
         ("mean", None, None),
         ("linear", None, None),
     }
 
 
 def test_the_papers_memory():
-    figures = analyze("mobilenet_v2", bits=16).figures
-    assert figures["held_bytes"] == figures["held_112x112_bytes"] == 112 * 112 * 16 * 2
-    assert figures["held_7x7_channels"] == 320
-    assert figures["formula_bytes_sliced"] < figures["peak_bytes_sliced"] < figures["formula_bytes"]
-    assert figures["peak_bytes_sliced"] <= figures["arena_bytes_sliced"] < figures["arena_bytes"]
+    report = analyze("mobilenet_v2", bits=16)
+    figures = report.figures
+    assert figures["held_bytes"] == 112 * 112 * 16 * 2
+    assert report.tables["resolutions"][0] == {"resolution": (112, 112), "channels": 16, "bytes": 112 * 112 * 16 * 2}
+    assert {"resolution": (7, 7), "channels": 320, "bytes": 7 * 7 * 320 * 2} in report.tables["resolutions"]
+    assert figures["formula_sliced_bytes"] < figures["peak_sliced_bytes"] < figures["formula_bytes"]
+    assert figures["peak_sliced_bytes"] <= figures["arena_sliced_bytes"] < figures["arena_bytes"]
     assert figures["expansions"] == 17
 
 
@@ -75,12 +78,12 @@ def test_bits_and_size_scale_what_they_should():
 
 
 def test_slices_shrink_mobilenet_alone():
-    peaks = [analyze("mobilenet_v2", slices=n).figures["peak_bytes_sliced"] for n in (1, 2, 4)]
+    peaks = [analyze("mobilenet_v2", slices=n).figures["peak_sliced_bytes"] for n in (1, 2, 4)]
     assert peaks[0] > peaks[1] > peaks[2]
     figures = analyze("shufflenet_v2_x1_0").figures
     assert figures["expansions"] == 0
-    assert figures["peak_bytes_sliced"] == figures["peak_bytes"]
-    assert figures["formula_bytes_sliced"] == figures["formula_bytes"]
+    assert figures["peak_sliced_bytes"] == figures["peak_bytes"]
+    assert figures["formula_sliced_bytes"] == figures["formula_bytes"]
 
 
 def test_a_file(tmp_path, small_spec, lived_in_state):
@@ -89,7 +92,7 @@ def test_a_file(tmp_path, small_spec, lived_in_state):
     report = analyze(tmp_path / "mine.safetensors")
     assert report.title == "mobilenet_v2_x0_5 at 64x64"
     assert report.figures["classes"] == 7
-    assert report.rows[-1]["output"] == "1x1x7"
+    assert report.rows[-1]["output_shape"] == (1, 1, 7)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +125,18 @@ def test_atrous_convolutions_as_tensorflow_computes_them():
     more = 3 * (36**2 - 33**2) * 320 * 256 * 9 + (34**2 - 33**2) * 9 * 960 * 3
     assert figures["multiply_adds_tensorflow"] - figures["multiply_adds"] == more
     assert round(figures["multiply_adds_tensorflow"] / 1e9, 1) == 5.8
-    assert "multiply_adds_tensorflow" not in analyze("ssdlite_mobilenet_v2_x0_35").figures
+    assert analyze("ssdlite_mobilenet_v2_x0_35").figures["multiply_adds_tensorflow"] is None
 
 
 def test_other_classes_strides_and_sizes():
     detector = analyze("ssdlite_shufflenet_v2_x0_5", classes=3, size=224)
     assert detector.figures["classes"] == 3
     # 14^2 cells of 3 priors, then 7^2, 4^2, 2^2, 1 and 1 of 6; each has a logit for three classes and background.
-    assert [row["output"] for row in detector.rows if row["operator"] == "stack"] == ["1x1014x4", "1x1014x4"]
+    assert [row["output_shape"] for row in detector.rows if row["operator"] == "stack"] == [(1, 1014, 4)] * 2
     assert 14**2 * 3 + (7**2 + 4**2 + 2**2 + 1 + 1) * 6 == 1014
     segmenter = analyze("deeplab_v3_mobilenet_v2_x0_35", classes=2, output_stride=8, size=257)
-    assert segmenter.rows[-1]["output"] == "33x33x2"
-    assert analyze("mobilenet_v2", classes=7).rows[-1]["output"] == "1x1x7"
+    assert segmenter.rows[-1]["output_shape"] == (33, 33, 2)
+    assert analyze("mobilenet_v2", classes=7).rows[-1]["output_shape"] == (1, 1, 7)
 
 
 def test_nothing_is_downloaded(monkeypatch):

@@ -21,7 +21,7 @@ from fusiform.zoo.catalog import CATALOG
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 BUNDLED = sorted(weights.file for weights in CATALOG.values() if weights.bundled)
 
 
@@ -60,15 +60,19 @@ def test_a_bundled_model_is_the_one_its_card_describes(file: str) -> None:
     assert (card["file"], card["sha256"]) == (file, sha256((folder / file).read_bytes()).hexdigest())
 
 
-def test_the_lock_pins_all_that_the_package_asks_for(wheel: Path) -> None:
+def asked_for(wheel: Path) -> list[Requirement]:
     with zipfile.ZipFile(wheel) as archive:
         metadata = email.message_from_bytes(archive.read("fusiform-0.2.0.dist-info/METADATA"))
-    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    return [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+
+
+def test_the_constraints_pin_all_that_the_package_asks_for(wheel: Path) -> None:
+    asked = asked_for(wheel)
     names = {canonicalize_name(requirement.name) for requirement in asked} - {"fusiform"}
     assert {"numpy", "torch", "onnx", "pytest"} < names
 
     pinned: dict[str, list[str]] = {}
-    for line in LOCK.splitlines():
+    for line in CONSTRAINTS.splitlines():
         if not line.startswith("#"):
             requirement = Requirement(line)  # also what an old pip takes as a constraint: no extras, no addresses
             assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), line
@@ -79,6 +83,32 @@ def test_the_lock_pins_all_that_the_package_asks_for(wheel: Path) -> None:
     for requirement in asked:
         for line in pinned.get(canonicalize_name(requirement.name), []):
             assert requirement.specifier.contains(str(Requirement(line).specifier).removeprefix("==")), line
+
+
+def hashed(name: str) -> dict[str, list[str]]:
+    """A lock's pins, each with its hashes; the checks install it with --require-hashes."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    split = [next(i for i, word in enumerate(line) if word.startswith("--hash=")) for line in lines]
+    return {" ".join(line[:at]): line[at:] for line, at in zip(lines, split, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-predict.lock"])
+def test_a_lock_has_the_pins_of_the_constraints_and_a_hash_of_each_file(name: str) -> None:
+    pins = hashed(name)
+    constraints = {line for line in CONSTRAINTS.splitlines() if not line.startswith("#")}
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", text) for hashes in pins.values() for text in hashes)
+    if name == "requirements.lock":
+        assert set(pins) == constraints
+    else:  # whose markers are simpler where fewer ask for the same
+        assert {pin.partition(" ;")[0] for pin in pins} < {line.partition(" ;")[0] for line in constraints}
+
+
+def test_the_small_lock_has_what_the_default_installation_asks_for_and_what_builds_it(wheel: Path) -> None:
+    pins = {canonicalize_name(Requirement(pin).name) for pin in hashed("requirements-predict.lock")}
+    default = {canonicalize_name(asked.name) for asked in asked_for(wheel) if "extra ==" not in str(asked.marker)}
+    assert default | {"hatchling", "editables"} < pins
+    assert not {"torch", "onnx", "matplotlib"} & pins
 
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))

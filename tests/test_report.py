@@ -79,6 +79,82 @@ def test_table() -> None:
     )
 
 
+FIGURES = {
+    "model": "m.tflite",
+    "top1": 0.675,
+    "top1_low": 0.628,
+    "top1_high": 0.719,
+    "top5": None,
+    "bytes": 3_781_854,
+    "seconds": 12.3456,
+    "labels": ("a", "b", "c", "d", "e", "f"),
+    "drop": -0.004,
+}
+
+
+def test_people_see_percent_and_megabytes_of_what_machines_get_exactly() -> None:
+    rows = ({"layer": "x", "output_shape": (7, 7, 320), "bytes": 2_500_000, "precision": 0.5, "median_ms": 1.23456},)
+    report = Report("m.tflite", rows, FIGURES, {"kinds": ({"kind": "grey", "findings": 1200},)}, "fusiform.x/1")
+    assert report.to_table() == (
+        "m.tflite\n"
+        "\n"
+        "model   m.tflite\n"
+        "top-1   67.5 % (95 % interval 62.8 to 71.9)\n"
+        "size    3.78 MB\n"
+        "time    12.35 s\n"
+        "labels  a, b, c, d, e, ...\n"
+        "drop    -0.4 points\n"
+        "\n"
+        "layer  output shape  size MB  precision %  median ms\n"
+        "x      7x7x320          2.50         50.0      1.235\n"
+        "\n"
+        "kinds\n"
+        "\n"
+        "kind  findings\n"
+        "grey     1,200\n"
+    )
+    content = json.loads(report.to_json())
+    assert content["figures"] == {**FIGURES, "labels": list("abcdef")}
+    assert content["rows"] == [{**rows[0], "output_shape": [7, 7, 320]}]
+    assert (content["schema"], content["kinds"]) == ("fusiform.x/1", [{"kind": "grey", "findings": 1200}])
+    assert "<td>67.5 % (95 % interval 62.8 to 71.9)</td>" in report._repr_html_()
+    # The keys of a report of one's own may mean anything.
+    assert "0.675" in Report("own", (), FIGURES).to_table()
+
+
+def test_columns_have_one_unit_and_none_is_empty() -> None:
+    rows = ({"bytes": 4_000, "top1": None}, {"bytes": 2_000_000_000, "top1": None}, {"bytes": None, "top1": None})
+    assert Report("t", rows, schema="s").to_table() == "t\n\nsize GB\n   0.00\n   2.00\n\n"
+
+
+def test_what_has_no_place_is_named() -> None:
+    kinds = {"kinds": ({"kind": "grey"},), "resolutions": ()}
+    both = Report("t", ({"a": 1},), {"b": 2}, kinds)
+    assert both.left_out("csv") == both.left_out("jsonl") == ("figures", "kinds")
+    assert both.left_out("json") == both.left_out("table") == ()
+    figures = Report("t", (), {"b": 2, "c": (1, 2), "d": ("x", "=y")}, kinds)
+    assert figures.left_out("csv") == ("kinds",)
+    assert figures.left_out("jsonl") == ()
+    assert json.loads(figures.to_jsonl()) == {
+        "b": 2,
+        "c": [1, 2],
+        "d": ["x", "=y"],
+        "kinds": [{"kind": "grey"}],
+        "resolutions": [],
+    }
+    header, row = csv.reader(io.StringIO(figures.to_csv(), newline=""))
+    assert (header, json.loads(row[1]), json.loads(row[2])) == (["b", "c", "d"], [1, 2], ["x", "=y"])
+
+
+def test_rows_go_on_as_tables_of_pandas() -> None:
+    pytest.importorskip("pandas")
+    frame = Report(
+        "t", ({"class": "a", "precision": 0.5, "others": ("x",)}, {"class": "b", "precision": None})
+    ).to_pandas()
+    assert list(frame["precision"].isna()) == [False, True]
+    assert frame["others"][0] == ("x",)
+
+
 def test_render_knows_every_format() -> None:
     report = Report("t", ({"a": 1},))
     assert report.render("table") == "t\n\na\n1\n"
@@ -87,7 +163,7 @@ def test_render_knows_every_format() -> None:
     assert report.render("csv") == "a\r\n1\r\n"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}, (1, float("nan")), ([1],)])
 def test_what_not_every_format_can_hold_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="top1"):
         Report("t", ({"top1": value},))  # type: ignore[dict-item]

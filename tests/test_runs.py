@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,28 @@ def test_a_run_is_opened_again(made: tuple[Path, fusiform.Run]) -> None:
     assert repr(again) == repr(run)
     with pytest.raises(UsageError, match=r"data: holds no finished training: train into it, or go on with --resume"):
         fusiform.Run(folder / "data")
+
+
+def test_a_run_of_the_first_version_is_read(made: tuple[Path, fusiform.Run], tmp_path: Path) -> None:
+    _, run = made
+    old = tmp_path / "old"
+    shutil.copytree(run.folder, old)
+    names = {"train_images": "training pictures", "best_epoch": "best epoch", "images": "pictures"}
+    figures = {names.get(name, name): value for name, value in run.metrics.items() if name != "task"}
+    (old / "report.json").write_text(json.dumps({"title": "training", "figures": figures, "rows": []}))
+    names = {"val_images": "val_pictures", "waited": "waited_for_pictures"}
+    lines = [json.dumps({names.get(name, name): value for name, value in epoch.items()}) for epoch in run.epochs]
+    (old / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    settings = json.loads((old / "run.json").read_text(encoding="utf-8"))
+    del settings["schema"]
+    (old / "run.json").write_text(json.dumps(settings))
+    again = fusiform.Run(old)
+    assert again.metrics == {name: value for name, value in run.metrics.items() if name != "task"}
+    assert again.epochs == run.epochs
+    assert run.epochs[-1]["val_images"] == 6
+    resumed = fusiform.train(None, old, resume=True, threads=1)
+    assert resumed.metrics["best_epoch"] == run.metrics["best_epoch"]
+    assert resumed.report.schema == "fusiform.training/1"
 
 
 def test_a_run_stands_for_its_model(made: tuple[Path, fusiform.Run]) -> None:

@@ -16,7 +16,7 @@ SPEC = ModelSpec("mobilenet_v2", 1.0, ("cat", "dog"))
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=1e-6, max_value=1e6)
-percentages = st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted)
+shares = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
 @st.composite
@@ -34,7 +34,7 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
 
 @st.composite
 def accuracies(draw: st.DrawFn) -> Accuracy:
-    top1, top5 = draw(percentages)
+    top1, top5 = draw(shares)
     return Accuracy(draw(st.text()), top1, top5, draw(st.integers(1, 10**9)), draw(st.text()))
 
 
@@ -140,7 +140,7 @@ def test_a_missing_nested_field_is_named_with_its_place() -> None:
         ({"accuracy": [{"dataset": "d", "top1": 9, "top5": 8, "pictures": 1, "source": ""}]}, "top1 <= top5"),
         ({"accuracy": [{"dataset": "d", "top1": 9, "top5": 10, "pictures": 0, "source": ""}]}, "pictures > 0"),
         ({"version": "1"}, "'version' must be a whole number"),
-        ({"version": 0}, "spec version 0 is not the version 1"),
+        ({"version": 0}, "spec version 0 is not the version 2"),
     ],
 )
 def test_a_wrong_field_is_told(fields: dict[str, Any], message: str) -> None:
@@ -162,8 +162,24 @@ def test_mean_and_std_must_be_finite(field: str, number: str) -> None:
 
 
 def test_accuracy_must_not_be_nan() -> None:
-    with pytest.raises(SpecError, match="need 0 <= top1 <= top5 <= 100"):
-        Accuracy("d", float("nan"), 90.0, 1, "")
+    with pytest.raises(SpecError, match="need 0 <= top1 <= top5 <= 1"):
+        Accuracy("d", float("nan"), 0.9, 1, "")
+
+
+def test_accuracies_of_the_first_version_are_in_percent() -> None:
+    entry = {"dataset": "d", "top1": 69.4, "top5": 100, "pictures": 500, "source": "s"}
+    spec = ModelSpec.from_json(changed(version=1, accuracy=[entry]))
+    assert spec.accuracy == (Accuracy("d", 0.694, 1.0, 500, "s"),)
+    assert spec.to_dict()["version"] == 2
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    for wrong in (True, "69", None, -1, 100.1):
+        with pytest.raises(SpecError, match="top1"):
+            ModelSpec.from_json(changed(version=1, accuracy=[{**entry, "top1": wrong}]))
+
+
+def test_what_says_nothing_of_accuracy_can_be_read_by_the_first_version() -> None:
+    assert SPEC.to_dict()["version"] == 1
+    assert ModelSpec.from_json(SPEC.to_json()) == SPEC
 
 
 @pytest.mark.parametrize("width", [0.25, 0.75, 1.4, 3.0])
@@ -183,7 +199,7 @@ def test_a_newer_version_says_to_update_even_with_fields_unknown_here() -> None:
         ModelSpec.from_json(changed(version=SPEC_VERSION + 1, anchors=[1, 2]))
 
 
-@pytest.mark.parametrize("instance", [SPEC, SPEC.preprocess, Accuracy("d", 1.0, 2.0, 3, "s")])
+@pytest.mark.parametrize("instance", [SPEC, SPEC.preprocess, Accuracy("d", 0.1, 0.2, 3, "s")])
 def test_specs_are_frozen_and_hashable(instance: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(instance, dataclasses.fields(instance)[0].name, "x")

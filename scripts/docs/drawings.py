@@ -30,13 +30,13 @@ def framed(svg: str) -> str:
 def channels(model: str) -> str:
     """The channels of every layer's output, a bar each: narrow, wide, narrow again in every block."""
     rows = [row for row in _analysis(model).rows if str(row["operator"]) in ("conv", "depthwise conv")]
-    counts = [int(str(row["output"]).rsplit("x", 1)[1]) for row in rows]
+    counts = [row["output_shape"][-1] for row in rows]
     left, top, height, step = 44, 26, 170, 13
     tallest = max(counts)
     parts = []
     for k, (row, count) in enumerate(zip(rows, counts, strict=True)):
         length = height * (count / tallest) ** 0.5
-        title = html.escape(f"{row['name']}: {row['operator']}, {row['output']}")
+        title = html.escape(f"{row['layer']}: {row['operator']}, {'x'.join(map(str, row['output_shape']))}")
         parts.append(
             f'<rect x="{left + step * k}" y="{top + (height - length) / 2:.1f}" width="{step - 3}" '
             f'height="{length:.1f}" fill="{_COLOURS[str(row["operator"])]}"><title>{title}</title></rect>'
@@ -90,6 +90,6 @@ def widths(models: str) -> str:
         report = _analysis(model, int(size) if size else None)
         parameters, operations = (int(report.figures[key] or 0) for key in ("parameters", "multiply_adds"))
         peak = int(report.figures["peak_bytes"] or 0)
-        side = report.title.rsplit("at ", 1)[1]
+        side = "x".join([str(report.figures["input_size"])] * 2)
         lines.append([f"`{model}`", side, f"{parameters:,}", f"{operations / 1e6:.0f} M", f"{peak / 1e6:.2f}"])
     return result_tables.markdown(["network", "image", "parameters", "multiply-adds", "peak of activations, MB"], lines)

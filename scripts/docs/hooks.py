@@ -23,6 +23,7 @@ import command_pages  # noqa: E402
 import drawings  # noqa: E402
 import recipe_pages  # noqa: E402
 import result_tables  # noqa: E402
+import schema_pages  # noqa: E402
 
 MARK = re.compile(r"<!-- build: (\w+) ?(.*?) -->")
 
@@ -47,8 +48,10 @@ _MAKERS: dict[str, Callable[[str], str]] = {
     "hyperparameters": recipe_pages.hyperparameters,
     "machine": result_tables.machine,
     "presets": recipe_pages.presets,
+    "schemas": schema_pages.schemas,
     "table": result_tables.table,
     "value": result_tables.value,
+    "vocabulary": schema_pages.vocabulary,
     "widths": drawings.widths,
 }
 

@@ -17,7 +17,7 @@ from fusiform.graph.memory import arena_memory, formula_memory, held_by_resoluti
 from fusiform.graph.receptive_field import receptive_fields
 from fusiform.graph.shapes import state_shapes
 from fusiform.graph.split import find_expansions, split_expansion
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, Row
 from fusiform.spec import Architecture, ModelSpec, Preprocess, parse_network_name
 from fusiform.zoo.catalog import find_weights, imagenet_labels
 from fusiform.zoo.model import open_model
@@ -39,11 +39,11 @@ def analyze(
 
     All sizes are for one image, in bytes. ``peak_bytes`` is held by a runtime that keeps each tensor from the layer
     that makes it to the last that reads it (see ``peak_memory``), ``arena_bytes`` is what LiteRT plans for its own
-    kernels (see ``arena_memory``), ``formula_bytes`` the formula of MobileNetV2's paper (Section 5.1); ``_sliced`` is
-    with each of the ``expansions``, the inverted residuals, computed in ``slices`` slices. ``held_`` is the paper's
-    Table 3 (see ``held_by_resolution``). ``multiply_adds_tensorflow`` is what dilated convolutions make of
-    ``multiply_adds`` where they are computed as TensorFlow does (see ``nets.deeplab_v3``), which the paper's Table 7
-    counts.
+    kernels (see ``arena_memory``), ``formula_bytes`` the formula of MobileNetV2's paper (Section 5.1); those with
+    ``sliced`` in their names are with each of the ``expansions``, the inverted residuals, computed in ``slices``
+    slices. ``held_bytes`` is the largest of the table ``resolutions``, the paper's Table 3 (see
+    ``held_by_resolution``). ``multiply_adds_tensorflow`` is what dilated convolutions make of ``multiply_adds`` where
+    they are computed as TensorFlow does (see ``nets.deeplab_v3``), which the paper's Table 7 counts.
 
     Args:
         model: A model file or the name of a network, at any width (``mobilenet_v2_x0_35``,
@@ -91,7 +91,13 @@ def analyze(
     spec = spec.replace(output_stride=output_stride or spec.output_stride, aspp=aspp or spec.aspp)
     graph = graph_of_zeros(spec)
     title = f"{spec.name} at {spec.input_size}x{spec.input_size}"
-    return Report(title, tuple(_rows(graph, bits // 8)), _figures(graph, slices, bits // 8))
+    held = held_by_resolution(graph, bytes_per_value=bits // 8)
+    figures = {**_figures(graph, slices, bits // 8), "held_bytes": max(row.bytes for row in held)}
+    resolutions: list[Row] = [
+        {"resolution": (row.height, row.width), "channels": row.channels, "bytes": row.bytes} for row in held
+    ]
+    rows = tuple(_rows(graph, bits // 8))
+    return Report(title, rows, figures, {"resolutions": resolutions}, "fusiform.analysis/1")
 
 
 def graph_of_zeros(spec: ModelSpec) -> Graph:
@@ -141,42 +147,42 @@ def _figures(graph: Graph, slices: int, bytes_per_value: int) -> dict[str, Cell]
     peak_sliced = peak_memory(sliced, bytes_per_value=bytes_per_value)
     formula = formula_memory(graph, bytes_per_value=bytes_per_value)
     formula_sliced = formula_memory(graph, slices=slices, bytes_per_value=bytes_per_value)
-    held = held_by_resolution(graph, bytes_per_value=bytes_per_value)
-    figures: dict[str, Cell] = {
+    return {
+        "network": graph.spec.name,
+        "task": graph.spec.task,
+        "input_size": graph.spec.input_size,
         "classes": graph.spec.num_classes,
         "parameters": count_parameters(graph),
         "multiply_adds": count_multiply_adds(graph),
-        **_in_tensorflow(graph),
+        "multiply_adds_tensorflow": _in_tensorflow(graph),
         "bits": 8 * bytes_per_value,
         "peak_bytes": peak.bytes,
         "peak_at": peak.node,
         "expansions": len(find_expansions(graph)),
         "slices": slices,
-        "peak_bytes_sliced": peak_sliced.bytes,
-        "peak_at_sliced": peak_sliced.node,
+        "peak_sliced_bytes": peak_sliced.bytes,
+        "peak_sliced_at": peak_sliced.node,
         "arena_bytes": arena_memory(graph, bytes_per_value=bytes_per_value),
-        "arena_bytes_sliced": arena_memory(sliced, bytes_per_value=bytes_per_value),
+        "arena_sliced_bytes": arena_memory(sliced, bytes_per_value=bytes_per_value),
         "formula_bytes": formula.bytes,
-        "formula_bytes_sliced": formula_sliced.bytes,
-        "held_bytes": max(row.bytes for row in held),
+        "formula_sliced_bytes": formula_sliced.bytes,
     }
-    for row in held:
-        figures[f"held_{row.height}x{row.width}_channels"] = row.channels
-        figures[f"held_{row.height}x{row.width}_bytes"] = row.bytes
-    return figures
 
 
-def _in_tensorflow(graph: Graph) -> dict[str, Cell]:
-    """The multiply-adds with each map that is read at a rate cut into interleaved ones, padded to one size."""
+def _in_tensorflow(graph: Graph) -> int | None:
+    """The multiply-adds with each map that is read at a rate cut into interleaved ones, padded to one size.
+
+    None where no map is.
+    """
     atrous = [node for node in graph.nodes if isinstance(node, Conv) and node.dilation > 1]
     if not atrous:
-        return {}
+        return None
     more = 0
     for node in atrous:
         height, width, _ = graph.shapes[node.name]
         padded = [-(-side // node.dilation) * node.dilation for side in (height, width)]
         more += (padded[0] * padded[1] - height * width) * node.weight.size
-    return {"multiply_adds_tensorflow": count_multiply_adds(graph) + more}
+    return count_multiply_adds(graph) + more
 
 
 def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
@@ -184,15 +190,16 @@ def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
     rows: list[dict[str, Cell]] = []
     for node in graph.nodes:
         height, width, channels = graph.shapes[node.name]
-        operator, kernel, stride = _operator(node)
+        operator, kernel, dilation, stride = _operator(node)
         weights = node.weight.size if isinstance(node, Conv | Linear) else 0
         rows.append(
             {
-                "name": node.name,
+                "layer": node.name,
                 "operator": operator,
                 "kernel": kernel,
+                "dilation": dilation,
                 "stride": stride,
-                "output": f"{height}x{width}x{channels}",
+                "output_shape": (height, width, channels),
                 "parameters": node_parameters(node),
                 "multiply_adds": height * width * weights,
                 "bytes": height * width * channels * bytes_per_value,
@@ -202,26 +209,25 @@ def _rows(graph: Graph, bytes_per_value: int) -> list[dict[str, Cell]]:
     return rows
 
 
-def _operator(node: Node) -> tuple[str, str | None, int | None]:
-    """What a node does, its window and its stride."""
+def _operator(node: Node) -> tuple[str, tuple[int, int] | None, int | None, int | None]:
+    """What a node does, its window, dilation and stride."""
     match node:
         case Conv():
             name = "depthwise conv" if node.depthwise else "conv"
-            rate = f", rate {node.dilation}" if node.dilation > 1 else ""
-            return name, f"{node.kernel}x{node.kernel}{rate}", node.stride
+            return name, (node.kernel, node.kernel), node.dilation, node.stride
         case MaxPool():
-            return "max pool", "3x3", 2
+            return "max pool", (3, 3), 1, 2
         case Add():
-            return "add", None, None
+            return "add", None, None, None
         case Gather():
-            return "gather", None, None
+            return "gather", None, None, None
         case Mean():
-            return "mean", None, None
+            return "mean", None, None, None
         case Linear():
-            return "linear", None, None
+            return "linear", None, None, None
         case Spread():
-            return "spread", None, None
+            return "spread", None, None, None
         case Stack():
-            return "stack", None, None
+            return "stack", None, None, None
         case _:
-            return "center", None, None
+            return "center", None, None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -40,3 +41,15 @@ def free_memory() -> int:
         return max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):  # no cgroups here, or no limit: "max"
         return free
+
+
+def wait_without_spinning() -> None:
+    """Let threads that wait for each other in PyTorch sleep soon; to be called before it is loaded.
+
+    By default they look for work for milliseconds, during which no other program gets their core: alone on the machine
+    nothing is lost with 1000 looks (some microseconds), and a training beside others is several times faster. None are
+    too few: to wake a thread takes longer than most layers do. What the user has set stays. It is of GCC's OpenMP,
+    which PyTorch has on Linux.
+    """
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

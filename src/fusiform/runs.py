@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from fusiform.training.run_folder import Say
 
 
+_RENAMED = {"training pictures": "train_images", "best epoch": "best_epoch", "pictures": "images"}
+"""Names in the report of a run of fusiform 0.1, and what they are called now."""
+
+
 class Run(os.PathLike[str]):
     """The folder of a finished training, opened: the model, what it reached, and what to do with it next.
 
@@ -55,7 +59,8 @@ class Run(os.PathLike[str]):
                 f"{self.folder}: holds no finished training: train into it, or go on with --resume where one was begun"
             )
         fields = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
-        self.report = Report(fields["title"], tuple(fields["rows"]), fields["figures"])
+        figures = {_RENAMED.get(name, name): value for name, value in fields["figures"].items()}
+        self.report = Report(fields["title"], tuple(fields["rows"]), figures, schema="fusiform.training/1")
 
     @property
     def model(self) -> Model:
@@ -73,8 +78,9 @@ class Run(os.PathLike[str]):
     @property
     def epochs(self) -> list[dict[str, Any]]:
         """The figures of each epoch, as in ``metrics.jsonl``."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        from fusiform.training.curves import read_metrics
+
+        return read_metrics(self.folder / "metrics.jsonl")
 
     def predict(
         self,
@@ -155,7 +161,7 @@ class Run(os.PathLike[str]):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What it reached as plain values: the report's ``title``, ``figures`` and ``rows``."""
+        """What it reached as plain values: the report's."""
         return self.report.to_dict()
 
     def to_json(self) -> str:

@@ -14,7 +14,8 @@ from fusiform.errors import SpecError
 from fusiform.fields import check_types, from_dict, show
 from fusiform.tables import TRAITS, ssd_priors
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+"""Version 1, which fusiform 0.1 wrote, had accuracies in percent; what has none is still written as that."""
 METADATA_KEY = "fusiform.spec"
 """The name under which the JSON lies in a safetensors header, TFLite metadata or ONNX metadata_props."""
 DECODED_BOXES = 100
@@ -72,7 +73,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A measured accuracy: percentages over ``pictures`` photographs of ``dataset``, and who or what measured it."""
+    """A measured accuracy: shares in [0, 1] of ``pictures`` photographs of ``dataset``, and who or what measured it."""
 
     dataset: str
     top1: float
@@ -82,9 +83,9 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
-        if not (0 <= self.top1 <= self.top5 <= 100 and self.pictures > 0):
+        if not (0 <= self.top1 <= self.top5 <= 1 and self.pictures > 0):
             raise SpecError(
-                f"accuracy on {self.dataset}: need 0 <= top1 <= top5 <= 100 and pictures > 0, "
+                f"accuracy on {self.dataset}: need 0 <= top1 <= top5 <= 1 and pictures > 0, "
                 f"got {self.top1}, {self.top5}, {self.pictures}"
             )
 
@@ -259,6 +260,8 @@ class ModelSpec:
                 del fields[name]
         if self.preprocess.fit == "crop":
             del fields["preprocess"]["fit"]
+        if not self.accuracy:
+            fields["version"] = 1
         return fields
 
     @classmethod
@@ -273,10 +276,29 @@ class ModelSpec:
                 f"{source}: written by a newer fusiform (spec version {fields['version']}, this one reads "
                 f"{SPEC_VERSION}): update fusiform"
             )
+        if isinstance(fields, dict) and type(fields.get("version")) is int and fields["version"] == 1:
+            fields = {**fields, "version": SPEC_VERSION, "accuracy": _as_shares(fields.get("accuracy", []))}
         try:
             return from_dict(cls, fields, SpecError)
         except SpecError as error:
             raise SpecError(f"{source}: {error}") from None
+
+
+def _as_shares(accuracies: Any) -> Any:
+    """The accuracies of version 1, which are in percent; what is none is left for the checks that follow."""
+    if not isinstance(accuracies, list):
+        return accuracies
+    return [
+        {
+            name: round(value / 100, 12)
+            if name in ("top1", "top5") and isinstance(value, (int, float)) and not isinstance(value, bool)
+            else value
+            for name, value in each.items()
+        }
+        if isinstance(each, dict)
+        else each
+        for each in accuracies
+    ]
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec)}

@@ -35,9 +35,9 @@ def test_accuracy_on_data(folder: Path, pictures: Path) -> None:
 
     model = folder / "lite.tflite"
     report = benchmark([model], threads=(1, 2), seconds=0.02, data=pictures)
-    expected = 100 * evaluate(model, pictures).value
-    assert [row["top1"] for row in report.rows] == [pytest.approx(expected, abs=1e-3)] * 2
-    assert {row["measured_on"] for row in report.rows} == {"6 pictures of data (all)"}
+    expected = evaluate(model, pictures).value
+    assert [row["top1"] for row in report.rows] == [pytest.approx(expected, abs=1e-5)] * 2
+    assert {row["measured_on"] for row in report.rows} == {"6 images of data (all)"}
 
 
 def test_data_that_does_not_fit_is_told_before_the_work(folder: Path, pictures: Path) -> None:
@@ -50,16 +50,16 @@ def test_accuracy_from_the_description_is_on_the_same_pictures_if_it_can_be(
     tmp_path: Path, lived_in_state: Callable[..., Any]
 ) -> None:
     def write(name: str, *measured: tuple[str, float]) -> Path:
-        accuracy = tuple(Accuracy(dataset, top1, 100, 50, "by hand") for dataset, top1 in measured)
+        accuracy = tuple(Accuracy(dataset, top1, 1, 50, "by hand") for dataset, top1 in measured)
         path = tmp_path / f"{name}.safetensors"
         write_safetensors(path, lived_in_state(SPEC), SPEC.replace(accuracy=accuracy))
         return path
 
-    one, two = write("one", ("scenes", 90), ("cats", 80)), write("two", ("cats", 70))
+    one, two = write("one", ("scenes", 0.9), ("cats", 0.8)), write("two", ("cats", 0.7))
     rows = benchmark([one, two], seconds=0.02).rows
-    assert [(row["top1"], row["measured_on"]) for row in rows] == [(80, "cats"), (70, "cats")]
+    assert [(row["top1"], row["measured_on"]) for row in rows] == [(0.8, "cats"), (0.7, "cats")]
     rows = benchmark([one, write("none")], seconds=0.02).rows
-    assert [(row["top1"], row["measured_on"]) for row in rows] == [(90, "scenes"), (None, None)]
+    assert [(row["top1"], row["measured_on"]) for row in rows] == [(0.9, "scenes"), (None, None)]
 
 
 def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -
     assert [row["error"] for row in report.rows] == [None, None]
     detector, segmenter = report.rows
     boxes = evaluate(tasks["detection"], voc)
-    assert detector["map"] == pytest.approx(100 * boxes.scores.ap, abs=1e-3)
+    assert detector["map"] == pytest.approx(boxes.scores.ap, abs=1e-5)
     # A mask of background and one of foxes, and what the network makes of them.
     confusion = evaluate(tasks["segmentation"], voc).confusion
     ious = [
@@ -78,8 +78,8 @@ def test_map_and_miou_on_data(tasks: dict[str, Path], voc: Path, folder: Path) -
         for k in range(3)
         if (union := confusion[k].sum() + confusion[:, k].sum() - confusion[k, k])
     ]
-    assert segmenter["miou"] == pytest.approx(100 * np.mean(ious), abs=1e-3)
-    assert {row["measured_on"] for row in report.rows} == {f"2 pictures of {voc.name} (all)"}
+    assert segmenter["miou"] == pytest.approx(np.mean(ious), abs=1e-5)
+    assert {row["measured_on"] for row in report.rows} == {f"2 images of {voc.name} (all)"}
     assert detector["top1"] is detector["miou"] is segmenter["map"] is None
     with pytest.raises(UsageError, match="is no dataset with boxes"):
         benchmark([tasks["detection"]], data=folder, progress=lambda **_: pytest.fail("it began to measure"))

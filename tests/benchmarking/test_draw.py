@@ -28,13 +28,13 @@ def row(model: str, **values: Any) -> dict[str, Any]:
 def test_plot_takes_what_the_task_is_measured_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(module, "draw_pareto", lambda points, path, **more: drawn.append((points, more)))
-    detectors = [row("a.tflite", map=20.0, measured_on="x"), row("b.tflite", map=30.0, measured_on="x")]
+    detectors = [row("a.tflite", map=0.2, measured_on="x"), row("b.tflite", map=0.3, measured_on="x")]
     draw_benchmark(Report("", tuple(detectors)), tmp_path / "a.png")
     points, more = drawn.pop()
     assert [point.y for point in points] == [20.0, 30.0]
     assert more["y_label"] == "mAP %, x"
     # Two measures have no common axis.
-    draw_benchmark(Report("", (detectors[0], row("c.tflite", miou=50.0, measured_on="x"))), tmp_path / "a.png")
+    draw_benchmark(Report("", (detectors[0], row("c.tflite", miou=0.5, measured_on="x"))), tmp_path / "a.png")
     points, more = drawn.pop()
     assert more["smaller_y"]
 
@@ -42,7 +42,7 @@ def test_plot_takes_what_the_task_is_measured_by(tmp_path: Path, monkeypatch: py
 def test_plot_takes_accuracy_if_it_can_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(module, "draw_pareto", lambda points, path, **more: drawn.append((points, more)))
-    accurate = [row("runs/a.tflite", top1=90.0, measured_on="x"), row("runs/b.tflite", top1=80.0, measured_on="x")]
+    accurate = [row("runs/a.tflite", top1=0.9, measured_on="x"), row("runs/b.tflite", top1=0.8, measured_on="x")]
     failed = row("c", median_ms=None, error="no")
     draw_benchmark(Report("", (*accurate, failed)), tmp_path / "a.png")
     points, more = drawn.pop()
@@ -51,7 +51,7 @@ def test_plot_takes_accuracy_if_it_can_be_compared(tmp_path: Path, monkeypatch: 
         ("b", 1.0, 80.0, "litert"),
     ]
     assert not more["smaller_y"]
-    other = row("else/a.tflite", top1=80.0, measured_on="y", threads=2)
+    other = row("else/a.tflite", top1=0.8, measured_on="y", threads=2)
     draw_benchmark(Report("", (accurate[0], other)), tmp_path / "a.png")
     points, more = drawn.pop()
     assert [(point.name, point.y) for point in points] == [

@@ -58,15 +58,17 @@ def test_every_model_in_every_engine_with_every_number_of_threads(folder: Path) 
         assert row["runs"] >= 10
         assert row["runs"] % ROUNDS == 0
         assert row["workers"] == max(1, usable_cores() // row["threads"])
-        assert row["pictures_per_second"] > 0
+        assert row["images_per_second"] > 0
         # To the first answer is longer than one more answer.
         assert row["load_ms"] > row["best_ms"]
         assert row["bytes"] == Path(row["model"]).stat().st_size
         assert row["top1"] is row["measured_on"] is None
         if peak_memory() is not None:
-            assert 0 < row["memory_mb"] < row["process_mb"]
+            assert 0 < row["memory_bytes"] < row["process_bytes"]
     assert report.figures["cores"] == usable_cores()
-    assert report.figures["ai-edge-litert"]
+    (package,) = report.tables["packages"]
+    assert package["package"] == "ai-edge-litert"
+    assert package["version"]
     assert [label for label, _, _ in told] == ["first answers", "benchmark"]
     assert all(total == done > 0 for _, total, done in told)
 
@@ -97,7 +99,7 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(
     assert str(broken) in str(errors["broken.tflite", None])
     for row in report.rows:
         assert tuple(row) == COLUMNS
-        assert (row["median_ms"] is None) == (row["pictures_per_second"] is None) == (row["error"] is not None)
+        assert (row["median_ms"] is None) == (row["images_per_second"] is None) == (row["error"] is not None)
 
 
 def test_an_engine_named_for_a_model_that_it_cannot_run_is_told(folder: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_runtime_that_crashes_later_loses_its_row_alone(
     report = benchmark([folder / "lite.tflite"], engine=["litert", "onnxruntime"], seconds=0.02)
     assert report.rows[0]["median_ms"] is not None
     assert report.rows[1]["error"] == "the process that ran it ended with 3"
-    assert report.rows[1]["median_ms"] is report.rows[1]["runs"] is report.rows[1]["pictures_per_second"] is None
+    assert report.rows[1]["median_ms"] is report.rows[1]["runs"] is report.rows[1]["images_per_second"] is None
     assert report.rows[1]["load_ms"] is not None
 
 

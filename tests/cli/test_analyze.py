@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 
 import pytest
 from click.testing import CliRunner
@@ -23,27 +22,29 @@ def test_the_table():
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0] == "mobilenet_v2_x0_35 at 192x192"
-    (total,) = (line.split()[1] for line in lines if line.startswith("multiply_adds "))
+    (total,) = (line.split()[2] for line in lines if line.startswith("multiply adds "))
     assert total.startswith("43,")  # million, as in TensorFlow slim's table
-    assert any(line.split()[:5] == ["features.0.0", "conv", "3x3", "2", "96x96x16"] for line in lines)
+    assert any(line.split()[:5] == ["features.0.0", "conv", "3x3", "1", "2"] for line in lines)
 
 
-def test_json_and_the_options():
-    report = json.loads(run("mobilenet_v2", "--bits", "16", "--slices", "2", "--format", "json").output)
+def test_json_and_the_options(valid):
+    report = valid(run("mobilenet_v2", "--bits", "16", "--slices", "2", "--format", "json").output)
     assert report["figures"]["held_bytes"] == 401_408
     assert (report["figures"]["bits"], report["figures"]["slices"]) == (16, 2)
 
 
-def test_a_segmenter_with_its_options():
+def test_a_segmenter_with_its_options(valid):
     words = ("deeplab_v3_mobilenet_v2_x0_35", "--aspp", "--output-stride", "8", "--classes", "5", "--size", "129")
-    report = json.loads(run(*words, "--format", "json").output)
-    assert report["rows"][-1]["output"] == "17x17x5"
+    report = valid(run(*words, "--format", "json").output)
+    assert report["rows"][-1]["output_shape"] == [17, 17, 5]
     assert report["figures"]["multiply_adds_tensorflow"] > report["figures"]["multiply_adds"]
-    assert sum("rate" in (row["kernel"] or "") for row in report["rows"] if row["name"].startswith("branches")) == 3
+    assert sum((row["dilation"] or 1) > 1 for row in report["rows"] if row["layer"].startswith("branches")) == 3
 
 
 def test_csv_has_a_line_for_each_layer():
-    rows = list(csv.DictReader(io.StringIO(run("shufflenet_v2_x1_0", "--format", "csv").output, newline="")))
+    result = run("shufflenet_v2_x1_0", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
+    assert result.stderr == "fusiform: csv has no place for figures, resolutions: --format json has all\n"
     assert sum(int(row["parameters"]) for row in rows) == 2278604
 
 

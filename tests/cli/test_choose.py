@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +45,9 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.mark.slow
-def test_an_impossible_budget_is_told_before_any_training(data: Path, tmp_path: Path) -> None:
+def test_an_impossible_budget_is_told_before_any_training(
+    data: Path, tmp_path: Path, valid: Callable[..., Any]
+) -> None:
     out = tmp_path / "out"
     result = run(data, "--out", out, "--size", "32", "--max-ms", "0.0001", "--max-mb", "0.1")
     assert result.exit_code == 1
@@ -51,14 +55,17 @@ def test_an_impossible_budget_is_told_before_any_training(data: Path, tmp_path: 
     assert "the fastest is" in result.stderr
     assert "the smallest is mobilenet_v2_x0_35" in result.stderr
     assert result.stdout == ""
-    journal = json.loads((out / "choose.json").read_text(encoding="utf-8"))
+    journal = valid((out / "choose.json").read_text(encoding="utf-8"))
+    assert journal["budget"] == {"median_ms": 0.0001, "bytes": 100_000, "top1": None}
     assert len(journal["candidates"]) == 10  # five networks in two precisions
     assert journal["trainings"] == []
     assert {path.name for path in out.iterdir()} == {"choose.json", "candidates.png"}
 
 
 @pytest.mark.slow
-def test_an_accuracy_out_of_reach_gives_the_best_model_and_a_one(data: Path, tmp_path: Path) -> None:
+def test_an_accuracy_out_of_reach_gives_the_best_model_and_a_one(
+    data: Path, tmp_path: Path, valid: Callable[..., Any]
+) -> None:
     (data / "train").mkdir()
     for name in ("bright", "dark"):
         (data / name).rename(data / "train" / name)
@@ -70,9 +77,11 @@ def test_an_accuracy_out_of_reach_gives_the_best_model_and_a_one(data: Path, tmp
     result = run(data, "--out", out, *wanted, *SET, "--format", "json")
     assert result.exit_code == 1, result.output
     assert "99 % was asked for" in result.stderr
-    figures = json.loads(result.stdout)["figures"]
+    figures = valid(result.stdout)["figures"]
+    assert valid((out / "choose.json").read_text(encoding="utf-8"))["budget"]["top1"] == 0.99
+    assert figures["shortfall"]
     assert figures["model"] == str(out / "model.tflite")
-    assert (figures["split"], figures["pictures"]) == ("test", 2)
+    assert (figures["split"], figures["images"]) == ("test", 2)
     assert figures["top1"] <= 0.5
     assert (out / "model.tflite").is_file()
 

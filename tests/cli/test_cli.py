@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +82,26 @@ def test_table_names_the_picture_then_its_classes(tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
-def test_json_is_a_list_with_one_object_a_picture(tmp_path: Path) -> None:
+def test_json_has_one_object_a_picture(tmp_path: Path, valid: Callable[..., Any]) -> None:
     good = picture(tmp_path / "good ü.png", 2)
     bad = tmp_path / 'bad "quoted".png'
     bad.write_bytes(b"")
     result = run("predict", good, bad, "--format", "json", "--top", "2")
     assert result.exit_code == 0
-    answer, error = json.loads(result.stdout)
+    content = valid(result.stdout)
+    assert content.keys() == {"schema", "network", "task", "predictions"}
+    answer, error = content["predictions"]
     assert answer["path"] == str(good)
     assert [(guess["index"], guess["name"]) for guess in answer["top"]] == [(2, "синий 青"), (0, "red")]
     assert answer["top"][0]["probability"] == pytest.approx(0.9993, abs=1e-4)
     assert set(answer["top"][0]) == {"index", "name", "probability"}
+    assert set(answer) == {"path", "error", "top"}
+    assert answer["error"] is None
     assert set(error) == {"path", "error"}
     assert error["path"] == str(bad)
     assert "is empty" in error["error"]
     lines = run("predict", good, bad, "--format", "jsonl", "--top", "2").stdout.splitlines()
-    assert [json.loads(line) for line in lines] == [answer, error]
+    assert [valid(line, "prediction") for line in lines] == [answer, error]
 
 
 def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
@@ -153,12 +158,12 @@ def test_a_hostile_folder_gives_five_answers_and_twenty_lines(tmp_path: Path, th
     hostile_folder(folder)
     result = run("predict", folder, "--threads", threads, "--format", "json")
     assert result.exit_code == 0
-    answers = json.loads(result.stdout)
+    answers = json.loads(result.stdout)["predictions"]
     assert len(answers) == 25
     assert [answer["top"][0]["index"] for answer in answers if "top" in answer] == [0, 1, 2, 0, 1]
     header, *lines = result.stderr.splitlines()
     assert header == "fusiform: 20 of 25 pictures could not be read:"
-    assert lines == [f"  {answer['error']}" for answer in answers if "error" in answer]
+    assert lines == [f"  {answer['error']}" for answer in answers if answer["error"]]
     assert all(str(folder) in line for line in lines)
     assert "Traceback" not in result.stderr
 
@@ -183,7 +188,7 @@ print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith
     result = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "photos"], capture_output=True, encoding="utf-8", check=True
     )
-    assert len(json.loads(result.stdout)) == 25
+    assert len(json.loads(result.stdout)["predictions"]) == 25
     assert int(result.stderr.splitlines()[-1]) < 250_000  # kilobytes
 
 
@@ -202,7 +207,7 @@ def test_when_every_source_fails_the_command_fails(tmp_path: Path) -> None:
 
 def test_standard_input(tmp_path: Path) -> None:
     result = run("predict", "-", "--format", "json", stdin=picture(tmp_path / "a.png", 0).read_bytes())
-    (answer,) = json.loads(result.stdout)
+    (answer,) = json.loads(result.stdout)["predictions"]
     assert answer["path"] == "-"
     assert answer["top"][0]["name"] == "red"
     assert run("predict", "-", stdin=b"").exit_code == 1
@@ -225,7 +230,7 @@ def test_out_is_written_whole(tmp_path: Path) -> None:
     out.write_text("old")
     result = run("predict", good, "--format", "json", "--out", out)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert json.loads(out.read_text(encoding="utf-8"))[0]["top"][0]["name"] == "red"
+    assert json.loads(out.read_text(encoding="utf-8"))["predictions"][0]["top"][0]["name"] == "red"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "answers.json"]
 
 
@@ -292,11 +297,15 @@ def test_engines_are_those_of_the_library() -> None:
     assert tuple(option.type.choices) == ENGINES  # type: ignore[attr-defined]
 
 
-def test_models_lists_the_catalogue() -> None:
-    rows = json.loads(run("models", "--format", "json").stdout)["rows"]
+def test_models_lists_the_catalogue(valid: Callable[..., Any]) -> None:
+    rows = valid(run("models", "--format", "json").stdout)["rows"]
     assert [row["name"] for row in rows] == list(CATALOG)
     by_short = {row["short"]: row for row in rows if row["short"]}
-    assert by_short["mobilenet_v2"]["bundled"]
+    bundled = by_short["mobilenet_v2"]
+    assert bundled["bundled"]
+    assert bundled["bytes"] == valid(run("info", "mobilenet_v2", "--format", "json").stdout)["figures"]["bytes"]
+    assert run("info", "mobilenet_v2", "--format", "jsonl").stderr == ""
+    assert all(0 < row["top1"] < row["top5"] < 1 for row in rows if row["top1"] is not None)
     table = run("models").stdout
     assert all(name in table for name in CATALOG)
     assert max(map(len, table.splitlines())) < 160

@@ -21,7 +21,7 @@ def predict(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("options", [[], ["--fast"]])
 def test_the_dog_is_a_samoyed(shared_data: Path, model: str, options: list[str]) -> None:
     result = predict(shared_data / "dog.jpg", "--model", model, *options)
-    (answer,) = json.loads(result.stdout)
+    (answer,) = json.loads(result.stdout)["predictions"]
     assert (answer["top"][0]["index"], answer["top"][0]["name"]) == (258, "Samoyed")
     assert result.stderr == ""
 
@@ -29,7 +29,7 @@ def test_the_dog_is_a_samoyed(shared_data: Path, model: str, options: list[str])
 def test_threads_and_batches_change_no_answer(shared_data: Path) -> None:
     folder = shared_data / "imagenet_val" / "n02086240"
     answers = [
-        json.loads(predict(folder, *options).stdout)
+        json.loads(predict(folder, *options).stdout)["predictions"]
         for options in (["--threads", "1"], ["--threads", "2"], ["--threads", "2", "--batch", "4"])
     ]
     assert len(answers[0]) == len(list(folder.iterdir()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def evaluator() -> None:
 
 
 @pytest.mark.usefixtures("evaluator")
-def test_a_detector_in_every_form(made: Path) -> None:
+def test_a_detector_in_every_form(made: Path, valid: Callable[..., Any]) -> None:
     table = run(made, "detector.tflite", "coco")
     assert table.exit_code == 0
     for words in (
@@ -106,7 +107,7 @@ def test_a_detector_in_every_form(made: Path) -> None:
         "4 of 1 classes; the model knows 3",
     ):
         assert words in table.stdout
-    content = json.loads(run(made, "detector.tflite", "coco", "--format", "json", "--score", "0.1").stdout)
+    content = valid(run(made, "detector.tflite", "coco", "--format", "json", "--score", "0.1").stdout)
     assert content["figures"]["objects"] == PICTURES
     assert content["figures"]["score"] == 0.1
     assert 0 <= content["figures"]["map_low"] <= content["figures"]["map"] <= content["figures"]["map_high"] <= 1
@@ -117,7 +118,7 @@ def test_a_detector_in_every_form(made: Path) -> None:
     assert int(records[0]["objects"]) == PICTURES
 
 
-def test_a_segmenter_in_every_form(made: Path) -> None:
+def test_a_segmenter_in_every_form(made: Path, valid: Callable[..., Any]) -> None:
     table = run(made, "segmenter.safetensors", "voc")
     assert table.exit_code == 0
     for words in (
@@ -128,10 +129,10 @@ def test_a_segmenter_in_every_form(made: Path) -> None:
         "Worst pictures",
     ):
         assert words in table.stdout
-    content = json.loads(run(made, "segmenter.safetensors", "voc", "--format", "json").stdout)
+    content = valid(run(made, "segmenter.safetensors", "voc", "--format", "json").stdout)
     assert content["figures"]["pixels"] == sum((60 + k) * 50 for k in range(PICTURES))
     assert content["confusion"]["columns"] == ["background", "red", "other"]
-    assert len(content["pictures"]) == PICTURES
+    assert len(content["worst_images"]) == PICTURES
     records = list(csv.DictReader(io.StringIO(run(made, "segmenter.safetensors", "voc", "--format", "csv").stdout)))
     assert [record["class"] for record in records] == ["background", "red"]
     assert sum(int(record["pixels"]) for record in records) == content["figures"]["pixels"]
@@ -148,14 +149,14 @@ def test_several_scales(made: Path) -> None:
 
 
 @pytest.mark.usefixtures("evaluator")
-def test_two_models_of_a_task_are_compared(made: Path) -> None:
+def test_two_models_of_a_task_are_compared(made: Path, valid: Callable[..., Any]) -> None:
     for model, other, data, name in (
         ("detector.tflite", "another.tflite", "coco", "map"),
         ("segmenter.safetensors", "another.safetensors", "voc", "miou"),
     ):
         result = run(made, model, data, "--compare", made / other, "--format", "json", "--html", made / "page.html")
-        compared = json.loads(result.stdout)["compare"]
-        assert compared["pictures"] == PICTURES
+        compared = valid(result.stdout)["comparison"]
+        assert compared["images"] == PICTURES
         difference = compared[name] - compared[f"other_{name}"]
         assert compared[f"{name}_difference"] == pytest.approx(difference, abs=1e-5)
         low, high = compared[f"{name}_difference_low"], compared[f"{name}_difference_high"]

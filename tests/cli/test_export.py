@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
@@ -33,10 +32,10 @@ def run(*arguments):
     return CliRunner().invoke(commands, ["export", *arguments])
 
 
-def test_two_targets_at_once(model, tmp_path):
+def test_two_targets_at_once(model, tmp_path, valid):
     result = run(model, "--to", "litert, onnx,litert", "--out", str(tmp_path / "out"), "--format", "json")
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
+    report = valid(result.stdout)
     assert [row["target"] for row in report["rows"]] == ["litert", "onnx"]
     assert all((tmp_path / "out" / row["file"].rpartition("/")[2]).is_file() for row in report["rows"])
 
@@ -61,14 +60,14 @@ def test_the_last_lines_run_what_was_written(model, tmp_path):
     assert CliRunner().invoke(commands, predict[1:]).exit_code == 0
 
 
-def test_a_detector_is_verified_by_its_boxes(tmp_path):
+def test_a_detector_is_verified_by_its_boxes(tmp_path, valid):
     spec, state = small_detector()
     write_safetensors(tmp_path / "detector.safetensors", state, spec)
     result = run(
         str(tmp_path / "detector.safetensors"), "--to", "litert", "--out", str(tmp_path / "out"), "--format", "json"
     )
     assert result.exit_code == 0, result.output
-    (row,) = json.loads(result.stdout)["rows"]
+    (row,) = valid(result.stdout)["rows"]
     assert row["file"].endswith("ssdlite_mobilenet_v2_x0_35_float32.tflite")
     assert row["boxes_same"] == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ class BoxEngine:
         answers["logits"][:, -5, 2] = np.where(red > 0, 21, 0)  # 1 / (1 + e^-1) = 0.731
         answers["logits"][red == 0, :, 1:] = 0
         return answers
+
+
+def boxes_of(result: Result) -> list[dict[str, Any]]:
+    """The boxes of the only picture, as JSON has them."""
+    (answer,) = json.loads(result.stdout)["predictions"]
+    boxes: list[dict[str, Any]] = answer["boxes"]
+    return boxes
 
 
 class MaskEngine:
@@ -130,7 +138,7 @@ def test_a_table_of_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("detector")
-def test_json_is_cocos_result_format(tmp_path: Path) -> None:
+def test_cocos_result_format(tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     files = [
         picture(tmp_path / "000000000139.png", RED),
@@ -139,7 +147,7 @@ def test_json_is_cocos_result_format(tmp_path: Path) -> None:
     ]
     (tmp_path / "bad.png").write_bytes(b"")
     out = tmp_path / "results.json"
-    result = run(*files, tmp_path / "bad.png", "--format", "json", "--out", out)
+    result = run(*files, tmp_path / "bad.png", "--format", "coco", "--out", out)
     assert result.exit_code == 0
     assert "bad.png: is empty" in result.stderr
     data = coco.COCO()
@@ -155,8 +163,29 @@ def test_json_is_cocos_result_format(tmp_path: Path) -> None:
     assert dog["score"] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-5)
     assert (dog["name"], dog["path"]) == ("dog", str(files[0]))
     assert [len(loaded.getAnnIds(imgIds=[k])) for k in (139, 285, 7)] == [2, 2, 0]
-    lines = run(*files, "--format", "jsonl").stdout.splitlines()
-    assert [json.loads(line) for line in lines] == json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("detector")
+def test_json_has_each_picture_with_its_boxes(tmp_path: Path, valid: Callable[..., Any]) -> None:
+    files = [picture(tmp_path / "a.png", RED), picture(tmp_path / "b.png", GREEN)]
+    (tmp_path / "bad.png").write_bytes(b"")
+    content = valid(run(*files, tmp_path / "bad.png", "--format", "json").stdout)
+    assert (content["schema"], content["task"]) == ("fusiform.predictions/1", "detection")
+    red, green, bad = content["predictions"]
+    assert [(box["index"], box["name"]) for box in red["boxes"]] == [(0, "dog"), (1, "traffic light")]
+    assert red["boxes"][0]["bbox"] == pytest.approx([5, 2.5, 190, 95], abs=1e-3)
+    assert (red["width"], red["height"], red["error"]) == (200, 100, None)
+    assert green["boxes"] == []
+    assert bad.keys() == {"path", "error"}
+    lines = run(*files, tmp_path / "bad.png", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == content["predictions"]
+
+
+@pytest.mark.usefixtures("segmenter")
+def test_cocos_format_is_for_detectors(tmp_path: Path) -> None:
+    result = run(picture(tmp_path / "a.png", RED), "--format", "coco")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--format coco is for detection" in result.stderr
 
 
 @pytest.mark.usefixtures("detector")
@@ -164,15 +193,18 @@ def test_a_picture_without_a_number_has_its_place(tmp_path: Path) -> None:
     # The second is named by a number, too long to be COCO's; the third has the number that is the first one's place.
     names = ["one.png", "2025112210305900.png", "1.png", "a/000000000007.png", "b/7.png"]
     paths = [picture(tmp_path / name, RED) for name in names]
-    result = run(*paths, "-", "--format", "json", "--limit", "1", stdin=paths[0].read_bytes())
+    result = run(*paths, "-", "--format", "coco", "--limit", "1", stdin=paths[0].read_bytes())
     assert [box["image_id"] for box in json.loads(result.stdout)] == [1, 2, 1, 7, 7, 6]
     assert result.stderr == "fusiform: 2 pictures have the image_id of another one: go by their paths\n"
 
 
 @pytest.mark.usefixtures("detector")
 def test_nothing_found_is_an_empty_list(tmp_path: Path) -> None:
-    result = run(picture(tmp_path / "a.png", GREEN), "--format", "json")
+    path = picture(tmp_path / "a.png", GREEN)
+    result = run(path, "--format", "coco")
     assert json.loads(result.stdout) == []
+    (answer,) = json.loads(run(path, "--format", "json").stdout)["predictions"]
+    assert (answer["error"], answer["boxes"]) == (None, [])
     assert result.exit_code == 0
 
 
@@ -202,7 +234,7 @@ def test_boxes_as_csv(tmp_path: Path) -> None:
 )
 def test_options_of_detectors(tmp_path: Path, options: list[str], names: list[str]) -> None:
     result = run(picture(tmp_path / "a.png", RED), *options, "--format", "json")
-    assert [box["name"] for box in json.loads(result.stdout)] == names
+    assert [box["name"] for box in boxes_of(result)] == names
 
 
 def test_iou_says_what_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +248,7 @@ def test_iou_says_what_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyP
     serve(monkeypatch, Twice)
     path = picture(tmp_path / "a.png", RED)
     # The square and the oblong share 0.95 x 0.672 of 0.95 x 0.95 + 0.05 x 0.672: 0.682.
-    counts = [len(json.loads(run(path, *o, "--format", "json").stdout)) for o in ([], ["--iou", "0.7"])]
+    counts = [len(boxes_of(run(path, *o, "--format", "json"))) for o in ([], ["--iou", "0.7"])]
     assert counts == [1, 2]
 
 
@@ -227,7 +259,7 @@ def test_other_names_keep_cocos_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     path = picture(tmp_path / "a.png", RED)
 
     def found() -> list[tuple[int, str]]:
-        boxes = json.loads(run(path, "--labels", labels, "--format", "json").stdout)
+        boxes = json.loads(run(path, "--labels", labels, "--format", "coco").stdout)
         return [(box["category_id"], box["name"]) for box in boxes]
 
     assert found() == [(18, "Hund"), (10, "Ampel")]
@@ -273,7 +305,7 @@ def test_classes_and_their_shares(tmp_path: Path) -> None:
     assert shares == pytest.approx({"background": 50, "cat": 50}, abs=4)
     assert lines[3:] == [str(tmp_path / "b.png"), f"  100.0%  {'█' * 20}  background"]
 
-    (record,) = json.loads(run(path, "--format", "json").stdout)
+    (record,) = json.loads(run(path, "--format", "json").stdout)["predictions"]
     assert {name: record[name] for name in ("path", "width", "height")} == {
         "path": str(path),
         "width": 100,
@@ -285,19 +317,19 @@ def test_classes_and_their_shares(tmp_path: Path) -> None:
     assert [{"index": int(row["index"]), "name": row["name"], "share": float(row["share"])} for row in rows] == record[
         "classes"
     ]
-    (error,) = json.loads(run(tmp_path / "absent.png", "--format", "json").stdout)
+    (error,) = json.loads(run(tmp_path / "absent.png", "--format", "json").stdout)["predictions"]
     assert set(error) == {"path", "error"}
 
 
 @pytest.mark.usefixtures("segmenter")
-def test_masks_are_of_the_upright_photographs_size(tmp_path: Path) -> None:
+def test_masks_are_of_the_upright_photographs_size(tmp_path: Path, valid: Callable[..., Any]) -> None:
     sideways = Image.new("RGB", (66, 99), RED)
     sideways.paste(BLUE, (0, 0, 66, 50))
     exif = sideways.getexif()
     exif[0x0112] = 6  # to be turned clockwise: what is the upper half becomes the right one
     sideways.save(tmp_path / "photo.jpg", exif=exif, quality=95)
     folder = tmp_path / "out" / "masks"
-    (record,) = json.loads(run(tmp_path / "photo.jpg", "--masks", folder, "--format", "json").stdout)
+    (record,) = valid(run(tmp_path / "photo.jpg", "--masks", folder, "--format", "json").stdout)["predictions"]
     assert record["mask"] == str(folder / "photo.png")
     classes = mask(folder / "photo.png")
     assert classes.shape == (66, 99)
@@ -431,7 +463,7 @@ def test_a_model_file_of_either_task_is_run(tmp_path: Path, spec: ModelSpec) -> 
         answer = engines.open_engine(model).run(batch)
         (wanted,) = detection.decode(**answer, spec=spec, sizes=[(140, 100)], score_threshold=0.2)
         assert wanted.boxes
-        found = json.loads(run(tmp_path / "a.png", *options, "--score", "0.2").stdout)
+        found = boxes_of(run(tmp_path / "a.png", *options, "--score", "0.2"))
         assert [box["name"] for box in found] == [box.name for box in wanted.boxes]
         assert [box["score"] for box in found] == pytest.approx([box.score for box in wanted.boxes], rel=1e-4)
     else:
@@ -466,7 +498,7 @@ def test_real_weights_outline_the_samoyed(tmp_path: Path, shared_data: Path) -> 
     write_safetensors(tmp_path / "voc.safetensors", port(weights), spec)
     options = ["--model", tmp_path / "voc.safetensors", "--masks", tmp_path, "--save", tmp_path / "drawn.jpg"]
     result = run(shared_data / "dog.jpg", *options, "--format", "json")
-    (record,) = json.loads(result.stdout)
+    (record,) = json.loads(result.stdout)["predictions"]
     assert [entry["name"] for entry in record["classes"]] == ["background", "dog"]
     classes = mask(tmp_path / "dog.png")
     with Image.open(shared_data / "dog.jpg") as photograph:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,11 +50,19 @@ def fusiform(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_training_prints_a_report_and_leaves_a_run(data: Path, tmp_path: Path) -> None:
+def test_training_prints_a_report_and_leaves_a_run(data: Path, tmp_path: Path, valid: Callable[..., Any]) -> None:
     out = tmp_path / "run"
     done = fusiform("train", data, "--out", out, "--model", "mobilenet_v2_x0_35", *SET, "--format", "json")
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)["figures"]
+    figures = valid(done.stdout)["figures"]
+    assert (out / "report.json").read_text(encoding="utf-8") == done.stdout
+    valid((out / "run.json").read_text(encoding="utf-8"))
+    valid((out / "environment.json").read_text(encoding="utf-8"))
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [valid(line, "epoch")["phase"] for line in lines] == ["start", "network", "network"]
+    spec, _ = read_safetensors(out / "best.safetensors")
+    assert spec is not None
+    assert valid(spec.to_json(), "spec")["accuracy"][0]["top1"] == figures["top1"]
     assert figures["model"] == str(out / "best.safetensors")
     assert 0 <= figures["top1_low"] <= figures["top1"] <= figures["top1_high"] <= 1
     assert "epoch 2/2" in done.stderr

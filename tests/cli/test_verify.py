@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,11 +48,12 @@ def test_a_faithful_file(folder: Path) -> None:
     assert "no photographs were given: synthetic images only" in result.stdout
 
 
-def test_a_harmed_file_is_one_line_and_a_report(folder: Path) -> None:
+def test_a_harmed_file_is_one_line_and_a_report(folder: Path, valid: Callable[..., Any]) -> None:
     result = run(folder, folder / "harmed.onnx", "--format", "json")
     assert result.exit_code == 1
-    report = json.loads(result.stdout)
+    report = valid(result.stdout)
     assert report["figures"]["passed"] is False
+    assert all("a logit differs by" in failure for failure in report["figures"]["failures"])
     assert report["figures"]["largest_error"] > 0.01
     told = [line for line in result.stderr.splitlines() if line.startswith("fusiform: ")]
     assert len(told) == 1
@@ -67,7 +69,8 @@ def test_the_report_goes_to_a_file_even_when_it_failed(folder: Path, tmp_path: P
     result = run(folder, folder / "harmed.onnx", "--out", tmp_path / "report.csv", "--format", "csv")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert (tmp_path / "report.csv").read_text(encoding="utf-8").startswith("kind,batch,pictures,largest_error")
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8").startswith("kind,batch,images,largest_error")
+    assert "csv has no place for figures: --format json has all" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -119,23 +122,23 @@ def segmenter(tmp_path_factory):  # type: ignore[no-untyped-def]
     return made
 
 
-def test_the_drop_of_a_segmenter_has_its_interval_in_every_format(segmenter: Path) -> None:
+def test_the_drop_of_a_segmenter_has_its_interval_in_every_format(segmenter: Path, valid: Callable[..., Any]) -> None:
     def told(form: str) -> str:
         result = run(segmenter, segmenter / "harmed.onnx", "--data", segmenter / "voc", "--format", form)
         assert result.exit_code == 1
         return result.stdout
 
-    figures = json.loads(told("json"))["figures"]
-    drop, low, high = (figures[f"drop{end}_points"] for end in ("", "_low", "_high"))
+    figures = valid(told("json"))["figures"]
+    drop, low, high = (figures[f"drop{end}"] for end in ("", "_low", "_high"))
     assert low < drop < high
-    assert drop == pytest.approx(100 * (figures["reference_miou"] - figures["miou"]), abs=1e-3)
+    assert drop == pytest.approx(figures["reference_miou"] - figures["miou"], abs=1e-5)
     *_, row = csv.DictReader(io.StringIO(told("csv")))
     assert row["compared"] == "miou"
-    assert [float(row[f"drop{end}_points"]) for end in ("", "_low", "_high")] == [drop, low, high]
+    assert [float(row[f"drop{end}"]) for end in ("", "_low", "_high")] == [drop, low, high]
     lines = told("table").splitlines()
-    for name in ("drop", "drop_low", "drop_high"):
-        (line,) = [line for line in lines if line.startswith(f"{name}_points ")]
-        assert float(line.split()[1]) == pytest.approx(figures[f"{name}_points"], rel=1e-5)
+    (line,) = [line for line in lines if line.startswith("drop ")]
+    interval = f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    assert line.split(maxsplit=1)[1] == f"{100 * drop:.1f} points {interval}"
     (heading,) = [line for line in lines if line.startswith("kind")]
     assert "drop" not in heading
 

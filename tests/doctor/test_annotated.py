@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +170,18 @@ def test_every_fault_of_boxes_is_found_and_nothing_else(spoiled: Path) -> None:
     assert empty.message.startswith("3 of 11 pictures in train show nothing")
 
 
-def test_counts_and_report(spoiled: Path) -> None:
+def test_counts_and_report(spoiled: Path, valid: Callable[..., Any]) -> None:
     diagnosis = examine_annotated(spoiled, "detection")
     assert diagnosis.rows == (
-        {"class": "cat", "train": 8, "val": 2, "small": 0},
-        {"class": "dog", "train": 6, "val": 2, "small": 1},
-        {"class": "bird", "train": 0, "val": 1, "small": 0},
-        {"class": "fish", "train": 0, "val": 0, "small": 0},
+        {"class": "cat", "objects": 10, "train_objects": 8, "val_objects": 2, "test_objects": None, "small": 0},
+        {"class": "dog", "objects": 8, "train_objects": 6, "val_objects": 2, "test_objects": None, "small": 1},
+        {"class": "bird", "objects": 1, "train_objects": 0, "val_objects": 1, "test_objects": None, "small": 0},
+        {"class": "fish", "objects": 0, "train_objects": 0, "val_objects": 0, "test_objects": None, "small": 0},
     )
-    content = json.loads(diagnosis.report().to_json())
-    assert content["figures"]["pictures"] == 13
+    content = valid(diagnosis.report().to_json())
+    assert content["by_class"] == list(diagnosis.rows)
+    assert sum(kind["findings"] for kind in content["kinds"]) == len(content["rows"])
+    assert content["figures"]["images"] == 13
     assert content["figures"]["objects"] == 19
     row = next(row for row in content["rows"] if row["kind"] == "box outside")
     assert (row["class"], row["split"]) == ("dog", "train")
@@ -249,7 +251,7 @@ def test_what_is_healthy_has_no_findings(tmp_path: Path) -> None:
     diagnosis = examine_annotated(tmp_path / "boxes.json", "detection")
     assert diagnosis.findings == ()
     assert "Nothing was found." in diagnosis.to_table()
-    assert [dict(row) for row in diagnosis.rows] == [
+    assert [{k: v for k, v in row.items() if v is not None} for row in diagnosis.rows] == [
         {"class": "a", "objects": 12, "small": 0},
         {"class": "b", "objects": 12, "small": 0},
     ]
@@ -547,14 +549,16 @@ def test_every_fault_of_masks_is_found_and_nothing_else(spoiled_masks: Path) -> 
     assert message(diagnosis, "label of no class").startswith(
         "beyond.png: 4800 pixels have labels beyond the 3 classes"
     )
-    assert [{k: row[k] for k in ("class", "train", "val")} for row in diagnosis.rows] == [
+    assert [
+        {k: row[f"{k}_images" if k != "class" else k] for k in ("class", "train", "val")} for row in diagnosis.rows
+    ] == [
         {"class": "background", "train": 3, "val": 2},
         {"class": "cat", "train": 2, "val": 1},
         {"class": "dog", "train": 0, "val": 1},
     ]
     # Usable are good, rgb, empty, two and good_again: 4 of them have 48 x 100 pixels of a class, and two rows ignored.
     labelled = 5 * WIDTH * HEIGHT - 4 * 2 * WIDTH
-    assert [row["% of pixels"] for row in diagnosis.rows[1:]] == [
+    assert [round(100 * float(row["pixel_share"]), 2) for row in diagnosis.rows[1:]] == [
         round(100 * count * 4800 / labelled, 2) for count in (3, 1)
     ]
     assert {s.file.name for s in diagnosis.clean.splits["train"]} == {"rgb.jpg", "ignored.jpg", "empty.jpg"}

@@ -223,14 +223,14 @@ def test_report_table_and_page(spoiled: Path, colour_model: str, tmp_path: Path)
     report = diagnosis.report()
     content = json.loads(report.to_json())
     assert len(content["rows"]) == len(diagnosis.findings)
-    assert content["figures"]["pictures"] == diagnosis.pictures
-    assert content["figures"]["tiny (warning)"] == 13
-    errors, warnings = content["figures"]["errors"], content["figures"]["warnings"]
+    assert content["figures"]["images"] == diagnosis.pictures
+    assert {"kind": "tiny", "severity": "warning", "findings": 13} in content["kinds"]
+    errors, warnings = content["figures"]["error_count"], content["figures"]["warning_count"]
     assert errors == sum(row["severity"] == "error" for row in content["rows"])
     leak = next(row for row in content["rows"] if row["kind"] == "leak between splits" and "leak.jpg" in row["path"])
     assert leak["split"] == "train"
     assert leak["class"] == "blue"
-    assert leak["others"] == str(spoiled / "test/blue/18.jpg")
+    assert leak["others"] == [str(spoiled / "test/blue/18.jpg")]
 
     table = diagnosis.to_table()
     assert f"{errors} errors, {warnings} warnings" in table
@@ -284,7 +284,12 @@ def test_classes(tmp_path: Path) -> None:
     }
     assert "class names" in {kind for kind, _, _ in warnings}
     rows = {str(row["class"]).strip(): row for row in diagnosis.rows}
-    assert rows["cat"] == {"class": "cat", "train": 45, "val": 3}
+    assert {name: value for name, value in rows["cat"].items() if value is not None} == {
+        "class": "cat",
+        "images": 48,
+        "train_images": 45,
+        "val_images": 3,
+    }
 
 
 def test_ten_to_one_is_no_imbalance(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def probability(color: str, k: int) -> float:
 def test_figures_by_hand(model: Path, data: DataSet) -> None:
     made = evaluate(model, data).report()
     figures = made.figures
-    expected = {"split": "val", "pictures": 4, "skipped": 0, "classes": 3, "model_classes": 4, "top1": 0.5, "top5": 1.0}
+    expected = {"split": "val", "images": 4, "skipped": 0, "classes": 3, "model_classes": 4, "top1": 0.5, "top5": 1.0}
     assert {name: figures[name] for name in expected} == expected
     # Wilson for 2 of 4 by hand: centre 0.5, half z sqrt(1/16 + z^2/64) / (1 + z^2/4).
     assert (figures["top1_low"], figures["top1_high"]) == pytest.approx((0.150039, 0.849961), abs=2e-6)
@@ -111,8 +111,8 @@ def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
         "counts": [[0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
     }
     assert result.most_confused() == [
-        {"true": "blue", "predicted": "green", "pictures": 1, "share": 0.5},
-        {"true": "blue", "predicted": "grey", "pictures": 1, "share": 0.5},
+        {"true": "blue", "predicted": "green", "images": 1, "share": 0.5},
+        {"true": "blue", "predicted": "grey", "images": 1, "share": 0.5},
     ]
     assert content["most_confused"] == result.most_confused()
     first, second = result.mistakes()
@@ -121,8 +121,8 @@ def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
     assert first["probability"] == pytest.approx(probability("blue", 2), rel=1e-5)
     assert first["path"] == str(data.source / "blue.png")
     assert set(content) == {
-        *("title", "figures", "classes", "confusion", "most_confused", "mistakes", "skipped", "notes"),
-        *("compare", "calibration"),
+        *("schema", "title", "figures", "rows", "confusion", "most_confused", "mistakes", "skipped_images", "notes"),
+        *("comparison", "calibration"),
     }
 
 
@@ -437,5 +437,5 @@ def test_explained_pictures(model: Path, data: DataSet, tmp_path: Path) -> None:
 def test_bundled_models_on_real_photographs(shared_data: Path, model_name: str, top1: float, top5: float) -> None:
     # The int8 networks differ by a picture or two from one processor to another.
     figures = evaluate(model_name, shared_data / "imagenet_val").report().figures
-    assert figures["pictures"] == 500
+    assert figures["images"] == 500
     assert (figures["top1"], figures["top5"]) == pytest.approx((top1, top5), abs=0.007)

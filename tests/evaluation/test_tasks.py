@@ -281,12 +281,12 @@ def test_training_is_told_the_same(boxes: DetectionEvaluation, tmp_path: Path) -
     assert found == {
         "map": pytest.approx(figures["map"], abs=1e-5),
         "map50": pytest.approx(figures["map50"], abs=1e-5),
-        "pictures": PICTURES,
+        "images": PICTURES,
     }
     (tmp_path / "cut.png").write_bytes(boxes.samples[0].file.read_bytes()[:60])
     unread = AnnotatedSample(tmp_path / "cut.png", ())
     assert box_figures(in_memory, [unread, *boxes.samples]) == found
-    assert box_figures(in_memory, [unread]) == {"map": 0, "map50": 0, "pictures": 0}
+    assert box_figures(in_memory, [unread]) == {"map": 0, "map50": 0, "images": 0}
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(boxes: DetectionEvaluation) -> None:
@@ -315,7 +315,7 @@ def test_the_better_detector_is_named(boxes: DetectionEvaluation, tmp_path: Path
     far = evaluate(write_model(tmp_path / "far.tflite", DETECTOR), boxes.source)
     comparison = far.compare(boxes)
     figures = comparison_figures(comparison)
-    assert figures["pictures"] == PICTURES
+    assert figures["images"] == PICTURES
     assert figures["map_difference"] == pytest.approx(figures["map"] - figures["other_map"], abs=1e-5)  # type: ignore[operator]
     assert figures["map_excludes_zero"] is True
     assert float(figures["map_difference_high"] or 0) < 0
@@ -381,12 +381,13 @@ def test_a_page_of_boxes(boxes: DetectionEvaluation, tmp_path: Path) -> None:
 def test_json_of_boxes(boxes: DetectionEvaluation) -> None:
     content = json.loads(boxes.including(comparison=boxes.compare(boxes)).to_json())
     assert content["figures"]["map"] == boxes.report().figures["map"]
-    assert [row["class"] for row in content["classes"]] == ["cat", "dog", "bird"]
-    assert len(content["curves"]["0.50"]) == 101
+    assert [row["class"] for row in content["rows"]] == ["cat", "dog", "bird"]
+    curves = {curve["iou"]: curve["precisions"] for curve in content["curves"]}
+    assert len(curves[0.5]) == 101
     # The mean of the curve is the average precision.
-    assert np.mean(content["curves"]["0.50"]) == pytest.approx(content["figures"]["map50"], abs=1e-5)
-    assert np.mean(content["curves"]["0.75"]) == pytest.approx(content["figures"]["map75"], abs=1e-5)
-    assert content["compare"]["other"] == boxes.model
+    assert np.mean(curves[0.5]) == pytest.approx(content["figures"]["map50"], abs=1e-5)
+    assert np.mean(curves[0.75]) == pytest.approx(content["figures"]["map75"], abs=1e-5)
+    assert content["comparison"]["other"] == boxes.model
 
 
 def test_a_detector_that_answers_nan_is_told(boxes: DetectionEvaluation, answer: Any) -> None:
@@ -566,11 +567,11 @@ def test_training_is_told_the_same_of_masks(masks: SegmentationEvaluation) -> No
     assert found == {
         "miou": pytest.approx(figures["miou"], abs=1e-6),
         "pixel_accuracy": pytest.approx(figures["pixel_accuracy"], abs=1e-6),
-        "pictures": PICTURES,
+        "images": PICTURES,
     }
     no_mask = AnnotatedSample(masks.samples[0].file, mask_file=Path("nowhere.png"))
     assert mask_figures(in_memory, [*masks.samples, no_mask]) == found
-    assert mask_figures(in_memory, [no_mask]) == {"miou": 0, "pixel_accuracy": 0, "pictures": 0}
+    assert mask_figures(in_memory, [no_mask]) == {"miou": 0, "pixel_accuracy": 0, "images": 0}
     with pytest.raises(ValueError, match="its mask was not read"):
         mask_figures(in_memory, [AnnotatedSample(masks.samples[0].file)])
 
@@ -590,7 +591,7 @@ def test_masks_that_do_not_fit_are_told_and_the_rest_goes_on(masks: Segmentation
     assert result.report().figures["miou"] == pytest.approx(miou, abs=1e-6)
     # The same pictures, as far as both were shown them.
     compared = comparison_figures(result.compare(masks))
-    assert (compared["pictures"], compared["miou_difference"], compared["miou_excludes_zero"]) == (3, 0, False)
+    assert (compared["images"], compared["miou_difference"], compared["miou_excludes_zero"]) == (3, 0, False)
     for file in (folder / "SegmentationClass").iterdir():
         file.write_bytes(b"no mask")
     with pytest.raises(UsageError, match=r"none of the 6 pictures of all could be read: .*0\.png: is no PNG"):
@@ -629,7 +630,7 @@ def test_json_of_masks(masks: SegmentationEvaluation) -> None:
     counts = np.array(content["confusion"]["counts"])
     assert counts.sum() == content["figures"]["pixels"]
     assert np.diag(counts).sum() / counts.sum() == pytest.approx(content["figures"]["pixel_accuracy"], abs=1e-6)
-    assert content["compare"] is None
+    assert content["comparison"] is None
 
 
 def test_what_a_segmenter_cannot_use_is_refused(masks: SegmentationEvaluation, tmp_path: Path) -> None:
@@ -736,6 +737,6 @@ def test_real_weights_on_real_photographs(shared_data: Path, tmp_path: Path) -> 
         (pictures / file.name).symlink_to(file)
     port(shared_data / "weights" / "deeplab_v3_mobilenet_v2_voc_tf.safetensors", tmp_path / "model.safetensors")
     figures = evaluate(tmp_path / "model.safetensors", tmp_path / "voc", split="val").report().figures
-    assert figures["pictures"] == 48
+    assert figures["images"] == 48
     assert float(figures["pixel_accuracy"] or 0) > 0.85
     assert float(figures["miou"] or 0) > 0.40

@@ -92,7 +92,7 @@ def quantised(graph):
 
 
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
-def test_the_same_network_passes(ending, spec, state, reference, samples, tmp_path):
+def test_the_same_network_passes(ending, spec, state, reference, samples, tmp_path, valid):
     candidate = write(tmp_path, build_graph(spec, state), ending)
     parity = verify_answers(candidate, reference, samples, labelled=False, tolerance=TOLERANCE, threads=1)
     assert parity.passed
@@ -108,12 +108,12 @@ def test_the_same_network_passes(ending, spec, state, reference, samples, tmp_pa
     assert report.title.endswith("the same answers")
     assert report.figures["passed"] is True
     assert report.figures["engine"] == {"onnx": "onnxruntime", "tflite": "litert"}[ending]
-    assert report.figures["pictures"] == 7
+    assert report.figures["images"] == 7
     assert report.figures["tolerance"] == TOLERANCE
     # Wilson's interval of 7 of 7: the lower end is n / (n + z^2).
     assert report.figures["agreement_low"] == pytest.approx(7 / (7 + 1.959964**2), rel=1e-5)
-    assert [row["pictures"] for row in report.rows] == [7, 7, 12, 12, 12, 12]
-    report.to_json()
+    assert [row["images"] for row in report.rows] == [7, 7, 12, 12, 12, 12]
+    valid(report.to_json())
 
 
 def test_without_photographs(spec, state, reference, tmp_path):
@@ -192,7 +192,7 @@ def test_labelled_pictures(spec, state, reference, samples, answered, tmp_path):
     assert parity.outcomes == (5, 0, 0, 2)
     figures = parity.report().figures
     assert figures["top1"] == figures["reference_top1"] == pytest.approx(5 / 7, rel=1e-5)
-    assert figures["drop_points"] == 0
+    assert figures["drop"] == 0
 
 
 def int8_parity(agreement, pictures, outcomes, *, error=0.1, max_drop=1.0):

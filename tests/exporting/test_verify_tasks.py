@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -592,7 +593,7 @@ def test_labels_are_bound_by_name(detector: Healthy, segmenter: Healthy, coco: P
     assert boxes.measured.reference > 0.9
     figures = boxes.report().figures
     assert figures["map"] == figures["reference_map"] == pytest.approx(boxes.measured.value, rel=1e-5)
-    assert figures["drop_points"] == figures["drop_low_points"] == figures["drop_high_points"] == 0
+    assert figures["drop"] == figures["drop_low"] == figures["drop_high"] == 0
     masks = verify(write(tmp_path, segmenter.graph).path, against=segmenter.model.path, data=voc)
     assert masks.passed
     assert masks.measured == Measured(1.0, 1.0, Difference(0.0, 0.0, 0.0))
@@ -616,7 +617,7 @@ def voc_of_three(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> Path:
     ("which", "source"), [("detector", "coco"), ("segmenter", "voc"), ("segmenter", "voc_of_three")]
 )
 def test_the_drop_is_what_evaluate_compares(
-    which: str, source: str, request: pytest.FixtureRequest, tmp_path: Path
+    which: str, source: str, request: pytest.FixtureRequest, tmp_path: Path, valid: Callable[..., Any]
 ) -> None:
     healthy: Healthy = request.getfixturevalue(which)
     data: Path = request.getfixturevalue(source)
@@ -631,7 +632,8 @@ def test_the_drop_is_what_evaluate_compares(
     assert measured.drop == pytest.approx(difference, abs=1e-9)
     assert measured.drop.low < measured.drop.value < measured.drop.high
     report = parity.report()
-    points = {f"drop{end}_points": 100 * x for end, x in zip(("", "_low", "_high"), measured.drop, strict=True)}
+    valid(report.to_json())
+    points = {f"drop{end}": x for end, x in zip(("", "_low", "_high"), measured.drop, strict=True)}
     assert {key: report.figures[key] for key in points} == pytest.approx(points, rel=1e-5)
     assert report.figures["resamples"] == 1000
     assert {key: report.rows[-1][key] for key in points} == pytest.approx(points, rel=1e-5)
@@ -707,7 +709,7 @@ def test_exports_of_both_tasks_in_float_and_int8(
         (row,) = report.rows
         assert row["layers_in_float"] == 1
         assert row[measure] < row[f"reference_{measure}"]
-        assert row["drop_points"] == pytest.approx(100 * (row[f"reference_{measure}"] - row[measure]), abs=1e-3)
+        assert row["drop"] == pytest.approx(row[f"reference_{measure}"] - row[measure], abs=1e-5)
         assert (tmp_path / f"{healthy.spec.name}_int8.tflite").is_file()
 
 
@@ -743,7 +745,7 @@ def test_a_runs_own_pictures(
     monkeypatch.setattr(annotation_job, "read_annotated_list", {run: data}.__getitem__)
     report = export(run, ["litert"], tmp_path / "out")
     assert report.figures["verified_on"] == "the run's val pictures"
-    assert report.rows[0]["pictures"] == 3
+    assert report.rows[0]["images"] == 3
     assert report.rows[0]["map"] == report.rows[0]["reference_map"]
 
 

@@ -59,10 +59,10 @@ def test_a_temperature_is_written_into_it(older):
 
 def test_commands_read_it(older, tmp_path):
     figures = describe(older).figures
-    assert (figures["reads"], figures["output"]) == ("pixels less 128 (int8)", "logits")
+    assert (figures["input_type"], figures["output"]) == ("int8", "logits")
     fusiform.port(older, tmp_path / "ported.tflite")
     again = describe(tmp_path / "ported.tflite").figures
-    assert (again["reads"], again["output"]) == ("pixels (uint8)", "probabilities")
+    assert (again["input_type"], again["output"]) == ("uint8", "probabilities")
     picture = np.kron(PIXELS[0], np.ones((8, 8, 1), np.uint8))
     old, new = (fusiform.predict(picture, model=path)[0] for path in (older, tmp_path / "ported.tflite"))
     assert old.classification.top[0].name == new.classification.top[0].name

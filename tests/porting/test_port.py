@@ -135,7 +135,7 @@ def test_an_int8_tflite_file_is_dequantised(tmp_path: Path, padding: Padding) ->
 
     # The border of an int8 file is grey: that of a network whose mean is this grey.
     preprocess = Preprocess(32, 32, mean=(128 / 255,) * 3, std=(0.5, 0.25, 0.2))
-    measured = (Accuracy("somewhere", 50, 60, 70, "someone"),)
+    measured = (Accuracy("somewhere", 0.5, 0.6, 70, "someone"),)
     own = make_spec(padding=padding, size=32).replace(preprocess=preprocess, accuracy=measured, provenance="at home")
     network = QuantizedNetwork(build_graph(own, random_state(own)))
     pixels = np.random.default_rng(2).integers(0, 256, (2, 3, 32, 32)).astype(np.float32)

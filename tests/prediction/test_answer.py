@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +74,20 @@ def test_reprs_are_a_line() -> None:
     assert len(repr(many)) < 200
 
 
-def test_plain_values() -> None:
+def test_plain_values(valid: Callable[..., Any]) -> None:
     assert classified().to_dict()["top"][0] == {"index": 0, "name": "cat", "probability": 0.7}
     assert detected().to_dict()["boxes"][1] == {"index": 1, "name": "dog", "score": 0.6, "bbox": [70, 10, 20, 20]}
     assert segmented().to_dict()["classes"][1] == {"index": 1, "name": "cat", "share": 0.25}
-    assert json.loads(FAILED.to_json()) == {"path": "b.png", "error": "b.png: no such file: check the path"}
+    assert valid(FAILED.to_json(), "prediction") == {"path": "b.png", "error": "b.png: no such file: check the path"}
     several = Predictions([classified(), FAILED], CLASSIFIER)
-    assert json.loads(several.to_json()) == [classified().to_dict(), FAILED.to_dict()]
+    assert valid(several.to_json()) == {
+        "schema": "fusiform.predictions/1",
+        "network": CLASSIFIER.name,
+        "task": "classification",
+        "predictions": [classified().to_dict(), FAILED.to_dict()],
+    }
+    for one in (classified(), detected(), segmented()):
+        assert valid(one.to_json(), "prediction")["error"] is None
     assert several.errors == [FAILED]
     rows = several.rows()
     assert len(rows) == 5

@@ -14,7 +14,9 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from fusiform.errors import FusiformError, UsageError
+from fusiform.selection.budget import Budget, Plan
 from fusiform.selection.job import choose
+from fusiform.selection.journal import Journal, read_trainings, write_journal
 from fusiform.training.recipe import Recipe
 from fusiform.training.recipes import distill_small, finetune_small
 from fusiform.zoo.checkpoint import read_safetensors
@@ -68,7 +70,7 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     spec = open_model(choice.file).spec
     assert (spec.labels, spec.input_size) == (SHAPES, 32)
     figures = choice.report.figures
-    assert (figures["split"], figures["pictures"]) == ("test", 36)
+    assert (figures["split"], figures["images"]) == ("test", 36)
     assert 0.4 <= figures["top1_low"] <= figures["top1"] <= figures["top1_high"] <= 1  # type: ignore[operator]
     assert {path.name for path in out.iterdir()} == {
         "model.tflite",
@@ -79,12 +81,12 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     }
     journal = json.loads((out / "choose.json").read_text(encoding="utf-8"))
     assert len(journal["candidates"]) == 10
-    assert all(c["fits"] == (c["megabytes"] * 1.01 <= 8.9) for c in journal["candidates"])
+    assert all(c["fits"] == (c["bytes"] * 1.01 <= 8.9e6) for c in journal["candidates"])
     assert {t["network"] for t in journal["trainings"]} == {"mobilenet_v2_x1_0", "shufflenet_v2_x1_0"}
     assert journal["chosen"]["top1"] == figures["top1"]
     held = [file for file in journal["files"] if file["holds"]]
     assert max(file["val_top1"] for file in held) - 0.005 < next(
-        file["val_top1"] for file in held if file["ms"] == pytest.approx(figures["ms"], abs=1e-4)
+        file["val_top1"] for file in held if file["median_ms"] == pytest.approx(figures["median_ms"], abs=1e-4)
     )
     # Of MobileNetV2 only int8 is small enough.
     assert {(file["network"], file["precision"]) for file in journal["files"]} == {
@@ -104,6 +106,20 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")} == times
     assert again.report.figures["network"] == "mobilenet_v2_x1_0"
     assert bool(again.shortfall) == (again.report.figures["top1"] < 1)  # type: ignore[operator]
+
+
+def test_a_search_of_the_first_version_is_read(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "best.safetensors").touch()
+    training = {"network": "mobilenet_v2_x1_0", "architecture": "mobilenet_v2", "width": 1.0, "size": 96, "epochs": 2}
+    training |= {"distilled": False, "val_top1": 0.9, "val_loss": 0.3, "seconds": 4.0, "run": "one"}
+    training |= {"plan": "mobilenet_v2_x1_0 at 96 px"}
+    (tmp_path / "choose.json").write_text(json.dumps({"data": "d", "trainings": [training]}), encoding="utf-8")
+    (found,) = read_trainings(tmp_path, {"data": "d"})
+    assert (found.plan, found.epochs, found.run) == (Plan("mobilenet_v2", 1.0, 96), 2, run)
+    write_journal(tmp_path, {"data": "d"}, [], Budget(), 0.1, journal=Journal([found]), chosen=None)
+    assert read_trainings(tmp_path, {"data": "d"}) == [found]
 
 
 @pytest.mark.slow

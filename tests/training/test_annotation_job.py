@@ -99,8 +99,8 @@ def test_a_run_and_what_is_in_it(data: Path, tmp_path: Path, recipe: Recipe) -> 
     assert model.spec.task == recipe.task
     assert model.spec.labels == (("red", "blue") if recipe is detect else ("background", "red", "blue"))
     assert model.spec.preprocess.fit == ("stretch" if recipe is detect else "pad")
-    assert figures["training pictures"] == 12
-    assert figures["pictures"] == 4
+    assert figures["train_images"] == 12
+    assert figures["images"] == 4
     assert 0 <= float(str(figures["map50" if recipe is detect else "miou"])) <= 1
     assert {path.name for path in run.iterdir()} >= {
         *("best.safetensors", "last.safetensors", "state.pt", "run.json", "recipe.json", "metrics.jsonl"),
@@ -150,7 +150,7 @@ def test_outlines_are_learned_as_their_masks_are_and_listed_in_the_run(data: Pat
     recipe = dataclasses.replace(segment, epochs=1)
     run = tmp_path / "run"
     figures = train(outlined, run, model=NETWORK, recipe=recipe, threads=1).figures
-    assert (figures["training pictures"], figures["pictures"]) == (12, 4)
+    assert (figures["train_images"], figures["images"]) == (12, 4)
     listed, whole = read_annotated_list(run), open_dataset(outlined, task="segmentation")
     assert {sample for split in listed.splits.values() for sample in split} == set(whole.splits["all"])
     evaluation = evaluate(run, outlined, threads=1, html=tmp_path / "page.html")

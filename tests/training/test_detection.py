@@ -414,7 +414,7 @@ def test_it_measures_what_evaluation_measures(tmp_path: Path, loss: Any) -> None
     spec = make_spec(scores="sigmoid" if loss == "focal" else "softmax")
     task = make_task(samples, recipe, spec=spec)
     found = task.measure(HERE)
-    assert found["val_pictures"] == 6
+    assert found["val_images"] == 6
 
     pixels = torch.stack([torch.from_numpy(crop_pixels(s.read(), spec.preprocess)).permute(2, 0, 1) for s in samples])
     task.network.eval()
@@ -436,7 +436,7 @@ def test_each_picture_is_measured_by_one_process(tmp_path: Path) -> None:
     task = make_task(samples[:5], PLAIN)
     task.validation = samples
     alone = task.measure(HERE)
-    assert alone["val_pictures"] == 5
+    assert alone["val_images"] == 5
 
     class Half(World):
         """One of two processes, which is told what the other one holds."""
@@ -525,7 +525,7 @@ def test_the_loop_trains_it(tmp_path: Path) -> None:
     recipe = dataclasses.replace(PLAIN, epochs=2, augment="crop", expand=0.5, color_jitter=0.2, ema=0.5)
     outcome = fit(make_task(samples, recipe), recipe, HERE, run=None)
     assert outcome.epochs == 2
-    assert set(outcome.best) == {"val_loss", "val_map", "val_map50", "val_pictures"}
+    assert set(outcome.best) == {"val_loss", "val_map", "val_map50", "val_images"}
 
 
 @pytest.mark.slow

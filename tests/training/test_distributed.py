@@ -89,7 +89,7 @@ def test_two_processes_learn_what_one_learns(
         np.testing.assert_allclose(second[name], first[name], rtol=1e-4, atol=2e-5, err_msg=name)
     records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
     for a, b in zip(*records, strict=True):
-        assert a["val_pictures"] == b["val_pictures"]
+        assert a["val_images"] == b["val_images"]
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-3, abs=1e-3)
         assert a.get("train_loss", 0) == pytest.approx(b.get("train_loss", 0), rel=1e-3, abs=1e-3)
 
@@ -149,7 +149,7 @@ def test_two_processes_learn_of_objects_what_one_learns(annotated: Path, tmp_pat
     figures = train(annotated, one, model=NETWORK, recipe=recipe, threads=1).figures
     printed = train_twice(annotated, two, recipe)["figures"]
     score = "map50" if recipe.task == "detection" else "miou"
-    for name in ("network", "classes", "training pictures", "epochs", "best epoch", "split", "pictures"):
+    for name in ("network", "classes", "train_images", "epochs", "best_epoch", "split", "images"):
         assert printed[name] == figures[name], name
     assert printed[score] == pytest.approx(figures[score], abs=5e-3)
 
@@ -171,7 +171,7 @@ def test_two_processes_learn_of_objects_what_one_learns(annotated: Path, tmp_pat
     assert [record["epoch"] for record in records[0]] == [0, 1, 2]
     for a, b in zip(*records, strict=True):
         assert a.keys() == b.keys()
-        assert a["val_pictures"] == b["val_pictures"] == 4
+        assert a["val_images"] == b["val_images"] == 4
         for name in ("train_loss", "val_loss"):
             assert a.get(name, 0) == pytest.approx(b.get(name, 0), rel=2e-3), name
         for name in {f"val_{score}", "val_map", "val_pixel_accuracy"} & a.keys():
@@ -279,7 +279,7 @@ def measure_together(world: World, picture: Path) -> tuple[float, float]:
     network = build_network(spec).eval()
     network.classifier[1].bias.data[0] = 1.0
     figures = measure(network, spec, samples, world, threads=1)
-    return figures["val_pictures"], figures["val_top1"]
+    return figures["val_images"], figures["val_top1"]
 
 
 @pytest.fixture(scope="module")

@@ -41,11 +41,11 @@ def test_it_tells_what_the_libraries_tell() -> None:
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the memory is read as Linux tells it")
 def test_memory_is_no_more_than_the_machine_has() -> None:
     kilobytes = int(Path("/proc/meminfo").read_text().split()[1])
-    memory = describe_environment()["memory_gb"]
-    assert isinstance(memory, float)
-    assert 0 < memory <= round(kilobytes * 1024 / 1e9, 1) + 0.1
+    memory = describe_environment()["memory_bytes"]
+    assert isinstance(memory, int)
+    assert 0 < memory <= kilobytes * 1024 + 1e8
     if not Path("/sys/fs/cgroup/memory.max").exists():
-        assert memory == pytest.approx(kilobytes * 1024 / 1e9, abs=0.1)
+        assert memory == pytest.approx(kilobytes * 1024, abs=1e8)
 
 
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -440,8 +440,8 @@ def test_the_measure_by_the_network_itself(tmp_path: Path) -> None:
         )
         confusion += pixel_confusion(mask, fine[0].argmax(0).numpy(), 3)
     totals = class_counts(confusion)
-    assert found.keys() == {"val_loss", "val_miou", "val_pixel_accuracy", "val_pictures"}
-    assert found["val_pictures"] == 3
+    assert found.keys() == {"val_loss", "val_miou", "val_pixel_accuracy", "val_images"}
+    assert found["val_images"] == 3
     assert found["val_loss"] == pytest.approx(losses / counts, rel=1e-4)
     assert found["val_pixel_accuracy"] == pytest.approx(float(pixel_accuracy(totals)), abs=2e-3)
     assert found["val_miou"] == pytest.approx(float(mean_iou(totals, range(3))), abs=2e-3)

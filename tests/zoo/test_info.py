@@ -25,23 +25,25 @@ def test_bundled_models(model, file, parameters, multiply_adds):
     assert (figures["format"], figures["precision"]) == ("tflite", "int8")
     assert figures["parameters"] == parameters
     assert figures["multiply_adds"] == multiply_adds
-    assert figures["megabytes"] == round((BUNDLED_FOLDER / file).stat().st_size / 1e6, 3) < 4
+    assert figures["bytes"] == (BUNDLED_FOLDER / file).stat().st_size < 4e6
     assert (figures["classes"], figures["input_size"], figures["resize"], figures["crop"]) == (1000, 224, 256, 224)
-    assert figures["first_classes"] == "tench, goldfish, great white shark, tiger shark, hammerhead, ..."
-    assert figures["mean"] == "0.485, 0.456, 0.406"
+    assert figures["labels"][:2] == ("tench", "goldfish")
+    assert len(figures["labels"]) == len(figures["label_ids"]) == 1000
+    assert "tench, goldfish, great white shark, tiger shark, hammerhead, ..." in report.to_table()
+    assert figures["mean"] == (0.485, 0.456, 0.406)
     assert "Apache-2.0" in figures["license"]
-    (accuracy,) = report.rows
-    assert accuracy["pictures"] == 500
-    assert 60 < accuracy["top1"] < accuracy["top5"] < 100
+    (accuracy,) = report.tables["accuracy"]
+    assert accuracy["images"] == 500
+    assert 0.6 < accuracy["top1"] < accuracy["top5"] < 1
     assert file in report.title
-    json.dumps(figures)
+    json.loads(report.to_json())
 
 
 def test_a_file_says_everything_of_itself(tmp_path, small_spec, lived_in_state):
     spec = small_spec("mobilenet_v2", 0.35, size=96, padding="same", classes=3).replace(
         provenance="trained on a Sunday",
         license="MIT",
-        accuracy=(Accuracy("sundays", 50.0, 75.5, 4, "me"), Accuracy("mondays", 25.0, 50.0, 8, "you")),
+        accuracy=(Accuracy("sundays", 0.5, 0.755, 4, "me"), Accuracy("mondays", 0.25, 0.5, 8, "you")),
     )
     path = tmp_path / "own.safetensors"
     write_safetensors(path, lived_in_state(spec), spec)
@@ -53,16 +55,28 @@ def test_a_file_says_everything_of_itself(tmp_path, small_spec, lived_in_state):
         "format": "safetensors",
         "precision": "float32",
         "classes": 3,
-        "first_classes": "class 0, class 1, class 2",
+        "labels": ("class 0", "class 1", "class 2"),
+        "label_ids": None,
+        "input_type": None,
+        "scores": None,
         "input_size": 96,
         "padding": "same",
         "provenance": "trained on a Sunday",
         "license": "MIT",
-        "spec_version": 1,
     }
     assert {name: report.figures[name] for name in expected} == expected
-    assert [row["measured on"] for row in report.rows] == ["sundays", "mondays"]
-    assert report.rows[0] | {"top1": 50.0, "top5": 75.5, "pictures": 4, "measured by": "me"} == report.rows[0]
+    first, second = report.tables["accuracy"]
+    assert first == {"measured_on": "sundays", "top1": 0.5, "top5": 0.755, "images": 4, "measured_by": "me"}
+    assert second["measured_on"] == "mondays"
+    assert list(report.tables["answers"]) == [{"answer": "logits", "shape": (3,)}]
+    (line,) = map(json.loads, report.to_jsonl().splitlines())
+    assert line == {
+        **report.to_dict()["figures"],
+        "answers": [{"answer": "logits", "shape": [3]}],
+        "accuracy": [first, second],
+    }
+    assert report.left_out("jsonl") == ()
+    assert report.left_out("csv") == ("answers", "accuracy")
 
 
 def test_an_unknown_model():

@@ -35,8 +35,8 @@ def _accuracy(c: Contender, progress: Tracker) -> dict[str, Cell]:
     result = evaluate(c.name, c.data, engine=c.engine, progress=progress)
     source = Path(result.source).resolve().name
     return {
-        MEASURES[c.spec.task]: None if result.value is None else rounded(100 * result.value),
-        "measured_on": f"{len(result.samples)} pictures of {source} ({result.split})",
+        MEASURES[c.spec.task]: None if result.value is None else rounded(result.value),
+        "measured_on": f"{len(result.samples)} images of {source} ({result.split})",
     }
 
 

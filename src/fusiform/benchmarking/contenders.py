@@ -64,7 +64,7 @@ class Contender:
         try:
             return self.child.ask(request)
         except FusiformError as error:
-            self.row |= dict.fromkeys(("median_ms", "p95_ms", "best_ms", "runs", "decode_ms", "pictures_per_second"))
+            self.row |= dict.fromkeys(("median_ms", "p95_ms", "best_ms", "runs", "decode_ms", "images_per_second"))
             self.row["error"] = str(error)
             self.child.close()
             return {}

@@ -27,7 +27,7 @@ def draw_benchmark(report: Report, path: str | os.PathLike[str]) -> None:
         Point(
             f"{name}, {row['threads']} thread{'' if row['threads'] == 1 else 's'}" if several else name,
             _number(row["median_ms"]),
-            _number(row[told[0]]) if accurate else _number(row["bytes"]) / 1e6,
+            100 * _number(row[told[0]]) if accurate else _number(row["bytes"]) / 1e6,
             f"{row['engine']} {row['precision'] or ''}".strip(),
         )
         for name, row in zip(names, rows, strict=True)

@@ -24,7 +24,7 @@ from fusiform.engines import ENGINES, EngineName
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, tracker
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, Row
 
 _DISTRIBUTIONS: Mapping[EngineName, str] = {
     "litert": "ai-edge-litert",
@@ -81,19 +81,18 @@ def benchmark(
     - ``decode_ms``: the median of what it takes to make boxes or a mask at the photograph's size of an answer, which is
       no part of the other times; on photographs of ``data``, else on the answer to the made picture as if it were a
       photograph of 640 x 480 pixels, where a detector finds little. None for classifiers.
-    - ``pictures_per_second``: with as many ``workers`` at once as there are cores for their threads, each a thread
+    - ``images_per_second``: with as many ``workers`` at once as there are cores for their threads, each a thread
       with an engine of its own, as ``predict`` works through a folder; the median of the rounds.
     - ``load_ms``: in a fresh process that has numpy and fusiform loaded, from there to the first answer: importing the
       runtime, reading the file, converting it where it is not the runtime's own, and the first picture, which some
       runtimes put part of their preparations off to.
-    - ``memory_mb``: how much that raises the largest resident size of the process, after a few more pictures, in
-      10**6 bytes; ``process_mb`` is the largest resident size itself, Python included. None where the system does not
-      tell.
+    - ``memory_bytes``: how much that raises the largest resident size of the process, after a few more pictures;
+      ``process_bytes`` is the largest resident size itself, Python included. None where the system does not tell.
     - ``bytes``: the size of the model's file or files.
-    - ``top1``: percent, measured in that engine on ``data`` (a dataset or where it lies, as for ``evaluate``) or, if
-      there is none, as the model's description has it; on one dataset for all models if they have one in common.
-      ``map`` and ``miou`` are a detector's mean average precision (0.50:0.95) and a segmenter's mean intersection over
-      union on ``data``, percent too. ``measured_on`` says on what.
+    - ``top1``: a share in [0, 1], measured in that engine on ``data`` (a dataset or where it lies, as for
+      ``evaluate``) or, if there is none, as the model's description has it; on one dataset for all models if they have
+      one in common. ``map`` and ``miou`` are a detector's mean average precision (0.50:0.95) and a segmenter's mean
+      intersection over union on ``data``, shares too. ``measured_on`` says on what.
     - ``error``: why there is no more in this row: a runtime that is not installed, a file that cannot be read, a
       process that crashed. The others are measured all the same.
 
@@ -134,10 +133,14 @@ def benchmark(
         "python": platform.python_version(),
         "fusiform": _version("fusiform"),
     }
+    figures |= {"timed_seconds": seconds, "rounds": ROUNDS}
     used = [entry.engine for entry in contenders if not entry.failed]
-    figures |= {_DISTRIBUTIONS[engine]: _version(_DISTRIBUTIONS[engine]) for engine in ENGINES if engine in used}
-    figures |= {"seconds": seconds, "rounds": ROUNDS}
-    report = Report("Benchmark", rows, figures)
+    packages: list[Row] = [
+        {"package": _DISTRIBUTIONS[engine], "version": _version(_DISTRIBUTIONS[engine])}
+        for engine in ENGINES
+        if engine in used
+    ]
+    report = Report("Benchmark", rows, figures, {"packages": packages}, "fusiform.benchmark/1")
     if plot is not None and any(row["median_ms"] is not None for row in rows):
         draw_benchmark(report, plot)
     return report

@@ -33,7 +33,9 @@ def open_all(contenders: Sequence[Contender], stack: ExitStack, progress: Tracke
             }
             if opened := contender.ask(request):
                 contender.estimate = opened.pop("estimate")
-                contender.row |= {name: rounded(value) for name, value in opened.items()}
+                contender.row |= {
+                    name: value if isinstance(value, int) else rounded(value) for name, value in opened.items()
+                }
             bar.advance()
 
 
@@ -73,7 +75,7 @@ def take_turns(contenders: Sequence[Contender], seconds: float, progress: Tracke
                 "best_ms": rounded(latency.best_ms),
                 "runs": latency.runs,
                 "decode_ms": rounded(1000 * statistics.median(decoding[c])) if decoding[c] else None,
-                "pictures_per_second": rounded(statistics.median(rates[c])),
+                "images_per_second": rounded(statistics.median(rates[c])),
             }
 
 

@@ -88,8 +88,8 @@ class _Bench:
         return {
             "estimate": estimate,
             "load_ms": 1000 * load,
-            "memory_mb": None if before is None or after is None else (after - before) / 1e6,
-            "process_mb": None if after is None else after / 1e6,
+            "memory_bytes": None if before is None or after is None else after - before,
+            "process_bytes": after,
         }
 
     def decode(self, photographs: Sequence[str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output
-from fusiform.report import Format, align, cell_text, printable, rows_table
+from fusiform.cli.output import open_output, tell_left_out
+from fusiform.report import Format, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
 
 # Named again, because importing the engines takes longer than printing the help.
 _ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
-
-# Column of the report -> its heading for people, and the decimals of its numbers.
-_SHOWN = {
-    "model": ("model", 0),
-    "engine": ("engine", 0),
-    "precision": ("precision", 0),
-    "threads": ("threads", 0),
-    "median_ms": ("median ms", 3),
-    "p95_ms": ("p95 ms", 3),
-    "best_ms": ("best ms", 3),
-    "decode_ms": ("decode ms", 3),
-    "pictures_per_second": ("images/s", 1),
-    "load_ms": ("load ms", 0),
-    "memory_mb": ("memory MB", 1),
-    "bytes": ("file MB", 2),
-    "top1": ("top-1 %", 1),
-    "map": ("mAP %", 1),
-    "miou": ("mIoU %", 1),
-    "measured_on": ("top-1 of", 0),
-}
 
 
 @click.command("benchmark")
@@ -123,6 +103,7 @@ def command(
             progress=track,
         )
         stream.write(_table(report) if form == "table" else report.render(form))
+    tell_left_out(report.left_out(form), form)
     measured = [row for row in report.rows if row["median_ms"] is not None]
     failed = [row for row in report.rows if row["error"] is not None]
     if failed:
@@ -134,26 +115,17 @@ def command(
 
 
 def _table(report: Report) -> str:
-    """For people: what was measured, in the columns that fit a screen."""
+    """For people: what was measured, and once what it was measured on where that is the same for all."""
+    import dataclasses
+
     measured = [row for row in report.rows if row["median_ms"] is not None]
-    columns = [name for name in _SHOWN if any(row[name] is not None for row in measured)]
-    headings = {name: _SHOWN[name][0] for name in columns}
-    if "map" in columns or "miou" in columns:
-        headings["measured_on"] = "measured on"
+    hidden = {"runs", "workers", "process_bytes", "error"}
     figures = dict(report.figures)
-    if len({row["measured_on"] for row in measured}) == 1 and "measured_on" in columns:
-        figures[headings["measured_on"]] = measured[0]["measured_on"]
-        columns.remove("measured_on")
-    rows = [{headings[name]: _cell(name, row[name]) for name in columns} for row in measured]
-    lines = align([[name, cell_text(value)] for name, value in figures.items()], "<<")
-    return "\n\n".join([report.title, lines, *([rows_table(rows)] if rows else [])]) + "\n"
-
-
-def _cell(column: str, value: Cell) -> Cell:
-    """A value as the table shows it."""
-    if column == "bytes" and isinstance(value, int):
-        value = value / 1e6
-    return round(value, _SHOWN[column][1]) if isinstance(value, float) else value
+    if len({row["measured_on"] for row in measured}) == 1:
+        figures["measured_on"] = measured[0]["measured_on"]
+        hidden.add("measured_on")
+    rows = tuple({name: value for name, value in row.items() if name not in hidden} for row in measured)
+    return dataclasses.replace(report, rows=rows, figures=figures).to_table()
 
 
 def _who(row: Mapping[str, Cell]) -> str:

@@ -95,6 +95,8 @@ def command(
     Exit codes: 0 if the model is as accurate as asked for, 1 if it is not (the best one is written all the same) or
     nothing fits the budget, 2 for wrong usage, 130 after Ctrl-C.
     """
+    import dataclasses
+
     from fusiform.report import printable
     from fusiform.runs import need_training
     from fusiform.training import allocator
@@ -125,7 +127,10 @@ def command(
         resume=resume,
         say=say,
     )
-    print_report(choice.report, form)
+    report = choice.report
+    if form == "table":  # people are told below
+        report = dataclasses.replace(report, figures={**report.figures, "shortfall": None})
+    print_report(report, form)
     if choice.shortfall:
         click.echo(f"fusiform: {printable(choice.shortfall)}", err=True)
         ctx.exit(1)

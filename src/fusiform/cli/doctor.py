@@ -9,7 +9,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, tell_left_out
 from fusiform.report import Format
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def command(
         diagnosis = diagnose(
             data, task=task, ignore=ignore, root=root, model=model, html=html, fix=fix, threads=threads
         )
-        stream.write(diagnosis.to_table() if form == "table" else diagnosis.report().render(form))
+        report = diagnosis.report()
+        stream.write(diagnosis.to_table() if form == "table" else report.render(form))
+    tell_left_out(report.left_out(form), form)
     if strict and diagnosis.count("error") + diagnosis.count("warning"):
         ctx.exit(3)

@@ -9,7 +9,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, tell_left_out
 from fusiform.errors import UsageError
 from fusiform.report import Format, printable
 
@@ -147,6 +147,7 @@ def command(
     )
     with open_output(out) as stream:
         stream.write(result.render(form))
+    tell_left_out(result.left_out(form), form)
     if html is not None:  # only now: the figures are not to be lost where a page cannot be written
         result.write_page(html)
     if result.skipped:

@@ -26,8 +26,8 @@ def command(form: Format) -> None:
     from fusiform.zoo.catalog import ALIASES, CATALOG
 
     short = {name: alias for alias, name in reversed(ALIASES.items())}
-    rows = tuple(_row(weights, short.get(name, ""), detailed=form != "table") for name, weights in CATALOG.items())
-    print_report(Report("Models", rows), form)
+    rows = tuple(_row(weights, short.get(name), detailed=form != "table") for name, weights in CATALOG.items())
+    print_report(Report("Models", rows, schema="fusiform.models/1"), form)
 
 
 def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> list[CompletionItem]:
@@ -40,13 +40,13 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> 
     return names or [CompletionItem(start, type="file")]
 
 
-def _row(weights: Weights, short: str, *, detailed: bool) -> dict[str, Cell]:
+def _row(weights: Weights, short: str | None, *, detailed: bool) -> dict[str, Cell]:
     accuracy = weights.accuracy[0] if weights.accuracy else None
     row: dict[str, Cell] = {
         "name": weights.name,
         "short": short,
-        "kind": weights.kind,
-        "MB": weights.size_mb,
+        "precision": weights.kind,
+        "bytes": weights.bytes,
         "top1": accuracy.top1 if accuracy else None,
         "top5": accuracy.top5 if accuracy else None,
         "bundled": weights.bundled,
@@ -58,9 +58,10 @@ def _row(weights: Weights, short: str, *, detailed: bool) -> dict[str, Cell]:
             "architecture": weights.architecture,
             "width": weights.width,
             "measured_on": accuracy.dataset if accuracy else None,
-            "url": weights.url,
-            "sha256": weights.sha256 or weights.sha256_prefix,
+            "url": weights.url or None,
+            "sha256": weights.sha256 or None,
+            "sha256_prefix": weights.sha256_prefix or None,
             "source": weights.source,
-            "unloadable": weights.unloadable,
+            "unloadable": weights.unloadable or None,
         }
     return row

@@ -103,3 +103,14 @@ def preprocessing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 strict = click.option("--strict", is_flag=True, help="Exit with 3 if any image could not be read.")
+
+prediction_form = click.option(
+    "--format",
+    "-f",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "jsonl", "csv", "coco"]),
+    help="How the result is written: a table for people, the others for programs; coco is a detector's boxes in COCO's "
+    "result format.",
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -65,6 +65,14 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
 
 
 def print_report(report: Report, form: Format) -> None:
-    """Print the report on standard output in the format asked for."""
+    """Print the report on standard output in the format asked for, and say what that has no place for."""
     with open_output(None):
         click.echo(report.render(form), nl=False)
+    tell_left_out(report.left_out(form), form)
+
+
+def tell_left_out(names: Sequence[str], form: Format) -> None:
+    """Say on standard error what a format has no place for."""
+    if not names:
+        return
+    click.echo(f"fusiform: {form} has no place for {', '.join(names)}: --format json has all", err=True)

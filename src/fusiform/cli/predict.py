@@ -12,11 +12,12 @@ from fusiform.cli import options
 from fusiform.cli.models import complete_model
 from fusiform.cli.output import open_output
 from fusiform.errors import UsageError
-from fusiform.report import Format, printable
+from fusiform.report import printable
 
 if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.engines import EngineName
+    from fusiform.prediction.formats import PredictionFormat
     from fusiform.spec import Fit, ModelSpec
 
 
@@ -59,7 +60,7 @@ SAVED = 64
     metavar="DIR",
     help="Segmenters: write each image's mask there as NAME.png, a palette PNG whose pixels are class indices.",
 )
-@options.form
+@options.prediction_form
 @options.out
 @click.option(
     "--save",
@@ -86,7 +87,7 @@ def command(
     iou: float | None,
     limit: int | None,
     masks: Path | None,
-    form: Format,
+    form: PredictionFormat,
     out: Path | None,
     save: Path | None,
     threads: int | None,
@@ -110,11 +111,11 @@ def command(
     A classifier gives the most probable classes. The grid of --save shows each image's most probable one: in green or
     red where the image lies in a folder named after one of the model's classes, and thus is known to be right or wrong.
 
-    A detector gives boxes: score, name, left, top, width and height in pixels. As JSON they are in COCO's result format
-    and for its tools, with name and path beside. The image_id is the number that a file is named by as in COCO
-    (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), else the image's place among all, from 1. The
-    category_id is the identifier that the model has for the class where it is a number, else the class's place among
-    the model's classes, from 1.
+    A detector gives boxes: score, name, left, top, width and height in pixels. --format coco writes them in COCO's
+    result format and for its tools, with name and path beside. The image_id is the number that a file is named by as
+    in COCO (000000000139.jpg, COCO_val2014_000000000139.jpg: up to 12 digits), else the image's place among all, from
+    1. The category_id is the identifier that the model has for the class where it is a number, else the class's place
+    among the model's classes, from 1.
 
     A segmenter gives the share of the pixels that each class has. The masks of --masks are of the upright image's
     size and in Pascal VOC's colours; 0 is the model's first class, the background.

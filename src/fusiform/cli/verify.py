@@ -9,7 +9,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli.models import complete_model
-from fusiform.cli.output import open_output
+from fusiform.cli.output import open_output, tell_left_out
 from fusiform.report import Format
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def command(
     )
     report = parity.report()
     if form == "table":  # the figures above the rows have the drop already
-        report = dataclasses.replace(report, rows=tuple(row for row in report.rows if "drop_points" not in row))
+        report = dataclasses.replace(report, rows=tuple(row for row in report.rows if row.get("drop") is None))
     with open_output(out) as stream:
         stream.write(report.render(form))
+    tell_left_out(report.left_out(form), form)
     if not parity.passed:
         raise ParityError(parity)

@@ -19,7 +19,7 @@ from fusiform.data.masks import Ignore
 from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
 from fusiform.doctor.classes import about_counts, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, by_split, counted, in_severity, in_split, relative
 from fusiform.doctor.masks import check_mask
 from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, in_order, look_at
 from fusiform.doctor.thumbnails import Mark
@@ -236,7 +236,7 @@ def _box_rows(dataset: AnnotatedSet, counts: dict[Split, list[int]]) -> Iterator
         if sample.size is not None and boxes.is_small(box, sample.size)
     )
     for label, name in enumerate(dataset.classes):
-        found = {("objects" if split == "all" else split): count[label] for split, count in counts.items()}
+        found = by_split({split: count[label] for split, count in counts.items()}, "objects")
         yield {"class": name, **found, "small": small[label]}
 
 
@@ -248,10 +248,10 @@ def _mask_rows(
     for look in looks:
         if look.pixels is not None:
             pixels += look.pixels
-    shares = 100 * pixels / max(1, int(pixels.sum()))
+    shares = pixels / max(1, int(pixels.sum()))
     for label, name in enumerate(dataset.classes):
-        found = {("pictures" if split == "all" else split): count[label] for split, count in counts.items()}
-        yield {"class": name, **found, "% of pixels": round(float(shares[label]), 2)}
+        found = by_split({split: count[label] for split, count in counts.items()}, "images")
+        yield {"class": name, **found, "pixel_share": round(float(shares[label]), 6)}
 
 
 def _about_empty(dataset: AnnotatedSet, looks: Sequence[_AnnotatedLook]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from fusiform.data.image import UNREAD_PICTURE_ENDINGS, is_of_system, natural_ke
 from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
-from fusiform.doctor.findings import Diagnosis, Finding, Kind, counted, in_severity, in_split, relative
+from fusiform.doctor.findings import Diagnosis, Finding, Kind, by_split, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
 from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
 from fusiform.errors import UsageError
@@ -97,7 +97,7 @@ def _class_rows(dataset: DataSet) -> Iterator[dict[str, Cell]]:
     """A row for each class: its name, and its pictures in each split."""
     counts = {split: Counter(s.label for s in samples) for split, samples in dataset.splits.items()}
     for label, name in enumerate(dataset.classes):
-        yield {"class": name, **{("pictures" if s == "all" else s): counts[s][label] for s in counts}}
+        yield {"class": name, **by_split({split: count[label] for split, count in counts.items()}, "images")}
 
 
 def _about_group(

@@ -16,7 +16,7 @@ from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.errors import ImageError
-from fusiform.report import Cell, Report, Tabular, printable, rows_table
+from fusiform.report import Cell, Report, Row, Tabular, printable, rows_table
 
 EXAMPLES = 10
 """Findings of a kind that the table shows."""
@@ -25,6 +25,7 @@ TABLE_CLASSES = 30
 PAGE_PICTURES = 60
 """Pictures of a kind that the page shows."""
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 Kind = Literal[
@@ -79,19 +80,18 @@ class Finding:
     marks: tuple[Mark, ...] = ()
 
     def row(self) -> dict[str, Cell]:
-        """The finding as a report's row; the names of other pictures are a line each, and of boxes it has the first."""
-        row: dict[str, Cell] = {
+        """The finding as a report's row; of several boxes it has the first."""
+        edges = self.marks[0].edges if self.marks else (None,) * 4
+        return {
             "kind": self.kind,
             "severity": self.severity,
-            "path": self.path,
+            "path": self.path or None,
             "split": self.split,
             "class": self.class_name,
             "message": self.message,
-            "others": "\n".join(other.name for other in self.others) or None,
+            "others": tuple(other.name for other in self.others),
+            **dict(zip(("left", "top", "right", "bottom"), edges, strict=True)),
         }
-        if self.marks:
-            row |= dict(zip(("left", "top", "right", "bottom"), self.marks[0].edges, strict=True))
-        return row
 
 
 Data = TypeVar("Data", DataSet, AnnotatedSet)
@@ -128,20 +128,32 @@ class Diagnosis(Tabular, Generic[Data]):
         return kinds
 
     def figures(self) -> dict[str, Cell]:
-        """How many pictures, classes, and findings of each severity and kind there are."""
-        figures: dict[str, Cell] = {"pictures": self.pictures, **self.counts, "classes": len(self.dataset.classes)}
-        figures |= {"task": task_of(self.dataset), "layout": self.dataset.layout or None}
-        figures |= {split: len(samples) for split, samples in self.dataset.splits.items() if split != "all"}
-        figures |= {"errors": self.count("error"), "warnings": self.count("warning"), "notes": self.count("note")}
-        return figures | {f"{kind} ({severity})": len(found) for (severity, kind), found in self.kinds().items()}
+        """How many pictures, classes, and findings of each severity there are."""
+        splits = self.dataset.splits
+        return {
+            "data": str(self.dataset.source),
+            "task": task_of(self.dataset),
+            "layout": self.dataset.layout or None,
+            "images": self.pictures,
+            "objects": self.counts.get("objects"),
+            "classes": len(self.dataset.classes),
+            **{f"{split}_images": len(splits[split]) if split in splits else None for split in SPLITS},
+            **{f"{severity}_count": self.count(severity) for severity in SEVERITIES},
+        }
 
     def report(self) -> Report:
-        """Every finding as a row, and the counts as figures."""
-        return Report(self._title(), tuple(finding.row() for finding in self.findings), self.figures())
+        """Every finding as a row, the counts as figures, and tables of the kinds of findings and of the classes."""
+        kinds = [
+            {"kind": kind, "severity": severity, "findings": len(found)}
+            for (severity, kind), found in self.kinds().items()
+        ]
+        rows = tuple(finding.row() for finding in self.findings)
+        tables = {"kinds": kinds, "by_class": self.rows}
+        return Report(self._title(), rows, self.figures(), tables, "fusiform.diagnosis/1")
 
     def to_table(self) -> str:
         """For people: the classes, then the findings by kind, the first ten of each."""
-        parts = [headline(self.dataset), printable(self._title()), rows_table(self.rows[:TABLE_CLASSES])]
+        parts = [headline(self.dataset), printable(self._title()), rows_table(self._shown_rows()[:TABLE_CLASSES])]
         if len(self.rows) > TABLE_CLASSES:
             parts[-1] += f"\n... and {len(self.rows) - TABLE_CLASSES:,} more classes"
         for (severity, kind), found in self.kinds().items():
@@ -157,7 +169,7 @@ class Diagnosis(Tabular, Generic[Data]):
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """``title``, ``figures`` and ``rows``, a row for each finding, as plain values."""
+        """The report as plain values, with a row for each finding."""
         return self.report().to_dict()
 
     def to_json(self) -> str:
@@ -172,7 +184,7 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def _repr_html_(self) -> str:
         # Without pictures, which would be read again; ``page`` has them.
-        tables = [Report(self._title(), tuple(self.rows[:TABLE_CLASSES]))]
+        tables = [Report(self._title(), tuple(self._shown_rows()[:TABLE_CLASSES]), schema="fusiform.diagnosis/1")]
         for (severity, kind), found in self.kinds().items():
             count = f"{len(found):,}" if len(found) <= EXAMPLES else f"the first {EXAMPLES} of {len(found):,}"
             rows = ({"where": self._relative(one.path), "message": one.message} for one in found[:EXAMPLES])
@@ -233,6 +245,11 @@ class Diagnosis(Tabular, Generic[Data]):
     def _relative(self, name: str) -> str:
         return relative(self.dataset, name)
 
+    def _shown_rows(self) -> list[Row]:
+        """The rows of the classes for people: without their sums where there are splits."""
+        sums = () if set(self.dataset.splits) == {"all"} else ("images", "objects")
+        return [{name: value for name, value in row.items() if name not in sums} for row in self.rows]
+
 
 def in_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings by severity, and those of one severity by kind, in the order in which the kinds first came up."""
@@ -261,6 +278,12 @@ def relative(dataset: DataSet | AnnotatedSet, name: str) -> str:
         if name and path.is_relative_to(root):
             return str(path.relative_to(root))
     return name
+
+
+def by_split(counts: Mapping[Split, int], noun: str) -> dict[str, Cell]:
+    """Counts of a class as columns of its row: of the whole, and of each split there is."""
+    found: dict[str, Cell] = {noun: sum(counts.values())}
+    return found | {f"{split}_{noun}": counts.get(split) for split in SPLITS}
 
 
 def in_split(split: Split) -> str:

@@ -19,13 +19,15 @@ from fusiform.data.dataset import Sample, Split
 from fusiform.drawing.page import Page
 from fusiform.engines import EngineName
 from fusiform.errors import UsageError
-from fusiform.evaluation.calibration import Calibration, calibration_text
+from fusiform.evaluation.calibration import Calibration, calibration_figures, calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison, comparison_figures
 from fusiform.evaluation.figures import interval_text, shortened
-from fusiform.report import Cell, Format, Report, Tabular, align, cell_text, printable, rows_table
+from fusiform.report import Cell, Format, Report, Tabular, align, printable, rows_table, shown_figures
 from fusiform.spec import ModelSpec
 from fusiform.tasks import bootstrap
 from fusiform.tasks.bootstrap import Comparison, Interval
+
+SCHEMA = "fusiform.evaluation/1"
 
 OTHER = "other"
 """The column of a confusion matrix for classes of the model that the data does not have."""
@@ -107,17 +109,23 @@ class Evaluation(Tabular):
         """What a page shows after the figures: drawings, the classes, pictures."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, of values that JSON knows: the report's title, figures and rows, then what the task has more."""
-        made = self.report()
+        """All of it, of values that JSON knows: the report, then what the task has more."""
         return {
-            "title": made.title,
-            "figures": dict(made.figures),
-            "classes": [dict(row) for row in made.rows],
+            **self.report().to_dict(),
             **self._details(),
-            "skipped": list(self.skipped),
+            "skipped_images": list(self.skipped),
             "notes": list(self.notes),
-            "compare": None if self.comparison is None else comparison_figures(self.comparison),
+            "comparison": None if self.comparison is None else comparison_figures(self.comparison),
+            "calibration": None if self.calibration is None else calibration_figures(self.calibration),
         }
+
+    def left_out(self, form: Format) -> tuple[str, ...]:
+        """What a format has no place for: the names of what ``to_dict`` has beside the rows."""
+        if form not in ("csv", "jsonl"):
+            return ()
+        return tuple(
+            name for name, value in self.to_dict().items() if name not in ("schema", "title", "rows") and value
+        )
 
     def to_json(self) -> str:
         """``to_dict`` as JSON text."""
@@ -128,12 +136,12 @@ class Evaluation(Tabular):
         made = self.report()
         parts = [printable(made.title), align(list(self.headlines().items()), "<<")]
         if made.rows:
-            parts.append(rows_table(shortened(made.rows)))
-        parts += [f"{name}\n\n" + rows_table(shortened(rows[:SHOWN])) for name, rows in self._tables().items() if rows]
+            parts.append(rows_table(made.rows))
+        parts += [f"{name}\n\n" + rows_table(rows[:SHOWN]) for name, rows in self._tables().items() if rows]
         if self.comparison is not None:
             figures = _without_sentence(comparison_figures(self.comparison))
             parts.append(printable(self.comparison.sentence))
-            parts.append(align([[name, cell_text(value)] for name, value in figures.items()], "<<"))
+            parts.append(align([[printable(name), text] for name, text in shown_figures(figures)], "<<"))
         if self.calibration is not None:
             parts.append(calibration_text(self.calibration))
         parts += [printable(note) for note in self.notes]

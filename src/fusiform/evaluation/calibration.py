@@ -14,7 +14,7 @@ from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.open import choose_split
 from fusiform.errors import UsageError
 from fusiform.files import write_file
-from fusiform.report import printable
+from fusiform.report import Cell, printable
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.zoo.model import Model
 from fusiform.zoo.restamp import restamp
@@ -136,6 +136,12 @@ def _figures(logits: NDArray[np.float32], truth: NDArray[np.int64], temperature:
     predicted, confidence = metrics.predictions(logits, temperature)
     ece = metrics.expected_calibration_error(confidence, predicted == truth)
     return round(ece, 9), round(metrics.negative_log_likelihood(logits, truth, temperature), 9)
+
+
+def calibration_figures(calibration: Calibration) -> dict[str, Cell]:
+    """A calibration as a row of a report."""
+    fields = calibration._asdict()
+    return {"images" if name == "pictures" else name: value for name, value in fields.items()}
 
 
 def calibration_text(calibration: Calibration) -> str:

@@ -22,7 +22,7 @@ from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError
-from fusiform.evaluation.base import OTHER, Evaluation, Rows
+from fusiform.evaluation.base import OTHER, SCHEMA, Evaluation, Rows
 from fusiform.evaluation.calibration import calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison
 from fusiform.evaluation.figures import percent, rounded, shortened
@@ -143,8 +143,9 @@ class ClassificationEvaluation(Evaluation):
             "model": self.model,
             "data": self.source,
             "split": self.split,
+            "task": self.spec.task,
             "engine": self.engine,
-            "pictures": len(self.samples),
+            "images": len(self.samples),
             "skipped": len(self.skipped),
             "classes": len(self.outputs),
             "model_classes": self.spec.num_classes,
@@ -164,14 +165,14 @@ class ClassificationEvaluation(Evaluation):
         rows: tuple[dict[str, Cell], ...] = tuple(
             {
                 "class": self.names[output],
-                "pictures": score.support,
+                "images": score.support,
                 "precision": rounded(score.precision),
                 "recall": rounded(score.recall),
                 "f1": rounded(score.f1),
             }
             for output, score in zip(self.outputs, metrics.class_scores(self.confusion), strict=True)
         )
-        return Report(self.title, rows, figures)
+        return Report(self.title, rows, figures, schema=SCHEMA)
 
     def report(self) -> Report:
         """The figures about the whole, and a row for each of the data's classes; shares, probabilities in [0, 1].
@@ -188,7 +189,7 @@ class ClassificationEvaluation(Evaluation):
         all_classes = cell_text(figures["model_classes"])
         among = f"; the model chooses among its {all_classes}" if self.has_others else ""
         return {
-            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "pictures": f"{cell_text(figures['images'])}{unread}",
             "classes": f"{cell_text(figures['classes'])}{among}",
             "top-1": percent(figures, "top1"),
             "top-5": percent(figures, "top5"),
@@ -212,7 +213,7 @@ class ClassificationEvaluation(Evaluation):
             {
                 "true": self.names[true],
                 "predicted": self.names[predicted],
-                "pictures": count,
+                "images": count,
                 "share": rounded(count / support[true]),
             }
             for (true, predicted), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
@@ -257,10 +258,6 @@ class ClassificationEvaluation(Evaluation):
             p=metrics.mcnemar(only_one, only_two),
             difference=metrics.paired_difference(both, only_one, only_two, neither),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        calibration = None if self.calibration is None else self.calibration._asdict()
-        return {**super().to_dict(), "calibration": calibration}
 
     def _details(self) -> dict[str, Any]:
         """``confusion`` has a list of counts for each class, in the order of ``columns``."""

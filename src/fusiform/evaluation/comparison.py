@@ -53,7 +53,7 @@ def comparison_figures(comparison: ClassificationComparison | Comparison) -> dic
     figures: dict[str, Cell] = {
         "model": comparison.model,
         "other": comparison.other,
-        "pictures": comparison.pictures,
+        "images": comparison.pictures,
         "resamples": RESAMPLES,
     }
     for name, value, other, difference in comparison.compared:
@@ -72,16 +72,16 @@ def _of_classifiers(comparison: ClassificationComparison) -> dict[str, Cell]:
     return {
         "model": comparison.model,
         "other": comparison.other,
-        "pictures": comparison.pictures,
+        "images": comparison.pictures,
         "top1": rounded(comparison.top1),
         "other_top1": rounded(comparison.other_top1),
         "both": comparison.both,
         "only_model": comparison.only_model,
         "only_other": comparison.only_other,
         "neither": comparison.neither,
-        "p": rounded(comparison.p),
-        "difference": rounded(comparison.difference.value),
-        "difference_low": rounded(comparison.difference.low),
-        "difference_high": rounded(comparison.difference.high),
+        "p_value": rounded(comparison.p),
+        "top1_difference": rounded(comparison.difference.value),
+        "top1_difference_low": rounded(comparison.difference.low),
+        "top1_difference_high": rounded(comparison.difference.high),
         "sentence": comparison.sentence,
     }

@@ -22,7 +22,7 @@ from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError, UsageError
-from fusiform.evaluation.base import AnnotationEvaluation, Rows
+from fusiform.evaluation.base import SCHEMA, AnnotationEvaluation, Rows
 from fusiform.evaluation.figures import percent, rounded, share, shortened
 from fusiform.evaluation.source import choose_boxes
 from fusiform.progress import Tracker, silent
@@ -117,8 +117,9 @@ class DetectionEvaluation(AnnotationEvaluation):
             "model": self.model,
             "data": self.source,
             "split": self.split,
+            "task": self.spec.task,
             "engine": self.engine,
-            "pictures": len(self.samples),
+            "images": len(self.samples),
             "skipped": len(self.skipped),
             "classes": len(with_objects),
             "model_classes": self.spec.num_classes,
@@ -143,7 +144,7 @@ class DetectionEvaluation(AnnotationEvaluation):
             if mine.objects.any() or mine.wrong.any():
                 precisions = {"ap": share(scores.classes[k]), "ap50": share(scores.classes50[k])}
                 rows.append({"class": name, "objects": int(mine.objects.sum()), **precisions, **_counted(mine)})
-        return Report(self.title, tuple(rows), figures)
+        return Report(self.title, tuple(rows), figures, schema=SCHEMA)
 
     def report(self) -> Report:
         """The figures about the whole, and a row for each class that has objects or was found; shares are in [0, 1].
@@ -162,7 +163,7 @@ class DetectionEvaluation(AnnotationEvaluation):
         found, wrong = int(self.counts.found.sum()), int(self.counts.wrong.sum())
         shown = f"boxes scored above {cell_text(figures['score'])}"
         return {
-            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "pictures": f"{cell_text(figures['images'])}{unread}",
             "objects": f"{cell_text(figures['objects'])} of {cell_text(figures['classes'])} classes{among}",
             "mAP 0.50:0.95": percent(figures, "map"),
             "mAP 0.50": percent(figures, "map50"),
@@ -208,8 +209,9 @@ class DetectionEvaluation(AnnotationEvaluation):
         return [rounded(value) for value in np.mean(known, axis=0)] if known else None
 
     def _details(self) -> dict[str, Any]:
-        """``curves`` at recalls 0.00, 0.01 ... 1.00, by the intersection over union; ``pictures`` not all right."""
-        return {"curves": {name: self.mean_curve(k) for name, k in CURVES.items()}, "pictures": self.pictures()}
+        """``curves`` have the precisions at recalls of 0.00, 0.01 ... 1.00; ``worst_images`` are not all right."""
+        curves = [{"iou": float(name), "precisions": self.mean_curve(k)} for name, k in CURVES.items()]
+        return {"curves": curves, "worst_images": self.pictures()}
 
     def _tables(self) -> dict[str, Rows]:
         return {"Worst pictures": self.pictures()}
@@ -358,14 +360,14 @@ def find_boxes(
 def box_figures(
     model: Model, samples: Sequence[AnnotatedSample], *, threads: int | None = None, progress: Tracker = silent
 ) -> dict[str, float]:
-    """What training tells of its images at the end: ``map`` and ``map50`` in [0, 1], and ``pictures``.
+    """What training tells of its images at the end: ``map`` and ``map50`` in [0, 1], and ``images``.
 
     Labels are the model's. Pictures that cannot be read are left out; where there is no object, both are 0.
     """
     answers = find_boxes(model, samples, threads=threads, progress=progress)
     pairs = zip(answers.truth, answers.found, strict=True)
     seen = [(boxes, each) for boxes, each in pairs if each is not None]
-    return {**precisions(seen, model.spec.num_classes), "pictures": len(seen)}
+    return {**precisions(seen, model.spec.num_classes), "images": len(seen)}
 
 
 def precisions(seen: Sequence[tuple[Sequence[BoxLabel], Detections]], classes: int) -> dict[str, float]:

@@ -25,13 +25,13 @@ from fusiform.drawing.page import THUMBNAIL, Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError, UsageError
-from fusiform.evaluation.base import OTHER, AnnotationEvaluation, Rows
+from fusiform.evaluation.base import OTHER, SCHEMA, AnnotationEvaluation, Rows
 from fusiform.evaluation.figures import percent, rounded, share, shortened
 from fusiform.evaluation.multi_scale import MultiScaleEngine
 from fusiform.evaluation.source import choose_masks
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
-from fusiform.report import Cell, Report, cell_text
+from fusiform.report import Cell, Report, cell_text, value_text
 from fusiform.tasks import segmentation
 from fusiform.tasks.bootstrap import RESAMPLES
 from fusiform.tasks.segmentation import SegmentationMap
@@ -106,9 +106,10 @@ class SegmentationEvaluation(AnnotationEvaluation):
             "model": self.model,
             "data": self.source,
             "split": self.split,
+            "task": self.spec.task,
             "engine": self.engine,
             "multi_scale": self.multi_scale,
-            "pictures": len(self.samples),
+            "images": len(self.samples),
             "skipped": len(self.skipped),
             "classes": len(self.outputs),
             "model_classes": self.spec.num_classes,
@@ -128,7 +129,7 @@ class SegmentationEvaluation(AnnotationEvaluation):
             }
             for k in self.outputs
         )
-        return Report(self.title, rows, figures)
+        return Report(self.title, rows, figures, schema=SCHEMA)
 
     def report(self) -> Report:
         """The figures about the whole, and a row for each of the data's classes; shares are in [0, 1].
@@ -146,7 +147,7 @@ class SegmentationEvaluation(AnnotationEvaluation):
         among = "" if len(self.outputs) == self.spec.num_classes else f"; the model chooses among its {all_classes}"
         scales = ", at six scales and mirrored" if self.multi_scale else ""
         return {
-            "pictures": f"{cell_text(figures['pictures'])}{unread}",
+            "pictures": f"{cell_text(figures['images'])}{unread}",
             "classes": f"{cell_text(figures['classes'])}{among}",
             "mean IoU": percent(figures, "miou"),
             "pixel accuracy": f"{percent(figures, 'pixel_accuracy')}, of {cell_text(figures['pixels'])} pixels",
@@ -191,7 +192,7 @@ class SegmentationEvaluation(AnnotationEvaluation):
     def _details(self) -> dict[str, Any]:
         """``confusion`` has a list of pixels for each class, in the order of ``columns``."""
         columns, counts = self.confusion_columns()
-        return {"confusion": {"columns": columns, "counts": counts.tolist()}, "pictures": self.pictures()}
+        return {"confusion": {"columns": columns, "counts": counts.tolist()}, "worst_images": self.pictures()}
 
     def _tables(self) -> dict[str, Rows]:
         return {"Worst pictures": self.pictures()}
@@ -226,7 +227,7 @@ class SegmentationEvaluation(AnnotationEvaluation):
         ious = {str(row["path"]): row["miou"] for row in self.pictures()}
         for i, shown in zip(chosen, outline_again(self, chosen), strict=True):
             name = self.samples[i].name
-            caption = f"{Path(name).name}\nmean IoU {float(ious[name] or 0):.1%}"
+            caption = f"{Path(name).name}\nmean IoU {value_text('miou', ious[name])}"
             if shown is None:
                 yield None, caption
                 continue
@@ -356,13 +357,13 @@ def outline(
 def mask_figures(
     model: Model, samples: Sequence[AnnotatedSample], *, threads: int | None = None, progress: Tracker = silent
 ) -> dict[str, float]:
-    """What training tells of its images at the end: ``miou``, ``pixel_accuracy`` in [0, 1], and ``pictures``.
+    """What training tells of its images at the end: ``miou``, ``pixel_accuracy`` in [0, 1], and ``images``.
 
     The masks' values are the model's labels. Pictures and masks that cannot be read are left out; where no pixel
     counts, both are 0.
     """
     found = outline(model, samples, threads=threads, progress=progress)
-    return {**overlaps(found.counts.sum(0)), "pictures": len(samples) - len(found.errors)}
+    return {**overlaps(found.counts.sum(0)), "images": len(samples) - len(found.errors)}
 
 
 def overlaps(counts: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:

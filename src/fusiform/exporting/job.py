@@ -53,6 +53,20 @@ KEPT = (0, 1, 2, 4, 8)
 """How many of the worst layers are tried in float, one number after the other, until the budget holds."""
 
 
+_VERIFIED = (
+    *("images", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"),
+    *(f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")),
+    *("drop", "drop_low", "drop_high"),
+)
+COLUMNS = (
+    *("target", "precision", "passed", "file", "bytes", "layers_in_float", *_VERIFIED),
+    # What one of the targets has to say.
+    *("delegated", "not_delegated", "int8_layers", "layers", "form", "verified_by", "runtime"),
+    "error",
+)
+"""The columns of a report's rows, all of them in every row."""
+
+
 class ExportError(FusiformError):
     """Some of the files that were asked for could not be made or did not pass; ``report`` has all that did happen."""
 
@@ -369,8 +383,17 @@ class _Work:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
         self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
-        self.figures: dict[str, Cell] = {"model": str(opened.path), "network": opened.spec.name, "precision": precision}
-        self.figures |= {"verified_on": pictures.verified_on}
+        self.figures: dict[str, Cell] = {
+            "model": str(opened.path),
+            "network": opened.spec.name,
+            "task": opened.spec.task,
+            "out": str(out),
+            "precision": precision,
+            "verified_on": pictures.verified_on,
+            "quantised": None,
+            "calibrated_error": None,
+            "layers_file": None,
+        }
         self.rows: list[dict[str, Cell]] = []
         self.failures: list[str] = []
 
@@ -417,12 +440,12 @@ class _Work:
 
     def _write_layers(self, layers: Sequence[LayerError]) -> None:
         rows: tuple[dict[str, Cell], ...] = tuple(
-            {"layer": e.name, "error": round(e.noise, 5), "logit_error": round(e.logits, 5)} for e in layers
+            {"layer": e.name, "rms_error": round(e.noise, 5), "logit_error": round(e.logits, 5)} for e in layers
         )
         make_folder(self.out)
         path = self.out / f"{self.name}_layers.csv"
         write_file(path, Report("layers", rows).to_csv().encode())
-        self.figures |= {"layers": str(path)}
+        self.figures |= {"layers_file": str(path)}
 
     def write(self, targets: Sequence[TargetName], graphs: Mapping[int, Callable[[], Graph]]) -> None:
         """Write and verify each target; the others go on where one fails."""
@@ -441,7 +464,8 @@ class _Work:
                         self.say(f"{error}; the next try keeps more layers in float")
                         continue
                     self.failures.append(f"{name}: {error}")
-                    self.rows.append({"target": name, "precision": self.precision, "passed": False})
+                    failed: dict[str, Cell] = {"target": name, "precision": self.precision, "passed": False}
+                    self.rows.append({**dict.fromkeys(COLUMNS), **failed, "error": str(error)})
                 else:
                     self.rows += rows
                     attempts = [more for more in attempts if more >= kept]  # the next target need not try fewer
@@ -463,7 +487,8 @@ class _Work:
                 written = TARGETS[name].writer()(formed, self.precision, folder)
                 for model in written:
                     parity = self._passed(name, model)
-                    row: dict[str, Cell] = {"target": name, "precision": self.precision, "passed": True}
+                    row: dict[str, Cell] = {**dict.fromkeys(COLUMNS), "target": name, "precision": self.precision}
+                    row |= {"passed": True}
                     row |= {"file": str(self.out / model.path.relative_to(folder)), "bytes": _size(model.files)}
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
                     seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
@@ -501,7 +526,8 @@ class _Work:
 
     def finish(self) -> Report:
         """The report, also written beside the files; ExportError if anything failed."""
-        report = Report(f"{self.opened.spec.name} exported to {self.out}", tuple(self.rows), self.figures)
+        title = f"{self.opened.spec.name} exported to {self.out}"
+        report = Report(title, tuple(self.rows), self.figures, schema="fusiform.export/1")
         write_file(self.out / f"{self.name}_export.json", report.to_json().encode())
         if self.failures:
             raise ExportError("\n".join(self.failures), report)
@@ -510,10 +536,7 @@ class _Work:
 
 def _summary(parity: Parity) -> dict[str, Cell]:
     figures = parity.report().figures
-    names = ["pictures", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"]
-    names += [f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")]
-    names += ["drop_points", "drop_low_points", "drop_high_points"]
-    return {name: figures[name] for name in names if name in figures}
+    return {name: figures[name] for name in _VERIFIED if name in figures}
 
 
 def _size(files: Sequence[Path]) -> int:

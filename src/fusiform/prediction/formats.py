@@ -1,12 +1,16 @@
-"""Answers as records: JSON, CSV and COCO's result format."""
+"""Answers as records: JSON, CSV and COCO's result format.
+
+What every JSON has of an image is ``to_dict``: the command, Python and a server give the same.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from fusiform.errors import UsageError
 from fusiform.report import Cell, Format, align, csv_lines, printable
 
 if TYPE_CHECKING:
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from fusiform.spec import ModelSpec, Task
     from fusiform.tasks.detection import Box
 
+
+PredictionFormat = Format | Literal["coco"]
 
 CSV_COLUMNS: dict[Task, tuple[str, ...]] = {
     "classification": ("path", "rank", "index", "name", "probability", "error"),
@@ -76,23 +82,6 @@ def _bbox(box: Box) -> tuple[float, float, float, float]:
     return box.left, box.top, box.right - box.left, box.bottom - box.top
 
 
-def _record(prediction: Answer, mask: str | None) -> dict[str, Any]:
-    if prediction.error is not None:
-        return {"path": prediction.path, "error": prediction.error}
-    if prediction.segmentation is not None:
-        found = prediction.segmentation
-        classes = [
-            {"index": share.index, "name": share.name, "share": _rounded(share.share)} for share in found.shares()
-        ]
-        record = {"path": prediction.path, "width": found.width, "height": found.height, "classes": classes}
-        return record if mask is None else {**record, "mask": mask}
-    top = [
-        {"index": guess.index, "name": guess.name, "probability": _rounded(guess.probability)}
-        for guess in prediction.top
-    ]
-    return {"path": prediction.path, "top": top}
-
-
 def _rows(
     prediction: Answer, task: Task, results: Sequence[dict[str, Any]], mask: str | None
 ) -> Iterator[Sequence[Cell]]:
@@ -115,21 +104,39 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def to_dict(prediction: Answer) -> dict[str, Any]:
-    """See ``Prediction.to_dict``."""
-    found = prediction.detections
-    if found is None:
-        return _record(prediction, None)
-    boxes = [
-        {
-            "index": box.index,
-            "name": box.name,
-            "score": _rounded(box.score),
-            "bbox": [_rounded(length) for length in _bbox(box)],
-        }
-        for box in found.boxes
+def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
+    """See ``Prediction.to_dict``; ``mask`` is the file that a segmenter's mask was written to."""
+    record: dict[str, Any] = {"path": prediction.path, "error": prediction.error}
+    if prediction.error is not None:
+        return record
+    if prediction.detections is not None:
+        found = prediction.detections
+        boxes = [
+            {
+                "index": box.index,
+                "name": box.name,
+                "score": _rounded(box.score),
+                "bbox": [_rounded(length) for length in _bbox(box)],
+            }
+            for box in found.boxes
+        ]
+        return {**record, "width": found.width, "height": found.height, "boxes": boxes}
+    if prediction.segmentation is not None:
+        pixels = prediction.segmentation
+        shares = [
+            {"index": share.index, "name": share.name, "share": _rounded(share.share)} for share in pixels.shares()
+        ]
+        return {**record, "width": pixels.width, "height": pixels.height, "classes": shares, "mask": mask}
+    top = [
+        {"index": guess.index, "name": guess.name, "probability": _rounded(guess.probability)}
+        for guess in prediction.top
     ]
-    return {"path": prediction.path, "width": found.width, "height": found.height, "boxes": boxes}
+    return {**record, "top": top}
+
+
+def envelope(spec: ModelSpec) -> dict[str, Any]:
+    """What stands around the predictions of a model."""
+    return {"schema": "fusiform.predictions/1", "network": spec.name, "task": spec.task}
 
 
 def to_rows(predictions: Sequence[Answer], spec: ModelSpec) -> list[Mapping[str, Cell]]:
@@ -149,18 +156,25 @@ BAR_WIDTH = 20
 def write_predictions(
     predictions: Iterable[Answer],
     spec: ModelSpec,
-    form: Format,
+    form: PredictionFormat,
     stream: TextIO,
     masks: MaskFolder | None,
     image_ids: ImageIds,
 ) -> Iterator[Answer]:
-    """Write each prediction of the model that ``spec`` describes as it comes, and its mask, if any; then pass it on."""
+    """Write each prediction of the model that ``spec`` describes as it comes, and its mask, if any; then pass it on.
+
+    Raises UsageError for COCO's format and a model that is no detector.
+    """
     task = spec.task
+    if form == "coco" and task != "detection":
+        raise UsageError(f"--format coco is for detection, and the model ({spec.name}) is for {task}: take json")
     categories = _category_ids(spec) if task == "detection" else ()
     ascii_only = not (stream.encoding or "").lower().startswith("utf")
     full, begun = ("#", "") if ascii_only else ("\N{FULL BLOCK}", "\N{LEFT HALF BLOCK}")
     before = "\n  "  # what stands before the next object in a list of JSON
     if form == "json":
+        stream.write(f'{json.dumps(envelope(spec))[:-1]}, "predictions": [')
+    elif form == "coco":
         stream.write("[")
     elif form == "csv":
         stream.write(csv_lines([CSV_COLUMNS[task]]))
@@ -170,19 +184,20 @@ def write_predictions(
             stream.write(_table(prediction, mask, full, begun))
             yield prediction
             continue
-        results = [] if prediction.detections is None else _coco(prediction, place, image_ids, categories)
+        results = []
+        if form in ("csv", "coco") and prediction.detections is not None:
+            results = _coco(prediction, place, image_ids, categories)
         if form == "csv":
             stream.write(csv_lines(_rows(prediction, task, results, mask)))
         else:
-            # In COCO's format there is no place for an error.
-            records = results if task == "detection" else [_record(prediction, mask)]
-            for record in records:
+            # COCO's format has a place neither for an error nor for an image without boxes.
+            for record in results if form == "coco" else [to_dict(prediction, mask)]:
                 text = json.dumps(record, ensure_ascii=ascii_only)
                 stream.write(f"{text}\n" if form == "jsonl" else f"{before}{text}")
                 before = ",\n  "
         yield prediction
-    if form == "json":
-        stream.write("\n]\n")
+    if form in ("json", "coco"):
+        stream.write("\n]}\n" if form == "json" else "\n]\n")
 
 
 def _write_mask(prediction: Answer, masks: MaskFolder | None) -> str | None:

@@ -45,9 +45,11 @@ class Prediction(Answer):
         save_picture(self.draw(), path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain values: ``path`` and ``top``, ``boxes`` or ``classes``, or ``error``.
+        """The answer as plain values: ``path``, ``error`` (None where there is an answer), and what the task is to say.
 
-        Probabilities, scores and shares are in [0, 1]; a box's ``bbox`` is its left, top, width and height in pixels.
+        Of a classifier there is ``top``; of a detector ``boxes``, of a segmenter ``classes``, with the image's
+        ``width`` and ``height``; nothing of these where there is an error. Probabilities, scores and shares are in
+        [0, 1]; a box's ``bbox`` is its left, top, width and height in pixels.
         """
         from fusiform.prediction.formats import to_dict
 
@@ -99,9 +101,14 @@ class Predictions(list[Prediction]):
 
         return to_rows(self, self.spec)
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """Each answer's ``to_dict``."""
-        return [prediction.to_dict() for prediction in self]
+    def to_dict(self) -> dict[str, Any]:
+        """What ``fusiform predict --format json`` prints: ``schema``, ``network``, ``task``, and ``predictions``.
+
+        ``predictions`` has each answer's ``to_dict``.
+        """
+        from fusiform.prediction.formats import envelope
+
+        return {**envelope(self.spec), "predictions": [prediction.to_dict() for prediction in self]}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """``to_dict`` as JSON text."""

@@ -17,11 +17,11 @@ from fusiform.drawing.pareto import check_place
 from fusiform.errors import UsageError
 from fusiform.files import write_file
 from fusiform.progress import Tracker, silent, tell, tracker
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, Row, value_text
 from fusiform.selection.advice import advice
-from fusiform.selection.budget import Budget, Shipped
+from fusiform.selection.budget import Budget, Shipped, Training
 from fusiform.selection.draw import draw
-from fusiform.selection.journal import RUNS, Journal, read_trainings, write_journal
+from fusiform.selection.journal import RUNS, Journal, in_bytes, read_trainings, write_journal
 from fusiform.selection.latency import PRECISIONS, SIZES, ChooseEngine, measure, noise, plans
 from fusiform.selection.search import TRIALS, Say, search
 from fusiform.selection.work import Work
@@ -39,7 +39,7 @@ class Choice:
     shortfall: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values: ``title``, ``figures`` and ``rows``."""
+        """The report as plain values."""
         return self.report.to_dict()
 
     def to_json(self) -> str:
@@ -56,8 +56,9 @@ class Choice:
 
     def __repr__(self) -> str:
         figures = self.report.figures
-        size = f"{figures['network']} at {figures['input size']} px, {figures['precision']}"
-        return f"<Choice {self.file}: {size}, {figures['ms']} ms, {figures['MB']} MB>"
+        what = f"{figures['network']} at {figures['input_size']} px, {figures['precision']}"
+        took = (value_text(name, figures[name]) for name in ("median_ms", "bytes"))
+        return f"<Choice {self.file}: {what}, {', '.join(took)}>"
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -152,10 +153,10 @@ def choose(
     say(f"measuring {len(plans(size, scratch=scratch)) * len(PRECISIONS)} candidates, {_cores(threads)}")
     candidates = measure(plans(size, scratch=scratch), dataset.classes, engine=engine, threads=threads)
     margin = noise(candidates)
-    about = {**settings, "budget": dataclasses.asdict(budget), "engine": engine, "threads": threads, "noise": margin}
+    about = {**settings, "engine": engine, "threads": threads, "noise": margin}
 
     def keep(chosen: Mapping[str, Cell] | None = None) -> None:
-        write_journal(folder, about, candidates, journal=journal, chosen=chosen or {})
+        write_journal(folder, about, candidates, budget, margin, journal=journal, chosen=chosen)
 
     journal.keep = keep
     keep()
@@ -192,16 +193,18 @@ def choose(
 
     file = folder / f"model{best.file.suffix}"
     write_file(file, best.file.read_bytes())
-    figures = {"model": str(file), **_figures(best, work.judge(best)), "engine": engine, "threads": threads}
-    keep(figures)
-    draw(folder, candidates, journal, budget, chosen=best)
+    figures: dict[str, Cell] = {"model": str(file), **_figures(best, work.judge(best))}
+    figures |= {"engine": engine, "threads": threads}
     shortfall = ""
     if budget.min_accuracy is not None and 100 * cast("float", figures["top1"]) < budget.min_accuracy:
         shortfall = (
             f"{100 * cast('float', figures['top1']):.4g} % is the best that was reached, and {budget.min_accuracy:g} % "
             f"was asked for: {advice(candidates, budget, margin, best.training.plan)}"
         )
-    return Choice(file, Report("Chosen", _rows(journal), figures), shortfall)
+    figures["shortfall"] = shortfall or None
+    keep(figures)
+    draw(folder, candidates, journal, budget, chosen=best)
+    return Choice(file, Report("Chosen", _rows(journal), figures, schema="fusiform.choice/1"), shortfall)
 
 
 def _check(
@@ -234,42 +237,34 @@ def _check(
 def _figures(file: Shipped, accuracy: Mapping[str, Cell]) -> dict[str, Cell]:
     return {
         "network": file.training.plan.network,
-        "input size": file.training.plan.size,
+        "input_size": file.training.plan.size,
         "precision": file.precision,
-        "ms": round(file.ms, 4),
-        "slowest ms": round(max(file.checks), 4),
-        "MB": round(file.megabytes, 4),
+        "median_ms": round(file.ms, 4),
+        "slowest_ms": round(max(file.checks), 4),
+        "bytes": in_bytes(file.megabytes),
         **accuracy,
         "run": str(file.training.run),
     }
 
 
-def _rows(journal: Journal) -> tuple[dict[str, Cell], ...]:
+def _rows(journal: Journal) -> tuple[Row, ...]:
     """The files, then the trainings of which there is none."""
-    rows: list[dict[str, Cell]] = [
-        {
-            "network": file.training.plan.network,
-            "px": file.training.plan.size,
-            "epochs": file.training.epochs,
-            "val_top1": round(file.val_top1, 4),
-            "precision": file.precision,
-            "ms": round(file.ms, 3),
-            "MB": round(file.megabytes, 3),
+
+    def row(training: Training, val_top1: float, file: Shipped | None = None) -> Row:
+        return {
+            "network": training.plan.network,
+            "input_size": training.plan.size,
+            "epochs": training.epochs,
+            "val_top1": round(val_top1, 4),
+            "precision": None if file is None else file.precision,
+            "median_ms": None if file is None else round(file.ms, 3),
+            "bytes": None if file is None else in_bytes(file.megabytes),
+            "run": str(training.run),
         }
-        for file in journal.shipped
-    ]
+
     shipped = {file.training for file in journal.shipped}
-    rows += [
-        {
-            "network": done.plan.network,
-            "px": done.plan.size,
-            "epochs": done.epochs,
-            "val_top1": round(done.val_top1, 4),
-        }
-        for done in journal.trainings
-        if done not in shipped
-    ]
-    return tuple(rows)
+    rows = [row(file.training, file.val_top1, file) for file in journal.shipped]
+    return (*rows, *(row(done, done.val_top1) for done in journal.trainings if done not in shipped))
 
 
 def _cores(threads: int) -> str:

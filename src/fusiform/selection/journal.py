@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 from fusiform.errors import UsageError
 from fusiform.files import write_file
@@ -28,7 +26,7 @@ class Journal:
 
 
 def read_trainings(folder: Path, settings: Mapping[str, object]) -> list[Training]:
-    """The finished trainings of an earlier search with the same data and recipe."""
+    """The finished trainings of an earlier search with the same data and recipe; of fusiform 0.1, too."""
     path = folder / _JOURNAL
     try:
         text = path.read_text(encoding="utf-8")
@@ -41,7 +39,7 @@ def read_trainings(folder: Path, settings: Mapping[str, object]) -> list[Trainin
         changed = [name for name, value in settings.items() if content[name] != json.loads(json.dumps(value))]
         trainings = [
             Training(
-                Plan(row["architecture"], row["width"], row["size"]),
+                Plan(row["architecture"], row["width"], row["input_size"] if "input_size" in row else row["size"]),
                 row["epochs"],
                 row["distilled"],
                 row["val_top1"],
@@ -58,40 +56,61 @@ def read_trainings(folder: Path, settings: Mapping[str, object]) -> list[Trainin
     return [training for training in trainings if (training.run / "best.safetensors").is_file()]
 
 
+def in_bytes(megabytes: float) -> int:
+    """Whole bytes of a size in 10^6 bytes that was made of some."""
+    return round(megabytes * 1e6)
+
+
 def write_journal(
     folder: Path,
     about: Mapping[str, object],
     candidates: Sequence[Candidate],
+    budget: Budget,
+    margin: float,
     *,
     journal: Journal,
-    chosen: Mapping[str, Cell],
+    chosen: Mapping[str, Cell] | None,
 ) -> None:
     """Write ``choose.json``: the search's settings ``about``, all that was measured, and the chosen file's figures.
 
     Raises OutputError where that cannot be done.
     """
-    budget = Budget(**cast("dict[str, Any]", about["budget"]))
-    fits = fitting(candidates, budget, cast("float", about["noise"]))
+    fits = fitting(candidates, budget, margin)
 
     def of_plan(plan: Plan) -> dict[str, object]:
-        return {"network": plan.network, **dataclasses.asdict(plan)}
+        named = {"network": plan.network, "architecture": plan.architecture, "width": plan.width}
+        return {**named, "input_size": plan.size}
 
     content = {
+        "schema": "fusiform.search/1",
         **about,
+        "budget": {
+            "median_ms": budget.max_ms,
+            "bytes": None if budget.max_mb is None else in_bytes(budget.max_mb),
+            "top1": None if budget.min_accuracy is None else budget.min_accuracy / 100,
+        },
         "candidates": [
             {
                 **of_plan(candidate.plan),
                 "precision": candidate.precision,
-                "ms": candidate.ms,
+                "median_ms": candidate.ms,
                 "passes_ms": candidate.passes,
-                "megabytes": candidate.megabytes,
+                "bytes": in_bytes(candidate.megabytes),
                 "multiply_adds": candidate.multiply_adds,
                 "fits": candidate in fits,
             }
             for candidate in candidates
         ],
         "trainings": [
-            {**of_plan(done.plan), **dataclasses.asdict(done), "plan": done.plan.name, "run": done.run.name}
+            {
+                **of_plan(done.plan),
+                "epochs": done.epochs,
+                "distilled": done.distilled,
+                "val_top1": done.val_top1,
+                "val_loss": done.val_loss,
+                "seconds": done.seconds,
+                "run": done.run.name,
+            }
             for done in journal.trainings
         ],
         "files": [
@@ -99,14 +118,14 @@ def write_journal(
                 **of_plan(file.training.plan),
                 "precision": file.precision,
                 "file": file.file.relative_to(folder).as_posix(),
-                "ms": file.ms,
+                "median_ms": file.ms,
                 "checks_ms": file.checks,
-                "megabytes": file.megabytes,
+                "bytes": in_bytes(file.megabytes),
                 "val_top1": file.val_top1,
                 "holds": file.holds(budget),
             }
             for file in journal.shipped
         ],
-        "chosen": dict(chosen),
+        "chosen": None if chosen is None else dict(chosen),
     }
     write_file(folder / _JOURNAL, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -74,7 +74,7 @@ class Work:
                 progress=self.progress,
             )
         records = read_metrics(run / "metrics.jsonl")
-        best = [record for record in records if record.get("epoch") == report.figures["best epoch"]]
+        best = [record for record in records if record.get("epoch") == report.figures["best_epoch"]]
         if not best or "val_top1" not in best[-1]:
             raise UsageError(
                 f"{self.data}: has no validation pictures, on which choose decides: add more pictures, a "
@@ -107,11 +107,11 @@ class Work:
         return Shipped(training, precision, file, checks, file.stat().st_size / 1e6, cast("float", answered.value))
 
     def judge(self, file: Shipped) -> Mapping[str, Cell]:
-        """``split``, ``pictures``, ``top1`` and its 95 % interval; on pictures without a part in the choice if any."""
+        """``split``, ``images``, ``top1`` and its 95 % interval; on pictures without a part in the choice if any."""
         pictures = read_list(file.training.run)
         split: Split = "test" if pictures.splits.get("test") else "val"
         figures = evaluate(file.file, pictures, split=split, progress=self.progress).report().figures
-        return {name: figures[name] for name in ("split", "pictures", "top1", "top1_low", "top1_high")}
+        return {name: figures[name] for name in ("split", "images", "top1", "top1_low", "top1_high")}
 
 
 def recipe_for(recipe: Recipe, plan: Plan, epochs: int) -> Recipe:

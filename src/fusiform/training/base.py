@@ -21,6 +21,7 @@ from fusiform.machine import free_memory
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report
 from fusiform.spec import Architecture, ModelSpec, parse_network_name
+from fusiform.spec import Task as ModelTask
 from fusiform.training import batch_norm
 from fusiform.training.distributed import World
 from fusiform.training.environment import describe_environment
@@ -37,6 +38,14 @@ from fusiform.zoo.model import Model, open_model
 
 UNFOLD_PICTURES = 256
 """Training pictures from which batch normalisation's statistics are estimated where the weights came without any."""
+
+
+_MEASURED: Mapping[ModelTask, tuple[str, ...]] = {
+    "classification": ("top1", "top1_low", "top1_high", "top5"),
+    "detection": ("map", "map50"),
+    "segmentation": ("miou", "pixel_accuracy"),
+}
+"""What a report says of the best weights, None where there are no images for it."""
 
 
 class Start(NamedTuple):
@@ -200,6 +209,7 @@ class Job(ABC, Generic[D]):
         # Last: a folder with this file holds a run, and has all that it can go on from.
         run.create(
             {
+                "schema": "fusiform.run/1",
                 "data": str(dataset.source.absolute()),
                 "model": _absolute(model),
                 "teacher": None if teacher is None else _absolute(os.fspath(teacher)),
@@ -272,14 +282,16 @@ class Job(ABC, Generic[D]):
                 "run": str(self.run.folder),
                 "model": str(best),
                 "network": spec.name,
+                "task": self.recipe.task,
                 "classes": spec.num_classes,
-                "training pictures": len(dataset.splits["train"]),
-                "best epoch": outcome.best_epoch,
+                "train_images": len(dataset.splits["train"]),
+                "best_epoch": outcome.best_epoch,
                 "epochs": outcome.epochs,
+                **dict.fromkeys(("split", "images", *_MEASURED[self.recipe.task])),
                 **measured,
                 "seconds": round(seconds, 1),
             }
-        report = Report("training", (), figures)
+        report = Report("training", (), figures, schema="fusiform.training/1")
         if self.run:
             self.run.write_json("report.json", report.to_dict())
         return report

@@ -178,7 +178,7 @@ class ClassificationTask:
 def measure(
     network: nn.Module, spec: ModelSpec, samples: Sequence[Sample], world: World, *, threads: int
 ) -> dict[str, float]:
-    """``val_loss``, ``val_top1`` (0 to 1) and ``val_pictures`` over all processes, each picture counted once.
+    """``val_loss``, ``val_top1`` (0 to 1) and ``val_images`` over all processes, each picture counted once.
 
     Pictures that cannot be read are not counted; {} where there are none.
     """
@@ -189,7 +189,7 @@ def measure(
     values = _answer(in_memory(state, spec), mine, world, threads)
     truth = np.array([sample.label for sample in mine], np.int64)
     loss, right, count = world.sum(sum_up(values, truth))
-    return {"val_loss": loss / count, "val_top1": right / count, "val_pictures": count} if count else {}
+    return {"val_loss": loss / count, "val_top1": right / count, "val_images": int(count)} if count else {}
 
 
 def in_memory(state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> Model:

@@ -141,17 +141,16 @@ class ClassificationJob(Job[DataSet]):
         truth = np.array([sample.label for sample in samples])[read]
         if not len(truth):
             return {}
-        (top1, low, high), (top5, low5, high5) = accuracies(values[read], truth).values()
-        accuracy = Accuracy(f"{dataset.source.name} {split}", 100 * top1, 100 * top5, len(truth), "fusiform train")
+        (top1, low, high), (top5, _, _) = accuracies(values[read], truth).values()
+        accuracy = Accuracy(f"{dataset.source.name} {split}", top1, top5, len(truth), "fusiform train")
         write_safetensors(best, state, spec.replace(accuracy=(accuracy,)))
         return {
             "split": split,
-            "pictures": len(truth),
+            "images": len(truth),
             "top1": top1,
             "top1_low": low,
             "top1_high": high,
-            # Of five classes or fewer, five answers are all there are.
-            **({"top5": top5, "top5_low": low5, "top5_high": high5} if spec.num_classes > 5 else {}),
+            "top5": top5 if spec.num_classes > 5 else None,  # of five classes, five answers are all there are
         }
 
 

@@ -21,6 +21,10 @@ SCORES = {"val_top1": "top-1", "val_map50": "mAP@0.5", "val_miou": "mIoU"}
 TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#888888"  # told apart by people who do not see all colours (Paul Tol)
 
 
+_RENAMED: Mapping[Any, Any] = {"val_pictures": "val_images", "waited_for_pictures": "waited"}
+"""Names in the records of fusiform 0.1, and what they are called now."""
+
+
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, a dictionary a line, in the order they were written.
 
@@ -41,7 +45,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(record, dict):
-            records.append(record)
+            records.append({_RENAMED.get(name, name): value for name, value in record.items()})
     if lines and not records:
         raise UsageError(f"{path}: holds no records of a run: name its metrics.jsonl")
     return records

@@ -330,7 +330,7 @@ class DetectionTask:
         """Loss and average precision on the validation pictures; on a CPU in LiteRT, as users will run the model.
 
         ``val_loss`` is the loss of all pictures as one batch, ``val_map`` and ``val_map50`` are COCO's, 0 to 1 (0
-        without any object), ``val_pictures`` the pictures. Each is looked at by one process; those that cannot be read
+        without any object), ``val_images`` the pictures. Each is looked at by one process; those that cannot be read
         are not counted. {} where there are none.
         """
         if not self.validation:
@@ -363,7 +363,7 @@ class DetectionTask:
             "val_loss": loss / max(count, 1),
             "val_map": found["map"],
             "val_map50": found["map50"],
-            "val_pictures": float(len(every)),
+            "val_images": len(every),
         }
 
 

@@ -28,12 +28,13 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 def describe_environment() -> dict[str, object]:
     """What a run's folder says of where the run took place, ready to be written as JSON.
 
-    ``started`` is the time of the call, ISO 8601 in UTC; memory is in gigabytes (10^9 bytes), None where it is
+    ``started`` is the time of the call, ISO 8601 in UTC; memory is in bytes, None where it is
     unknown, as are versions of packages that are not installed. ``commit`` is that of the checkout that fusiform was
     imported from, None outside of one; changes that were not committed do not show. Passwords in addresses on the
     command line are left out. To be called after a process has chosen its GPU, because it wakes CUDA.
     """
     return {
+        "schema": "fusiform.environment/1",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [_shown(argument) for argument in sys.orig_argv],
         "fusiform": installed_version() or "0+unknown",
@@ -43,7 +44,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": usable_cores(),
-        "memory_gb": _memory_gb(),
+        "memory_bytes": _memory(),
         "malloc": malloc_library() or None,
         "keeps_freed_memory": keeps_freed_memory(),
         **_torch(),
@@ -93,15 +94,15 @@ def _processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _memory_gb() -> float | None:
-    """The machine's memory, or its container's where that is less."""
+def _memory() -> int | None:
+    """The machine's memory in bytes, or its container's where that is less."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
     with contextlib.suppress(OSError, ValueError):  # no cgroups here, or no limit: "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return round(total / 1e9, 1)
+    return total
 
 
 def _torch() -> dict[str, object]:
@@ -118,7 +119,7 @@ def _torch() -> dict[str, object]:
                 {
                     "device": f"cuda:{k}",
                     "name": properties.name,
-                    "memory_gb": round(properties.total_memory / 1e9, 1),
+                    "memory_bytes": properties.total_memory,
                     "capability": f"{properties.major}.{properties.minor}",
                 }
             )

@@ -106,7 +106,7 @@ def find_rate(
 ) -> Report:
     """Look for a learning rate for ``train`` with the same arguments, and draw ``lr_finder.png`` in ``out``.
 
-    Up to 100 steps at rising rates (``lr_finder.sweep``); the report's figures hold ``suggested``. Raises what
+    Up to 100 steps at rising rates (``lr_finder.sweep``); the report's figures hold the suggested ``lr``. Raises what
     ``train`` raises.
     """
     if data is None:
@@ -127,8 +127,8 @@ def find_rate(
     picture = Path(out) / "lr_finder.png"
     make_folder(picture.parent)
     draw_lr_finder(rates, losses, suggested, picture)
-    figures: dict[str, Cell] = {"suggested": float(f"{suggested:.2g}"), "steps": len(rates), "picture": str(picture)}
-    return Report("learning rate", (), figures)
+    figures: dict[str, Cell] = {"lr": float(f"{suggested:.2g}"), "steps": len(rates), "plot": str(picture)}
+    return Report("learning rate", (), figures, schema="fusiform.learning_rate/1")
 
 
 def _job(

@@ -25,6 +25,7 @@ from fusiform.training.optim import make_optimizer
 from fusiform.training.recipe import Metric, Recipe
 from fusiform.training.run_folder import Record, RunFolder, not_this_run
 from fusiform.training.schedule import factor, frozen_stages
+from fusiform.training.shares import share
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -138,6 +139,7 @@ class _Fit:
             sync_batch_norm(network, world)
         if recipe.fused and not recipe.compile and world.device.type == "cpu":
             fuse(network)
+            share(network, torch.get_num_threads())
         self.learner = Learner(task)
         self.optimizer = make_optimizer(self.learner, recipe, head=[*task.head, *task.extra.parameters()])
         self.average = MovingAverage(network, recipe.ema) if recipe.ema else None
@@ -270,7 +272,7 @@ class _Fit:
             "train_loss": loss / pictures,
             f"train_{self.task.score}": right / pictures,
             "images_per_second": pictures / max(self.seconds, 1e-9),
-            "waited_for_pictures": self.waited / max(self.seconds, 1e-9),
+            "waited": self.waited / max(self.seconds, 1e-9),
             "seconds": self.seconds,
         }
         self.epoch, self.step = self.epoch + 1, 0

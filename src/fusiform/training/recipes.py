@@ -37,8 +37,8 @@ finetune_small = Recipe(
     ema=0.98,
     precision="bfloat16",
     channels_last=True,
-    give_up=0.5,
-    metric="loss",
+    give_up=0.6,
+    metric="top1",
     val_fraction=0.1,
 )
 """A few hundred to a few thousand photographs on a laptop: ``fusiform train FOLDER --out RUN``.

@@ -254,7 +254,7 @@ class SegmentationTask:
 
 
 def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, threads: int) -> dict[str, float]:
-    """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_pictures`` over all processes.
+    """``val_loss``, ``val_miou``, ``val_pixel_accuracy`` (0 to 1) and ``val_images`` over all processes.
 
     The loss is the mean over all pixels that count, at the size that the network sees; the others are at the
     photographs' own. Each picture is looked at by one process; those that cannot be read are not counted; {} where
@@ -278,7 +278,7 @@ def measure(model: Model, samples: Sequence[AnnotatedSample], world: World, *, t
         "val_loss": total / max(pixels, 1),
         "val_miou": figures["miou"],
         "val_pixel_accuracy": figures["pixel_accuracy"],
-        "val_pictures": pictures,
+        "val_images": int(pictures),
     }
 
 

@@ -71,6 +71,13 @@ class Weights:
         """Whether the file comes with the package and needs no download."""
         return not self.url
 
+    @property
+    def bytes(self) -> int:
+        """The size of the file: exact where it is bundled, else as it is published, to a thousandth of 2**20 bytes."""
+        if self.bundled:
+            return (BUNDLED_FOLDER / self.file).stat().st_size
+        return round(self.size_mb * 2**20)
+
     def spec(self) -> ModelSpec:
         """The description of a network with these weights: 1000 ImageNet classes, as trained by ``source``."""
         names, wnids = imagenet_labels()
@@ -120,6 +127,8 @@ def _torchvision(
 ) -> Weights:
     """One of torchvision's files; the figures are those of its documentation and its source (``_file_size``).
 
+    ``top1`` and ``top5`` are in percent, as they are printed there.
+
     Its int8 files are state dicts of modules packed for one CPU backend of eager-mode quantisation: other names,
     quantised tensors, activation scales. They are listed for their accuracy.
     """
@@ -134,7 +143,15 @@ def _torchvision(
         url=TORCHVISION_BASE + path,
         sha256_prefix=sha256_prefix,
         preprocess=Preprocess(resize=resize),
-        accuracy=(Accuracy("ImageNet-1k validation", top1, top5, 50_000, "torchvision's documentation"),),
+        accuracy=(
+            Accuracy(
+                "ImageNet-1k validation",
+                round(top1 / 100, 6),
+                round(top5 / 100, 6),
+                50_000,
+                "torchvision's documentation",
+            ),
+        ),
         kind=kind,
         enum=enum,
         unloadable="" if kind == "float32" else UNLOADABLE_INT8,

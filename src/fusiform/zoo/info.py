@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from fusiform.graph.build import number_weights
 from fusiform.graph.count import count_multiply_adds, count_parameters
 from fusiform.graph.ir import reads_pixels
 from fusiform.graph.shapes import state_shapes
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, Row
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, Model, open_model
 
@@ -37,66 +36,69 @@ def describe(model: str | os.PathLike[str]) -> Report:
         "file": str(opened.path),
         "format": opened.format,
         "precision": precision_of(opened),
-        "megabytes": round(size_of(opened) / 1e6, 3),
+        "bytes": size_of(opened),
         "parameters": count_parameters(graph),
         "multiply_adds": count_multiply_adds(graph),
         "classes": spec.num_classes,
-        "first_classes": ", ".join(spec.labels[:5]) + (", ..." if spec.num_classes > 5 else ""),
+        "labels": spec.labels,
+        "label_ids": spec.label_ids or None,
         "input_size": spec.input_size,
         "input_channels": spec.input_channels,
         "padding": spec.padding,
-        **_reads(opened),
+        "input_type": _input_type(opened),
         "output": spec.output,
         **_of_task(spec),
         "resize": preprocess.resize,
         "crop": preprocess.crop,
-        **({} if spec.task == "classification" else {"fit": preprocess.fit}),
+        "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
         "antialias": preprocess.antialias,
-        "mean": ", ".join(f"{value:g}" for value in preprocess.mean),
-        "std": ", ".join(f"{value:g}" for value in preprocess.std),
+        "mean": preprocess.mean,
+        "std": preprocess.std,
         "color_order": preprocess.color_order,
-        "provenance": spec.provenance,
-        "license": spec.license,
-        "spec_version": spec.version,
+        "provenance": spec.provenance or None,
+        "license": spec.license or None,
     }
-    rows: tuple[Mapping[str, Cell], ...] = tuple(
+    answers: list[Row] = [{"answer": name, "shape": shape} for name, shape in spec.answers.items()]
+    measured: list[Row] = [
         {
-            "measured on": accuracy.dataset,
+            "measured_on": accuracy.dataset,
             "top1": accuracy.top1,
             "top5": accuracy.top5,
-            "pictures": accuracy.pictures,
-            "measured by": accuracy.source,
+            "images": accuracy.pictures,
+            "measured_by": accuracy.source,
         }
         for accuracy in spec.accuracy
-    )
-    return Report(f"{spec.name}: {opened.path.name}", rows, figures)
+    ]
+    tables = {"answers": answers, "accuracy": measured}
+    return Report(f"{spec.name}: {opened.path.name}", (), figures, tables, "fusiform.model/1")
 
 
-def _reads(model: Model) -> dict[str, Cell]:
-    """What a LiteRT or ONNX file takes; nothing of weights, which no runtime reads as they are."""
+def _input_type(model: Model) -> str | None:
+    """What a LiteRT or ONNX file takes; None for weights, which no runtime reads as they are.
+
+    ``uint8`` are pixels, ``int8`` pixels less 128, ``float32`` normalised images.
+    """
     if model.format == "tflite":
         from fusiform.graph.tflite import input_type
 
-        kind = input_type(model.data)
-    elif model.format == "onnx":
-        kind = "uint8" if reads_pixels(model.graph()) else "float32"
-    else:
-        return {}
-    forms = {"int8": "pixels less 128 (int8)", "uint8": "pixels (uint8)", "float32": "normalised pictures (float32)"}
-    return {"reads": forms[kind]}
+        return input_type(model.data)
+    if model.format == "onnx":
+        return "uint8" if reads_pixels(model.graph()) else "float32"
+    return None
 
 
 def _of_task(spec: ModelSpec) -> dict[str, Cell]:
-    """What a detector or a segmenter has to say beside what classifiers do."""
-    if spec.task == "classification":
-        return {}
-    answers = {name: "x".join(map(str, shape)) for name, shape in spec.answers.items()}
-    figures: dict[str, Cell] = {"decoded": True} if spec.decoded else {}
-    figures |= {name: shape for name, shape in answers.items() if (name, spec.decoded) != ("scores", True)}
-    if spec.task == "detection":
-        return figures | {"scores": spec.scores}
-    return figures | {"output_stride": spec.output_stride, "aspp": spec.aspp, "align_corners": spec.align_corners}
+    """What the description says for some tasks alone; None for the others."""
+    detector, segmenter = spec.task == "detection", spec.task == "segmentation"
+    return {
+        "temperature": spec.temperature if spec.task == "classification" else None,
+        "decoded": None if spec.task == "classification" else spec.decoded,
+        "scores": spec.scores if detector else None,
+        "output_stride": spec.output_stride if segmenter else None,
+        "aspp": spec.aspp if segmenter else None,
+        "align_corners": spec.align_corners if segmenter else None,
+    }
 
 
 def precision_of(model: Model) -> str | None:

@@ -167,7 +167,7 @@ class QuantizedTask:
             figures = {
                 "val_loss": likeness.divergence,
                 "val_top1": likeness.agreement,
-                "val_pictures": float(likeness.pictures),
+                "val_images": likeness.pictures,
             }
             when = f"epoch {self._measured}/{self.recipe.epochs}" if self._measured else "calibrated"
             self.say(f"{when}: {describe(likeness)}")

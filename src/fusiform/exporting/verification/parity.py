@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from fusiform.errors import FusiformError
-from fusiform.report import Cell, Report, Tabular, printable
+from fusiform.report import Cell, Report, Row, Tabular, printable
 from fusiform.spec import Task
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import RESAMPLES
@@ -166,97 +166,116 @@ class Parity(Tabular):
             "file": self.file,
             "reference": self.reference,
             "engine": self.engine,
-            "precision": "int8" if self.int8 else "float",
+            "task": self.task,
+            "int8": self.int8,
             "passed": self.passed,
+            "failures": self.failures,
+            "images": self.pictures,
         }
-        figures |= {f"failure {k}": text for k, text in enumerate(self.failures, 1)}
-        figures |= {"pictures": self.pictures}
-        if self.int8:
-            for answer in ANSWERS[self.task]:
-                end = "" if answer == "logits" else f"_{answer}"
-                figures |= {f"explained_error{end}": _rounded(self.explained_error.get(answer))}
-                figures |= {f"max_error{end}": _rounded(self.max_error.get(answer))}
-        else:
-            figures |= {"tolerance": self.tolerance}
+        for answer in ANSWERS[self.task]:
+            end = "" if answer == "logits" else f"_{answer}"
+            figures |= {f"explained_error{end}": _rounded(self.explained_error.get(answer))}
+            figures |= {f"max_error{end}": _rounded(self.max_error.get(answer))}
+        figures |= {"tolerance": self.tolerance}
         figures |= {"largest_error": _rounded(self.largest_error), "batch_error": _rounded(self.batch_error)}
         figures |= self._named_figures() if self.task == "classification" else self._decoded_figures()
-        figures |= {f"note {k}": text for k, text in enumerate(self.notes, 1)}
+        figures |= {"min_agreement": self.min_agreement, "allowed_drop": self._allowed_drop, "notes": self.notes}
         rows = self._named_rows() if self.task == "classification" else self._decoded_rows()
         verdict = "the same answers" if self.passed else "NOT the same answers"
-        return Report(f"{self.file} against {self.reference}: {verdict}", tuple(rows), figures)
+        title = f"{self.file} against {self.reference}: {verdict}"
+        return Report(title, tuple(rows), figures, schema="fusiform.verification/1")
+
+    @property
+    def _allowed_drop(self) -> float | None:
+        """As a share, where there is a drop that it is for."""
+        measured = self.outcomes is not None or self.measured is not None
+        return _rounded(self.max_drop / 100) if self.int8 and measured else None
 
     def _named_figures(self) -> dict[str, Cell]:
         figures: dict[str, Cell] = {}
-        if self.agreement is not None:
-            low, high = metrics.wilson_interval(round(self.agreement * self.pictures), self.pictures)
-            figures |= {"agreement": _rounded(self.agreement)}
-            figures |= {"agreement_low": _rounded(low), "agreement_high": _rounded(high)}
-            figures |= {"min_agreement": self.min_agreement} if self.int8 else {}
-        if self.outcomes is not None and self.drop is not None:
+        named = None if self.agreement is None else round(self.agreement * self.pictures)
+        figures |= self._with_interval("agreement", named)
+        right = file_right = None
+        if self.outcomes is not None:
             both, only_file, only_reference, _ = self.outcomes
-            for name, right in (("top1", both + only_file), ("reference_top1", both + only_reference)):
-                low, high = metrics.wilson_interval(right, self.pictures)
-                figures |= {name: _rounded(right / self.pictures)}
-                figures |= {f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
-            figures |= _points(self.drop)
-            figures |= {"p": _rounded(metrics.mcnemar(only_file, only_reference))}
-            figures |= {"max_drop_points": self.max_drop} if self.int8 else {}
-        return figures
+            file_right, right = both + only_file, both + only_reference
+        figures |= self._with_interval("top1", file_right)
+        figures |= self._with_interval("reference_top1", right)
+        figures |= _drop(self.drop)
+        p_value = None if self.outcomes is None else metrics.mcnemar(self.outcomes[1], self.outcomes[2])
+        return figures | {"p_value": _rounded(p_value)}
+
+    def _with_interval(self, name: str, count: int | None) -> dict[str, Cell]:
+        """The share of the images that so many are, with its interval."""
+        if count is None:
+            return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+        low, high = metrics.wilson_interval(count, self.pictures)
+        share = _rounded(count / self.pictures)
+        return {name: share, f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
 
     def _decoded_figures(self) -> dict[str, Cell]:
-        figures: dict[str, Cell] = {}
-        if self.decoded:
-            found = self.decoded[0]
-            if found.what == "boxes":
-                figures |= {
-                    "boxes": found.number,
-                    "boxes_same": _rounded(found.same),
-                    "boxes_near": _rounded(found.near),
-                }
-            else:
-                figures |= {"pixel_agreement": _rounded(found.same)}
-        if self.measured is None:
-            return figures | ({"min_agreement": self.min_agreement} if self.int8 else {})
-        name = MEASURES[self.task]
-        figures |= {name: _rounded(self.measured.value), f"reference_{name}": _rounded(self.measured.reference)}
-        figures |= {**_points(self.measured.drop), "resamples": RESAMPLES}
-        return figures | ({"max_drop_points": self.max_drop} if self.int8 else {})
+        found = self.decoded[0] if self.decoded else None
+        figures: dict[str, Cell]
+        if self.task == "detection":
+            figures = {
+                "boxes": found and found.number,
+                "boxes_same": found and _rounded(found.same),
+                "boxes_near": found and _rounded(found.near),
+            }
+        else:
+            figures = {"pixel_agreement": found and _rounded(found.same)}
+        return figures | self._measured() | {"resamples": None if self.measured is None else RESAMPLES}
 
-    def _named_rows(self) -> list[Mapping[str, Cell]]:
+    def _measured(self) -> dict[str, Cell]:
+        """How good both are, by their task's measure, and the drop."""
+        name, found = MEASURES[self.task], self.measured
+        figures: dict[str, Cell] = {
+            name: found and _rounded(found.value),
+            f"reference_{name}": found and _rounded(found.reference),
+        }
+        return figures | _drop(found and found.drop)
+
+    def _named_rows(self) -> list[Row]:
         return [
             {
                 "kind": c.kind,
                 "batch": c.batch,
-                "pictures": c.pictures,
+                "images": c.pictures,
                 "largest_error": _rounded(c.largest_error),
-                "error": _rounded(c.error),
+                "rms_error": _rounded(c.error),
                 "agreement": _rounded(c.agreement),
                 "other_class": c.others,
             }
             for c in self.comparisons
         ]
 
-    def _decoded_rows(self) -> list[Mapping[str, Cell]]:
-        rows: list[Mapping[str, Cell]] = [
+    def _decoded_rows(self) -> list[Row]:
+        measured = self._measured()
+        columns = ("kind", "compared", "batch", "images", "largest_error", "rms_error", "count", "same", "near")
+        empty: dict[str, Cell] = dict.fromkeys((*columns, *measured))
+        rows: list[Row] = [
             {
+                **empty,
                 "kind": c.kind,
                 "compared": c.answer,
                 "batch": c.batch,
-                "pictures": c.pictures,
+                "images": c.pictures,
                 "largest_error": _rounded(c.largest_error),
-                "error": _rounded(c.error),
+                "rms_error": _rounded(c.error),
             }
             for c in self.comparisons
         ]
         for d in self.decoded:
-            row: dict[str, Cell] = {"kind": d.kind, "compared": d.what, "batch": 1, "pictures": d.pictures}
-            row |= {"count": d.number, "same": _rounded(d.same)}
-            rows.append(row | ({"near": _rounded(d.near)} if d.what == "boxes" else {}))
+            row: dict[str, Cell] = {"kind": d.kind, "compared": d.what, "batch": 1, "images": d.pictures}
+            row |= {
+                "count": d.number,
+                "same": _rounded(d.same),
+                "near": _rounded(d.near) if d.what == "boxes" else None,
+            }
+            rows.append({**empty, **row})
         if self.measured is not None:
-            name = MEASURES[self.task]
-            row = {"kind": "photographs", "compared": name, "batch": 1, "pictures": self.pictures}
-            row |= {name: _rounded(self.measured.value), f"reference_{name}": _rounded(self.measured.reference)}
-            rows.append(row | _points(self.measured.drop))
+            row = {"kind": "photographs", "compared": MEASURES[self.task], "batch": 1, "images": self.pictures}
+            rows.append({**empty, **row, **measured})
         return rows
 
 
@@ -356,10 +375,10 @@ def _at_most(share: float, count: int) -> float:
     return metrics.wilson_interval(round(share * count), count)[1] if count else 1.0
 
 
-def _points(drop: metrics.Difference) -> dict[str, Cell]:
-    """A drop and its interval in percentage points."""
-    points = {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
-    return {f"{name}_points": _rounded(100 * value) for name, value in points.items()}
+def _drop(drop: metrics.Difference | None) -> dict[str, Cell]:
+    """A drop and its interval, as differences of shares."""
+    low, high = (None, None) if drop is None else (drop.low, drop.high)
+    return {"drop": _rounded(drop and drop.value), "drop_low": _rounded(low), "drop_high": _rounded(high)}
 
 
 def _rounded(value: float | None) -> float | None:

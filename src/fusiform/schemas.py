@@ -1,0 +1,527 @@
+"""The JSON Schemas (draft 2020-12) of what commands print and files hold: ``json_schema("evaluation")``.
+
+Every document names its schema in ``schema``, such as ``fusiform.evaluation/1``; the number grows when a key goes or
+changes its meaning. Its keys are those of ``vocabulary.KEYS``, all of them always there: what there is nothing to say
+of is null. A document that differs between the tasks has a variant for each, told apart by ``task``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fusiform.vocabulary import KEYS, Key
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+TASKS = ("classification", "detection", "segmentation")
+Schema = dict[str, Any]
+
+
+class Variant(NamedTuple):
+    """The keys of a report, in the notation of ``_object``: ``figures``, ``rows``, further ``tables``, and ``more``."""
+
+    figures: str = ""
+    rows: str = ""
+    tables: Mapping[str, str] = {}
+    more: Mapping[str, Schema] = {}
+
+
+class Document(NamedTuple):
+    """What is written, what writes it, and its keys: one variant, or one for each task."""
+
+    says: str
+    writers: str
+    variants: Mapping[str, Variant]
+
+
+def _object(keys: str) -> Schema:
+    """An object with the keys named, separated by blanks, and no others.
+
+    ``NAME?`` may be null, ``NAME...`` comes with the ends of its interval, and ``NAME:OTHER`` means what the vocabulary
+    says of another key.
+    """
+    properties: dict[str, Schema] = {}
+    for word in keys.split():
+        interval, word = word.endswith("..."), word.removesuffix("...")
+        null, word = word.endswith("?"), word.removesuffix("?")
+        name, _, other = word.partition(":")
+        for end in ("", "_low", "_high") if interval else ("",):
+            properties[name + end] = _value(KEYS[(other or name) + end], null=null)
+    return _closed(properties)
+
+
+def _closed(properties: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> Schema:
+    """An object with these keys, all but the ``optional`` ones always there, and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+_UNITS: dict[str, Schema] = {
+    "text": {"type": "string"},
+    "flag": {"type": "boolean"},
+    "count": {"type": "integer", "minimum": 0},
+    "number": {"type": "number"},
+    "share": {"type": "number", "minimum": 0, "maximum": 1},
+    "difference": {"type": "number", "minimum": -1, "maximum": 1},
+    "ratio": {"type": "number", "minimum": 0},
+    "rate": {"type": "number", "minimum": 0},
+    "bytes": {"type": "integer", "minimum": 0},
+    "seconds": {"type": "number", "minimum": 0},
+    "milliseconds": {"type": "number", "minimum": 0},
+    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+    "texts": {"type": "array", "items": {"type": "string"}},
+    "numbers": {"type": "array", "items": {"type": "number"}},
+}
+
+
+def _value(key: Key, *, null: bool = False) -> Schema:
+    schema = dict(_UNITS[key.unit])
+    if null:
+        schema["type"] = [schema["type"], "null"]
+    return {"description": key.says, **schema}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+TEXTS = _UNITS["texts"]
+WEIGHTS = "precision:precision_of_weights"
+
+_EVALUATION = "model data split task engine"
+_CONFUSION: Schema = {
+    "type": "object",
+    "description": "counts has a list for each of the data's classes, in the order of columns",
+    "properties": {"columns": TEXTS, "counts": _list(_list(_UNITS["count"]))},
+    "required": ["columns", "counts"],
+    "additionalProperties": False,
+}
+_CURVES = _list(
+    {
+        "type": "object",
+        "properties": {
+            "iou": _UNITS["share"],
+            "precisions": _or_null(_list(_UNITS["share"])),
+        },
+        "required": ["iou", "precisions"],
+        "additionalProperties": False,
+    }
+)
+
+
+def _of_evaluation(comparison: str, calibration: str = "") -> dict[str, Schema]:
+    """What every evaluation has beside its report."""
+    return {
+        "skipped_images": TEXTS,
+        "notes": TEXTS,
+        "comparison": _or_null(_object(f"model other images {comparison} sentence")),
+        "calibration": _or_null(_object(calibration)) if calibration else {"type": "null"},
+    }
+
+
+def _compared(*names: str) -> str:
+    """The keys of a comparison by resampling."""
+    each = (f"{name}? other_{name}? {name}_difference?... {name}_excludes_zero" for name in names)
+    return f"resamples {' '.join(each)}"
+
+
+_VERIFIED = "file reference engine task int8 passed failures images"
+_LIMITS = "min_agreement? allowed_drop? notes"
+_ERRORS = "explained_error? max_error? tolerance? largest_error? batch_error?"
+_EXPORTED = (
+    f"target {WEIGHTS} passed file? bytes? layers_in_float? images? largest_error? agreement? boxes? boxes_same? "
+    "boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... delegated? "
+    "not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
+)
+_DIAGNOSED = (
+    "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
+    "note_count"
+)
+_FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
+
+
+def _diagnosis(by_class: str) -> Variant:
+    return Variant(_DIAGNOSED, _FINDING, {"kinds": "kind severity findings", "by_class": f"class {by_class}"})
+
+
+DOCUMENTS: dict[str, Document] = {
+    "models": Document(
+        "The models that can be used by name",
+        "`fusiform models`",
+        {
+            "": Variant(
+                "",
+                f"name short? {WEIGHTS} bytes top1? top5? bundled usable license architecture width measured_on? url? "
+                "sha256? sha256_prefix? source unloadable?",
+            )
+        },
+    ),
+    "model": Document(
+        "What a model says of itself",
+        "`fusiform info`",
+        {
+            "": Variant(
+                f"network task file format {WEIGHTS}? bytes parameters multiply_adds classes labels label_ids? "
+                "input_size input_channels padding input_type? output temperature? decoded? scores? output_stride? "
+                "aspp? align_corners? resize crop fit interpolation antialias mean std color_order provenance? "
+                "license?",
+                "",
+                {"answers": "answer shape", "accuracy": "measured_on top1 top5 images measured_by"},
+            )
+        },
+    ),
+    "analysis": Document(
+        "A network layer by layer",
+        "`fusiform analyze`",
+        {
+            "": Variant(
+                "network task input_size classes parameters multiply_adds multiply_adds_tensorflow? bits peak_bytes "
+                "peak_at expansions slices peak_sliced_bytes peak_sliced_at arena_bytes arena_sliced_bytes "
+                "formula_bytes formula_sliced_bytes held_bytes",
+                "layer operator kernel? dilation? stride? output_shape parameters multiply_adds bytes receptive_field",
+                {"resolutions": "resolution channels bytes"},
+            )
+        },
+    ),
+    "evaluation": Document(
+        "How good a model is on labelled images, with a row for each class",
+        "`fusiform evaluate`",
+        {
+            "classification": Variant(
+                f"{_EVALUATION} images skipped classes model_classes top1... top5... macro_f1 balanced_accuracy ece "
+                "nll temperature best_temperature seconds",
+                "class images precision recall f1",
+                {
+                    "most_confused": "true predicted images share",
+                    "mistakes": "predicted confidence true probability path",
+                },
+                {
+                    "confusion": _CONFUSION,
+                    **_of_evaluation(
+                        "top1 other_top1 both only_model only_other neither p_value top1_difference...",
+                        "temperature fitted_on images ece_before ece_after nll_before nll_after written",
+                    ),
+                },
+            ),
+            "detection": Variant(
+                f"{_EVALUATION} images skipped classes model_classes objects map?... map50?... map75? map_small? "
+                "map_medium? map_large? resamples score found wrong precision? recall? seconds",
+                "class objects ap? ap50? found wrong precision? recall?",
+                {"worst_images": "path objects found missed wrong"},
+                {"curves": _CURVES, **_of_evaluation(_compared("map", "map50"))},
+            ),
+            "segmentation": Variant(
+                f"{_EVALUATION} multi_scale images skipped classes model_classes pixels miou?... pixel_accuracy?... "
+                "resamples seconds",
+                "class pixels iou? precision? recall?",
+                {"worst_images": "path miou pixel_accuracy?"},
+                {"confusion": _CONFUSION, **_of_evaluation(_compared("miou", "pixel_accuracy"))},
+            ),
+        },
+    ),
+    "training": Document(
+        "What the best weights of a training reach",
+        "`fusiform train`, `report.json` of a run",
+        {
+            "classification": Variant(f"{_TRAINED} top1?... top5? seconds"),
+            "detection": Variant(f"{_TRAINED} map? map50? seconds"),
+            "segmentation": Variant(f"{_TRAINED} miou? pixel_accuracy? seconds"),
+        },
+    ),
+    "learning_rate": Document(
+        "A learning rate to begin with", "`fusiform train --find-lr`", {"": Variant("lr steps plot")}
+    ),
+    "diagnosis": Document(
+        "What is wrong with a dataset, with a row for each finding",
+        "`fusiform doctor`",
+        {
+            "classification": _diagnosis("images train_images? val_images? test_images?"),
+            "detection": _diagnosis("objects train_objects? val_objects? test_objects? small"),
+            "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
+        },
+    ),
+    "export": Document(
+        "The files that a model was exported to",
+        "`fusiform export`, `NAME_export.json` beside the files",
+        {
+            "": Variant(
+                f"model network task out {WEIGHTS} verified_on quantised? calibrated_error? layers_file?", _EXPORTED
+            )
+        },
+    ),
+    "verification": Document(
+        "Whether a file gives the answers of the model that it was made from",
+        "`fusiform verify`",
+        {
+            "classification": Variant(
+                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? {_LIMITS}",
+                "kind batch images largest_error rms_error agreement? other_class",
+            ),
+            "detection": Variant(
+                f"{_VERIFIED} {_ERRORS} explained_error_codes? max_error_codes? boxes? boxes_same? boxes_near? map? "
+                f"reference_map? drop?... resamples? {_LIMITS}",
+                "kind compared batch images largest_error? rms_error? count? same? near? map? reference_map? drop?...",
+            ),
+            "segmentation": Variant(
+                f"{_VERIFIED} {_ERRORS} pixel_agreement? miou? reference_miou? drop?... resamples? {_LIMITS}",
+                "kind compared batch images largest_error? rms_error? count? same? near? miou? reference_miou? "
+                "drop?...",
+            ),
+        },
+    ),
+    "benchmark": Document(
+        "How fast models are on a machine, with a row for each model, engine and number of threads",
+        "`fusiform benchmark`",
+        {
+            "": Variant(
+                "processor cores system python fusiform? timed_seconds rounds",
+                f"model engine? {WEIGHTS}? threads? median_ms? p95_ms? best_ms? runs? decode_ms? images_per_second? "
+                "workers? load_ms? memory_bytes? process_bytes? bytes? top1? map? miou? measured_on? error?",
+                {"packages": "package version?"},
+            )
+        },
+    ),
+    "choice": Document(
+        "The model that was chosen, with a row for each file and training",
+        "`fusiform choose`",
+        {
+            "": Variant(
+                f"model network input_size {WEIGHTS} median_ms slowest_ms bytes split images top1... run engine "
+                "threads shortfall?",
+                f"network input_size epochs val_top1 {WEIGHTS}? median_ms? bytes? run",
+            )
+        },
+    ),
+}
+"""The reports, by the name that stands in their ``schema``."""
+VERSIONS: Mapping[str, int] = {}
+"""Those whose schema is no longer the first."""
+
+
+def json_schema(name: str) -> Schema:
+    """The JSON Schema of a document, one of ``names()``; KeyError for any other.
+
+    Example:
+        >>> from fusiform.schemas import json_schema
+        >>> json_schema("models")["properties"]["schema"]
+        {'const': 'fusiform.models/1'}
+
+    """
+    head = {"$schema": DRAFT, "$id": f"urn:fusiform:{name}:{VERSIONS.get(name, 1)}"}
+    if name in FILES:
+        says, writers, body = FILES[name]
+        return {**head, "title": says, "description": f"Written by {writers}.", **body}
+    document = DOCUMENTS[name]
+    head |= {"title": document.says, "description": f"Written by {document.writers}."}
+    variants = [_report(name, task, variant) for task, variant in document.variants.items()]
+    return {**head, **variants[0]} if len(variants) == 1 else {**head, "oneOf": variants}
+
+
+def names() -> Sequence[str]:
+    """The documents that there are schemas of."""
+    return (*DOCUMENTS, *FILES)
+
+
+def _report(name: str, task: str, variant: Variant) -> Schema:
+    figures = _object(variant.figures)
+    if task:
+        figures["properties"]["task"] = {"const": task}
+    properties: dict[str, Schema] = {
+        "schema": _named(name),
+        "title": {"type": "string", "description": "for people; what it says is in the figures"},
+        "figures": figures,
+        "rows": _list(_object(variant.rows)) if variant.rows else {"type": "array", "maxItems": 0},
+        **{table: _list(_object(keys)) for table, keys in variant.tables.items()},
+        **variant.more,
+    }
+    return _closed(properties)
+
+
+def _named(name: str) -> Schema:
+    return {"const": f"fusiform.{name}/{VERSIONS.get(name, 1)}"}
+
+
+_IMAGE: dict[str, Schema] = {
+    "path": {"type": "string", "description": "the image as it was named"},
+    "error": {"type": "null"},
+}
+_SIZED: dict[str, Schema] = {
+    **_IMAGE,
+    "width": {"type": "integer", "minimum": 1},
+    "height": {"type": "integer", "minimum": 1},
+}
+_CLASS: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}, "name": {"type": "string"}}
+
+
+def _prediction() -> Schema:
+    """An image with what the model says of it, or with an error."""
+    share = _UNITS["share"]
+    box = {
+        **_CLASS,
+        "score": share,
+        "bbox": {
+            "type": "array",
+            "description": "left, top, width and height in pixels of the upright image",
+            "items": {"type": "number"},
+            "minItems": 4,
+            "maxItems": 4,
+        },
+    }
+    mask = {"type": ["string", "null"], "description": "the file of --masks"}
+    return {
+        "oneOf": [
+            _closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
+            _closed({**_IMAGE, "top": _list(_closed({**_CLASS, "probability": share}))}),
+            _closed({**_SIZED, "boxes": _list(_closed(box))}),
+            _closed({**_SIZED, "classes": _list(_closed({**_CLASS, "share": share})), "mask": mask}),
+        ]
+    }
+
+
+def _predictions() -> Schema:
+    fields = {"schema": _named("predictions"), "network": _value(KEYS["network"]), "task": {"enum": list(TASKS)}}
+    return _closed({**fields, "predictions": _list(_prediction())})
+
+
+def _epoch() -> Schema:
+    """A line of metrics.jsonl: the first has what training starts from, and none has what is not measured."""
+    always = _object("phase epoch step")
+    more = _object(
+        "lr train_loss train_top1 train_object_accuracy train_pixel_accuracy images_per_second waited seconds val_loss "
+        "val_top1 val_map val_map50 val_miou val_pixel_accuracy val_images"
+    )
+    return _closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
+
+
+def _run() -> Schema:
+    text, absent = {"type": "string"}, {"type": ["string", "null"]}
+    return _closed(
+        {
+            "schema": _named("run"),
+            "data": text,
+            "model": text,
+            "teacher": absent,
+            "scratch": {"type": "boolean"},
+            "ignore": absent,
+            "root": absent,
+            "classes": {**TEXTS, "description": "the names of the classes"},
+            "processes": {"type": "integer", "minimum": 1},
+        }
+    )
+
+
+def _environment() -> Schema:
+    text, absent = {"type": "string"}, {"type": ["string", "null"]}
+    count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
+    device = _closed(
+        {"device": text, "name": text, "memory_bytes": size, "capability": text},
+        optional=("memory_bytes", "capability"),
+    )
+    return _closed(
+        {
+            "schema": _named("environment"),
+            "started": {"type": "string", "description": "ISO 8601 in UTC"},
+            "command": TEXTS,
+            "fusiform": text,
+            "commit": absent,
+            "python": text,
+            "packages": {"type": "object", "additionalProperties": absent},
+            "platform": text,
+            "processor": text,
+            "cores": count,
+            "memory_bytes": size,
+            "malloc": absent,
+            "keeps_freed_memory": {"type": "boolean"},
+            "threads": count,
+            "interop_threads": count,
+            "cuda": absent,
+            "cudnn": count,
+            "devices": _list(device),
+            "variables": {"type": "object", "additionalProperties": text},
+        },
+        optional=("interop_threads", "cuda", "cudnn"),
+    )
+
+
+def _search() -> Schema:
+    """choose.json."""
+    plan = "network architecture width input_size"
+    times = _list({"type": "number", "minimum": 0})
+    candidate = _object(f"{plan} {WEIGHTS} median_ms bytes multiply_adds fits")["properties"]
+    file = _object(f"{plan} {WEIGHTS} file median_ms bytes val_top1 holds")["properties"]
+    recipe = {"type": "object", "description": "the hyperparameters, as in recipe.json"}
+    chosen = {**_object(DOCUMENTS["choice"].variants[""].figures)}
+    return _closed(
+        {
+            "schema": _named("search"),
+            "data": {"type": "string"},
+            "classes": {**TEXTS, "description": "the names of the classes"},
+            "recipe": recipe,
+            "distillation": recipe,
+            "engine": _value(KEYS["engine"]),
+            "threads": _value(KEYS["threads"]),
+            "noise": {
+                "type": "number",
+                "minimum": 0,
+                "description": "the share by which latencies vary",
+            },
+            "budget": _object("median_ms? bytes? top1?"),
+            "candidates": _list(_closed({**candidate, "passes_ms": times})),
+            "trainings": _list(_object(f"{plan} epochs distilled val_top1 val_loss seconds run")),
+            "files": _list(_closed({**file, "checks_ms": times})),
+            "chosen": _or_null(chosen),
+        }
+    )
+
+
+def _spec() -> Schema:
+    """What a model says of itself inside its file: ``ModelSpec.to_dict``."""
+    share = _UNITS["share"]
+    accuracy = {"dataset": {"type": "string"}, "top1": share, "top5": share}
+    accuracy |= {"pictures": {"type": "integer", "minimum": 1}, "source": {"type": "string"}}
+    three = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+    preprocess = {
+        **_object("resize crop interpolation antialias")["properties"],
+        "mean": three,
+        "std": three,
+        **_object("color_order fit")["properties"],
+    }
+    first = ("architecture", "width", "labels")
+    fields = _object(
+        "architecture width labels task label_ids input_size input_channels padding output temperature scores "
+        "output_stride aspp align_corners decoded"
+    )["properties"]
+    fields |= {
+        "task": {"enum": list(TASKS)},
+        "preprocess": _closed(preprocess, optional=("fit",)),
+        "provenance": {"type": "string"},
+        "license": {"type": "string"},
+        "accuracy": _list(_closed(accuracy)),
+        "version": {
+            "enum": [1, 2],
+            "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
+            "percent",
+        },
+    }
+    return _closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
+
+
+FILES: dict[str, tuple[str, str, Schema]] = {
+    "predictions": ("What a model says of images", "`fusiform predict`", _predictions()),
+    "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
+    "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
+    "run": ("What was asked of a training", "`run.json` of a run", _run()),
+    "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
+    "search": ("All that a search measured", "`choose.json`", _search()),
+    "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
+}
+"""The other documents: title, what writes them, and the schema."""
