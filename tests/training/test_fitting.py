@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusiform.training.fitting import MOST_EPOCHS, fit_steps
+from fusiform.data.open import open_dataset
+from fusiform.training.fitting import MOST_EPOCHS, SMALLEST, describe_fit, fit_size, fit_steps, fit_to, median_side
 from fusiform.training.recipe import Recipe, override
+from fusiform.training.recipes import finetune_small
 
 LIMITED = Recipe("limited", 4, batch=32, min_steps=200, max_steps=600, warmup_epochs=0.4)
 
@@ -81,3 +85,50 @@ def test_a_recipe_without_limits_stays() -> None:
 def test_epochs_that_are_asked_for_are_as_many_as_that() -> None:
     assert fit_steps(override(LIMITED, ["epochs=2"]), 10).epochs == 2
     assert fit_steps(override(LIMITED, ["epochs=2", "min_steps=10"]), 20).epochs == 10
+
+
+@given(st.integers(0, 5000), st.integers(32, 512), st.integers(32, 512))
+def test_an_input_is_never_larger_than_the_recipes_nor_needlessly_small(side: int, size: int, eval_size: int) -> None:
+    recipe = Recipe("r", 1, size=size, eval_size=eval_size, fit_size=True)
+    fitted = fit_size(recipe, side)
+    assert min(recipe.eval_size, SMALLEST) <= fitted.eval_size <= recipe.eval_size
+    assert fitted.eval_size >= min(recipe.eval_size, 2 * side)
+    if fitted.eval_size == recipe.eval_size:
+        assert fitted == recipe
+    else:
+        assert fitted.eval_size % 32 == 0
+        assert abs(fitted.size / fitted.eval_size - recipe.size / recipe.eval_size) <= 32 / fitted.eval_size
+
+
+def test_the_default_sizes() -> None:
+    sizes = {side: fit_size(finetune_small, side) for side in (0, 8, 28, 64, 80, 100, 128, 150, 500)}
+    assert {side: (recipe.size, recipe.eval_size) for side, recipe in sizes.items()} == {
+        0: (144, 224),  # no image can be read: training says so
+        8: (96, 128),
+        28: (96, 128),
+        64: (96, 128),
+        80: (112, 160),
+        100: (144, 224),
+        128: (144, 224),
+        150: (144, 224),
+        500: (144, 224),
+    }
+
+
+def test_sizes_that_are_set_stay() -> None:
+    for setting in ("size=160", "eval_size=192", "eval_resize=256", "sizes=96,128"):
+        assert not override(finetune_small, [setting]).fit_size
+    assert override(finetune_small, ["size=160", "fit_size=true"]).fit_size
+
+
+def test_a_folder_is_fitted_to_by_its_median_image(tmp_path: Path, make_pictures: Callable[..., None]) -> None:
+    make_pictures(tmp_path / "data", {"red": 20, "blue": 20})
+    (tmp_path / "data" / "red" / "damaged.png").write_bytes(b"none")
+    samples = open_dataset(tmp_path / "data", task="classification").splits["all"]
+    assert median_side(samples) == 40
+    fitted = fit_to(finetune_small, tmp_path / "data", ignore=None, root=None)
+    # 41 images less a tenth are one step of 32.
+    assert (fitted.epochs, fitted.repeats, fitted.size, fitted.eval_size) == (12, 17, 96, 128)
+    told = "fitted to the pictures: 12 epochs of 17 passes over the pictures, at 96 pixels for an input of 128"
+    assert describe_fit(finetune_small, fitted) == told
+    assert describe_fit(fitted, fitted) == ""
