@@ -208,7 +208,7 @@ SETS: dict[str, Callable[[Path, Path, random.Random], Made]] = {
 }
 
 
-BEFORE = ["epochs=4", "size=144", "eval_size=224", "centre_steps=false", "give_up=0", "metric=loss"]
+BEFORE = ["epochs=4", "size=144", "eval_size=224", "centre_steps=false", "give_up=0"]
 """What the default recipe was before it was fitted to the images."""
 
 
