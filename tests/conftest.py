@@ -147,7 +147,10 @@ def valid_fixture() -> Callable[..., Any]:
 
     def valid(text: str | bytes, schema: str = "") -> Any:
         content = json.loads(text)
-        name = schema or re.fullmatch(r"fusiform\.(\w+)/\d+", content["schema"])[1]  # type: ignore[index]
+        if not (name := schema):
+            named = re.fullmatch(r"fusiform\.(\w+)/\d+", content["schema"])
+            assert named, content["schema"]
+            name = named[1]
         errors = sorted(Draft202012Validator(json_schema(name)).iter_errors(content), key=str)
         assert not errors, f"{name}: {errors[0].json_path}: {errors[0].message}\n{errors[0].context}"
         return content

@@ -206,6 +206,16 @@ def _training_step() -> str:
     return markdown([f"one step, {batch}", "images/s", "times plain"], lines)
 
 
+def _beside() -> str:
+    names = {"now": "each thread its images", "before": "each layer in all threads, as in 0.1"}
+    situations = ("alone", "two busy", "two at once")
+    rows = result("beside")["rows"]
+    header = ["images/s", "alone", "beside two busy processes", "two trainings at once, each"]
+    return markdown(
+        header, ([names[row["contender"]], *(f"{row[f'{s}, images/s']:.0f}" for s in situations)] for row in rows)
+    )
+
+
 def _curve() -> str:
     found = result("training_step_curve")
     steps = [key for key in found["rows"][0] if key.startswith("steps")]
@@ -312,6 +322,7 @@ def _memory() -> str:
 
 _TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
+    "beside": _beside,
     "cold_start": _cold_start,
     "curve": _curve,
     "fast": _fast,

@@ -47,7 +47,7 @@ class Job(NamedTuple):
 JOBS = {
     "predict": Job(("predict", "DATA", "--format", "csv", "--out", "OUT/answers.csv"), ("answers.csv",)),
     "export": Job(("export", "shufflenet_v2_x1_0", "--to", "litert,onnx", "--out", "OUT"), ("*.tflite", "*.onnx")),
-    "doctor": Job(("doctor", "DATA", "--fix", "OUT/clean.csv"), ("clean.csv",)),
+    "doctor": Job(("doctor", "DATA", "--html", "OUT/page.html", "--fix", "OUT/clean.csv"), ("page.html", "clean.csv")),
     "train": Job(
         ("train", "DATA", "--out", "OUT/run", "--model", "mobilenet_v2_x0_35", "--save-every", "0", *SET),
         ("run/best.safetensors", "run/last.safetensors"),

@@ -87,7 +87,7 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
     assert spec.labels == ("blue", "green", "red")
     assert (spec.architecture, spec.width, spec.input_size) == ("mobilenet_v2", 0.35, 48)
     assert spec.preprocess.crop == 48
-    assert spec.accuracy[0].top1 == pytest.approx(report.figures["top1"])  # type: ignore[operator]
+    assert report.figures["top1"] == pytest.approx(spec.accuracy[0].top1)
 
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1, 2, 3, 4]
@@ -483,7 +483,9 @@ def test_a_model_of_the_same_classes_keeps_its_head(data: Path, tmp_path: Path, 
 def test_the_learning_rate_finder_suggests_a_rate_and_draws_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
     recipe = dataclasses.replace(quick, epochs=20, head_epochs=0)
     report = find_rate(data, tmp_path / "look", model=NETWORK, recipe=recipe, threads=1)
-    assert 1e-6 <= report.figures["lr"] < 1  # type: ignore[operator]
+    rate = report.figures["lr"]
+    assert isinstance(rate, float)
+    assert 1e-6 <= rate < 1
     with Image.open(tmp_path / "look" / "lr_finder.png") as picture:
         assert picture.width > 300
     assert [path.name for path in (tmp_path / "look").iterdir()] == ["lr_finder.png"]

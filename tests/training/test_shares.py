@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,12 +115,16 @@ def test_the_threads_of_others_stay_as_many(network: nn.Module) -> None:
 )
 def test_waiting_threads_are_set_before_pytorch_is_loaded(set_before: dict[str, str], expected: str) -> None:
     program = """
-import os, sys
-os.environ.pop("GOMP_SPINCOUNT", None); os.environ.pop("OMP_WAIT_POLICY", None); os.environ.update(%r)
+import json, os, sys
+for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+    os.environ.pop(name, None)
+os.environ.update(json.loads(sys.argv[1]))
+before = os.environ.copy()
 import fusiform
-assert "GOMP_SPINCOUNT" not in os.environ or %r  # importing the package changes nothing for other programs
+assert os.environ == before  # importing the package changes nothing for other programs
 import fusiform.training.loop
 print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
-""" % (set_before, bool(set_before))  # noqa: UP031  # braces
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+"""
+    command = [sys.executable, "-c", program, json.dumps(set_before)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == [expected, "True"]

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from PIL import Image
 
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
-from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.dataset import SPLIT_ORDER, DataSet, Sample, Split
 from fusiform.data.faults import FileFault, ReadingFault, Severity
 from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
@@ -25,7 +25,7 @@ TABLE_CLASSES = 30
 PAGE_PICTURES = 60
 """Pictures of a kind that the page shows."""
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLITS = tuple(split for split in SPLIT_ORDER if split != "all")
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 Kind = Literal[

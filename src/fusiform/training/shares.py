@@ -104,7 +104,8 @@ class _Shares(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         def gradients(share: Tensor, part: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(share, ctx.learning, part, allow_unused=True)  # type: ignore[no-any-return]
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(share, ctx.learning, part, allow_unused=True)
+            return found
 
         shares, ctx.shares = ctx.shares, ()
         parts = list(ctx.pool.map(gradients, shares, torch.split(gradient, [len(share) for share in shares])))
