@@ -19,12 +19,15 @@ from PIL import Image
 import fusiform
 from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, OutputError, UsageError
+from fusiform.evaluation.classification import answers
 from fusiform.progress import silent
 from fusiform.training import loop
+from fusiform.training.classification_job import read_list
 from fusiform.training.curves import draw_curves, read_metrics
 from fusiform.training.distributed import World
 from fusiform.training.job import find_rate, train
-from fusiform.training.recipe import Recipe
+from fusiform.training.recipe import Recipe, override
+from fusiform.training.recipes import finetune_small
 from fusiform.zoo.checkpoint import read_safetensors
 
 pytestmark = pytest.mark.usefixtures("unrendered_curves")
@@ -221,6 +224,37 @@ def test_a_run_of_a_version_that_fitted_nothing_goes_on_as_it_was(trained: Path,
     assert_equal(trained, tmp_path / "run")
 
 
+def test_the_first_epoch_keeps_what_the_head_has_learnt(tmp_path: Path) -> None:
+    """Eight steps of the default recipe on noisy textures, of which the head gets three in four right."""
+    make_textures(tmp_path / "data", each=64)
+    changes = ["epochs=1", "schedule=constant", "size=96", "eval_size=96", "batch=16", "val_fraction=0.5"]
+    ends = {}
+    for centred in (True, False):
+        recipe = override(finetune_small, [*changes, f"centre_steps={centred}"])
+        train(tmp_path / "data", tmp_path / str(centred), model="mobilenet_v2", recipe=recipe, threads=1)
+        head, ends[centred] = read_metrics(tmp_path / str(centred) / "metrics.jsonl")
+    assert 0.6 < head["val_top1"] < 0.9
+    assert ends[True]["val_top1"] > head["val_top1"] - 0.05
+    assert ends[False]["val_top1"] < head["val_top1"] - 0.1  # what AdamW does otherwise
+
+
+def make_textures(folder: Path, *, each: int) -> None:
+    """Rings, stripes, checks and dots in noise, 48 pixels."""
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :48]
+    for kind in ("rings", "stripes", "checks", "dots"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(each):
+            rate, (p, q), angle = chance.uniform(0.3, 0.9), chance.uniform(0, 6, 2), chance.uniform(0, 3.14)
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            dots = np.sin(rate * u + p) * np.sin(rate * v + q)
+            rings = np.sin(rate * np.hypot(x - 24 - p, y - 24 - q))
+            pattern = {"rings": rings, "stripes": np.sin(rate * u + p), "checks": np.sign(dots), "dots": dots}[kind]
+            pixels = 128 + chance.uniform(20, 60) * pattern[..., None] * chance.uniform(0.3, 1, 3)
+            pixels += chance.normal(0, 30, pixels.shape)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / kind / f"{number}.png")
+
+
 def test_training_that_brings_nothing_stops_and_says_so(data: Path, tmp_path: Path, quick: Recipe) -> None:
     said: list[str] = []
     ruinous = dataclasses.replace(quick, lr=0.5, ema=0.0, epochs=6, give_up=0.5)
@@ -238,6 +272,45 @@ def test_training_that_brings_nothing_stops_and_says_so(data: Path, tmp_path: Pa
         data, tmp_path / "more", model=tmp_path / "head" / "best.safetensors", recipe=more, threads=1, say=said.append
     )
     assert any(line.startswith("training has not beaten the model that it started from") for line in said)
+
+
+def test_the_validation_loss_is_smoothed_as_training_s_is(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    """Fine-tuning makes answers less sure: without it the head, which is surer, would seem the better one."""
+    recipe = dataclasses.replace(quick, epochs=1, label_smoothing=0.3)
+    train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1)
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    held_out = read_list(tmp_path / "run").splits["val"]
+    logits = torch.from_numpy(answers(tmp_path / "run" / "last.safetensors", held_out, threads=1).values)
+    labels = torch.tensor([sample.label for sample in held_out])
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    assert last["val_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    assert last["val_loss"] != pytest.approx(plain.item(), rel=1e-2)
+
+
+def test_a_state_of_a_version_that_did_not_smooth_takes_the_next_epoch_for_the_best(
+    data: Path, tmp_path: Path, quick: Recipe
+) -> None:
+    recipe = dataclasses.replace(quick, label_smoothing=0.1)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 1/"):  # the state is that of the start
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=stop)
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["best"]["val_loss"] = 0.0  # no loss is less
+    torch.save(state, path)
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    del state["val_loss_is_smoothed"]
+    torch.save(state, tmp_path / "old" / "state.pt")
+    same, changed = (
+        train(None, tmp_path / run, resume=True, threads=1).figures["best_epoch"] for run in ("run", "old")
+    )
+    assert same == 0
+    assert changed in (1, 2)
 
 
 def test_what_beats_the_head_says_nothing_of_it(data: Path, tmp_path: Path, quick: Recipe) -> None:

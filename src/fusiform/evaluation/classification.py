@@ -409,11 +409,17 @@ def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[st
     return found
 
 
-def sum_up(values: NDArray[np.float32], truth: NDArray[np.int64]) -> Sums:
-    """What training adds up over its processes: of logits (images, classes), those that could not be read left out."""
+def sum_up(values: NDArray[np.float32], truth: NDArray[np.int64], smoothing: float = 0.0) -> Sums:
+    """What training adds up over its processes: of logits (images, classes), those that could not be read left out.
+
+    ``smoothing`` in [0, 1) is the share of each target that all classes have equal parts in.
+    """
     read = ~np.isnan(values).any(axis=1)
     values, truth = values[read], truth[read]
     if not len(truth):
         return Sums(0.0, 0.0, 0.0)
     loss = metrics.negative_log_likelihood(values, truth) * len(truth)
+    if smoothing:
+        logits = values.astype(np.float64)
+        loss += smoothing * float((logits[np.arange(len(truth)), truth] - logits.mean(1)).sum())
     return Sums(loss, float(metrics.in_top(values, truth, 1).sum()), float(len(truth)))

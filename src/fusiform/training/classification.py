@@ -172,15 +172,24 @@ class ClassificationTask:
 
     def measure(self, world: World) -> dict[str, float]:
         """Loss and top-1 on the validation pictures; on a CPU in LiteRT, as users will run the model."""
-        return measure(self.network, self.spec, self.validation, world, threads=self.threads)
+        smoothing = self.recipe.label_smoothing
+        return measure(self.network, self.spec, self.validation, world, smoothing=smoothing, threads=self.threads)
 
 
 def measure(
-    network: nn.Module, spec: ModelSpec, samples: Sequence[Sample], world: World, *, threads: int
+    network: nn.Module,
+    spec: ModelSpec,
+    samples: Sequence[Sample],
+    world: World,
+    *,
+    smoothing: float = 0.0,
+    threads: int,
 ) -> dict[str, float]:
     """``val_loss``, ``val_top1`` (0 to 1) and ``val_images`` over all processes, each picture counted once.
 
-    Pictures that cannot be read are not counted; {} where there are none.
+    The loss has the label smoothing of training. Without it, what has learnt to be less sure has the larger loss though
+    it is more often right, and the head would be kept. Pictures that cannot be read are not counted; {} where there are
+    none.
     """
     if not samples:
         return {}
@@ -188,7 +197,7 @@ def measure(
     mine = samples[world.rank :: world.size]
     values = _answer(in_memory(state, spec), mine, world, threads)
     truth = np.array([sample.label for sample in mine], np.int64)
-    loss, right, count = world.sum(sum_up(values, truth))
+    loss, right, count = world.sum(sum_up(values, truth, smoothing))
     return {"val_loss": loss / count, "val_top1": right / count, "val_images": int(count)} if count else {}
 
 

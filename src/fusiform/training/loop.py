@@ -27,9 +27,6 @@ from fusiform.training.run_folder import Record, RunFolder, not_this_run
 from fusiform.training.schedule import factor, frozen_stages
 from fusiform.training.shares import share
 
-HOPELESS = 1.1
-"""How many times the loss at the start an epoch's is where ``give_up`` ends a training: the last epochs, with their
-small rates, make up for less than that."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -157,7 +154,6 @@ class _Fit:
         self.sums = [0.0, 0.0, 0.0]  # loss x pictures, right answers, pictures: of this process, in this epoch
         self.best: dict[str, float] = {}
         self.best_epoch = 0
-        self.last_loss = 0.0  # on the validation images, after the last whole epoch
 
     def go(self, state: Mapping[str, Any] | None) -> Outcome:
         """Train to the end."""
@@ -297,7 +293,6 @@ class _Fit:
         self._same_buffers()
         figures = self.task.measure(self.world)
         record |= figures
-        self.last_loss = figures.get("val_loss", 0.0)
         better = is_better(figures, self.best, self.recipe.metric)
         if better:
             self.best, self.best_epoch = dict(figures), self.epoch
@@ -310,16 +305,15 @@ class _Fit:
             run.say(describe(record, self.recipe.epochs) + ("  best so far" if better and figures else ""))
 
     def _has_stalled(self) -> bool:
-        patience, epochs = self.recipe.early_stop, self.recipe.epochs
-        late = self.recipe.give_up and self.epoch >= self.recipe.give_up * epochs
-        if late and self.best and not self.best_epoch and self.last_loss > HOPELESS * self.best["val_loss"]:
-            if self.run:
-                self.run.say(f"stopped after {self.epoch} of {epochs} epochs: none was better than the start")
-            return True
-        stalled = bool(patience and self.best and self.epoch - self.best_epoch >= patience)
-        if stalled and self.run:
-            self.run.say(f"stopped early: no better {self.recipe.metric} in {patience} epochs")
-        return stalled
+        recipe, patience = self.recipe, self.recipe.early_stop
+        said = ""
+        if recipe.give_up and self.best and not self.best_epoch and self.epoch >= recipe.give_up * recipe.epochs:
+            said = f"stopped after {self.epoch} of {recipe.epochs} epochs: none was better than the start"
+        elif patience and self.best and self.epoch - self.best_epoch >= patience:
+            said = f"stopped early: no better {recipe.metric} in {patience} epochs"
+        if said and self.run:
+            self.run.say(said)
+        return bool(said)
 
     def _same_buffers(self) -> None:
         """Give all processes the running statistics that are saved."""
@@ -340,7 +334,7 @@ class _Fit:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "best_epoch": self.best_epoch,
-                "last_loss": self.last_loss,
+                "val_loss_is_smoothed": True,
                 "sums": self.sums,
                 "seconds": self.seconds,
                 "waited": self.waited,
@@ -368,7 +362,8 @@ class _Fit:
             self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.best_epoch = dict(state["best"]), state["best_epoch"]
-        self.last_loss = float(state.get("last_loss", 0.0))  # which states of the first version lack
+        if "val_loss_is_smoothed" not in state and self.recipe.label_smoothing and self.epoch < self.recipe.epochs:
+            self.best = {}  # version 0.1 measured without label smoothing: the next epoch is the best so far
         # What the other processes had counted is gone; the epoch's figures are then those of the rest.
         self.sums = state["sums"] if self.world.writes else [0.0, 0.0, 0.0]
         self.seconds, self.waited = float(state["seconds"]), float(state["waited"])

@@ -150,8 +150,7 @@ class Recipe:
     early_stop: int = 0
     """Epochs without improvement after which training ends; 0 is off."""
     give_up: float = 0.0
-    """Share of the epochs after which training ends if none was better than its start, and the validation loss is still
-    a tenth above the start's; 0 is off."""
+    """Share of the epochs after which training ends if none was better than its start; 0 is off."""
     metric: Metric = "top1"
     """What decides which epoch was best, on the validation pictures: ``loss``, ``top1`` of a classifier, ``map`` or
     ``map50`` of a detector, ``miou`` of a segmenter."""

@@ -37,7 +37,7 @@ finetune_small = Recipe(
     ema=0.98,
     precision="bfloat16",
     channels_last=True,
-    give_up=0.6,
+    give_up=0.5,
     metric="loss",
     val_fraction=0.1,
 )
@@ -49,7 +49,7 @@ take. Batch normalisation keeps the statistics of the millions of photographs th
 that sum to 0 over a kernel's inputs keep what the head has learnt, see ``optim.CentredAdamW``. Crops of 144 pixels show
 things as large as whole pictures of 224 do (arXiv 1906.06423), in less than half the time; pictures up to 96 pixels
 are not blown up as far. What is kept has no larger loss on the validation pictures than the head: of a few pictures,
-the loss tells more than how many are right.
+the loss tells more than how many are right. Half of the epochs without a smaller one are enough to know.
 
 Six scenes, 4,200 photographs, two cores without a GPU: MobileNetV2 1.0 in 3.3 minutes, 93.0 % of 1,200 test
 photographs right; ShuffleNetV2 x1.0 in 1.9 minutes, 93.5 %.
