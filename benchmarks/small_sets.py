@@ -234,9 +234,7 @@ def train(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, f
     keep_freed_memory()
     from fusiform.data.open import open_dataset
     from fusiform.training import job, loop
-    from fusiform.training.classification import measure
     from fusiform.training.curves import read_metrics
-    from fusiform.training.distributed import World
     from fusiform.training.recipe import Recipe
     from fusiform.training.recipes import choose_recipe
 
@@ -250,7 +248,9 @@ def train(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, f
     def start_and_look(self: loop._Fit) -> None:
         begin(self)
         cpu, began = cpu_seconds(), time.monotonic()
-        head.update(measure(self.task.network, self.task.spec, test, World(0, 1, torch.device("cpu")), threads=threads))
+        self.task.validation, kept = test, self.task.validation
+        head.update(self.task.measure(self.world))
+        self.task.validation = kept
         looked.update(cpu=cpu_seconds() - cpu, seconds=time.monotonic() - began)
 
     loop._Fit._start = start_and_look  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, OutputError, UsageError
 from fusiform.evaluation.classification import answers
 from fusiform.progress import silent
-from fusiform.training import loop
+from fusiform.training import classification, loop
 from fusiform.training.classification_job import read_list
 from fusiform.training.curves import draw_curves, read_metrics
 from fusiform.training.distributed import World
@@ -288,6 +289,27 @@ def test_the_validation_loss_is_smoothed_as_training_s_is(data: Path, tmp_path: 
     assert last["val_loss"] != pytest.approx(plain.item(), rel=1e-2)
 
 
+def test_chance_is_the_standard_error_of_what_each_image_gains() -> None:
+    gains = torch.tensor([0.2, 0.1, 0.3, math.nan, 0.2])
+    assert loop.is_beyond_chance(gains)
+    assert not loop.is_beyond_chance(-gains)
+    # A mean of 0.1 with a standard error of 0.1: of one image in four.
+    assert not loop.is_beyond_chance(torch.tensor([0.4, 0.0, 0.0, 0.0]))
+    assert loop.is_beyond_chance(torch.tensor([0.4, 0.0, 0.0, 0.0] * 4))
+    assert not loop.is_beyond_chance(torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(("gains", "best"), [((0.5, 0.0, 0.0), 0), ((0.5, 0.4, 0.5), 1)])
+def test_the_head_is_kept_until_it_is_beaten_beyond_chance(
+    gains: tuple[float, ...], best: int, data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([np.ones(3), np.ones(3) - gains])
+    monkeypatch.setattr(classification, "look", lambda *_, **__: (next(losses), np.ones(3, bool)))
+    recipe = dataclasses.replace(quick, epochs=1, metric="loss")
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1)
+    assert report.figures["best_epoch"] == best
+
+
 def test_a_state_of_a_version_that_did_not_smooth_takes_the_next_epoch_for_the_best(
     data: Path, tmp_path: Path, quick: Recipe
 ) -> None:
@@ -304,7 +326,7 @@ def test_a_state_of_a_version_that_did_not_smooth_takes_the_next_epoch_for_the_b
     state["best"]["val_loss"] = 0.0  # no loss is less
     torch.save(state, path)
     shutil.copytree(tmp_path / "run", tmp_path / "old")
-    del state["val_loss_is_smoothed"]
+    del state["start_losses"]
     torch.save(state, tmp_path / "old" / "state.pt")
     same, changed = (
         train(None, tmp_path / run, resume=True, threads=1).figures["best_epoch"] for run in ("run", "old")
