@@ -117,9 +117,9 @@ def test_page_with_explanations(folder: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "What it looks at" in text
     # The mistake for both its classes, a right one, and the named picture: each beside the plain one.
-    assert text.count("predicted: blue") == 1
-    assert text.count("true: red") == 1
-    assert text.count("right: ") == 2
+    assert text.count(">predicted: blue<") == 1
+    assert text.count(">true: red<") == 1
+    assert text.count(">right: ") == 2
 
 
 def test_calibrate_writes_a_model(folder: Path, valid: Callable[..., Any]) -> None:

@@ -303,7 +303,7 @@ def test_classes_and_their_shares(tmp_path: Path) -> None:
     assert lines[0] == str(path)
     shares = {line.split()[-1]: float(line.split("%")[0]) for line in lines[1:3]}
     assert shares == pytest.approx({"background": 50, "cat": 50}, abs=4)
-    assert lines[3:] == [str(tmp_path / "b.png"), f"  100.0%  {'█' * 20}  background"]
+    assert lines[3:] == [str(tmp_path / "b.png"), f"  100.0% of the picture  {'█' * 20}  background"]
 
     (record,) = json.loads(run(path, "--format", "json").stdout)["predictions"]
     assert {name: record[name] for name in ("path", "width", "height")} == {

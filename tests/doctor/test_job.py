@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.cli import commands
@@ -166,3 +170,48 @@ def test_many_findings_are_cut_short(tmp_path: Path) -> None:
     assert f"error: empty file (the first {EXAMPLES} of {EXAMPLES + 3})" in shown
     assert shown.count("is empty (0 bytes)") == EXAMPLES
     assert len(repr(diagnosis)) < 200
+
+
+def sections(diagnosis: Diagnosis[Any]) -> dict[str, str]:
+    """The page's sections by their headings."""
+    parts = diagnosis.page().render().split("<section")[1:]
+    return {re.findall(r"<h[23] id=[^>]*>([^<]+)", part)[0]: part for part in parts}
+
+
+def test_what_many_classes_lack_is_said_once(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b: c", "<d>"), 1):
+        for copy in range(number):
+            photograph(tmp_path / "train" / name / f"{copy}.png", 10 * number + copy)
+    photograph(tmp_path / "val" / "a" / "0.png", 99)
+    found = sections(diagnose(tmp_path))
+    assert re.findall("<p class=.text.>([^<]+)", found["small class"]) == [
+        "3 classes, the numbers are their pictures in train: collect more, or join it with another class"
+    ]
+    assert [re.sub("<[^>]+>", "", item) for item in re.findall("<li>(.*?)</li>", found["small class"])] == [
+        "a 1",
+        "b: c 2",
+        "&lt;d&gt; 3",
+    ]
+    assert "2 classes, no pictures in val: put some there, or remove the class" in found["class missing"]
+    assert list(found)[:2] == ["Warnings", "class missing"]
+    assert list(found)[-1] == "Classes"
+
+
+def test_a_mask_lies_only_over_pictures_whose_mask_is_in_question(tmp_path: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (80, 60), "white").save(tmp_path / f"JPEGImages/{name}.jpg", quality=100)
+        mask = Image.new("L", (80, 60), 1)
+        mask = mask.convert("RGB") if name == "b" else mask
+        if name == "b":
+            mask.paste((128, 0, 0), (0, 0, 80, 60))  # aeroplane's colour
+        mask.save(tmp_path / f"SegmentationClass/{name}.png")
+    found = sections(diagnose(tmp_path))
+
+    def pixels(kind: str) -> NDArray[np.int64]:
+        data = re.findall(r'base64,([^"]+)"', found[kind])[0]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+
+    assert pixels("blank").min() > 240
+    assert pixels("RGB mask")[30, 40, 1] < 200

@@ -380,14 +380,14 @@ def test_page_shows_it_all_and_escapes_names(model: Path, data: DataSet, tmp_pat
     assert "&lt;b&gt;bold.png" in text
     assert "<b>" not in text
     assert "a &lt;note&gt;" in text
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 1 + 2  # the interval, and two drawings
     assert "blue, taken for green: 1 of 2" in text
     assert "green, recognised: 2 of 2" in text
-    assert "is blue" in text
+    assert "true: blue" in text
     assert "cannot be told from chance" in text
     # Two mistakes, five unsure answers and the explained one.
     assert text.count("<img") == 2 + 5 + 1
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_page_of_many_classes_has_no_matrix(model: Path, tmp_path: Path) -> None:
@@ -397,8 +397,8 @@ def test_page_of_many_classes_has_no_matrix(model: Path, tmp_path: Path) -> None
     result = make("m", spec, tuple(range(60)), samples, np.array([0, 1]), logits)
     result.write_page(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert text.count("<svg") == 1
-    assert "<td>c1</td><td>c0</td>" in text
+    assert text.count("<svg") == 1 + 1
+    assert '<th scope="row">c1</th><td>c0</td>' in text
 
 
 def test_examples_are_mistakes_and_right_ones(tmp_path: Path) -> None:

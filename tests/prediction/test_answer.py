@@ -64,7 +64,7 @@ def picture(tmp_path: Path) -> Path:
 def test_reprs_are_a_line() -> None:
     assert repr(classified()) == "<Prediction a.png: cat 70.0%, <b>dog</b> 20.0%, cow 8.0%, ...>"
     assert repr(detected()) == "<Prediction a.png: cat (2), dog>"
-    assert repr(segmented()) == "<Prediction a.png: background 75.0%, cat 25.0%>"
+    assert repr(segmented()) == "<Prediction a.png: background 75.0%, cat 25.0% of the picture>"
     assert repr(FAILED) == "<Prediction b.png: b.png: no such file: check the path>"
     assert repr(Prediction("a.png", detections=Detections((), 9, 9))) == "<Prediction a.png: nothing found>"
     several = Predictions([classified(), FAILED], CLASSIFIER)

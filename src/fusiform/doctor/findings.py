@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -14,7 +15,7 @@ from fusiform.data.dataset import SPLIT_ORDER, DataSet, Sample, Split
 from fusiform.data.faults import FileFault, ReadingFault, Severity
 from fusiform.data.layouts.summary import headline, task_of
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
-from fusiform.drawing.page import THUMBNAIL, Page
+from fusiform.drawing.page import Card, Headline, Number, Page, TableCell
 from fusiform.errors import ImageError
 from fusiform.report import Cell, Report, Row, Tabular, printable, rows_table
 
@@ -22,8 +23,6 @@ EXAMPLES = 10
 """Findings of a kind that the table shows."""
 TABLE_CLASSES = 30
 """Classes that the table shows."""
-PAGE_PICTURES = 60
-"""Pictures of a kind that the page shows."""
 
 SPLITS = tuple(split for split in SPLIT_ORDER if split != "all")
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -58,6 +57,38 @@ Kind = Literal[
 """What a finding is about: faults of one file or annotation, and what only the whole dataset shows."""
 
 Picture = Sample | AnnotatedSample
+
+
+PICTURES = 60
+"""Pictures of a kind that the page shows."""
+NAMED = 60
+"""Findings of a kind without pictures that the page lists."""
+GROUP = 8
+"""Copies of one picture that stand side by side."""
+SIDE = 480
+"""The longer side of a picture in pixels; there may be hundreds of them."""
+
+_GROUPS: dict[Severity, tuple[str, str]] = {
+    "error": ("Errors", "Training is wrong or impossible with these, or figures come out too good."),
+    "warning": ("Warnings", "These probably make the model worse."),
+    "note": ("Notes", "Good to know; usually nothing is to be done."),
+}
+_ABOUT_MASKS: frozenset[Kind] = frozenset(
+    (
+        "orientation",
+        "picture of another size",
+        "mask of nothing",
+        "RGB mask",
+        "missing mask",
+        "label of no class",
+        "contradictory annotations",
+        "near duplicates",
+        "nothing annotated",
+    )
+)
+"""Kinds of findings whose pictures are shown under their masks, which the others have nothing to do with."""
+_COUNT = re.compile(r"(?:only )?([\d,]+) (\w+?)s?((?: .*)?)")
+"""What a message says that a class has: a number, of what, and where."""
 
 
 @dataclass(frozen=True)
@@ -193,54 +224,13 @@ class Diagnosis(Tabular, Generic[Data]):
 
     def page(self) -> Page:
         """The findings as a page with pictures, at most sixty of a kind; the files are read again for that."""
-        page = Page(self._title())
-        page.add_figures(self.figures())
-        page.add_heading("Classes")
-        page.add_table(self.rows)
-        for (severity, kind), found in self.kinds().items():
-            page.add_heading(f"{severity}: {kind} ({len(found):,})")
-            self._add_section(page, found)
-        if not self.findings:
-            page.add_text("Nothing was found.")
-        return page
-
-    def _add_section(self, page: Page, found: Sequence[Finding]) -> None:
-        told = [finding for finding in found if finding.sample is None][:PAGE_PICTURES]
-        if told:
-            page.add_table([{"where": self._relative(finding.path), "message": finding.message} for finding in told])
-        groups: list[list[tuple[Picture, str, Sequence[Mark]]]] = []
-        alone: list[tuple[Picture, str, Sequence[Mark]]] = []
-        shown, room = len(told), PAGE_PICTURES
-        for finding in found:
-            pictures: list[tuple[Picture, str, Sequence[Mark]]] = []
-            if finding.sample is not None:
-                caption = f"{self._caption(finding.sample)}\n{finding.message}"
-                pictures.append((finding.sample, caption, finding.marks))
-            pictures += [(other, self._caption(other), ()) for other in finding.others]
-            if not pictures or room <= 0:
-                continue
-            if finding.others:
-                groups.append(pictures[:room])
-            else:
-                alone += pictures
-            shown += finding.sample is not None
-            room -= len(pictures)
-        # A row for each group, so that the copies stand side by side.
-        for row in (*groups, alone):
-            if row:
-                page.add_pictures((_thumbnail(sample, marks), caption) for sample, caption, marks in row)
-        if shown < len(found):
-            page.add_text(f"... and {len(found) - shown:,} more (--format json has all)")
+        return _page(self)
 
     def _title(self) -> str:
         counted_ = [counted(self.pictures, "picture")]
         counted_ += [counted(count, name.removesuffix("s")) for name, count in self.counts.items()]
         counted_ += [counted(self.count(severity), severity) for severity in SEVERITIES]
         return f"{self.dataset.source}: {', '.join(counted_)}"
-
-    def _caption(self, sample: Picture) -> str:
-        name = self._relative(sample.name)
-        return f"{name}\n{self.dataset.classes[sample.label]}" if isinstance(sample, Sample) else name
 
     def _relative(self, name: str) -> str:
         return relative(self.dataset, name)
@@ -256,15 +246,6 @@ def in_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     findings = list(findings)
     kinds = list(dict.fromkeys(finding.kind for finding in findings))
     return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), kinds.index(finding.kind))))
-
-
-def _thumbnail(sample: Picture, marks: Sequence[Mark]) -> Image.Image | None:
-    try:
-        if isinstance(sample, Sample):
-            return sample.read(shorter_side=THUMBNAIL)
-        return annotated_thumbnail(sample, marks)
-    except ImageError:
-        return None
 
 
 def relative(dataset: DataSet | AnnotatedSet, name: str) -> str:
@@ -294,3 +275,194 @@ def in_split(split: Split) -> str:
 def counted(count: int, noun: str) -> str:
     """A number and its noun, with the s that it needs."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+# --- the page ---
+
+
+def _page(diagnosis: Diagnosis[Any]) -> Page:
+    """The findings as a page with pictures, at most sixty of a kind; the files are read again for that."""
+    d = diagnosis
+    source = Path(d.dataset.source)
+    page = Page(source.name or str(source), kind="Dataset check", about=(f"Data: {source}", headline(d.dataset)))
+    others = {"note": d.count("note"), "image": d.pictures, "object": d.counts.get("objects", 0)}
+    classes = len(d.dataset.classes)
+    page.add_headlines(
+        [_number(d.count("error"), "error", mark="error"), _number(d.count("warning"), "warning", mark="warning")],
+        [
+            *(_number(count, noun) for noun, count in others.items() if count or noun != "object"),
+            Headline(f"{classes:,}", "class" if classes == 1 else "classes"),
+        ],
+    )
+    page.add_lead(_lead(d))
+    for severity in SEVERITIES:
+        _add_severity(page, d, severity)
+    if d.rows:
+        page.add_heading("Classes", count=len(d.rows))
+        page.add_table([_class_row(row) for row in d.rows], first=20)
+    return page
+
+
+def _number(count: int, noun: str, *, mark: Literal["", "error", "warning"] = "") -> Headline:
+    """A count and its noun; the colour of ``mark`` only where there is any."""
+    return Headline(f"{count:,}", noun if count == 1 else f"{noun}s", mark=mark if count else "")
+
+
+def _lead(d: Diagnosis[Any]) -> str:
+    if not d.findings:
+        return "Nothing was found."
+    kinds = [(severity, kind, len(found)) for (severity, kind), found in d.kinds().items() if severity != "note"]
+    if not kinds:
+        return "No errors and no warnings: the notes need nothing done. The data can be trained on."
+    named = ", ".join(f"{kind} ({count:,})" for _, kind, count in kinds[:4])
+    more = f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else ""
+    return f"To look at: {named}{more}. Nothing on disk is changed; --fix writes what is left without the faults."
+
+
+def _class_row(row: Mapping[str, Cell]) -> dict[str, TableCell]:
+    """A class's numbers for people; shares are in percent, with two decimals, since many are small."""
+    shown: dict[str, TableCell] = {}
+    for name, value in row.items():
+        if name == "pixel_share" and isinstance(value, float):
+            shown["of all pixels, %"] = Number(f"{100 * value:.2f}", value)
+        else:
+            shown[name.replace("_", " ")] = Number(f"{value:.2f}", value) if isinstance(value, float) else value
+    return shown
+
+
+def _add_severity(page: Page, d: Diagnosis[Any], severity: Severity) -> None:
+    """The findings of a severity: a heading for all of them, and one below it for each kind."""
+    kinds = [(kind, found) for (of, kind), found in d.kinds().items() if of == severity]
+    if not kinds:
+        return
+    title, about = _GROUPS[severity]
+    page.add_heading(title, kind="group", count=sum(len(found) for _, found in kinds))
+    page.add_text(about)
+    for kind, found in kinds:
+        wide = severity == "note" or _has_pictures(found)
+        page.add_heading(kind, wide=wide, below=True, kind=severity, folded=severity == "note", count=len(found))
+        _add_kind(page, d, kind, found)
+
+
+def _has_pictures(found: Sequence[Finding]) -> bool:
+    return any(finding.sample is not None or finding.others for finding in found)
+
+
+def _add_kind(page: Page, d: Diagnosis[Any], kind: Kind, found: Sequence[Finding]) -> None:
+    """What is the same of all once, then those without pictures as a list, then the others as cards."""
+    messages = {_message(finding) for finding in found}
+    common = messages.pop() if len(messages) == 1 and len(found) > 1 else ""
+    if common:
+        page.add_text(f"Each {common}" if common.startswith(("is ", "has ")) else common)
+    plain = [finding for finding in found if finding.sample is None]
+    if plain:
+        _add_plain(page, d, plain, common)
+    masked = kind in _ABOUT_MASKS
+    shown, room = 0, PICTURES
+    groups: list[Card] = []
+    alone: list[Card] = []
+    for finding in found:
+        if room <= 0:
+            break
+        members: list[tuple[Picture, Sequence[Mark]]] = [(other, ()) for other in finding.others]
+        if finding.sample is not None:
+            members.insert(0, (finding.sample, finding.marks))
+            shown += 1
+        if not members:
+            continue
+        said = "" if common or finding.sample is None else _message(finding)
+        cards = list(_cards(d, members[:room], said, masked=masked))
+        room -= sum(len(card.pictures) for card in cards)
+        (groups if any(len(card.pictures) > 1 for card in cards) else alone).extend(cards)
+    for cards in (groups, alone):
+        if any(image is not None for card in cards for image, _ in card.pictures):
+            page.add_cards(cards, side=SIDE)
+        elif cards:  # files that no picture can be made of
+            page.add_list((card.said, ", ".join((card.name, *card.lines))) for card in cards)
+    if (left := sum(finding.sample is not None for finding in found) - shown) > 0:
+        page.add_text(f"... and {left:,} more (--format json has all)")
+
+
+def _add_plain(page: Page, d: Diagnosis[Any], found: Sequence[Finding], common: str) -> None:
+    """Findings without a picture: those of classes that ask for the same are one line, and the classes with theirs."""
+    if common and not any(finding.path for finding in found):
+        return  # it is said already
+    grouped = _of_classes(found)
+    if grouped is not None:
+        advice, chips = grouped
+        page.add_text(f"{len(chips):,} classes, {advice}")
+        page.add_list(chips, kind="chips")
+        return
+    items = [("" if common else _message(finding), relative(d.dataset, finding.path)) for finding in found[:NAMED]]
+    page.add_list(items, kind="plain")
+    if len(found) > NAMED:
+        page.add_text(f"... and {len(found) - NAMED:,} more (--format json has all)")
+
+
+def _of_classes(found: Sequence[Finding]) -> tuple[str, list[tuple[str, str]]] | None:
+    """What to do about several classes, and each with what it has; None where they do not ask for the same."""
+    if len(found) < 2:
+        return None
+    named, advice = [], set()
+    for finding in found:
+        start = f"{finding.class_name} has "
+        if finding.class_name is None or finding.path or not finding.message.startswith(start):
+            return None
+        fact, separator, what = finding.message.removeprefix(start).partition(": ")
+        advice.add(f": {what}" if separator else "")
+        named.append((finding.class_name, fact))
+    if len(advice) > 1:
+        return None
+    (told,) = advice
+    facts = {fact for _, fact in named}
+    if len(facts) == 1:  # the same of all: once is enough
+        return f"{facts.pop()}{told}", [(name, "") for name, _ in named]
+    counts = [_COUNT.fullmatch(fact) for fact in facts]
+    nouns = {f"{count[2]}s{count[3]}" for count in counts if count is not None}
+    if None in counts or len(nouns) > 1:
+        return f"the numbers are beside them{told}", named
+    numbers = sorted((int(fact.removeprefix("only ").split()[0].replace(",", "")), name) for name, fact in named)
+    return f"the numbers are their {nouns.pop()}{told}", [(name, f"{number:,}") for number, name in numbers]
+
+
+def _cards(
+    d: Diagnosis[Any], members: Sequence[tuple[Picture, Sequence[Mark]]], said: str, *, masked: bool
+) -> Iterator[Card]:
+    """One card for a few copies side by side; for many pictures that one finding is about, a card each."""
+    if len(members) > GROUP:
+        for k, (sample, marks) in enumerate(members):
+            yield Card([(_thumbnail(sample, marks, masked), "")], said if k == 0 else "", name=_name(d, sample))
+        return
+    if len(members) == 1:
+        ((sample, marks),) = members
+        yield Card([(_thumbnail(sample, marks, masked), "")], said, _class_of(d, sample), _name(d, sample))
+        return
+    pictures = [(_thumbnail(sample, marks, masked), " ".join(_class_of(d, sample))) for sample, marks in members]
+    yield Card(pictures, said, [_name(d, sample) for sample, _ in members])
+
+
+def _name(d: Diagnosis[Any], sample: Picture) -> str:
+    return relative(d.dataset, sample.name)
+
+
+def _class_of(d: Diagnosis[Any], sample: Picture) -> list[str]:
+    return [d.dataset.classes[sample.label]] if isinstance(sample, Sample) else []
+
+
+def _message(finding: Finding) -> str:
+    """The message without the name of the file that it is about, which stands below the picture."""
+    sample = finding.sample
+    mask = getattr(sample, "mask_file", None)
+    for file in (mask, None if sample is None else sample.file):
+        if file is not None and finding.message.startswith(f"{file.name}: "):
+            return finding.message.removeprefix(f"{file.name}: ")
+    return finding.message
+
+
+def _thumbnail(sample: Picture, marks: Sequence[Mark], masked: bool) -> Image.Image | None:
+    try:
+        if isinstance(sample, Sample):
+            return sample.read(shorter_side=SIDE)
+        return annotated_thumbnail(sample, marks, side=SIDE, masked=masked)
+    except ImageError:
+        return None

@@ -5,48 +5,29 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-_SIDE = 320
-"""The side of a diagram in pixels, without its margins."""
+from fusiform.drawing.charts import GOOD, SIDE, label, square, square_size, svg
 
-
-_MEAN_COLORS = ("#2e7d32", "#1565c0")
+_MEANS = (GOOD, "var(--other, #1565c0)")
 
 
 def precision_recall_diagram(curves: Mapping[str, Sequence[float]], thin: Mapping[str, Sequence[float]]) -> str:
     """Precision over recall as an SVG element: thick named ``curves``, at most two, over ``thin`` ones.
 
-    Each is a list of precisions in [0, 1] at recalls from 0 to 1 in equal steps.
+    Each is a list of precisions in [0, 1] at recalls from 0 to 1 in equal steps. The names stand below.
     """
-    left, top = 50, 10
-    parts = [
-        f'<rect x="{left}" y="{top}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="currentColor" '
-        'stroke-opacity=".4"/>'
-    ]
-    for percent in range(0, 101, 20):
-        along = _SIDE * percent / 100
-        parts.append(_label(left + along, top + _SIDE + 18, f"{percent}", "middle"))
-        parts.append(_label(left - 6, top + _SIDE - along + 4, f"{percent}", "end"))
-    parts.append(_label(left + _SIDE / 2, top + _SIDE + 38, "recall, %", "middle"))
-    x, y = 14, top + _SIDE / 2
-    parts.append(f'<g transform="rotate(-90 {x} {y:g})">{_label(x, y, "precision, %", "middle")}</g>')
+    parts, (left, top) = square("recall, %", "precision, %")
+    _, height = square_size()
 
     def line(name: str, values: Sequence[float], style: str) -> str:
-        step = _SIDE / (len(values) - 1)
-        points = " ".join(f"{left + step * k:.1f},{top + _SIDE * (1 - value):.1f}" for k, value in enumerate(values))
+        step = SIDE / (len(values) - 1)
+        points = " ".join(f"{left + step * k:.1f},{top + SIDE * (1 - value):.1f}" for k, value in enumerate(values))
         return f'<polyline points="{points}" fill="none" {style}><title>{html.escape(name)}</title></polyline>'
 
-    parts += [line(name, values, 'stroke="currentColor" stroke-opacity=".35"') for name, values in thin.items()]
-    for k, ((name, values), color) in enumerate(zip(curves.items(), _MEAN_COLORS, strict=False)):
-        parts.append(line(name, values, f'stroke="{color}" stroke-width="3"'))
-        y = top + 20 + 22 * k
-        parts.append(f'<rect x="{left + _SIDE + 16}" y="{y - 9}" width="14" height="4" fill="{color}"/>')
-        parts.append(_label(left + _SIDE + 36, y, name, "start"))
-    width, height = left + _SIDE + 250, top + _SIDE + 48
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img">{"".join(parts)}</svg>'
-    )
-
-
-def _label(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" pointer-events="none">{html.escape(text)}</text>'
+    parts += [line(name, values, 'stroke="currentColor" stroke-opacity=".3"') for name, values in thin.items()]
+    for k, ((name, values), color) in enumerate(zip(curves.items(), _MEANS, strict=False)):
+        parts.append(line(name, values, f'stroke="{color}" stroke-width="3" stroke-linejoin="round"'))
+        y = height + 22 * k + 12
+        parts.append(f'<rect x="{left}" y="{y - 7}" width="18" height="4" rx="2" fill="{color}"/>')
+        parts.append(label(left + 26, y, name, "start"))
+    told = "Precision over recall: " + ", ".join(curves)
+    return svg(*square_size(below=22 * len(curves)), "".join(parts), label=told)

@@ -33,16 +33,19 @@ _LIGHTNESS = (0.5, 0.9)
 _CHROMA = 0.12
 
 
-def draw_boxes(image: Image.Image, detections: Detections, *, scores: bool = True) -> Image.Image:
+def draw_boxes(
+    image: Image.Image, detections: Detections, *, scores: bool = True, size: int | None = None
+) -> Image.Image:
     """A copy of the photograph, RGB, with each box in its class's colour and its name, and score, on a plate.
 
     Plates stand over their boxes, or where else no higher-scoring one stands already. ``scores`` False leaves the
-    scores out, for boxes that are known.
+    scores out, for boxes that are known. ``size`` is the text's in pixels; lines grow with it.
     """
     image = to_rgb(image).copy()
     draw = ImageDraw.Draw(image)
     x, y = image.width / detections.width, image.height / detections.height
-    thickness, size = _thickness(image), _text_size(image)
+    thickness = _thickness(image) if size is None else max(2, round(size / 7))
+    size = _text_size(image) if size is None else size
     boxes = [
         (box, _pixels(box.left * x, box.right * x, image.width), _pixels(box.top * y, box.bottom * y, image.height))
         for box in detections.boxes
@@ -85,23 +88,27 @@ def draw_mask(image: Image.Image, segmentation: SegmentationMap, *, alpha: float
     return Image.fromarray(pixels)
 
 
-def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]], *, size: int | None = None) -> Image.Image:
+def add_legend(
+    image: Image.Image, entries: Sequence[tuple[int, str]], *, size: int | None = None, left: int | None = None
+) -> Image.Image:
     """The picture over lines that name colours, on white; ``entries`` are the indices of classes and what to call them.
 
-    ``size`` is the text's in pixels, by default as large as on boxes. Without entries the picture itself.
+    ``size`` is the text's in pixels, by default as large as on boxes; ``left`` is where the lines begin. Without
+    entries the picture itself.
     """
     if not entries:
         return image
     size = _text_size(image) if size is None else size
     gap, line = size // 2, round(1.6 * size)
+    left = gap if left is None else left
     width = max(image.width, LEGEND_WIDTH)
     placed: list[tuple[int, int, int, str]] = []
-    x, row = gap, 0
+    x, row = left, 0
     for index, name in entries:
-        text = cut_text(one_line(name), width - size - 3 * gap, size=size)
+        text = cut_text(one_line(name), width - left - size - 2 * gap, size=size)
         length = size + gap + round(text_width(text, size=size))
-        if x > gap and x + length + gap > width:
-            x, row = gap, row + 1
+        if x > left and x + length + gap > width:
+            x, row = left, row + 1
         placed.append((index, x, row, text))
         x += length + 3 * gap
     whole = Image.new("RGB", (width, image.height + (row + 1) * line + 2 * gap), "white")

@@ -28,7 +28,9 @@ _FRONT, _LIMIT = "#222222", "#cc3311"
 _MARKER = 9.0
 """The size of a marker, and what a label keeps clear of, in points of 1/72 inch."""
 _COVERED = 0.02
-"""The share of a name beside a point off the frontier that may cover something else."""
+"""The share of a name that may cover something else."""
+_ALL_NAMED = 12
+"""Points up to which all are named where there is room; of more only the frontier's."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,10 @@ def draw_pareto(
     """Draw points with their names and the frontier as a line of steps into a PNG, written whole or not at all.
 
     Smaller x and larger y are better, or with ``smaller_y`` smaller y. The frontier's points are filled, the others
-    hollow. The x axis is logarithmic where the points are more than ten times apart. ``x_limit`` and ``y_limit`` are
-    budgets, drawn as dashed lines. The frontier's points are all named, the others where there is room near them.
+    hollow, which the legend says. The x axis is logarithmic where the points are more than ten times apart, else it
+    begins at 0, as the y axis does with ``smaller_y``. ``x_limit`` and ``y_limit`` are budgets, drawn as dashed lines.
+    No name covers another or a point: the frontier's are moved away until there is room, the others, of which up to
+    twelve points are named in all, are left out where there is none.
 
     Raises UsageError where no point has finite coordinates (others are left out), MissingExtraError without
     matplotlib, and OutputError where the file cannot be written.
@@ -104,8 +108,17 @@ def draw_pareto(
         drawstyle="steps-post",
         color=_FRONT,
         linewidth=1.2,
-        label="frontier",
         zorder=1,
+    )
+    # For the legend alone: a line only where there is one.
+    axes.plot(
+        [],
+        [],
+        color=_FRONT,
+        linewidth=1.2 if len(front) > 1 else 0,
+        marker="o",
+        markersize=_MARKER * 0.7,
+        label="filled: no other is better in both",
     )
     for number, group in enumerate(dict.fromkeys(point.group for point in points)):
         color, shape = _LOOKS[number % len(_LOOKS)]
@@ -128,7 +141,11 @@ def draw_pareto(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(_line(title), parse_math=False)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3, which="major")
+    if axes.get_xscale() == "linear" and lowest >= 0:
+        axes.set_xlim(left=0)
+    if smaller_y and min(point.y for point in points) >= 0:
+        axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
         _plain_numbers(axis)
@@ -188,7 +205,7 @@ class _Box(NamedTuple):
 
 
 def _label(figure: Any, axes: Any, points: Sequence[Point], front: Sequence[int]) -> None:
-    """Write each name where it covers least, the frontier's first; a name that has no place of its own is left out.
+    """Write each name where it covers nothing, the frontier's first; one off it that has no such place is left out.
 
     Nothing in matplotlib keeps labels off each other.
     """
@@ -206,7 +223,8 @@ def _label(figure: Any, axes: Any, points: Sequence[Point], front: Sequence[int]
     taken = [_Box(x - half, y - half, x + half, y + half) for x, y in centres]
     taken += _along_steps([centres[i] for i in front], 2 * pixel)
     renderer = figure.canvas.get_renderer()
-    for i in [*front, *(i for i in range(len(points)) if i not in front)]:
+    others = [i for i in range(len(points)) if i not in front] if len(points) <= _ALL_NAMED else []
+    for i in [*front, *others]:
         text = axes.annotate(
             _line(points[i].name),
             (points[i].x, points[i].y),

@@ -6,9 +6,10 @@ import copy
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,8 +30,6 @@ from fusiform.tasks.bootstrap import Comparison, Interval
 
 SCHEMA = "fusiform.evaluation/1"
 
-OTHER = "other"
-"""The column of a confusion matrix for classes of the model that the data does not have."""
 SHOWN = 10
 """Rows of each table for people beside that of the classes; json has all."""
 SHOWN_CLASSES = 20
@@ -105,8 +104,8 @@ class Evaluation(Tabular):
         """Rows for people by their heading: where it is worst."""
 
     @abstractmethod
-    def _add_sections(self, page: Page) -> None:
-        """What a page shows after the figures: drawings, the classes, pictures."""
+    def _fill(self, page: Page) -> None:
+        """Add to a page that has a title all that it shows."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, of values that JSON knows: the report, then what the task has more."""
@@ -154,20 +153,39 @@ class Evaluation(Tabular):
         return self.to_json() if form == "json" else self.report().render(form)
 
     def page(self) -> Page:
-        """All of it as a page to look at, with drawings and pictures."""
-        page = Page(self.title)
-        page.add_figures(self.headlines())
-        for note in self.notes:
-            page.add_text(note)
-        if self.comparison is not None:
-            page.add_heading("Comparison")
-            page.add_text(self.comparison.sentence + ".")
-            page.add_figures(_without_sentence(comparison_figures(self.comparison)))
-        self._add_sections(page)
-        if self.skipped:
-            page.add_heading("Not read")
-            page.add_table([{"reason": message} for message in self.skipped])
+        """All of it as a page to look at, with drawings and pictures: the models' and data's short names above all."""
+        model = Path(self.model)
+        short = model.parent.name if model.name in ("best.safetensors", "last.safetensors") else model.name
+        split = "all images" if self.split == "all" else f"split {self.split}"
+        page = Page(
+            f"{short or self.model} on {Path(self.source).name or self.source}",
+            kind=f"Evaluation, {self.spec.task}",
+            about=(f"Model: {self.model}", f"Data: {self.source}, {split}"),
+        )
+        self._fill(page)
         return page
+
+    def _add_end(self, page: Page, terms: Iterable[tuple[str, str, str]]) -> None:
+        """Images that could not be read, and what only some ask for: names, values, and lines that explain them."""
+        if self.skipped:
+            page.add_heading("Not read", count=len(self.skipped))
+            page.add_text("These images do not count in any figure.")
+            page.add_table([{"reason": message} for message in self.skipped], first=10)
+        page.add_heading("Details", folded=True)
+        side = self.spec.input_size
+        rate = f", {len(self.samples) / self.seconds:,.0f} images/s" if self.seconds else ""
+        page.add_terms(
+            [
+                *terms,
+                ("engine", self.engine, "The runtime that answered. Others give the same answers up to rounding."),
+                ("time", f"{self.seconds:.1f} s{rate}", "Reading, preparing and answering; no benchmark."),
+                (
+                    "input",
+                    f"{side} x {side} pixels",
+                    "What the network sees of each image.",
+                ),
+            ]
+        )
 
     def write_page(self, path: str | os.PathLike[str]) -> None:
         """Write the page as one HTML file that needs no other; OutputError where it cannot be written."""

@@ -11,19 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fusiform import engines
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
 from fusiform.data.dataset import Split
 from fusiform.drawing.curves import precision_recall_diagram
 from fusiform.drawing.overlay import draw_boxes
-from fusiform.drawing.page import THUMBNAIL, Page
+from fusiform.drawing.page import LARGE, Card, Headline, Page, percent_text
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError, UsageError
+from fusiform.evaluation import page_parts
 from fusiform.evaluation.base import SCHEMA, AnnotationEvaluation, Rows
-from fusiform.evaluation.figures import percent, rounded, share, shortened
+from fusiform.evaluation.figures import percent, rounded, share
+from fusiform.evaluation.page_parts import FEW_IMAGES, text_size
 from fusiform.evaluation.source import choose_boxes
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
@@ -42,14 +43,15 @@ from fusiform.tasks.detection_metrics import (
 )
 from fusiform.zoo.model import Model
 
+Look = Callable[[int, tuple[int, int], Mapping[str, NDArray[np.float32]]], None]
+"""Is shown a picture's number and size (width, height), and the network's answer to it as ``Engine.run`` gives it."""
+
+
 CURVES = {"0.50": 0, "0.75": 5}
 """The intersections over union whose curves are shown, and their places among ``IOU_THRESHOLDS``."""
 SHOWN_PICTURES = 12
 SHOWN_CURVES = 20
 """More classes than these make lines that nobody can tell apart; the drawing then has only their mean."""
-
-Look = Callable[[int, tuple[int, int], Mapping[str, NDArray[np.float32]]], None]
-"""Is shown a picture's number and size (width, height), and the network's answer to it as ``Engine.run`` gives it."""
 
 
 class FoundBoxes(NamedTuple):
@@ -216,55 +218,8 @@ class DetectionEvaluation(AnnotationEvaluation):
     def _tables(self) -> dict[str, Rows]:
         return {"Worst pictures": self.pictures()}
 
-    def _add_sections(self, page: Page) -> None:
-        self._add_curves(page)
-        if rows := self.report().rows:
-            page.add_heading("Classes")
-            page.add_table(shortened(rows))
-        if worst := self.worst()[:SHOWN_PICTURES]:
-            page.add_heading("Worst pictures")
-            page.add_text(
-                f"Each with what was found, scored above {self.score:g}, and then with what is there. "
-                "Crowds and difficult objects are marked; who finds one is neither right nor wrong."
-            )
-            page.add_pictures(part for i in worst for part in self._draw(i))
-
-    def _add_curves(self, page: Page) -> None:
-        curves = {
-            f"mean of the classes, IoU {name}": curve
-            for name, k in CURVES.items()
-            if (curve := self.mean_curve(k)) is not None
-        }
-        if not curves:
-            return
-        found = {
-            name: values.tolist()
-            for name, matches in zip(self.spec.labels, self.matches, strict=True)
-            if (values := precision_curve(matches)) is not None
-        }
-        few = len(found) <= SHOWN_CURVES
-        page.add_heading("Precision and recall")
-        page.add_text(
-            "Left the highest-scoring boxes alone, right all of them: how many objects are found, how many boxes are "
-            "right." + (" Thin lines are single classes at an intersection over union of 0.50." if few else "")
-        )
-        page.add_svg(precision_recall_diagram(curves, found if few else {}))
-
-    def _draw(self, i: int) -> Iterator[tuple[Image.Image | None, str]]:
-        """A picture with the boxes that were found, and once more with the true ones."""
-        sample, found = self.samples[i], self.found[i]
-        name = Path(sample.name).name
-        objects, right, wrong = (int(values[i]) for values in self.counts)
-        try:
-            image = sample.read()
-        except ImageError:  # it was there a moment ago
-            yield None, name
-            return
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        shown = Detections(tuple(box for box in found.boxes if box.score > self.score), found.width, found.height)
-        yield draw_boxes(image, shown), f"{name}\nfound: {right} right, {wrong} wrong, {objects - right} missed"
-        known = tuple(_known(box, self.spec.labels) for box in self.truth[i])
-        yield draw_boxes(image, Detections(known, found.width, found.height), scores=False), f"there are: {objects}"
+    def _fill(self, page: Page) -> None:
+        _fill_page(self, page)
 
 
 def evaluate(
@@ -398,6 +353,141 @@ def _counted(counts: Counts) -> dict[str, Cell]:
     }
 
 
+# --- the page ---
+
+
+def _fill_page(evaluation: DetectionEvaluation, page: Page) -> None:
+    """Add all of it to a page that has begun."""
+    e = evaluation
+    _add_figures(e, page)
+    page.add_notes(e.notes)
+    page_parts.add_comparison(page, e.comparison)
+    if worst := e.worst():
+        page.add_heading("Worst images", count=len(worst))
+        page.add_text(
+            f"What was found with a confidence score above {e.score:g}, beside the ground truth. Crowds and difficult "
+            "objects are marked; who finds one is neither right nor wrong."
+        )
+        page.add_cards(_card(e, i) for i in worst[:SHOWN_PICTURES])
+    _add_curves(e, page)
+    page_parts.add_advice(page, _advice(e))
+    if rows := e.report().rows:
+        page.add_heading("Classes", count=len(rows))
+        page.add_table(page_parts.shares(rows), first=20)
+    e._add_end(
+        page,
+        [
+            (
+                "mean average precision",
+                "COCO's",
+                "The area below the curve of precision and recall, mean over the classes and over the intersections "
+                "over union of 0.50, 0.55 to 0.95.",
+            ),
+            ("intervals", f"{RESAMPLES:,} resamples", "What comes out for as many images drawn from these at random."),
+        ],
+    )
+
+
+def _add_figures(e: DetectionEvaluation, page: Page) -> None:
+    scores, counts = e.scores, e.counts
+    objects, found, wrong = (int(values.sum()) for values in counts)
+    images = f"{len(e.samples):,} images"
+    fifty = e.intervals["map50"]
+    interval = "" if fifty.low is None or fifty.high is None else f"{100 * fifty.low:.1f} to {100 * fifty.high:.1f}"
+    shown = f"at a score above {e.score:g}"
+    figures = [
+        page_parts.figure(scores.ap50, "mAP 0.50", interval and f"95 % interval {interval}"),
+        page_parts.figure(scores.ap75, "mAP 0.75"),
+        page_parts.figure(found / (found + wrong) if found + wrong else None, "precision", shown),
+        page_parts.figure(found / objects if objects else None, "recall", shown),
+        page_parts.figure(scores.small, "mAP small", "below 32 x 32 pixels"),
+        page_parts.figure(scores.medium, "mAP medium"),
+        page_parts.figure(scores.large, "mAP large", "above 96 x 96 pixels"),
+        Headline(f"{objects:,}", "objects", note=f"in {images}"),
+    ]
+    page.add_headlines([page_parts.deciding(e.interval, "mAP 0.50:0.95", images)], figures)
+    page.add_lead(
+        f"At a confidence score above {e.score:g} it finds {found:,} of {objects:,} objects, and {wrong:,} of its "
+        f"{found + wrong:,} boxes are wrong."
+    )
+
+
+def _add_curves(e: DetectionEvaluation, page: Page) -> None:
+    curves = {
+        f"mean of the classes, IoU {name}": curve
+        for name, k in CURVES.items()
+        if (curve := e.mean_curve(k)) is not None
+    }
+    if not curves:
+        return
+    found = {
+        name: values.tolist()
+        for name, matches in zip(e.spec.labels, e.matches, strict=True)
+        if (values := precision_curve(matches)) is not None
+    }
+    few = len(found) <= SHOWN_CURVES
+    page.add_heading("Precision and recall", wide=False)
+    page.add_text(
+        "From the highest-scoring boxes alone, left, to all of them: the share of the objects that is found, and of "
+        "the boxes that are right." + (" Thin lines are single classes at an IoU of 0.50." if few else "")
+    )
+    page.add_svg(precision_recall_diagram(curves, found if few else {}))
+
+
+def _card(e: DetectionEvaluation, i: int) -> Card:
+    """An image with the boxes that were found, beside the same with the true ones."""
+    sample, found = e.samples[i], e.found[i]
+    objects, right, wrong = (int(values[i]) for values in e.counts)
+    said = f"{right} found, {objects - right} missed, {wrong} wrong"
+    name = Path(sample.name).name
+    try:
+        image = sample.read()
+    except ImageError:  # it was there a moment ago
+        return Card([(None, "")], said, name=name)
+    image.thumbnail((LARGE, LARGE))
+    size = text_size(image)
+    shown = Detections(tuple(box for box in found.boxes if box.score > e.score), found.width, found.height)
+    known = Detections(tuple(_known(box, e.spec.labels) for box in e.truth[i]), found.width, found.height)
+    pictures = [
+        (draw_boxes(image, shown, size=size), "found"),
+        (draw_boxes(image, known, scores=False, size=size), f"ground truth: {objects}"),
+    ]
+    return Card(pictures, said, name=name)
+
+
+def _advice(e: DetectionEvaluation) -> Iterator[str]:
+    """What would make the detector better, as far as these boxes show it."""
+    scores = e.scores
+    objects, found, wrong = (int(values.sum()) for values in e.counts)
+    missed = objects - found
+    if missed > 2 * wrong and e.score > 0.1:
+        yield f"Most mistakes are missed objects. A lower --score than {e.score:g} finds more, with more wrong boxes."
+    elif wrong > 2 * missed:
+        yield f"Most mistakes are wrong boxes. A higher --score than {e.score:g} leaves more of them out."
+    if scores.small is not None and scores.large is not None and scores.small < scores.large / 2:
+        yield (
+            "Small objects are found far less well than large ones. Train with a larger input (--set size=320), or cut "
+            "large images into tiles."
+        )
+    rows = [row for row in e.report().rows if row["ap"] is not None and int(str(row["objects"])) >= FEW_IMAGES]
+    if len(rows) > 1:
+        weakest = min(rows, key=lambda row: float(str(row["ap"])))
+        yield (
+            f"{weakest['class']} has the lowest average precision, {percent_text(float(str(weakest['ap'])), 0)}. Look "
+            "at its boxes with fusiform doctor, and add images of it."
+        )
+    few = [row for row in e.report().rows if int(str(row["objects"])) < FEW_IMAGES]
+    if few:
+        yield (
+            f"{len(few):,} of {len(e.report().rows):,} classes have fewer than {FEW_IMAGES} objects here. Their own "
+            "figures say little."
+        )
+    yield from page_parts.interval_advice(e.interval, len(e.samples))
+    if not missed + wrong:
+        yield "Nothing is wrong on these images. Harder ones, from where the model will be used, would tell more."
+
+
 def _known(box: BoxLabel, labels: Sequence[str]) -> Box:
+    """A true box to be drawn, under its class's name; crowds and difficult objects are marked."""
     mark = " (crowd)" if box.crowd else " (difficult)" if box.difficult else ""
     return Box(box.label, labels[box.label] + mark, 1.0, box.left, box.top, box.right, box.bottom)

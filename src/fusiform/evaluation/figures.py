@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fusiform.report import Cell
+
+OTHER = "other"
+"""The column of a confusion matrix for classes of the model that the data does not have."""
 
 
 def rounded(value: float) -> float:
@@ -35,3 +41,11 @@ def interval_text(value: float | None, low: float | None, high: float | None) ->
 def shortened(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell]]:
     """Rows for people: no more than three decimals of a number."""
     return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
+def percentages(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Each row of a confusion matrix in whole percent that add up to 100; a row of nothing stays so."""
+    totals = np.maximum(counts.sum(1, keepdims=True), 1)
+    ends = np.rint(100 * np.cumsum(counts, axis=1) / totals).astype(int)
+    rows: list[list[int]] = np.diff(ends, axis=1, prepend=0).tolist()
+    return rows

@@ -20,18 +20,19 @@ from fusiform.data.dataset import Split
 from fusiform.data.masks import IGNORE
 from fusiform.data.preprocess import Placement, crop_pixels, placement
 from fusiform.drawing import charts
-from fusiform.drawing.overlay import draw_mask
-from fusiform.drawing.page import THUMBNAIL, Page
+from fusiform.drawing.overlay import color_of, draw_mask
+from fusiform.drawing.page import LARGE, Card, Headline, Page, percent_text
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.errors import ImageError, UsageError
-from fusiform.evaluation.base import OTHER, SCHEMA, AnnotationEvaluation, Rows
-from fusiform.evaluation.figures import percent, rounded, share, shortened
+from fusiform.evaluation import page_parts
+from fusiform.evaluation.base import SCHEMA, AnnotationEvaluation, Rows
+from fusiform.evaluation.figures import OTHER, percent, percentages, rounded, share
 from fusiform.evaluation.multi_scale import MultiScaleEngine
 from fusiform.evaluation.source import choose_masks
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
-from fusiform.report import Cell, Report, cell_text, value_text
+from fusiform.report import Cell, Report, cell_text
 from fusiform.tasks import segmentation
 from fusiform.tasks.bootstrap import RESAMPLES
 from fusiform.tasks.segmentation import SegmentationMap
@@ -44,15 +45,24 @@ from fusiform.tasks.segmentation_metrics import (
 )
 from fusiform.zoo.model import Model
 
-SHOWN_PICTURES = 12
-LARGEST_MATRIX = 50
-"""More classes than these make a matrix that nobody can read."""
 _NO_CLASS = -1
 """Stands for ``IGNORE`` in a true mask of the model's labels, of which there may be more than 255."""
 
 Look = Callable[[int, NDArray[np.float32], NDArray[np.int32]], None]
 """Is shown a picture's number, the network's logits (h, w, classes) and the true mask (height, width) of the model's
 labels, -1 where a pixel belongs to no class."""
+
+
+SHOWN_PICTURES = 12
+LARGEST_MATRIX = 50
+"""More classes than these make a matrix that nobody can read."""
+SMALL_SHARE = 0.01
+"""A share of all pixels below which a class is easily overlooked."""
+
+
+Again = Callable[[Sequence[int]], Iterator[tuple[Image.Image, SegmentationMap, SegmentationMap] | None]]
+"""Shows images of these indices to the model once more: each with its true and its found mask, None for one that is
+gone."""
 
 
 class Outlines(NamedTuple):
@@ -197,45 +207,8 @@ class SegmentationEvaluation(AnnotationEvaluation):
     def _tables(self) -> dict[str, Rows]:
         return {"Worst pictures": self.pictures()}
 
-    def _add_sections(self, page: Page) -> None:
-        self._add_confusion(page)
-        if rows := self.report().rows:
-            page.add_heading("Classes")
-            page.add_table(shortened(rows))
-        if chosen := self.worst()[:SHOWN_PICTURES]:
-            page.add_heading("Worst pictures")
-            page.add_text("Each with what was found, and then with what is there; a colour is always the same class.")
-            page.add_pictures(self._draw(chosen))
-
-    def _add_confusion(self, page: Page) -> None:
-        columns, counts = self.confusion_columns()
-        rows = [int(k) for k in np.flatnonzero(counts.sum(1))]
-        # The diagonal is green where rows and columns are in one order: classes that are only found come last.
-        seen = [*rows, *(int(k) for k in np.flatnonzero(counts.sum(0)) if k not in rows)]
-        if not rows or len(seen) > LARGEST_MATRIX:
-            return
-        page.add_heading("Confusion")
-        page.add_text(
-            "True classes are rows, found ones columns; percent of the true class's pixels. Classes that are neither "
-            "true nor found anywhere are left out."
-        )
-        names = [columns[k] for k in seen]
-        page.add_svg(charts.heat_table(names[: len(rows)], names, percentages(counts[np.ix_(rows, seen)])))
-
-    def _draw(self, chosen: Sequence[int]) -> Iterator[tuple[Image.Image | None, str]]:
-        """Pictures with the masks that were found, and once more with the true ones."""
-        ious = {str(row["path"]): row["miou"] for row in self.pictures()}
-        for i, shown in zip(chosen, outline_again(self, chosen), strict=True):
-            name = self.samples[i].name
-            caption = f"{Path(name).name}\nmean IoU {value_text('miou', ious[name])}"
-            if shown is None:
-                yield None, caption
-                continue
-            image, true, found = shown
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            for what, mask in ((f"{caption}\nfound", found), ("there", true)):
-                classes = ", ".join(part.name for part in mask.shares() if part.index)
-                yield draw_mask(image, mask), f"{what}: {classes or 'nothing'}"
+    def _fill(self, page: Page) -> None:
+        _fill_page(self, page, lambda chosen: outline_again(self, chosen))
 
 
 def evaluate(
@@ -408,14 +381,6 @@ def outline_again(
         yield image, true, segmentation.decode(said, spec, image.size, placement=place)
 
 
-def percentages(counts: NDArray[np.int64]) -> list[list[int]]:
-    """Each row of a confusion matrix in whole percent that add up to 100; a row of nothing stays so."""
-    totals = np.maximum(counts.sum(1, keepdims=True), 1)
-    ends = np.rint(100 * np.cumsum(counts, axis=1) / totals).astype(int)
-    rows: list[list[int]] = np.diff(ends, axis=1, prepend=0).tolist()
-    return rows
-
-
 def _starter(model: Model, *, multi_scale: bool, engine: EngineName | None, device: str) -> Callable[[int], Engine]:
     """What opens an engine with a number of threads."""
     if multi_scale and engine not in (None, "torch"):
@@ -445,3 +410,132 @@ def _answers(
         # Without the padding, which would be a part of what image pooling sees: here networks take any size.
         alone = np.ascontiguousarray(picture[p.top : p.top + p.height, p.left : p.left + p.width])
         yield engine.run(alone[None])["logits"][0], Placement(p.width, p.height, 0, 0, p.width, p.height)
+
+
+# --- the page ---
+
+
+def _fill_page(evaluation: SegmentationEvaluation, page: Page, again: Again) -> None:
+    """Add all of it to a page that has begun; no mask was kept, so that those to be shown are made ``again``."""
+    e = evaluation
+    _add_figures(e, page)
+    page.add_notes(e.notes)
+    page_parts.add_comparison(page, e.comparison)
+    if worst := e.worst():
+        page.add_heading("Worst images", count=len(worst))
+        page.add_text("What was found beside the ground truth. A colour is always the same class.")
+        cards, seen = _cards(e, worst[:SHOWN_PICTURES], again)
+        page.add_legend([(e.spec.labels[k], color_of(k)) for k in seen])
+        page.add_cards(cards)
+    if rows := e.report().rows:
+        page.add_heading("Classes", wide=False, count=len(rows))
+        page.add_table(page_parts.shares(rows), first=20)
+    page_parts.add_advice(page, _advice(e))
+    _add_confusion(e, page)
+    scales = "six scales, and mirrored" if e.multi_scale else "one"
+    e._add_end(
+        page,
+        [
+            (
+                "mean IoU",
+                "over all pixels",
+                "Of each class its right pixels, of all that are its own or were taken for it.",
+            ),
+            ("scales", scales, "How often each image is seen; several, as in the papers' best figures, take longer."),
+            ("intervals", f"{RESAMPLES:,} resamples", "What comes out for as many images drawn from these at random."),
+        ],
+    )
+
+
+def _add_figures(e: SegmentationEvaluation, page: Page) -> None:
+    value, low, high = e.intervals["pixel_accuracy"]
+    note = "" if low is None or high is None else f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
+    others = "" if len(e.outputs) == e.spec.num_classes else f"of the model's {e.spec.num_classes:,}"
+    unread = f"{len(e.skipped):,} could not be read" if e.skipped else ""
+    images = f"{len(e.samples):,} images"
+    pixels = int(e.counts.sum(0)[1].sum())
+    page.add_headlines(
+        [page_parts.deciding(e.interval, "mean IoU", images)],
+        [
+            page_parts.figure(value, "pixel accuracy", note),
+            Headline(f"{len(e.samples):,}", "images", note=unread),
+            Headline(f"{len(e.outputs):,}", "classes", note=others),
+            Headline(f"{pixels / 1e6:,.1f}", "million pixels", note="that belong to a class"),
+        ],
+    )
+    if value is not None:
+        page.add_lead(
+            f"{percent_text(value)} of the pixels get the right class. Mean IoU counts every class alike, however "
+            "small."
+        )
+
+
+def _add_confusion(e: SegmentationEvaluation, page: Page) -> None:
+    columns, counts = e.confusion_columns()
+    rows = [int(k) for k in np.flatnonzero(counts.sum(1))]
+    # The diagonal is green where rows and columns are in one order: classes that are only found come last.
+    seen = [*rows, *(int(k) for k in np.flatnonzero(counts.sum(0)) if k not in rows)]
+    if not rows or len(seen) > LARGEST_MATRIX:
+        return
+    page.add_heading("Confusion matrix")
+    page.add_text(
+        "True classes are rows, found ones columns; percent of the true class's pixels. Classes that are neither true "
+        "nor found anywhere are left out."
+    )
+    names = [columns[k] for k in seen]
+    table = charts.heat_table(names[: len(rows)], names, percentages(counts[np.ix_(rows, seen)]), unit=" %")
+    page.add_svg(table, keeps_size=True)
+
+
+def _cards(e: SegmentationEvaluation, chosen: Sequence[int], again: Again) -> tuple[list[Card], list[int]]:
+    """Images with the masks that were found, beside the same with the true ones; and the classes that they show."""
+    ious = np.nan_to_num(mean_iou(e.counts, e.outputs))
+    cards, seen = [], set()
+    for i, shown in zip(chosen, again(chosen), strict=True):
+        name = e.samples[i].name
+        said = f"mean IoU {percent_text(float(ious[i]))}"
+        if shown is None:
+            cards.append(Card([(None, "")], said, name=Path(name).name))
+            continue
+        image, true, found = shown
+        image.thumbnail((LARGE, LARGE))
+        told = []
+        for what, mask in (("found", found), ("true", true)):
+            parts = [part for part in mask.shares() if part.index]
+            seen |= {part.index for part in parts}
+            told.append(f"{what}: {', '.join(part.name for part in parts) or 'nothing'}")
+        pictures = [(draw_mask(image, found), "found"), (draw_mask(image, true), "ground truth")]
+        cards.append(Card(pictures, said, told, Path(name).name))
+    return cards, sorted(seen)
+
+
+def _advice(e: SegmentationEvaluation) -> Iterator[str]:
+    """What would make the segmenter better, as far as these masks show it."""
+    rows = [row for row in e.report().rows if row["iou"] is not None and int(str(row["pixels"]))]
+    if len(rows) > 1:
+        weakest = min(rows, key=lambda row: float(str(row["iou"])))
+        yield (
+            f"{weakest['class']} has the lowest IoU, {percent_text(float(str(weakest['iou'])), 0)}. Look at its masks "
+            "with fusiform doctor, and add images of it."
+        )
+    columns, counts = e.confusion_columns()
+    wrong = counts.astype(np.float64)
+    np.fill_diagonal(wrong, 0)
+    if wrong.any():
+        true, said = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        share = wrong[true, said] / counts[true].sum()
+        yield (
+            f"Most wrong pixels are {columns[true]} taken for {columns[said]}: {percent_text(share)} of all that is "
+            f"{columns[true]}."
+        )
+    total = sum(int(str(row["pixels"])) for row in rows)
+    small = [str(row["class"]) for row in rows if int(str(row["pixels"])) < SMALL_SHARE * total]
+    if small:
+        named = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+        yield (
+            f"Less than {percent_text(SMALL_SHARE, 0)} of the pixels each are {named}. A larger input, or more images, "
+            "show more of them."
+        )
+    if not e.multi_scale:
+        yield "--multi-scale shows how much several scales would bring, at several times the cost."
+    yield from page_parts.interval_advice(e.interval, len(e.samples))

@@ -226,12 +226,14 @@ def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
         lines = align([header, *cells], "><<>>>>").split("\n") if cells else [NOTHING]
     elif prediction.segmentation is not None:
         shares = prediction.segmentation.shares()
-        lines = [f"{percent(share.share)}  {bar(share.share)}  {printable(share.name)}" for share in shares]
+        lines = [f"{percent(share.share)}{OF_PICTURE}  {bar(share.share)}  {printable(share.name)}" for share in shares]
         lines += [f"mask: {printable(mask)}"] if mask else []
     return "\n  ".join([printable(prediction.path), *lines]) + "\n"
 
 
 NOTHING = "nothing found"
+OF_PICTURE = " of the picture"
+"""What stands behind the share of a class in a mask, which else looks like a confidence."""
 
 
 def percent(share: float) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusiform.prediction.formats import NOTHING, percent
+from fusiform.prediction.formats import NOTHING, OF_PICTURE, percent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,17 +75,17 @@ class Drawing:
 
     def picture(self, pictures: int) -> Image.Image:
         """The answers as one picture, RGB: as a grid, or the only one of ``pictures`` large; with a mask's legend."""
-        from fusiform.drawing.grid import TILE, draw_grid
+        from fusiform.drawing.grid import GAP, TILE, draw_grid
         from fusiform.drawing.overlay import add_legend
         from fusiform.drawing.text import TEXT_SIZE
         from fusiform.prediction.answer import DRAWN_THUMBNAIL
 
         alone = self._alone(pictures)
         if alone is not None:
-            return add_legend(alone, [(share.index, _with_share(share)) for share in self.shares])
+            return add_legend(alone, [(share.index, _with_share(share) + OF_PICTURE) for share in self.shares])
         side = TILE if self.task == "classification" else DRAWN_THUMBNAIL
         names = sorted({(share.index, share.name) for share in self.shares})
-        return add_legend(draw_grid(self.tiles, side=side), names, size=TEXT_SIZE)
+        return add_legend(draw_grid(self.tiles, side=side), names, size=TEXT_SIZE, left=GAP)
 
     def _alone(self, pictures: int) -> Image.Image | None:
         return self.tiles[0].image if pictures == 1 and self.task != "classification" else None
@@ -111,8 +111,8 @@ class Drawing:
         shares = [share for share in prediction.segmentation.shares() if share.index]
         self.shares += shares
         self.letters.update(*(share.name for share in shares))
-        summary = ", ".join(map(_with_share, shares))
-        return Tile(draw_mask(image, prediction.segmentation), summary or NOTHING, name)
+        summary = ", ".join(map(_with_share, shares)) + OF_PICTURE if shares else NOTHING
+        return Tile(draw_mask(image, prediction.segmentation), summary, name)
 
 
 def _tile(prediction: Answer, classes: dict[str, dict[int, str]]) -> Tile:

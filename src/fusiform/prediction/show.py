@@ -17,7 +17,7 @@ from PIL import Image
 from fusiform.data.image import read_image
 from fusiform.errors import ImageError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, Answer
-from fusiform.prediction.formats import NOTHING, percent
+from fusiform.prediction.formats import NOTHING, OF_PICTURE, percent
 from fusiform.prediction.sheet import SAVED, Drawing
 from fusiform.report import printable
 
@@ -37,6 +37,7 @@ def summary(prediction: Answer) -> str:
         parts = [name if count == 1 else f"{name} ({count})" for name, count in found.items()]
     elif prediction.segmentation is not None:
         parts = [f"{share.name} {percent(share.share).strip()}" for share in prediction.segmentation.shares()]
+        return printable(", ".join(parts[:NAMED]) + OF_PICTURE + (", ..." if len(parts) > NAMED else ""))
     else:
         parts = [f"{guess.name} {guess.probability:.1%}" for guess in prediction.top]
     more = ", ..." if len(parts) > NAMED else ""
@@ -56,7 +57,7 @@ def draw(prediction: Answer) -> Image.Image:
         return draw_boxes(image, prediction.detections)
     if prediction.segmentation is not None:
         shares = [share for share in prediction.segmentation.shares() if share.index]
-        names = [(share.index, f"{share.name} {percent(share.share).strip()}") for share in shares]
+        names = [(share.index, f"{share.name} {percent(share.share).strip()}{OF_PICTURE}") for share in shares]
         return add_legend(draw_mask(image, prediction.segmentation), names)
     return draw_grid([Tile(image, f"{prediction.top[0].probability:.1%}  {prediction.top[0].name}")])
 

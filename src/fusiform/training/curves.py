@@ -56,7 +56,7 @@ def draw_curves(records: Sequence[Record], path: str | os.PathLike[str]) -> None
 
     Each record may hold ``epoch`` (those without are left out), ``phase``, ``train_loss``, ``val_loss``, one of
     ``SCORES`` (0 to 1) and ``lr``; None and numbers that are not finite leave a gap. Where a resumed run wrote an epoch
-    again, the later record counts. A dotted line stands where a phase begins.
+    again, the later record counts. A dotted line stands where a phase begins after another.
 
     Raises UsageError where no record has an epoch, MissingExtraError without matplotlib, OutputError where the file
     cannot be written.
@@ -75,11 +75,21 @@ def draw_curves(records: Sequence[Record], path: str | os.PathLike[str]) -> None
     losses.legend(frameon=False)
     accuracy.set_title(f"validation {SCORES[score]} (%)")
     rate.set_title("learning rate")
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no 1e-4 in a corner that belongs to all numbers
     for axes in (losses, accuracy, rate):
         axes.set_xlabel("epoch")
         for start in starts[1:]:
-            axes.axvline(start, color=MARK, linestyle=":", linewidth=1)
+            if start > 0:  # before the first epoch there is nothing to be told apart
+                axes.axvline(start, color=MARK, linestyle=":", linewidth=1)
+                axes.annotate(
+                    "next phase",
+                    (start, 1),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(3, -9),
+                    textcoords="offset points",
+                    color=MARK,
+                    fontsize=7,
+                )
     _write(figure, path)
 
 
