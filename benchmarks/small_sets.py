@@ -104,6 +104,7 @@ def main() -> None:
         "trainings at a time": arguments.jobs,
         "seeds": arguments.seeds,
         "changes of the recipe": " ".join(arguments.settings) or None,
+        "date": time.strftime("%Y-%m-%d"),
     }
     common.finish("small_sets", about, figures, rows, arguments.json)
 

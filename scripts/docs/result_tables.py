@@ -180,13 +180,13 @@ def _small_sets() -> str:
             f"{row['size']} / {row['input']}",
             str(row["steps"]),
             f"{row['image passes']:,}",
-            f"{row['images/s']}",
-            f"{row['minutes']:.2f}",
+            f"{row['CPU seconds'] / 60:.1f}",
+            f"{row['minutes']:.1f}",
         ]
         for row in result("small_sets")["rows"]
     ]
     header = ["set, recipe", "training images", "head's top-1 %", "top-1 %", "of the seeds", "training / input pixels"]
-    return markdown([*header, "steps", "image passes", "images/s", "minutes"], lines)
+    return markdown([*header, "steps", "image passes", "CPU minutes", "minutes"], lines)
 
 
 def _training_step() -> str:
@@ -379,7 +379,10 @@ _VALUES: dict[str, Callable[[], str]] = {
     "onnx_saves": _onnx_saves,
     "photograph_classes": _figure("accuracy", "classes among them", "{}"),
     "photographs": _figure("accuracy", "photographs", "{}"),
+    "small_sets_at_a_time": _figure("small_sets", "trainings at a time", "{}"),
+    "small_sets_date": _figure("small_sets", "date", "{}"),
     "small_sets_seeds": _figure("small_sets", "seeds", "{}"),
+    "small_sets_threads": _figure("small_sets", "threads", "{}"),
     "seeds": _figure(_CURVE, "seeds", "{}"),
     "steps": _figure(_CURVE, "steps", "{}"),
     "two_seeds": _figure(_CURVE, "plain, two seeds: mean |difference|", "{:.2f}"),
