@@ -131,12 +131,12 @@ class Test:
     def measure(self, network: object) -> float:
         import torch
 
-        from fusiform.training.classification import measure
+        from fusiform.training.classification import look, sum_up
         from fusiform.training.distributed import World
 
         paused = time.monotonic()
         world = World(0, 1, torch.device("cpu"))
-        top1 = measure(network, self.spec, self.samples, world, threads=2)["val_top1"]
+        top1 = sum_up(*look(network, self.spec, self.samples, world, threads=2))["val_top1"]
         self.clock.skip(time.monotonic() - paused)
         print(json.dumps({"seconds": round(self.clock.seconds, 1), "top1": top1}), flush=True)
         return top1

@@ -169,6 +169,26 @@ def _time_to_accuracy() -> str:
     return markdown(["", f"seconds to {asked} % top-1", "best top-1 %", "stopped after seconds"], lines)
 
 
+def _small_sets() -> str:
+    lines = [
+        [
+            f"`{row['set']}`, {row['recipe']}",
+            str(row["images"]),
+            f"{row['head top-1 %']:.1f}",
+            f"{row['top-1 %']:.1f}",
+            f"{row['lowest']:.1f} to {row['highest']:.1f}",
+            f"{row['size']} / {row['input']}",
+            str(row["steps"]),
+            f"{row['image passes']:,}",
+            f"{row['CPU seconds'] / 60:.1f}",
+            f"{row['minutes']:.1f}",
+        ]
+        for row in result("small_sets")["rows"]
+    ]
+    header = ["set, recipe", "training images", "head's top-1 %", "top-1 %", "of the seeds", "training / input pixels"]
+    return markdown([*header, "steps", "image passes", "CPU minutes", "minutes"], lines)
+
+
 def _training_step() -> str:
     names = {
         "plain": "plain eager PyTorch, float32",
@@ -310,6 +330,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "formats": _formats,
     "latency": _latency,
     "memory": _memory,
+    "small_sets": _small_sets,
     "stages": _stages,
     "tasks": _tasks,
     "time_to_accuracy": _time_to_accuracy,
@@ -358,6 +379,10 @@ _VALUES: dict[str, Callable[[], str]] = {
     "onnx_saves": _onnx_saves,
     "photograph_classes": _figure("accuracy", "classes among them", "{}"),
     "photographs": _figure("accuracy", "photographs", "{}"),
+    "small_sets_at_a_time": _figure("small_sets", "trainings at a time", "{}"),
+    "small_sets_date": _figure("small_sets", "date", "{}"),
+    "small_sets_seeds": _figure("small_sets", "seeds", "{}"),
+    "small_sets_threads": _figure("small_sets", "threads", "{}"),
     "seeds": _figure(_CURVE, "seeds", "{}"),
     "steps": _figure(_CURVE, "steps", "{}"),
     "two_seeds": _figure(_CURVE, "plain, two seeds: mean |difference|", "{:.2f}"),

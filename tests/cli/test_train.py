@@ -144,6 +144,21 @@ def test_the_recipe_can_be_looked_at_first(tmp_path: Path) -> None:
     assert json.loads(result.output)["lr"] == 0.125
 
 
+def test_the_recipe_is_shown_as_it_would_be_used_for_the_data(data: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(data), "--model", "mobilenet_v2_x0_35", "--out", str(tmp_path / "run")]
+    changes = ["--set", "min_steps=30", "--set", "batch=8", *SET]
+    shown = CliRunner().invoke(commands, [*arguments, *changes, "--show"])
+    assert shown.exit_code == 0, shown.output
+    assert not (tmp_path / "run").exists()
+    result = CliRunner().invoke(commands, [*arguments, *changes])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "recipe.json").read_text() == shown.output
+    recipe = json.loads(shown.output)
+    # 24 pictures, a quarter of them held out, are 2 steps of 8: 15 passes, in at most 12 epochs.
+    assert (recipe["epochs"], recipe["repeats"]) == (8, 2)
+    assert "fitted to the pictures: 8 epochs of 2 passes over the pictures" in result.output
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(

@@ -249,7 +249,9 @@ def test_the_command_knows_the_task_by_the_data(data: Path, tmp_path: Path) -> N
 
     assert show(str(data))["name"] == DEFAULTS["detection"]
     assert show(str(data), "--task", "segmentation")["name"] == DEFAULTS["segmentation"]
-    assert show(str(tmp_path))["name"] == DEFAULTS["classification"]
+    (tmp_path / "classes" / "one").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "classes" / "one" / "a.png")
+    assert show(str(tmp_path / "classes"))["name"] == DEFAULTS["classification"]
     words = ["train", str(data), "--out", str(tmp_path / "run"), "--task", "detection", "--recipe", "deeplab_small"]
     result = CliRunner().invoke(fusiform.cli.commands, words, prog_name="fusiform")
     assert result.exit_code == 2

@@ -26,7 +26,7 @@ from fusiform.modules import build_network
 from fusiform.modules.layers import LoneBatchNorm2d
 from fusiform.progress import silent
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.training.classification import measure
+from fusiform.training.classification import look, sum_up
 from fusiform.training.detection import BoxExamples, DetectionTask, start_detector
 from fusiform.training.distributed import SyncedBatchNorm2d, World, join, sync_batch_norm
 from fusiform.training.job import train
@@ -278,7 +278,7 @@ def measure_together(world: World, picture: Path) -> tuple[float, float]:
     samples = [Sample(picture, i % 2) for i in range(1201)]
     network = build_network(spec).eval()
     network.classifier[1].bias.data[0] = 1.0
-    figures = measure(network, spec, samples, world, threads=1)
+    figures = sum_up(*look(network, spec, samples, world, threads=1))
     return figures["val_images"], figures["val_top1"]
 
 

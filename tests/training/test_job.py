@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import signal
@@ -19,11 +20,17 @@ import torch
 from PIL import Image
 
 import fusiform
+from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, OutputError, UsageError
-from fusiform.training import loop
+from fusiform.evaluation.classification import answers
+from fusiform.progress import silent
+from fusiform.training import classification, loop
+from fusiform.training.classification_job import read_list
 from fusiform.training.curves import draw_curves, read_metrics
+from fusiform.training.distributed import World
 from fusiform.training.job import find_rate, train
-from fusiform.training.recipe import Recipe
+from fusiform.training.recipe import Recipe, override
+from fusiform.training.recipes import finetune_small
 from fusiform.zoo.checkpoint import read_safetensors
 
 pytestmark = pytest.mark.usefixtures("unrendered_curves")
@@ -93,6 +100,7 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
     assert all(record["val_images"] == 9 for record in records)
     assert report.figures["images"] == 9
     assert report.figures["top1"] > 0.8  # type: ignore[operator]  # colours are easy; guessing gives a third
+    assert report.figures["top5"] is None  # of three classes, five answers are all
     assert Recipe.from_json((out / "recipe.json").read_text()).epochs == 4
     assert "epoch 4/4" in (out / "train.log").read_text()
     assert len((out / "data.csv").read_text().splitlines()) == 37
@@ -294,6 +302,186 @@ def test_how_long_the_rest_of_a_run_takes() -> None:
     # 9 and 10 steps of 32 pixels at 2 seconds, 20 of 64 pixels at 8, and four validations.
     assert rest.seconds(0, 1) == pytest.approx(19 * 2 + 20 * 8 + 4 * 3)
     assert rest.seconds(3, 10) == pytest.approx(3)
+
+
+def test_an_epoch_of_several_passes_is_taken_up_within(
+    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(quick, epochs=1, min_steps=26, batch=16)
+    said: list[str] = []
+    train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1, say=said.append)
+    # 27 pictures are one step of 16: 26 passes, 13 in each of... at most 12 epochs of 3, hence 9.
+    assert any(line.startswith("fitted to the pictures: 9 epochs of 3 passes over the pictures") for line in said)
+    records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [5 * epoch for epoch in range(10)]  # 3 x 27 // 16
+    one_step, taken = loop._Fit._step, 0
+
+    def stop(self: Any, batches: Any) -> None:
+        nonlocal taken
+        if taken == 13:
+            raise Stop
+        taken += 1
+        one_step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", stop)
+        with pytest.raises(Stop):
+            train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
+    train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
+    assert "going on from epoch 2, step 3" in said
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+def test_no_pass_shows_a_picture_as_another_did(
+    quick: Recipe, tmp_path: Path, make_pictures: Callable[..., None]
+) -> None:
+    """Two passes in an epoch are what two epochs are, so that old runs and new ones see the same."""
+    from fusiform.training.loader import ClassExamples, Pictures, load
+
+    make_pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    samples = open_dataset(tmp_path / "data", task="classification").splits["all"]
+    world = World(0, 1, torch.device("cpu"))
+
+    def shown(epochs: int, repeats: int) -> list[torch.Tensor]:
+        recipe = dataclasses.replace(quick, epochs=epochs, repeats=repeats)
+        examples = ClassExamples(recipe, shorter_side=48)
+        loaded = load(samples, examples, cache="memory", threads=1, progress=silent)
+        return [batch.pictures for batch in Pictures(loaded, examples, recipe, world).batches(0, 0)]
+
+    once, twice = shown(4, 1), shown(2, 2)
+    assert len(once) == len(twice) == 8
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+    assert not any(torch.equal(once[0], other) for other in once[1:])
+
+
+def test_a_run_of_a_version_that_fitted_nothing_goes_on_as_it_was(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    for name in ("min_steps", "max_steps", "repeats", "fit_size", "centre_steps", "give_up"):
+        del recipe[name]
+    path.write_text(json.dumps(recipe))
+    (tmp_path / "run" / "state.pt").unlink()
+    train(None, tmp_path / "run", resume=True, threads=1)
+    assert_equal(trained, tmp_path / "run")
+
+
+def test_the_first_epoch_keeps_what_the_head_has_learnt(tmp_path: Path) -> None:
+    """Eight steps of the default recipe on noisy textures, of which the head gets three in four right."""
+    make_textures(tmp_path / "data", each=64)
+    changes = ["epochs=1", "schedule=constant", "size=96", "eval_size=96", "batch=16", "val_fraction=0.5"]
+    ends = {}
+    for centred in (True, False):
+        recipe = override(finetune_small, [*changes, f"centre_steps={centred}"])
+        train(tmp_path / "data", tmp_path / str(centred), model="mobilenet_v2", recipe=recipe, threads=1)
+        head, ends[centred] = read_metrics(tmp_path / str(centred) / "metrics.jsonl")
+    assert 0.6 < head["val_top1"] < 0.9
+    assert ends[True]["val_top1"] > head["val_top1"] - 0.05
+    assert ends[False]["val_top1"] < head["val_top1"] - 0.1  # what AdamW does otherwise
+
+
+def make_textures(folder: Path, *, each: int) -> None:
+    """Rings, stripes, checks and dots in noise, 48 pixels."""
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :48]
+    for kind in ("rings", "stripes", "checks", "dots"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(each):
+            rate, (p, q), angle = chance.uniform(0.3, 0.9), chance.uniform(0, 6, 2), chance.uniform(0, 3.14)
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            dots = np.sin(rate * u + p) * np.sin(rate * v + q)
+            rings = np.sin(rate * np.hypot(x - 24 - p, y - 24 - q))
+            pattern = {"rings": rings, "stripes": np.sin(rate * u + p), "checks": np.sign(dots), "dots": dots}[kind]
+            pixels = 128 + chance.uniform(20, 60) * pattern[..., None] * chance.uniform(0.3, 1, 3)
+            pixels += chance.normal(0, 30, pixels.shape)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / kind / f"{number}.png")
+
+
+def test_training_that_brings_nothing_stops_and_says_so(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    ruinous = dataclasses.replace(quick, lr=0.5, ema=0.0, epochs=6, give_up=0.5)
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=ruinous, threads=1, say=said.append)
+    assert (report.figures["best_epoch"], report.figures["epochs"]) == (0, 3)
+    assert "stopped after 3 of 6 epochs: none was better than the start" in said
+    assert any(line.startswith("fine-tuning has not beaten the head: best.safetensors has the head") for line in said)
+    assert any("--set lr=0.2" in line for line in said)
+    # What is kept is no worse than the head that it started from: it is that.
+    train(data, tmp_path / "head", model=NETWORK, recipe=dataclasses.replace(quick, epochs=0), threads=1)
+    assert_equal(tmp_path / "run", tmp_path / "head", "best.safetensors")
+    said.clear()
+    more = dataclasses.replace(quick, lr=0.5, ema=0.0, epochs=1, head_epochs=0)
+    train(
+        data, tmp_path / "more", model=tmp_path / "head" / "best.safetensors", recipe=more, threads=1, say=said.append
+    )
+    assert any(line.startswith("training has not beaten the model that it started from") for line in said)
+
+
+def test_the_validation_loss_is_smoothed_as_training_s_is(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    """Fine-tuning makes answers less sure: without it the head, which is surer, would seem the better one."""
+    recipe = dataclasses.replace(quick, epochs=1, label_smoothing=0.3)
+    train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1)
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    held_out = read_list(tmp_path / "run").splits["val"]
+    logits = torch.from_numpy(answers(tmp_path / "run" / "last.safetensors", held_out, threads=1).values)
+    labels = torch.tensor([sample.label for sample in held_out])
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    assert last["val_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    assert last["val_loss"] != pytest.approx(plain.item(), rel=1e-2)
+
+
+def test_chance_is_the_standard_error_of_what_each_image_gains() -> None:
+    gains = torch.tensor([0.2, 0.1, 0.3, math.nan, 0.2])
+    assert loop.is_beyond_chance(gains)
+    assert not loop.is_beyond_chance(-gains)
+    # A mean of 0.1 with a standard error of 0.1: of one image in four.
+    assert not loop.is_beyond_chance(torch.tensor([0.4, 0.0, 0.0, 0.0]))
+    assert loop.is_beyond_chance(torch.tensor([0.4, 0.0, 0.0, 0.0] * 4))
+    assert not loop.is_beyond_chance(torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(("gains", "best"), [((0.5, 0.0, 0.0), 0), ((0.5, 0.4, 0.5), 1)])
+def test_the_head_is_kept_until_it_is_beaten_beyond_chance(
+    gains: tuple[float, ...], best: int, data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([np.ones(3), np.ones(3) - gains])
+    monkeypatch.setattr(classification, "look", lambda *_, **__: (next(losses), np.ones(3, bool)))
+    recipe = dataclasses.replace(quick, epochs=1, metric="loss")
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1)
+    assert report.figures["best_epoch"] == best
+
+
+def test_a_state_of_a_version_that_did_not_smooth_takes_the_next_epoch_for_the_best(
+    data: Path, tmp_path: Path, quick: Recipe
+) -> None:
+    recipe = dataclasses.replace(quick, label_smoothing=0.1)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 1/"):  # the state is that of the start
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=stop)
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["best"]["val_loss"] = 0.0  # no loss is less
+    torch.save(state, path)
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    del state["start_losses"]
+    torch.save(state, tmp_path / "old" / "state.pt")
+    same, changed = (
+        train(None, tmp_path / run, resume=True, threads=1).figures["best_epoch"] for run in ("run", "old")
+    )
+    assert same == 0
+    assert changed in (1, 2)
+
+
+def test_what_beats_the_head_says_nothing_of_it(data: Path, tmp_path: Path, quick: Recipe) -> None:
+    said: list[str] = []
+    recipe = dataclasses.replace(quick, head_epochs=0, lr=1e-3, backbone_lr=0.1, epochs=6, give_up=0.5)
+    report = train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=said.append)
+    assert report.figures["best_epoch"] > 0  # type: ignore[operator]
+    assert not any("beaten" in line for line in said)
 
 
 def test_a_run_can_be_taken_up_before_it_saved_and_after_it_ended(trained: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from fusiform.errors import UsageError
 from fusiform.modules import build_network
 from fusiform.spec import ModelSpec
-from fusiform.training.optim import RMSpropTF, make_optimizer
+from fusiform.training.optim import CentredAdamW, RMSpropTF, make_optimizer
 from fusiform.training.recipe import Recipe
 
 PLAIN = Recipe("plain", 10, lr=0.5, weight_decay=0.01, backbone_lr=0.1)
@@ -130,3 +132,28 @@ def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(name: Any, tmp_
     steps(second, restored, 9)
     torch.testing.assert_close(dict(second.state_dict()), dict(first.state_dict()), rtol=0, atol=0)
     assert [group["lr_scale"] for group in restored.param_groups] == [1.0, 1.0]
+
+
+def test_centred_steps_leave_each_channels_sum_of_weights() -> None:
+    torch.manual_seed(0)
+    network = nn.ModuleList([nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 2)])
+    plain = copy.deepcopy(network)
+    recipe = dataclasses.replace(PLAIN, optimizer="adamw", lr=1e-3, backbone_lr=1.0, weight_decay=0.0)
+    sums = network[0].weight.detach().sum((1, 2, 3))
+    for one, made in ((network, dataclasses.replace(recipe, centre_steps=True)), (plain, recipe)):
+        optimizer = make_optimizer(one, made, head=[])
+        assert isinstance(optimizer, CentredAdamW) == made.centre_steps
+        # Of positive inputs the gradient has one sign, and every weight moves by the whole rate.
+        pointwise, depthwise, linear = one
+        loss = pointwise(torch.rand(4, 8, 5, 5)).sum() + depthwise(torch.rand(4, 4, 5, 5)).sum()
+        (loss + linear(torch.rand(4, 4)).sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(network[0].weight.sum((1, 2, 3)), sums)
+    torch.testing.assert_close(plain[0].weight.sum((1, 2, 3)), sums - 8 * 0.001)
+    for own, other in zip(list(network.parameters())[1:], list(plain.parameters())[1:], strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_centred_steps_are_of_adamw_only() -> None:
+    with pytest.raises(UsageError, match="centre_steps is for adamw, not for sgd"):
+        dataclasses.replace(PLAIN, centre_steps=True)

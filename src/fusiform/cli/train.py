@@ -136,7 +136,9 @@ def command(
         _check_resume(ctx)
     chosen = choose_recipe(data, task=task, recipe=recipe, settings=settings, teacher=teacher)
     if show:
-        click.echo(chosen.to_json(indent=2))
+        from fusiform.training.fitting import fit_to
+
+        click.echo((chosen if data is None else fit_to(chosen, data, ignore=ignore, root=root)).to_json(indent=2))
         return
     if out is None:
         raise UsageError("there is no folder for the run: name a new one with --out DIR")

@@ -61,14 +61,6 @@ class Answers(NamedTuple):
     errors: Mapping[int, str]
 
 
-class Sums(NamedTuple):
-    """What the parts of a dataset add up to: the loss in nats, the images that are named right, and all images."""
-
-    loss: float
-    right: float
-    pictures: float
-
-
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ClassificationEvaluation(Evaluation):
     """A classifier's answers to the images of a dataset, and what follows from them.
@@ -379,16 +371,6 @@ def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[st
         right = metrics.in_top(logits, truth, k)
         found[name] = (float(right.mean()), *metrics.wilson_interval(int(right.sum()), len(truth)))
     return found
-
-
-def sum_up(values: NDArray[np.float32], truth: NDArray[np.int64]) -> Sums:
-    """What training adds up over its processes: of logits (images, classes), those that could not be read left out."""
-    read = ~np.isnan(values).any(axis=1)
-    values, truth = values[read], truth[read]
-    if not len(truth):
-        return Sums(0.0, 0.0, 0.0)
-    loss = metrics.negative_log_likelihood(values, truth) * len(truth)
-    return Sums(loss, float(metrics.in_top(values, truth, 1).sum()), float(len(truth)))
 
 
 # --- the page ---

@@ -129,6 +129,9 @@ def recipe_for(recipe: Recipe, plan: Plan, epochs: int) -> Recipe:
     return dataclasses.replace(
         recipe,
         epochs=epochs,
+        min_steps=0,
+        max_steps=0,
+        fit_size=False,
         size=pixels(recipe.size),
         sizes=tuple(map(pixels, recipe.sizes))[-max(epochs, 1) :],
         eval_size=plan.size,

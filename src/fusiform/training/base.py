@@ -26,6 +26,7 @@ from fusiform.spec import Task as ModelTask
 from fusiform.training import batch_norm
 from fusiform.training.distributed import World
 from fusiform.training.environment import describe_environment
+from fusiform.training.fitting import describe_fit, fit_recipe
 from fusiform.training.loader import Examples, Loaded, Pictures, load, mix_seed
 from fusiform.training.loop import Outcome, Task, fit
 from fusiform.training.recipe import Recipe, shortened_warmup
@@ -132,7 +133,7 @@ class Job(ABC, Generic[D]):
     ) -> Report:
         """Train, in this process's part of the world."""
         began = time.monotonic()
-        recipe, world = self.recipe, self.world
+        world = self.world
         taught_by = open_model(teacher) if teacher is not None else None
         # Whatever can be refused is refused before anything is written, and before the pictures are looked at.
         base = open_base(model, taught_by, scratch=scratch)
@@ -146,7 +147,9 @@ class Job(ABC, Generic[D]):
             for line in summary(found, held_out=self.held_out if found.splits.get("val") else None):
                 self.say(line)
             self._tell_shortened()
-        dataset = cast("D", world.share(found))
+            self.fit(found)
+        dataset, recipe = cast("tuple[D, Recipe]", world.share((found, self.recipe)))
+        self.recipe = recipe
         start = self.adapt(base, dataset, model)
         if self.run and not resume:
             self._write_down(dataset, model, teacher, scratch)
@@ -168,7 +171,16 @@ class Job(ABC, Generic[D]):
             progress=self.progress,
         )
         world.wait()
+        if outcome.epochs and outcome.best and not outcome.best_epoch:
+            self._tell_not_beaten(start)
         return self._report(dataset, outcome, time.monotonic() - began)
+
+    def fit(self, dataset: D) -> None:
+        """Fit the recipe to the pictures, and say what came of it."""
+        recipe = self.recipe
+        self.recipe = fit_recipe(recipe, dataset, held_out=self.held_out is not None)
+        if told := describe_fit(recipe, self.recipe):
+            self.say(told)
 
     def _tell_shortened(self) -> None:
         """Say what the preset has that does not fit into so few epochs, see ``override``."""
@@ -179,6 +191,21 @@ class Job(ABC, Generic[D]):
             self.say(
                 f"warm-up: {recipe.warmup_epochs:.3g} epochs in place of {preset.warmup_epochs:g}, which do not fit "
                 f"into {recipe.epochs}"
+            )
+
+    def _tell_not_beaten(self, start: Start) -> None:
+        """Say that the best weights are those of before the main phase, and what could be done about it."""
+        recipe = self.recipe
+        slower = f"a smaller learning rate (--set lr={recipe.lr / 3:.1g})"
+        if start.fresh_head and recipe.head_epochs:
+            self.say(
+                "fine-tuning has not beaten the head: best.safetensors has the head that was trained on the frozen "
+                f"network; try {slower}, more pictures, or --set epochs=0, which trains the head alone"
+            )
+        else:
+            self.say(
+                "training has not beaten the model that it started from, which is in best.safetensors; "
+                f"try {slower}, more epochs or more pictures"
             )
 
     def _write_down(self, dataset: D, model: str, teacher: str | os.PathLike[str] | None, scratch: bool) -> None:

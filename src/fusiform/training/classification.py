@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fusiform.data.dataset import Sample
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.evaluation.classification import answers, sum_up
+from fusiform.evaluation.classification import answers
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.modules import build_network
@@ -24,6 +24,7 @@ from fusiform.modules.backbones import Backbone, classifier_of
 from fusiform.progress import Tracker, silent
 from fusiform.spec import ModelSpec
 from fusiform.tables import TRAITS
+from fusiform.tasks.classification_metrics import in_top, log_likelihoods
 from fusiform.training.augment import mix_batch
 from fusiform.training.distributed import World
 from fusiform.training.loader import Batch, Normalization, Pictures
@@ -147,6 +148,7 @@ class ClassificationTask:
             dropout = next(module for module in self.network.modules() if isinstance(module, nn.Dropout))
             dropout.register_forward_pre_hook(self._keep)
         self._features = torch.empty(0)
+        self.losses = torch.empty(0, dtype=torch.float64)
         self.normalize = Normalization(spec.preprocess, recipe, world)
         self.weights: Tensor | None = None
         if recipe.class_weights == "balanced":
@@ -182,30 +184,55 @@ class ClassificationTask:
 
     def measure(self, world: World, progress: Tracker = silent) -> dict[str, float]:
         """Loss and top-1 on the validation pictures; on a CPU in LiteRT, as users will run the model."""
-        return measure(self.network, self.spec, self.validation, world, threads=self.threads, progress=progress)
+        smoothing, threads = self.recipe.label_smoothing, self.threads
+        losses, right = look(
+            self.network, self.spec, self.validation, world, smoothing=smoothing, threads=threads, progress=progress
+        )
+        self.losses = torch.from_numpy(losses)
+        return sum_up(losses, right)
 
 
-def measure(
+def look(
     network: nn.Module,
     spec: ModelSpec,
     samples: Sequence[Sample],
     world: World,
     *,
+    smoothing: float = 0.0,
     threads: int,
     progress: Tracker = silent,
-) -> dict[str, float]:
-    """``val_loss``, ``val_top1`` (0 to 1) and ``val_images`` over all processes, each picture counted once.
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The loss of each picture over all processes, and whether it is named right; NaN for those that cannot be read.
 
-    Pictures that cannot be read are not counted; {} where there are none.
+    The loss has the label smoothing of training. Without it, what has learnt to be less sure has the larger loss though
+    it is more often right, and the head would be kept.
     """
-    if not samples:
-        return {}
+    losses, right = np.empty(len(samples)), np.empty(len(samples), bool)
+    if not len(samples):
+        return losses, right
     state = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
     mine = samples[world.rank :: world.size]
-    values = _answer(in_memory(state, spec), mine, world, threads, progress)
+    logits = _answer(in_memory(state, spec), mine, world, threads, progress)
     truth = np.array([sample.label for sample in mine], np.int64)
-    loss, right, count = world.sum(sum_up(values, truth))
-    return {"val_loss": loss / count, "val_top1": right / count, "val_images": int(count)} if count else {}
+    own = smoothing * (logits[np.arange(len(truth)), truth] - logits.mean(1)) - log_likelihoods(logits, truth)
+    for rank, part in enumerate(world.gather((own, in_top(logits, truth, 1)))):
+        losses[rank :: world.size], right[rank :: world.size] = part
+    return losses, right
+
+
+def sum_up(losses: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, float]:
+    """``val_loss``, ``val_top1`` (0 to 1) and ``val_images`` of what ``look`` answers, without the unreadable.
+
+    {} where there are none.
+    """
+    read = ~np.isnan(losses)
+    if not read.any():
+        return {}
+    return {
+        "val_loss": float(losses[read].mean()),
+        "val_top1": float(right[read].mean()),
+        "val_images": int(read.sum()),
+    }
 
 
 def in_memory(state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> Model:

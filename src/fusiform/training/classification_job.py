@@ -152,7 +152,7 @@ class ClassificationJob(Job[DataSet]):
             "top1": top1,
             "top1_low": low,
             "top1_high": high,
-            "top5": top5,
+            "top5": top5 if spec.num_classes > 5 else None,  # of five classes, five answers are all there are
         }
 
 

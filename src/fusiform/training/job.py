@@ -130,8 +130,9 @@ def find_rate(
         base = open_base(os.fspath(model), taught_by, scratch=scratch)
         job = _job(world, None, recipe, threads, 0, progress, ignore, root)
         dataset = job.prepare(Path(data))
+        job.fit(dataset)
         task = job.make_task(job.adapt(base, dataset, os.fspath(model)), dataset, taught_by, None)
-        rates, losses = sweep(task, recipe, world, progress)
+        rates, losses = sweep(task, job.recipe, world, progress)
     suggested = suggest(rates, losses)
     picture = Path(out) / "lr_finder.png"
     make_folder(picture.parent)

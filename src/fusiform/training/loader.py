@@ -150,7 +150,7 @@ class Pictures:
     """The training pictures of one process's share of each batch.
 
     ``labels`` are the classes of a balanced sampler. With fewer pictures than a batch, all of them are one. The last
-    pictures of an epoch that do not fill a batch are left out; the order is new in each epoch.
+    pictures of an epoch that do not fill a batch are left out; the order is new in each pass over them.
     """
 
     def __init__(
@@ -166,14 +166,14 @@ class Pictures:
             )
         self.count, self.labels = count, torch.tensor(labels, dtype=torch.int64)
         self.batch = min(recipe.batch, count // world.size * world.size)
-        self.steps = count // self.batch
+        self.steps = count * recipe.repeats // self.batch
         self.recipe, self.world = recipe, world
         self.dataset = _Augmented(loaded, examples)
         self.workers = _choose_workers(recipe.workers, loaded, world)
 
-    def order(self, epoch: int) -> Tensor:
-        """The pictures in the order in which the epoch shows them, as int64 indices."""
-        generator = torch.Generator().manual_seed(mix_seed(self.recipe.seed, epoch))
+    def order(self, number: int) -> Tensor:
+        """The pictures in the order in which the ``number``-th pass over them shows them, as int64 indices."""
+        generator = torch.Generator().manual_seed(mix_seed(self.recipe.seed, number))
         if self.recipe.sampler == "shuffle":
             return torch.randperm(self.count, generator=generator)
         weights = 1.0 / torch.bincount(self.labels)[self.labels].double()
@@ -210,12 +210,13 @@ class Pictures:
     def _keys(self, epoch: int, step: int) -> Iterator[list[_Key]]:
         share = self.batch // self.world.size
         for e in range(epoch, self.recipe.epochs):
-            order = self.order(e).tolist()
             size = crop_size(self.recipe, e)
+            passes = range(e * self.recipe.repeats, (e + 1) * self.recipe.repeats)
+            shown = [(number, i) for number in passes for i in self.order(number).tolist()]
             for s in range(step if e == epoch else 0, self.steps):
                 begin = s * self.batch + self.world.rank * share
                 yield [
-                    _Key(order[i], size, mix_seed(self.recipe.seed, e, order[i])) for i in range(begin, begin + share)
+                    _Key(i, size, mix_seed(self.recipe.seed, number, i)) for number, i in shown[begin : begin + share]
                 ]
 
 

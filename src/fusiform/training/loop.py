@@ -91,6 +91,14 @@ class CountingTask(Protocol):
         ...
 
 
+@runtime_checkable
+class WeighingTask(Protocol):
+    """A task that tells the validation pictures' losses one by one, so that chance can be told from what was learnt."""
+
+    losses: Tensor
+    """Of each picture, as ``measure`` found them last; NaN for those that cannot be read."""
+
+
 class Outcome(NamedTuple):
     """How a run ended: the epoch whose weights are the best, its figures, and the epochs trained."""
 
@@ -161,6 +169,7 @@ class _Fit:
         self.best_epoch = 0
         self.interruption = Interruption()
         self.rest = Rest(recipe, task.steps)
+        self.start_losses = torch.empty(0, dtype=torch.float64)  # of the validation pictures, one by one
 
     def go(self, state: Mapping[str, Any] | None) -> Outcome:
         """Train to the end."""
@@ -202,6 +211,8 @@ class _Fit:
         """Measure and save what training starts from: no epoch after it is better unless it is better than this."""
         with self.interruption.at_once():
             self.best = self._measure()
+        if isinstance(self.task, WeighingTask):
+            self.start_losses = self.task.losses
         if self.run:
             for name in ("last.safetensors", "best.safetensors"):
                 self.run.save_model(name, self.task.network.state_dict(), self.task.spec)
@@ -329,7 +340,7 @@ class _Fit:
         """Save the network, and what was measured of it."""
         run, network = self.run, self.task.network
         record |= figures
-        better = is_better(figures, self.best, self.recipe.metric)
+        better = self._is_better(figures)
         if better:
             self.best, self.best_epoch = dict(figures), self.epoch
         if run:
@@ -340,12 +351,24 @@ class _Fit:
             run.draw()
             run.say(describe(record, self.recipe.epochs) + ("  best so far" if better and figures else ""))
 
+    def _is_better(self, figures: Mapping[str, float]) -> bool:
+        """Whether this epoch is the best so far. Its start gives way only to what is better beyond chance."""
+        if not is_better(figures, self.best, self.recipe.metric):
+            return False
+        if self.best_epoch or self.recipe.metric != "loss" or not isinstance(self.task, WeighingTask):
+            return True
+        return len(self.start_losses) < 2 or is_beyond_chance(self.start_losses - self.task.losses)
+
     def _has_stalled(self) -> bool:
-        patience = self.recipe.early_stop
-        stalled = bool(patience and self.best and self.epoch - self.best_epoch >= patience)
-        if stalled and self.run:
-            self.run.say(f"stopped early: no better {self.recipe.metric} in {patience} epochs")
-        return stalled
+        recipe, patience = self.recipe, self.recipe.early_stop
+        said = ""
+        if recipe.give_up and self.best and not self.best_epoch and self.epoch >= recipe.give_up * recipe.epochs:
+            said = f"stopped after {self.epoch} of {recipe.epochs} epochs: none was better than the start"
+        elif patience and self.best and self.epoch - self.best_epoch >= patience:
+            said = f"stopped early: no better {recipe.metric} in {patience} epochs"
+        if said and self.run:
+            self.run.say(said)
+        return bool(said)
 
     def _same_buffers(self) -> None:
         """Give all processes the running statistics that are saved."""
@@ -366,6 +389,7 @@ class _Fit:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "best_epoch": self.best_epoch,
+                "start_losses": self.start_losses,
                 "sums": self.sums,
                 "seconds": self.seconds,
                 "waited": self.waited,
@@ -394,6 +418,10 @@ class _Fit:
             self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.best_epoch = dict(state["best"]), state["best_epoch"]
+        if "start_losses" in state:
+            self.start_losses = state["start_losses"]
+        elif self.recipe.label_smoothing and self.epoch < self.recipe.epochs:
+            self.best = {}  # version 0.1 measured without label smoothing: the next epoch is the best so far
         # What the other processes had counted is gone; the epoch's figures are then those of the rest.
         self.sums = state["sums"] if self.world.writes else [0.0, 0.0, 0.0]
         self.seconds, self.waited = float(state["seconds"]), float(state["waited"])
@@ -445,6 +473,12 @@ def set_modes(task: Task, recipe: Recipe, frozen: int) -> None:
             # A fresh one has no statistics to keep.
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and id(module.weight) not in fresh:
                 module.eval()
+
+
+def is_beyond_chance(gains: Tensor) -> bool:
+    """Whether the mean of what each picture gains is above its standard error; without those that are NaN."""
+    known = gains[~gains.isnan()]
+    return len(known) > 1 and bool(known.mean() > known.std() / math.sqrt(len(known)))
 
 
 def is_better(figures: Mapping[str, float], best: Mapping[str, float], metric: Metric) -> bool:

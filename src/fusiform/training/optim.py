@@ -42,8 +42,36 @@ def make_optimizer(network: nn.Module, recipe: Recipe, *, head: Iterable[nn.Para
         # PyTorch refuses Nesterov's momentum without a momentum; the recipe has said so before.
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     if recipe.optimizer == "adamw":
-        return AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, _ADAM_BETA_2), eps=recipe.eps)
+        adamw = CentredAdamW if recipe.centre_steps else AdamW
+        return adamw(groups, lr=recipe.lr, betas=(recipe.momentum, _ADAM_BETA_2), eps=recipe.eps)
     return RMSpropTF(groups, lr=recipe.lr, momentum=recipe.momentum, decay=recipe.rmsprop_decay, eps=recipe.eps)
+
+
+class CentredAdamW(AdamW):
+    """AdamW whose step of a kernel has no part that is the same for all of the channel's inputs.
+
+    AdamW's first steps change every weight by the whole learning rate. A 1x1 convolution over hundreds of inputs that
+    ReLU6 has made positive then moves its output by hundreds of rates at once, wherever the gradient has one sign,
+    and batch normalisation with frozen statistics does not take it back: the next layers see what they never saw, and
+    what the head has learnt is lost. The part of a step that does this is its mean over the inputs, which is taken
+    off: Gradient Centralization (arXiv 2004.01461), of the step in place of the gradient, since AdamW would make equal
+    steps again of a centred gradient. Depthwise kernels, matrices and vectors are not touched.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Change each parameter that has a gradient; ``closure`` computes the loss again, which is the answer."""
+        kernels = [
+            parameter
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.grad is not None
+        ]
+        before = [kernel.clone() for kernel in kernels]
+        loss: float | None = super().step(closure)
+        for kernel, old in zip(kernels, before, strict=True):
+            kernel.sub_((kernel - old).mean((1, 2, 3), keepdim=True))
+        return loss
 
 
 class RMSpropTF(Optimizer):

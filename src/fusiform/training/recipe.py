@@ -32,14 +32,22 @@ Cache = Literal["memory", "none", "fit"]
 class Recipe:
     """How to train; the defaults are the plainest choice, with everything optional off.
 
-    An epoch is one pass over the training pictures. Wrong types and values raise UsageError, which names the field,
-    what it was and what is allowed.
+    An epoch is one pass over the training pictures, or ``repeats`` of them. Wrong types and values raise UsageError,
+    which names the field, what it was and what is allowed.
     """
 
     name: str
     """What the recipe is called."""
     epochs: int
     """Epochs of the main phase; 0 trains the head only."""
+    min_steps: int = 0
+    """Fewest optimiser steps of the main phase: few pictures are shown as often as that takes; 0 is ``epochs``."""
+    max_steps: int = 0
+    """Most optimiser steps of the main phase: with many pictures there are fewer epochs, at least one; 0 is
+    ``epochs``."""
+    repeats: int = 1
+    """How often an epoch shows each picture; ``min_steps`` raises it for sets so small that measuring would take longer
+    than learning."""
     task: Task = "classification"
     """What is learned: to name pictures, to find objects in them (SSDLite), or to outline them (DeepLabv3)."""
     head_epochs: int = 0
@@ -56,6 +64,8 @@ class Recipe:
     """Side in pixels of the square that evaluation and the finished model see, 32 or more."""
     eval_resize: int = 0
     """Shorter side in pixels that the centre of ``eval_size`` is cut from; 0 is ``eval_size`` itself, nothing cut."""
+    fit_size: bool = False
+    """Whether the sizes are smaller where the images are, see ``fitting.fit_size``; sizes that are set stay."""
     sizes: tuple[int, ...] = ()
     """Progressive resizing: training sides in pixels, each for an equal part of ``epochs``; none is always ``size``."""
     optimizer: Optimizer = "sgd"
@@ -68,6 +78,9 @@ class Recipe:
     """RMSProp's decay of the average of squared gradients; 0 or more and below 1."""
     eps: float = 1e-8
     """What AdamW adds to the root of the average square, and RMSProp to the average square within the root."""
+    centre_steps: bool = False
+    """Whether AdamW's steps of a kernel sum to 0 over its inputs, see ``optim.CentredAdamW``: with frozen batch
+    normalisation, whole steps would shift what the layers after it see, and lose what a trained head knows."""
     weight_decay: float = 0.0
     """L2 penalty of SGD and RMSProp, decoupled decay of AdamW."""
     decay_norms_and_biases: bool = False
@@ -138,6 +151,8 @@ class Recipe:
     """Whether the network is compiled first: a minute at the start, faster steps after it."""
     early_stop: int = 0
     """Epochs without improvement after which training ends; 0 is off."""
+    give_up: float = 0.0
+    """Share of the epochs after which training ends if none was better than its start; 0 is off."""
     metric: Metric = "top1"
     """What decides which epoch was best, on the validation pictures: ``loss``, ``top1`` of a classifier, ``map`` or
     ``map50`` of a detector, ``miou`` of a segmenter."""
@@ -204,6 +219,10 @@ class Recipe:
             raise UsageError(f"recipe: crop_scale must be the smaller share, then the larger, got {self.crop_scale}")
         if self.scale_range[0] > self.scale_range[1]:
             raise UsageError(f"recipe: scale_range must be the smaller factor, then the larger, got {self.scale_range}")
+        if self.max_steps and self.min_steps > self.max_steps:
+            raise UsageError(
+                f"recipe: min_steps must be at most max_steps ({self.max_steps}), got {self.min_steps}: set both"
+            )
         if self.min_lr > self.lr:
             raise UsageError(f"recipe: min_lr must be at most lr ({self.lr}), got {self.min_lr}")
         if self.epochs and self.warmup_epochs >= self.epochs:
@@ -213,6 +232,8 @@ class Recipe:
             )
         if len(self.sizes) > max(self.epochs, 1):
             raise UsageError(f"recipe: {len(self.sizes)} sizes do not share {self.epochs} epochs: give fewer")
+        if self.centre_steps and self.optimizer != "adamw":
+            raise UsageError(f"recipe: centre_steps is for adamw, not for {self.optimizer}: set centre_steps=false")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise UsageError("recipe: nesterov needs a momentum above 0: set momentum=0.9 or nesterov=false")
         if self.augment == "flip" and not self.flip:
@@ -258,7 +279,9 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
     The same in Python is ``{"lr": 0.1, "flip": False, "dropout": None, "sizes": (96, 128)}``.
 
     Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Where so
-    few epochs are set that the recipe's warm-up or sizes would not fit, these are shortened, unless set too. Raises
+    few epochs are set that the recipe's warm-up or sizes would not fit, these are shortened, unless set too. Epochs
+    that are set are as many as that, without the recipe's limits of the steps, and sizes are not fitted to the images,
+    unless ``min_steps``, ``max_steps`` or ``fit_size`` is set too. Raises
     UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
     """
     hints = typing.get_type_hints(Recipe)
@@ -275,6 +298,10 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(hints)}"
             raise UsageError(f"a recipe has no field {show(name)}: {hint}")
         changes[name] = _parse(hints[name], text.strip(), name)
+    if "epochs" in changes:
+        changes = {"min_steps": 0, "max_steps": 0, **changes}
+    if changes.keys() & {"size", "eval_size", "eval_resize", "sizes"}:
+        changes = {"fit_size": False, **changes}
     epochs = changes.get("epochs", recipe.epochs)
     if 0 <= epochs < recipe.epochs:
         # What the preset has for longer trainings, and nobody asked for here.
@@ -327,6 +354,9 @@ _UP_TO_ONE: _Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
 
 _RANGES: dict[str, _Range] = {
     "epochs": _NOT_NEGATIVE,
+    "min_steps": _NOT_NEGATIVE,
+    "max_steps": _NOT_NEGATIVE,
+    "repeats": _ONE_OR_MORE,
     "head_epochs": _NOT_NEGATIVE,
     "head_lr": _POSITIVE,
     "batch": _ONE_OR_MORE,
@@ -356,6 +386,7 @@ _RANGES: dict[str, _Range] = {
     "random_erasing": _ZERO_TO_ONE,
     "ema": _BELOW_ONE,
     "clip": _NOT_NEGATIVE,
+    "give_up": _ZERO_TO_ONE,
     "early_stop": _NOT_NEGATIVE,
     "negatives": _POSITIVE,
     "box_weight": _NOT_NEGATIVE,
