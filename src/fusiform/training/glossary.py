@@ -24,6 +24,10 @@ from fusiform.training.recipes import DEFAULTS, RECIPES
 GROUPS: dict[str, tuple[str, ...]] = {
     "Try these first": ("epochs", "lr", "size", "batch", "augment", "early_stop"),
     "Phases and learning rate": (
+        "min_steps",
+        "max_steps",
+        "repeats",
+        "give_up",
         "head_epochs",
         "head_lr",
         "schedule",
@@ -39,6 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Images": (
         "eval_size",
         "eval_resize",
+        "fit_size",
         "sizes",
         "crop_scale",
         "flip",
@@ -53,6 +58,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Optimizer": (
         "optimizer",
+        "centre_steps",
         "weight_decay",
         "decay_norms_and_biases",
         "momentum",
