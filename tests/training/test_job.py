@@ -328,7 +328,7 @@ def test_an_epoch_of_several_passes_is_taken_up_within(
         with pytest.raises(Stop):
             train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
     train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
-    assert "going on from epoch 2, step 3" in said
+    assert "going on: in epoch 3, after step 3 of 5" in said
     assert_equal(tmp_path / "whole", tmp_path / "run")
 
 
