@@ -245,6 +245,25 @@ def test_a_character_with_too_large_a_number(tmp_path: Path) -> None:
         open_model(tmp_path / "m.xml")
 
 
+def test_lists_in_lists_as_deep_as_json_goes(tmp_path: Path) -> None:
+    """Python says in words what less deep lists hold than those that it reads."""
+    opened = 0
+    for depth in (10, 300, *range(900, 1000, 5), 3000):
+        (tmp_path / "m.xml").write_bytes(openvino(SPEC.to_json().replace("0.35", "[" * depth + "]" * depth)))
+        opened += is_told(tmp_path / "m.xml", f"{depth} lists")
+    assert not opened
+
+
+def test_tensors_without_end(tmp_path: Path) -> None:
+    """A header of some hundred thousand took 12 seconds."""
+    empty = {f"t{k}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for k in range(20_001)}
+    for name, word in {"m.safetensors": "data_offsets", "n.safetensors": "data\\u005foffsets"}.items():
+        header = json.dumps(empty).replace("data_offsets", word).encode()
+        (tmp_path / name).write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(WeightsError, match=rf"{name}: has 20,001 tensors, and no network here has more"):
+            open_model(tmp_path / name)
+
+
 def test_a_crop_larger_than_any_input(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(save(state()))
     for name in ("crop", "resize"):
@@ -267,3 +286,31 @@ def test_files_larger_than_any_model_and_what_is_no_file(tmp_path: Path) -> None
             open_model(tmp_path / "pipe.onnx")
         with pytest.raises(WeightsError, match=r"/dev/zero: is no file but a device or a pipe"):
             open_model("/dev/zero")
+
+
+def test_packages_with_more_than_a_program(tmp_path: Path) -> None:
+    package = tmp_path / "m.mlpackage"
+    model = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    model.parent.mkdir(parents=True)
+    (package / "Manifest.json").write_text("{}", encoding="utf-8")
+    for large in (model, package / "Manifest.json"):
+        with large.open("wb") as file:
+            file.truncate(1 << 32)
+        with pytest.raises(WeightsError, match=rf"{large.name}: has 4,294,967,296 bytes, more than any model here"):
+            open_model(package)
+
+
+def test_openvino_weights_that_are_no_file_or_too_large(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from fusiform.engines import open_engine
+
+    (tmp_path / "m.xml").write_bytes(openvino(SPEC.to_json()))
+    with (tmp_path / "m.bin").open("wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(WeightsError, match=r"m\.bin: has 8,589,934,592 bytes, more than any model here"):
+        open_engine(tmp_path / "m.xml")
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "m.bin").unlink()
+        os.mkfifo(tmp_path / "m.bin")
+        with pytest.raises(WeightsError, match=r"m\.bin: is no file but a device or a pipe"):
+            open_engine(tmp_path / "m.xml")
