@@ -110,5 +110,8 @@ def describe(hint: Any) -> str:
 
 def show(value: object) -> str:
     """A wrong value in a message, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # lists in lists, as deep as JSON's reader goes and Python's words for them do not
+        return "lists or objects within each other"
     return text if len(text) <= 60 else text[:57] + "..."

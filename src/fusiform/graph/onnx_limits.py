@@ -7,10 +7,10 @@ a line of it. Files of other tools pass as long as they stay within what network
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from onnx import ModelProto, numpy_helper, shape_inference
+from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto, numpy_helper, shape_inference
 
 from fusiform.errors import WeightsError
 from fusiform.fields import show
@@ -22,6 +22,8 @@ _MAX_VALUES = MAX_ACTIVATION_BYTES // 4
 """Values of one tensor, as of all that a network holds at a time."""
 _SHORT = 64
 """Values of a constant that may be a shape."""
+_ROUNDS = 4
+"""How many times shapes may be computed from what was made by shapes that were computed."""
 # Operators that make more than they read, as a constant says: the inputs that say how much.
 _GROWING = {
     "CenterCropPad": (1,),
@@ -34,6 +36,9 @@ _GROWING = {
     "Tile": (1,),
     "Upsample": (1,),
 }
+_WHOLE = (TensorProto.INT64, TensorProto.INT32)
+_UNKNOWN = "unk__"
+"""How ONNX's names for sides of unknown length begin."""
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
@@ -77,19 +82,70 @@ def check_growth(model: Any, source: str) -> None:
 
 def _check_growth(model: Any, source: str) -> None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= _SHORT}
+    growing = [node for node in model.graph.node if node.op_type in _GROWING]
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
             constants[node.output[0]] = node.attribute[0].t
-        for position in _GROWING.get(node.op_type, ()):
+    for node in growing:
+        for position in _GROWING[node.op_type]:
             if position < len(node.input) and (tensor := constants.get(node.input[position])) is not None:
                 _check_values(node, _numbers(tensor), source)
-    for value in _inferred(model, constants):
-        sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-        if math.prod(max(1, side) for side in sides) > _MAX_VALUES:
-            raise WeightsError(
-                f"{source}: {show(value.name)} would have the shape {show(tuple(sides))}, more than a network for "
-                "pictures needs: export it again"
-            )
+    sides = (side for value in model.graph.input for side in value.type.tensor_type.shape.dim)
+    free = {side.dim_param for side in sides if side.dim_param and not side.dim_param.startswith(_UNKNOWN)}
+    known: dict[str, Any] = {}
+    for _ in range(_ROUNDS):
+        found = _infer(_outline(model, model.graph.node, constants, known), source, with_values=False)
+        waiting = [node for node in growing if not _is_known(node, found, free)]
+        if not waiting:
+            return
+        # How much they make is computed from other tensors' shapes.
+        found |= _infer(_outline(model, _of_shapes(model, found), constants, found), source, with_values=True)
+        if len(waiting) == len(waiting := [node for node in waiting if not _is_known(node, found, free)]):
+            break
+        known = {output: found[output] for node in growing for output in node.output if _is_known(node, found, free)}
+    raise WeightsError(
+        f"{source}: its {waiting[0].op_type} {show(waiting[0].name)} would make as much as the file computes while "
+        "it runs, which no network for pictures needs: export it again"
+    )
+
+
+def _is_known(node: Any, found: Mapping[str, Any], free: Container[str]) -> bool:
+    """Whether the shapes of what an operator makes are known, but for sides that are ``free`` in the inputs."""
+    made = [found[output].type.tensor_type for output in node.output if output in found]
+    return len(made) == len(node.output) and all(
+        value.HasField("shape")
+        and all(side.HasField("dim_value") or side.dim_param in free for side in value.shape.dim)
+        for value in made
+    )
+
+
+def _of_shapes(model: Any, found: Mapping[str, Any]) -> list[Any]:
+    """The operators that make shapes, few whole numbers of few, and those that make as much as these say.
+
+    ONNX follows every value of what has one dimension, also where it has a thousand million of them.
+    """
+
+    def values(name: str) -> float:
+        """How many values there are to follow: none where there are more dimensions, and any number where unknown."""
+        value = found[name].type.tensor_type if name in found else None
+        if value is None or not value.HasField("shape"):
+            return math.inf
+        sides = [side.dim_value or math.inf for side in value.shape.dim]
+        return 0 if len(sides) > 1 else math.prod(sides)
+
+    def is_shape(name: str) -> bool:
+        return 0 < values(name) <= _SHORT and found[name].type.tensor_type.elem_type in _WHOLE
+
+    def is_wanted(node: Any) -> bool:
+        if node.op_type in _GROWING:
+            looked_at = [node.input[k] for k in _GROWING[node.op_type] if k < len(node.input)]
+        else:
+            looked_at = [] if node.op_type in ("Shape", "Size") else list(node.input)
+            if not all(map(is_shape, node.output)):
+                return False
+        return all(values(name) <= _SHORT for name in looked_at if name)
+
+    return [node for node in model.graph.node if is_wanted(node)]
 
 
 def _check_constant(tensor: Any, name: str, source: str, *, external: bool) -> None:
@@ -126,27 +182,49 @@ def _check_values(node: Any, numbers: Iterable[float], source: str) -> None:
         )
 
 
-def _inferred(model: Any, constants: Mapping[str, Any]) -> list[Any]:
-    """The tensors whose shapes follow from the file; none of large constants' values are looked at."""
+def _outline(model: Any, nodes: Iterable[Any], constants: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    """A model of these operators, whose other inputs have the shapes that are known, and large constants no values."""
     outline = ModelProto()
     outline.ir_version = model.ir_version
     outline.opset_import.extend(model.opset_import)
     outline.graph.name = "outline"
+    outline.graph.node.extend(nodes)
+    made = {output for node in outline.graph.node for output in node.output}
     given = {tensor.name for tensor in model.graph.initializer}
     outline.graph.input.extend(value for value in model.graph.input if value.name not in given)
-    outline.graph.output.extend(model.graph.output)
-    outline.graph.node.extend(model.graph.node)
     for tensor in model.graph.initializer:
         if tensor.name in constants:
             outline.graph.initializer.add().CopyFrom(tensor)
             continue
-        value = outline.graph.input.add()
-        value.name = tensor.name
+        value = outline.graph.input.add(name=tensor.name)
         value.type.tensor_type.elem_type = tensor.data_type
-        for side in tensor.dims:
-            value.type.tensor_type.shape.dim.add().dim_value = side
+        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    given.update(value.name for value in model.graph.input)
+    for name, value in known.items():
+        if name in made:
+            outline.graph.value_info.append(value)
+        elif name not in given:
+            outline.graph.input.append(value)
+    return outline
+
+
+def _infer(outline: Any, source: str, *, with_values: bool) -> dict[str, Any]:
+    """The shapes that follow for the tensors of an outline; WeightsError where one is too large."""
     try:
-        found = shape_inference.infer_shapes(outline, data_prop=True)
-    except Exception:  # what it does not understand, the runtime will not either
-        return []
-    return [*found.graph.value_info, *found.graph.input, *found.graph.output]
+        graph = shape_inference.infer_shapes(outline, data_prop=with_values).graph
+    except Exception as error:  # onnx raises many kinds for damaged files
+        reason = show((str(error).splitlines() or [type(error).__name__])[0])
+        raise WeightsError(f"{source}: is damaged ({reason}): fetch or export it again") from None
+    found = {value.name: value for value in (*graph.value_info, *graph.input)}
+    for tensor in graph.initializer:
+        value = found[tensor.name] = ValueInfoProto(name=tensor.name)
+        value.type.tensor_type.elem_type = tensor.data_type
+        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    for value in found.values():
+        sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        if math.prod(max(1, side) for side in sides) > _MAX_VALUES:
+            raise WeightsError(
+                f"{source}: {show(value.name)} would have the shape {show(tuple(sides))}, more than a network for "
+                "pictures needs: export it again"
+            )
+    return found

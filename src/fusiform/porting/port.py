@@ -89,7 +89,10 @@ def port(
         raise UsageError(f"{out}: a port is written as .safetensors or .tflite; end the name in one of them")
     stated = Stated(mean, std, resize, crop, fit)
     spec, state = read_foreign(Path(foreign), labels, stated=stated, say=say)
-    graph = build_graph(spec, state)
+    try:
+        graph = build_graph(spec, state)
+    except WeightsError as error:
+        raise WeightsError(f"{foreign}: {error}") from None
     if ending == ".safetensors":
         write_safetensors(out, state, spec)
         return spec
