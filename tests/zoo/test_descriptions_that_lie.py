@@ -245,6 +245,25 @@ def test_a_character_with_too_large_a_number(tmp_path: Path) -> None:
         open_model(tmp_path / "m.xml")
 
 
+def test_lists_in_lists_as_deep_as_json_goes(tmp_path: Path) -> None:
+    """Python says in words what less deep lists hold than those that it reads."""
+    opened = 0
+    for depth in (10, 300, *range(900, 1000, 5), 3000):
+        (tmp_path / "m.xml").write_bytes(openvino(SPEC.to_json().replace("0.35", "[" * depth + "]" * depth)))
+        opened += is_told(tmp_path / "m.xml", f"{depth} lists")
+    assert not opened
+
+
+def test_tensors_without_end(tmp_path: Path) -> None:
+    """A header of some hundred thousand took 12 seconds."""
+    empty = {f"t{k}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for k in range(20_001)}
+    for name, word in {"m.safetensors": "data_offsets", "n.safetensors": "data\\u005foffsets"}.items():
+        header = json.dumps(empty).replace("data_offsets", word).encode()
+        (tmp_path / name).write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(WeightsError, match=rf"{name}: has 20,001 tensors, and no network here has more"):
+            open_model(tmp_path / name)
+
+
 def test_a_crop_larger_than_any_input(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(save(state()))
     for name in ("crop", "resize"):

@@ -10,7 +10,9 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto, numpy_helper, shape_inference
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorShapeProto, ValueInfoProto, numpy_helper, shape_inference
 
 from fusiform.errors import WeightsError
 from fusiform.fields import show
@@ -36,7 +38,11 @@ _GROWING = {
     "Tile": (1,),
     "Upsample": (1,),
 }
-_WHOLE = (TensorProto.INT64, TensorProto.INT32)
+# Operators that exporters compute shapes with.
+_FOLLOWED = (
+    *("Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Expand", "Floor", "Gather", "Identity", "Max", "Min"),
+    *("Mul", "Neg", "Reshape", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze"),
+)
 _UNKNOWN = "unk__"
 """How ONNX's names for sides of unknown length begin."""
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
@@ -82,31 +88,32 @@ def check_growth(model: Any, source: str) -> None:
 
 def _check_growth(model: Any, source: str) -> None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= _SHORT}
-    growing = [node for node in model.graph.node if node.op_type in _GROWING]
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
             constants[node.output[0]] = node.attribute[0].t
-    for node in growing:
-        for position in _GROWING[node.op_type]:
-            if position < len(node.input) and (tensor := constants.get(node.input[position])) is not None:
-                _check_values(node, _numbers(tensor), source)
+    growing = [node for node in model.graph.node if node.op_type in _GROWING]
     sides = (side for value in model.graph.input for side in value.type.tensor_type.shape.dim)
     free = {side.dim_param for side in sides if side.dim_param and not side.dim_param.startswith(_UNKNOWN)}
-    known: dict[str, Any] = {}
     for _ in range(_ROUNDS):
-        found = _infer(_outline(model, model.graph.node, constants, known), source, with_values=False)
+        for node in growing:
+            for tensor in _says_how_much(node, constants):
+                _check_values(node, _numbers(tensor), source)
+        found = _infer(_outline(model, constants), source)
         waiting = [node for node in growing if not _is_known(node, found, free)]
         if not waiting:
             return
-        # How much they make is computed from other tensors' shapes.
-        found |= _infer(_outline(model, _of_shapes(model, found), constants, found), source, with_values=True)
-        if len(waiting) == len(waiting := [node for node in waiting if not _is_known(node, found, free)]):
+        if not (computed := _computed(model, found, constants)):
             break
-        known = {output: found[output] for node in growing for output in node.output if _is_known(node, found, free)}
+        constants |= computed
     raise WeightsError(
         f"{source}: its {waiting[0].op_type} {show(waiting[0].name)} would make as much as the file computes while "
         "it runs, which no network for pictures needs: export it again"
     )
+
+
+def _says_how_much(node: Any, constants: Mapping[str, Any]) -> list[Any]:
+    names = (node.input[position] for position in _GROWING[node.op_type] if position < len(node.input))
+    return [constants[name] for name in names if name in constants]
 
 
 def _is_known(node: Any, found: Mapping[str, Any], free: Container[str]) -> bool:
@@ -119,33 +126,48 @@ def _is_known(node: Any, found: Mapping[str, Any], free: Container[str]) -> bool
     )
 
 
-def _of_shapes(model: Any, found: Mapping[str, Any]) -> list[Any]:
-    """The operators that make shapes, few whole numbers of few, and those that make as much as these say.
+def _computed(model: Any, found: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Further constants of few values, that operators make of those there are and of shapes.
 
-    ONNX follows every value of what has one dimension, also where it has a thousand million of them.
+    ONNX's inference can follow values by itself, but does so for every one of thousands of millions.
     """
+    from onnx.reference import ReferenceEvaluator  # takes long to import, and few files need it
 
-    def values(name: str) -> float:
-        """How many values there are to follow: none where there are more dimensions, and any number where unknown."""
-        value = found[name].type.tensor_type if name in found else None
-        if value is None or not value.HasField("shape"):
-            return math.inf
-        sides = [side.dim_value or math.inf for side in value.shape.dim]
-        return 0 if len(sides) > 1 else math.prod(sides)
-
-    def is_shape(name: str) -> bool:
-        return 0 < values(name) <= _SHORT and found[name].type.tensor_type.elem_type in _WHOLE
-
-    def is_wanted(node: Any) -> bool:
-        if node.op_type in _GROWING:
-            looked_at = [node.input[k] for k in _GROWING[node.op_type] if k < len(node.input)]
+    opsets = {each.domain: each.version for each in model.opset_import}
+    made: dict[str, Any] = {}
+    values = {name: array for name, tensor in constants.items() if (array := _array(tensor)) is not None}
+    for node in model.graph.node:
+        if node.op_type not in _FOLLOWED or len(node.output) != 1 or node.output[0] in values:
+            continue
+        if node.op_type == "Shape":
+            array = _sides(node, found)
+        elif set(node.input) - {""} <= values.keys() and not _grows(node, constants):
+            try:
+                inputs = {name: values[name] for name in node.input if name}
+                array = np.asarray(ReferenceEvaluator(node, opsets=opsets).run(None, inputs)[0])
+            except Exception:  # of many kinds, for what does not fit: the runtime refuses it
+                continue
         else:
-            looked_at = [] if node.op_type in ("Shape", "Size") else list(node.input)
-            if not all(map(is_shape, node.output)):
-                return False
-        return all(values(name) <= _SHORT for name in looked_at if name)
+            continue
+        if array is not None and array.size <= _SHORT:
+            values[node.output[0]] = array
+            made[node.output[0]] = numpy_helper.from_array(array, node.output[0])
+    return made
 
-    return [node for node in model.graph.node if is_wanted(node)]
+
+def _sides(node: Any, found: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """What the operator Shape answers with, where that is known."""
+    if node.input[0] not in found:
+        return None
+    between = {attribute.name: attribute.i for attribute in node.attribute}
+    sides = [side.dim_value for side in found[node.input[0]].type.tensor_type.shape.dim]
+    sides = sides[between.get("start", 0) : between.get("end")]
+    return np.array(sides, np.int64) if all(sides) else None
+
+
+def _grows(node: Any, constants: Mapping[str, Any]) -> bool:
+    numbers = [_numbers(tensor) for tensor in _says_how_much(node, constants)] if node.op_type in _GROWING else []
+    return any(math.prod(max(1.0, abs(number)) for number in found) > _SHORT for found in numbers)
 
 
 def _check_constant(tensor: Any, name: str, source: str, *, external: bool) -> None:
@@ -166,11 +188,18 @@ def _check_constant(tensor: Any, name: str, source: str, *, external: bool) -> N
         )
 
 
-def _numbers(tensor: Any) -> list[float]:
+def _array(tensor: Any) -> NDArray[Any] | None:
+    """The values of a small constant."""
     try:
-        return [float(value) for value in numpy_helper.to_array(tensor).reshape(-1)[:_SHORT]]
+        array: NDArray[Any] = numpy_helper.to_array(tensor)
     except Exception:  # onnx and numpy raise many kinds; what cannot be read, no runtime reads either
-        return []
+        return None
+    return array if array.size <= _SHORT else None
+
+
+def _numbers(tensor: Any) -> list[float]:
+    array = _array(tensor)
+    return [] if array is None or array.dtype.kind not in "biuf" else [float(value) for value in array.reshape(-1)]
 
 
 def _check_values(node: Any, numbers: Iterable[float], source: str) -> None:
@@ -182,44 +211,41 @@ def _check_values(node: Any, numbers: Iterable[float], source: str) -> None:
         )
 
 
-def _outline(model: Any, nodes: Iterable[Any], constants: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    """A model of these operators, whose other inputs have the shapes that are known, and large constants no values."""
+def _outline(model: Any, constants: Mapping[str, Any]) -> Any:
+    """The model without the values of large constants, and without what makes the small ones."""
     outline = ModelProto()
     outline.ir_version = model.ir_version
     outline.opset_import.extend(model.opset_import)
     outline.graph.name = "outline"
-    outline.graph.node.extend(nodes)
-    made = {output for node in outline.graph.node for output in node.output}
-    given = {tensor.name for tensor in model.graph.initializer}
+    outline.graph.node.extend(node for node in model.graph.node if not all(map(constants.__contains__, node.output)))
+    given = {*constants, *(tensor.name for tensor in model.graph.initializer)}
     outline.graph.input.extend(value for value in model.graph.input if value.name not in given)
+    for name, tensor in constants.items():
+        outline.graph.initializer.add().CopyFrom(tensor)
+        outline.graph.initializer[-1].name = name
     for tensor in model.graph.initializer:
-        if tensor.name in constants:
-            outline.graph.initializer.add().CopyFrom(tensor)
-            continue
-        value = outline.graph.input.add(name=tensor.name)
-        value.type.tensor_type.elem_type = tensor.data_type
-        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
-    given.update(value.name for value in model.graph.input)
-    for name, value in known.items():
-        if name in made:
-            outline.graph.value_info.append(value)
-        elif name not in given:
-            outline.graph.input.append(value)
+        if tensor.name not in constants:
+            outline.graph.input.append(_value(tensor))
     return outline
 
 
-def _infer(outline: Any, source: str, *, with_values: bool) -> dict[str, Any]:
+def _value(tensor: Any) -> Any:
+    """What is said of a tensor in the place of its values."""
+    value = ValueInfoProto(name=tensor.name)
+    value.type.tensor_type.elem_type = tensor.data_type
+    value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    return value
+
+
+def _infer(outline: Any, source: str) -> dict[str, Any]:
     """The shapes that follow for the tensors of an outline; WeightsError where one is too large."""
     try:
-        graph = shape_inference.infer_shapes(outline, data_prop=with_values).graph
+        graph = shape_inference.infer_shapes(outline).graph
     except Exception as error:  # onnx raises many kinds for damaged files
         reason = show((str(error).splitlines() or [type(error).__name__])[0])
         raise WeightsError(f"{source}: is damaged ({reason}): fetch or export it again") from None
     found = {value.name: value for value in (*graph.value_info, *graph.input)}
-    for tensor in graph.initializer:
-        value = found[tensor.name] = ValueInfoProto(name=tensor.name)
-        value.type.tensor_type.elem_type = tensor.data_type
-        value.type.tensor_type.shape.dim.extend(TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims)
+    found |= {tensor.name: _value(tensor) for tensor in graph.initializer}
     for value in found.values():
         sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         if math.prod(max(1, side) for side in sides) > _MAX_VALUES:
