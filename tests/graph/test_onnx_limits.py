@@ -168,7 +168,7 @@ def doubling(model: Any) -> None:
 
 
 def multiplied(model: Any) -> None:
-    with_constants(model, p=[1 << 10] * 2)
+    with_constants(model, p=[1 << 8] * 2)
     with_nodes(model, ("Mul", ["p", "p"], "s"), ("ConstantOfShape", ["s"], "r"))
 
 
@@ -197,7 +197,7 @@ GROWING: dict[str, tuple[Callable[[Any], None], str]] = {
     "range": (count_up, r"'r' would have the shape \(10\d+,\)"),
     "matmul": (outer, r"'r' would have the shape \(60000, 60000\)"),
     "doubling": (doubling, r"'c\d+' would have the shape \(\d+,\)"),
-    "multiplied": (multiplied, "its ConstantOfShape '' would make 1,099,511,627,776 values"),
+    "multiplied": (multiplied, "its ConstantOfShape '' would make 4,294,967,296 values"),
     "square root": (root, "its ConstantOfShape '' would make 10,000,000,000 values"),
     "sine": (sine, "its ConstantOfShape '' would make as much as the file computes while it runs"),
     "branch": (branch, "has graphs within its graph"),

@@ -286,3 +286,31 @@ def test_files_larger_than_any_model_and_what_is_no_file(tmp_path: Path) -> None
             open_model(tmp_path / "pipe.onnx")
         with pytest.raises(WeightsError, match=r"/dev/zero: is no file but a device or a pipe"):
             open_model("/dev/zero")
+
+
+def test_packages_with_more_than_a_program(tmp_path: Path) -> None:
+    package = tmp_path / "m.mlpackage"
+    model = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    model.parent.mkdir(parents=True)
+    (package / "Manifest.json").write_text("{}", encoding="utf-8")
+    for large in (model, package / "Manifest.json"):
+        with large.open("wb") as file:
+            file.truncate(1 << 32)
+        with pytest.raises(WeightsError, match=rf"{large.name}: has 4,294,967,296 bytes, more than any model here"):
+            open_model(package)
+
+
+def test_openvino_weights_that_are_no_file_or_too_large(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from fusiform.engines import open_engine
+
+    (tmp_path / "m.xml").write_bytes(openvino(SPEC.to_json()))
+    with (tmp_path / "m.bin").open("wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(WeightsError, match=r"m\.bin: has 8,589,934,592 bytes, more than any model here"):
+        open_engine(tmp_path / "m.xml")
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "m.bin").unlink()
+        os.mkfifo(tmp_path / "m.bin")
+        with pytest.raises(WeightsError, match=r"m\.bin: is no file but a device or a pipe"):
+            open_engine(tmp_path / "m.xml")

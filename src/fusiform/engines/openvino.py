@@ -15,6 +15,7 @@ from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
 from fusiform.engines.quiet import import_openvino
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import DECODED_BOXES, ModelSpec
+from fusiform.zoo.model import check_file
 
 _CORE: list[Any] = []
 _LOCK = threading.Lock()
@@ -106,6 +107,7 @@ class OpenVinoEngine:
 def _read_files(file: Path) -> tuple[bytes, bytes]:
     """The description and the weights beside it; WeightsError where they are missing, or another file's."""
     weights_file = file.with_suffix(".bin")
+    check_file(weights_file)
     try:
         description, weights = file.read_bytes(), weights_file.read_bytes()
     except FileNotFoundError:

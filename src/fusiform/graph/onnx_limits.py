@@ -7,7 +7,7 @@ a line of it. Files of other tools pass as long as they stay within what network
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,9 @@ _GROWING = {
 # Operators that exporters compute shapes with.
 _FOLLOWED = (
     *("Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Expand", "Floor", "Gather", "Identity", "Max", "Min"),
-    *("Mul", "Neg", "Reshape", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze"),
+    *("Mul", "Neg", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze"),
 )
+_KINDS = "biuf"
 _UNKNOWN = "unk__"
 """How ONNX's names for sides of unknown length begin."""
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
@@ -96,8 +97,9 @@ def _check_growth(model: Any, source: str) -> None:
     free = {side.dim_param for side in sides if side.dim_param and not side.dim_param.startswith(_UNKNOWN)}
     for _ in range(_ROUNDS):
         for node in growing:
-            for tensor in _says_how_much(node, constants):
-                _check_values(node, _numbers(tensor), source)
+            for name in _how_much(node):
+                if name in constants:
+                    _check_values(node, constants[name], source)
         found = _infer(_outline(model, constants), source)
         waiting = [node for node in growing if not _is_known(node, found, free)]
         if not waiting:
@@ -111,9 +113,9 @@ def _check_growth(model: Any, source: str) -> None:
     )
 
 
-def _says_how_much(node: Any, constants: Mapping[str, Any]) -> list[Any]:
-    names = (node.input[position] for position in _GROWING[node.op_type] if position < len(node.input))
-    return [constants[name] for name in names if name in constants]
+def _how_much(node: Any) -> list[str]:
+    """The inputs that say how much an operator makes."""
+    return [node.input[k] for k in _GROWING.get(node.op_type, ()) if k < len(node.input) and node.input[k]]
 
 
 def _is_known(node: Any, found: Mapping[str, Any], free: Container[str]) -> bool:
@@ -141,10 +143,11 @@ def _computed(model: Any, found: Mapping[str, Any], constants: Mapping[str, Any]
             continue
         if node.op_type == "Shape":
             array = _sides(node, found)
-        elif set(node.input) - {""} <= values.keys() and not _grows(node, constants):
+        elif set(node.input) - {""} <= values.keys() and not _grows(node, values):
             try:
                 inputs = {name: values[name] for name in node.input if name}
-                array = np.asarray(ReferenceEvaluator(node, opsets=opsets).run(None, inputs)[0])
+                answers: Any = ReferenceEvaluator(node, opsets=opsets).run(None, inputs)
+                array = np.asarray(answers[0])
             except Exception:  # of many kinds, for what does not fit: the runtime refuses it
                 continue
         else:
@@ -157,7 +160,7 @@ def _computed(model: Any, found: Mapping[str, Any], constants: Mapping[str, Any]
 
 def _sides(node: Any, found: Mapping[str, Any]) -> NDArray[np.int64] | None:
     """What the operator Shape answers with, where that is known."""
-    if node.input[0] not in found:
+    if not node.input or node.input[0] not in found:
         return None
     between = {attribute.name: attribute.i for attribute in node.attribute}
     sides = [side.dim_value for side in found[node.input[0]].type.tensor_type.shape.dim]
@@ -165,9 +168,9 @@ def _sides(node: Any, found: Mapping[str, Any]) -> NDArray[np.int64] | None:
     return np.array(sides, np.int64) if all(sides) else None
 
 
-def _grows(node: Any, constants: Mapping[str, Any]) -> bool:
-    numbers = [_numbers(tensor) for tensor in _says_how_much(node, constants)] if node.op_type in _GROWING else []
-    return any(math.prod(max(1.0, abs(number)) for number in found) > _SHORT for found in numbers)
+def _grows(node: Any, values: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether an operator makes more than few values of those that it is given."""
+    return any(_made_by(values[name]) > _SHORT for name in _how_much(node) if values[name].dtype.kind in _KINDS)
 
 
 def _check_constant(tensor: Any, name: str, source: str, *, external: bool) -> None:
@@ -197,16 +200,16 @@ def _array(tensor: Any) -> NDArray[Any] | None:
     return array if array.size <= _SHORT else None
 
 
-def _numbers(tensor: Any) -> list[float]:
+def _made_by(numbers: NDArray[Any]) -> float:
+    """How many values these numbers ask for, one or a list of sides or of times."""
+    return math.prod(max(1.0, abs(number)) for number in numbers.reshape(-1).tolist())
+
+
+def _check_values(node: Any, tensor: Any, source: str) -> None:
     array = _array(tensor)
-    return [] if array is None or array.dtype.kind not in "biuf" else [float(value) for value in array.reshape(-1)]
-
-
-def _check_values(node: Any, numbers: Iterable[float], source: str) -> None:
-    grown = math.prod(max(1.0, abs(number)) for number in numbers)
-    if not grown <= _MAX_VALUES:
+    if array is not None and array.dtype.kind in _KINDS and not (made := _made_by(array)) <= _MAX_VALUES:
         raise WeightsError(
-            f"{source}: its {node.op_type} {show(node.name)} would make {grown:,.0f} values, more than a network for "
+            f"{source}: its {node.op_type} {show(node.name)} would make {made:,.0f} values, more than a network for "
             "pictures needs: export it again"
         )
 

@@ -22,6 +22,7 @@ from flatbuffers.table import Table
 
 from fusiform.errors import SpecError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
+from fusiform.zoo.model import check_file
 
 DAMAGED_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError),
@@ -185,6 +186,9 @@ def _string(table: Table, field: int) -> bytes:
 COREML_MODEL = "com.apple.CoreML/model.mlmodel"
 """Where the model lies in the folder ``Data`` of a Core ML package."""
 
+_MAX_PROGRAM = 1 << 26
+"""Bytes of a Core ML program without its weights; MobileNetV2's has 100 thousand, and the description 16 million."""
+
 # Numbers of fields in Core ML's Model.proto.
 _MODEL_DESCRIPTION, _DESCRIPTION_METADATA, _METADATA_USER_DEFINED = 2, 100, 100
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -207,6 +211,8 @@ def read_coreml_spec(folder: Path) -> ModelSpec:
 
 def read_coreml_model(folder: Path) -> bytes:
     """The model's description and program, without its weights; WeightsError where the package is not whole."""
+    check_file(folder / "Manifest.json", most=_MAX_PROGRAM)
+    check_file(folder / "Data" / COREML_MODEL, most=_MAX_PROGRAM)
     try:
         manifest = json.loads((folder / "Manifest.json").read_bytes())
         place = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
