@@ -54,8 +54,8 @@ MEGABYTES = 1000
 """The most that one file may add to the memory."""
 DATA_LIMIT = 6 << 30
 """Bytes that a process of a run by hand may have, so that a fault does not take the machine."""
-LONGEST = 180
-"""Seconds after which a process of a run by hand ends with a file that it still reads."""
+LONGEST = 60
+"""Seconds of the processor after which a process of a run by hand ends with a file that it still reads."""
 
 
 class Target(NamedTuple):
@@ -314,7 +314,7 @@ def work(kind: str, seeds: Mapping[str, bytes], seed: int, first: int, last: int
     with at.open("r+b", buffering=0) as place:
         for number in range(first, last):
             os.pwrite(place.fileno(), struct.pack("<q", number), 0)
-            signal.alarm(LONGEST)
+            signal.setitimer(signal.ITIMER_PROF, LONGEST)
             name, content = case(target, names, seeds, seed, number)
             what = fault(target, content, name)
             if what is not None and re.match(r"\d.* s", what):  # other programs may have been in its way

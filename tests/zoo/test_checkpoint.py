@@ -374,6 +374,15 @@ def test_real_weights_are_recognised_and_survive_a_round_trip(
         assert all(np.array_equal(again[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("more", [(), ("features.0.0.weight",)])
+def test_names_that_no_terminal_may_see(more: tuple[str, ...]) -> None:
+    state = dict.fromkeys((*more, "a\x1b[31m", "x" * 5000), np.zeros((32, 3, 3, 3), np.float32))
+    with pytest.raises(WeightsError) as raised:
+        guess_architecture(state, source="m.pth")
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1000
+
+
 @pytest.mark.slow
 def test_other_networks_weights_are_refused(shared_data: Path) -> None:
     path = shared_data / "weights" / "deeplab_v3_mobilenet_v2_voc_tf.safetensors"

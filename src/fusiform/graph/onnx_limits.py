@@ -223,6 +223,11 @@ def _outline(model: Any, constants: Mapping[str, Any]) -> Any:
     outline.graph.node.extend(node for node in model.graph.node if not all(map(constants.__contains__, node.output)))
     given = {*constants, *(tensor.name for tensor in model.graph.initializer)}
     outline.graph.input.extend(value for value in model.graph.input if value.name not in given)
+    for value in outline.graph.input:
+        # One picture: what a Resize by factors makes of any number of them has no name, and would not be known.
+        for side in value.type.tensor_type.shape.dim[:1]:
+            if not side.HasField("dim_value"):
+                side.dim_value = 1
     for name, tensor in constants.items():
         outline.graph.initializer.add().CopyFrom(tensor)
         outline.graph.initializer[-1].name = name

@@ -245,10 +245,11 @@ def guess_architecture(state: Mapping[str, NDArray[Any]], *, source: str = "the 
             "MobileNetV3 and the deeper mobilenetv2_110d and _120d have such names, too, and are not read"
         )
     if best is None:
+        found = ", ".join(map(shown, list(shapes)[:3])) or "nothing"
         raise WeightsError(
             f"{source} is no {' or '.join(traits.title for traits in TRAITS.values())} with torchvision's names: it "
             f"has neither {' nor '.join(f'{traits.stem}.weight' for traits in TRAITS.values())}, but "
-            f"{', '.join(list(shapes)[:3]) or 'nothing'}, ... Only these networks are read: save the state dict of one"
+            f"{found}, ... Only these networks are read: save the state dict of one"
         )
     more = f" (and {len(best) - 3} more)" if len(best) > 3 else ""
     raise WeightsError(f"{source} does not fit {nearest}, the nearest network: {'; '.join(best[:3])}{more}")
@@ -279,7 +280,7 @@ def _differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> 
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    return [*missing, *wrong, *(f"{name} is unexpected" for name in shapes if name not in expected)]
+    return [*missing, *wrong, *(f"{shown(name)} is unexpected" for name in shapes if name not in expected)]
 
 
 def _other_width(architecture: Architecture, shapes: Mapping[str, Shape]) -> float | None:
