@@ -26,12 +26,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusiform.zoo.catalog import BUNDLED_FOLDER
+
 if sys.platform != "linux":
     pytest.skip("signals and small disks are Linux's here", allow_module_level=True)
 
 SMALL = (
     "epochs=2 head_epochs=2 batch=8 size=32 eval_size=32 lr=1e-4 ema=0.5 val_fraction=0.25 sizes=none precision=float32"
 )
+NETWORK = "shufflenet_v2_x1_0"
 SET = tuple(part for setting in SMALL.split() for part in ("--set", setting))
 
 
@@ -46,8 +49,13 @@ class Job(NamedTuple):
 
 JOBS = {
     "predict": Job(("predict", "DATA", "--format", "csv", "--out", "OUT/answers.csv"), ("answers.csv",)),
-    "export": Job(("export", "shufflenet_v2_x1_0", "--to", "litert,onnx", "--out", "OUT"), ("*.tflite", "*.onnx")),
+    "export": Job(("export", NETWORK, "--to", "litert,onnx", "--out", "OUT"), ("*.tflite", "*.onnx")),
     "doctor": Job(("doctor", "DATA", "--html", "OUT/page.html", "--fix", "OUT/clean.csv"), ("page.html", "clean.csv")),
+    "evaluate": Job(
+        ("evaluate", NETWORK, "DATA", "--html", "OUT/page.html", "--format", "json", "--out", "OUT/figures.json"),
+        ("page.html", "figures.json"),
+    ),
+    "port": Job(("port", str(BUNDLED_FOLDER / f"{NETWORK}.tflite"), "--out", "OUT/a.safetensors"), ("a.safetensors",)),
     "train": Job(
         ("train", "DATA", "--out", "OUT/run", "--model", "mobilenet_v2_x0_35", "--save-every", "0", *SET),
         ("run/best.safetensors", "run/last.safetensors"),
@@ -60,7 +68,7 @@ TRAINED = {"run/metrics.jsonl", "run/train.log", "run/curves.png", "run/report.j
 
 def make_data(folder: Path) -> Path:
     drawn = np.random.default_rng(0)
-    for name in ("one", "two"):
+    for name in ("goldfish", "tench"):  # which the bundled networks know
         (folder / name).mkdir(parents=True)
         for number in range(20):
             pixels = drawn.integers(0, 256, (8, 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
