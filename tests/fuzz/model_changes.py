@@ -528,5 +528,5 @@ def _changed(kind: str, content: bytes, other: bytes, luck: Luck, change: Change
         if kind == "pth" and luck.randrange(2):
             return in_state(content, luck)
         return in_archive(content, luck, change) if content[:2] == b"PK" else in_pickle(content, luck)
-    except (ValueError, TypeError, struct.error, OverflowError, AttributeError):  # what no file can hold
+    except (ValueError, TypeError, struct.error, OverflowError, AttributeError, RecursionError):  # what no file holds
         return change(content, other, luck)

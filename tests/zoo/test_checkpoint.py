@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +383,19 @@ def test_names_that_no_terminal_may_see(more: tuple[str, ...]) -> None:
         guess_architecture(state, source="m.pth")
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 1000
+
+
+def test_what_pytorch_says_is_shown_without_control_characters(tmp_path: Path) -> None:
+    """It repeats the archive's byte order as the file has it."""
+    torch = pytest.importorskip("torch")
+    whole, path = io.BytesIO(), tmp_path / "m.pth"
+    torch.save({"a": torch.zeros(2)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"l\x00\x1b" if name.endswith("byteorder") else old.read(name))
+    with pytest.raises(WeightsError, match=r"m\.pth is damaged or no PyTorch state dict") as raised:
+        read_pth(path)
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from fusiform.fields import show
 from fusiform.files import write_file
 from fusiform.graph.builder import Shape
 from fusiform.graph.shapes import Shapes, expected_shapes
+from fusiform.report import printable
 from fusiform.spec import (
     MAX_CHANNELS,
     MAX_DESCRIPTION_BYTES,
@@ -516,4 +517,4 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 def _first_sentence(error: BaseException) -> str:
     """The first sentence of what torch says, less its advice to trust the file."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
-    return re.split(r"\n|\. ", text)[0]
+    return printable(re.split(r"\n|\. ", text)[0])
