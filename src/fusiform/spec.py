@@ -46,6 +46,8 @@ MAX_DESCRIPTION_BYTES = 1 << 24
 """Of the whole description as JSON: 100,000 labels of 150 characters."""
 MAX_MODEL_BYTES = 1 << 30
 """Of a model file: the widest network with an optimiser's state and a moving average takes 656 MB."""
+MAX_TENSORS = 20_000
+"""Of a checkpoint: a network here has some 400, with an optimiser's state and a moving average four times as many."""
 
 # Beyond these, no picture's answer is a number in float32.
 _TEMPERATURES = (1e-3, 1e3)

@@ -196,6 +196,15 @@ def test_pickles_that_call_for_memory(kind: str, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+def test_tensors_without_end(options: dict[str, Any], tmp_path: Path) -> None:
+    """PyTorch takes minutes for some ten thousand."""
+    one = torch.zeros(1)
+    torch.save({f"w{k}": one[:] for k in range(20_001)}, tmp_path / "m.pth", **options)
+    with pytest.raises(WeightsError, match=r"m\.pth holds more than 20,000 tensors"):
+        read_pth(tmp_path / "m.pth")
+
+
 def test_instructions_without_end(tmp_path: Path) -> None:
     torch.save({"state_dict": {"w": torch.zeros(3)}, "x": [0] * 2_100_000}, tmp_path / "m.pth")
     with pytest.raises(WeightsError, match=r"m\.pth holds millions of values beside its tensors"):

@@ -33,6 +33,7 @@ from fusiform.report import printable
 from fusiform.spec import (
     MAX_CHANNELS,
     MAX_DESCRIPTION_BYTES,
+    MAX_TENSORS,
     MAX_WIDTH,
     METADATA_KEY,
     Architecture,
@@ -67,8 +68,6 @@ _SMALL = 16 << 20
 """Bytes that are never too many."""
 _MAX_HEADER = (1 << 24) + MAX_DESCRIPTION_BYTES
 """Bytes of a safetensors file's header: 100,000 tensors, and a description."""
-_MAX_TENSORS = 20_000
-"""A network here has some 400, with an optimiser's state and a moving average four times as many."""
 _MAX_DICTS = 256
 """Dicts in one checkpoint that are looked into."""
 _MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -89,13 +88,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[ModelSpec | None, St
         raise WeightsError(
             f"{path} is not a whole safetensors file (its header would have {header:,} bytes): fetch or export it again"
         )
-    if (count := data.count(b'"data_offsets"', 8, 8 + header)) > _MAX_TENSORS:
+    if (count := data.count(b'"data_offsets"', 8, 8 + header)) > MAX_TENSORS:
         raise WeightsError(_too_many(path, count))
     try:
         tensors = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): fetch or export it again") from None
-    if len(tensors) > _MAX_TENSORS:  # whose header spells that word in another way
+    if len(tensors) > MAX_TENSORS:  # whose header spells that word in another way
         raise WeightsError(_too_many(path, len(tensors)))
     state = {name: _array(path, name, tensor) for name, tensor in tensors}
     # deserialize has checked the header: its length in 8 bytes, then JSON.
@@ -156,14 +155,12 @@ def read_pth(path: str | os.PathLike[str]) -> State:
         ) from None
 
     tensors = _find_state(path, loaded, torch.Tensor)
-    if len(tensors) > _MAX_TENSORS:
-        raise WeightsError(_too_many(path, len(tensors)))
     _check_tensors(path, tensors, file_size)
     return _renamed(path, {name: _to_numpy(path, name, tensor) for name, tensor in tensors.items()})
 
 
 def _too_many(path: str | os.PathLike[str], count: int) -> str:
-    return f"{path}: has {count:,} tensors, and no network here has more than {_MAX_TENSORS:,}: fetch another"
+    return f"{path}: has {count:,} tensors, and no network here has more than {MAX_TENSORS:,}: fetch another"
 
 
 def _to_numpy(path: str | os.PathLike[str], name: str, tensor: Any) -> NDArray[Any]:
@@ -277,7 +274,7 @@ def _differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> 
         f"{name} is missing" for name in expected if name not in shapes and not name.endswith(".num_batches_tracked")
     ]
     wrong = [
-        f"{name} has shape {shapes[name]} where {shape} is expected"
+        f"{name} has shape {show(shapes[name])} where {shape} is expected"
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fusiform.errors import WeightsError
 from fusiform.fields import show
+from fusiform.spec import MAX_TENSORS
 from fusiform.zoo.foreign_names import shown
 from fusiform.zoo.programs import DAMAGED_ZIP
 
@@ -121,6 +122,7 @@ class _Follower:
         self.most = most
         self.claimed: dict[str, int] = {}
         self.count = 0
+        self.tensors = 0
 
     def follow(self, file: BinaryIO) -> bool:
         """Whether a pickle ended as it should; False where PyTorch stops at an instruction that it does not know."""
@@ -192,7 +194,14 @@ class _Follower:
                 self.stack.append(_named(given))
             case "REDUCE" | "NEWOBJ":
                 arguments, called = self.stack.pop(), self.stack.pop()
-                self.stack.append(_call(called.name, arguments.values, self.most))
+                made = _call(called.name, arguments.values, self.most)
+                self.tensors += made.by.startswith("torch._utils._rebuild_tensor")
+                if self.tensors > MAX_TENSORS:
+                    raise _RefusedError(
+                        f"holds more than {MAX_TENSORS:,} tensors, and no checkpoint of a network here does: save the "
+                        "state dict alone"
+                    )
+                self.stack.append(made)
             case "BUILD":
                 _build(self.stack[-2], self.stack.pop())
             case "BINPERSID":
