@@ -15,7 +15,7 @@ from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
 from fusiform.engines.quiet import import_openvino
 from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.spec import DECODED_BOXES, ModelSpec
-from fusiform.zoo.model import check_file
+from fusiform.zoo.bounds import check_file
 
 _CORE: list[Any] = []
 _LOCK = threading.Lock()

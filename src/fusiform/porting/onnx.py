@@ -13,8 +13,8 @@ from fusiform.errors import FusiformError, MissingExtraError, WeightsError
 from fusiform.graph.ir import Activation
 from fusiform.porting.network import ForeignNetwork, match_network
 from fusiform.porting.tracer import Border, Tensor, Tracer, Value, dequantize
+from fusiform.zoo.bounds import check_file
 from fusiform.zoo.foreign_names import shown
-from fusiform.zoo.model import check_file
 
 _DEFAULT_SIDE = 224
 _ARITHMETIC: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}

@@ -25,10 +25,11 @@ from fusiform.porting.tflite import read_tflite
 from fusiform.spec import METADATA_KEY, Colours, Fit, ModelSpec, Preprocess
 from fusiform.tables import MOBILENET_V2_WIDTHS, TRAITS
 from fusiform.tasks.classification import read_labels
+from fusiform.zoo.bounds import check_file
 from fusiform.zoo.catalog import imagenet_labels
 from fusiform.zoo.checkpoint import Network, State, guess_architecture, read_pth, read_safetensors, write_safetensors
 from fusiform.zoo.kinds import what_else, what_folder
-from fusiform.zoo.model import PICKLES, Model, check_file, open_model
+from fusiform.zoo.model import PICKLES, Model, open_model
 from fusiform.zoo.stated import Stated, assumption, in_words
 
 Format = Literal["TensorFlow Lite", "ONNX", "PyTorch", "safetensors"]

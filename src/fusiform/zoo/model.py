@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from fusiform.errors import InputError, SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
-from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_LABELS, MAX_MODEL_BYTES, Colours, Fit, ModelSpec
+from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_LABELS, Colours, Fit, ModelSpec
+from fusiform.zoo.bounds import check_archive, check_file
 
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
@@ -131,25 +131,6 @@ def check_memory(spec: ModelSpec, *, source: str) -> None:
         raise SpecError(
             f"{source}: {spec.summary()}, would hold {needed / 1e6:,.0f} MB of activations for one picture, and no "
             f"more than {MAX_ACTIVATION_BYTES / 1e6:,.0f} MB are used: take smaller pictures, or fewer classes"
-        )
-
-
-def check_file(path: Path, *, most: int = MAX_MODEL_BYTES) -> None:
-    """WeightsError for a device or a pipe, which may have no end, and for a file larger than any model.
-
-    What this process was given open, as by a shell's ``<(command)``, is read. What is not there is not told here.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return
-    given = str(path).startswith(("/dev/fd/", "/proc/self/fd/")) and stat.S_ISFIFO(status.st_mode)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or given):
-        raise WeightsError(f"{path}: is no file but a device or a pipe: write the model into a file first")
-    if status.st_size > most:
-        raise WeightsError(
-            f"{path}: has {status.st_size:,} bytes, more than any model here ({most:,}): fetch it again, or of a "
-            "checkpoint save the state dict alone"
         )
 
 
@@ -299,7 +280,7 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     from fusiform.zoo import programs
 
     if data[:2] == b"PK":
-        programs.check_archive(data, source=str(path))
+        check_archive(data, source=str(path))
     if programs.is_torchscript(data):
         return Model(path, "torchscript", programs.read_torchscript_spec(data, source=str(path)), data)
     if programs.is_openvino(data):

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 from fusiform.errors import WeightsError
 from fusiform.fields import show
 from fusiform.spec import MAX_TENSORS
+from fusiform.zoo.bounds import DAMAGED_ZIP
 from fusiform.zoo.foreign_names import shown
-from fusiform.zoo.programs import DAMAGED_ZIP
 
 _ZIP = b"PK\x03\x04"
 _MAX_INSTRUCTIONS = 2_000_000

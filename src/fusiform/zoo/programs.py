@@ -10,11 +10,9 @@ import hashlib
 import html
 import io
 import json
-import lzma
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,30 +20,7 @@ from flatbuffers.table import Table
 
 from fusiform.errors import SpecError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
-from fusiform.zoo.model import check_file
-
-DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError),
-    *(RuntimeError, OSError, EOFError, ValueError),
-)
-"""What zipfile raises for a file that is not as it should be: the last for positions before its beginning."""
-_MAX_ENTRIES = 65_535
-"""Of a zip archive: checkpoints have some thousand, and each takes several hundred bytes once it is listed."""
-
-
-def check_archive(data: bytes, *, source: str) -> None:
-    """Raise WeightsError for a zip archive that would unpack to far more than itself: PyTorch unpacks any."""
-    if (entries := data.count(b"PK\x01\x02")) > _MAX_ENTRIES:  # as many as it lists, whatever it says
-        raise WeightsError(f"{source}: is an archive of {entries:,} entries, which no model is; fetch another")
-    try:
-        unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except DAMAGED_ZIP:
-        return  # whoever reads it says so
-    # PyTorch stores weights as they are and compresses code, a few times.
-    if unpacked > 10 * len(data) + (16 << 20):
-        raise WeightsError(
-            f"{source}: would unpack to {unpacked:,} bytes, which no model does; fetch it from elsewhere"
-        )
+from fusiform.zoo.bounds import DAMAGED_ZIP, check_file
 
 
 def is_torchscript(data: bytes) -> bool:
