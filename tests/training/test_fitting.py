@@ -84,6 +84,8 @@ def test_a_recipe_without_limits_stays() -> None:
 
 def test_epochs_that_are_asked_for_are_as_many_as_that() -> None:
     assert fit_steps(override(LIMITED, ["epochs=2"]), 10).epochs == 2
+    assert override(finetune_small, ["epochs=2"]).give_up == 0.0
+    assert override(finetune_small, ["epochs=2", "give_up=0.5"]).give_up == 0.5
     assert fit_steps(override(LIMITED, ["epochs=2", "min_steps=10"]), 20).epochs == 10
 
 

@@ -132,6 +132,7 @@ def recipe_for(recipe: Recipe, plan: Plan, epochs: int) -> Recipe:
         min_steps=0,
         max_steps=0,
         fit_size=False,
+        give_up=0.0,
         size=pixels(recipe.size),
         sizes=tuple(map(pixels, recipe.sizes))[-max(epochs, 1) :],
         eval_size=plan.size,

@@ -280,8 +280,8 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
 
     Lists are separated by commas, ``none`` is an empty list; of two settings of a field the later one holds. Where so
     few epochs are set that the recipe's warm-up or sizes would not fit, these are shortened, unless set too. Epochs
-    that are set are as many as that, without the recipe's limits of the steps, and sizes are not fitted to the images,
-    unless ``min_steps``, ``max_steps`` or ``fit_size`` is set too. Raises
+    that are set are as many as that, without the recipe's limits of the steps and its giving up, and sizes are not
+    fitted to the images, unless ``min_steps``, ``max_steps``, ``give_up`` or ``fit_size`` is set too. Raises
     UsageError for an unknown field, which names those that come close, and for a value that the field does not take.
     """
     hints = typing.get_type_hints(Recipe)
@@ -299,7 +299,7 @@ def override(recipe: Recipe, settings: Mapping[str, object] | Iterable[str]) -> 
             raise UsageError(f"a recipe has no field {show(name)}: {hint}")
         changes[name] = _parse(hints[name], text.strip(), name)
     if "epochs" in changes:
-        changes = {"min_steps": 0, "max_steps": 0, **changes}
+        changes = {"min_steps": 0, "max_steps": 0, "give_up": 0.0, **changes}
     if changes.keys() & {"size", "eval_size", "eval_resize", "sizes"}:
         changes = {"fit_size": False, **changes}
     epochs = changes.get("epochs", recipe.epochs)
