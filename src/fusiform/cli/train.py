@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,9 +183,6 @@ def command(
         ).report
     if not report.figures:  # of several processes the one that writes has them
         return
-    if form == "table" and report.figures.get("classes") in range(6):  # nobody can miss one of five
-        shown = {name: value for name, value in report.figures.items() if not name.startswith("top5")}
-        report = dataclasses.replace(report, figures=shown)
     print_report(report, form)
     if find_lr:
         rate = ["--set", f"lr={report.figures['suggested']}"]

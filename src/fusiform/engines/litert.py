@@ -9,16 +9,20 @@ from numpy.typing import NDArray
 from fusiform.engines.batch import Batch, as_normalized, as_pixels, check_batch
 from fusiform.engines.quiet import without_lines
 from fusiform.errors import WeightsError
-from fusiform.graph.tflite_checks import check_tflite
 from fusiform.spec import ModelSpec
+from fusiform.zoo.catalog import BUNDLED_FOLDER
 from fusiform.zoo.model import Model
 
 
 def check_litert(model: Model, *, described: bool) -> None:
     """Raise WeightsError for a TFLite file that LiteRT may not be given; ``described`` says that fusiform wrote it.
 
-    What is not known to be sound runs in a process of its own first.
+    What is not known to be sound runs in a process of its own first. The files that came with fusiform are known.
     """
+    if model.path.parent == BUNDLED_FOLDER:
+        return
+    from fusiform.graph.tflite_checks import check_tflite
+
     if check_tflite(model.data, source=str(model.path), described=described) is not None:
         from fusiform.engines.trial import try_litert  # no other file is to wait for it
 

@@ -126,7 +126,7 @@ def read_pth(path: str | os.PathLike[str]) -> State:
         import torch
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", f"reading {Path(path).name}") from None
-    from fusiform.zoo.bounds import check_archive
+    from fusiform.zoo.archives import check_archive
     from fusiform.zoo.pickled import HOLDS_MORE, check_pickles
 
     data = _read_bytes(path)
@@ -457,7 +457,7 @@ def _plain_dict(*_: object) -> dict[str, Any]:
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
     """WeightsError for the archives that PyTorch writes and that hold no state dict: programs."""
-    from fusiform.zoo.bounds import DAMAGED_ZIP
+    from fusiform.zoo.archives import DAMAGED_ZIP
 
     if not zipfile.is_zipfile(path):
         return
@@ -480,7 +480,7 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 def _newer_protocol(path: str | os.PathLike[str]) -> int | None:
     """The pickle protocol of a PyTorch file where it is above 2, the one that torch.save has and safe loading reads."""
-    from fusiform.zoo.bounds import DAMAGED_ZIP
+    from fusiform.zoo.archives import DAMAGED_ZIP
 
     try:
         if zipfile.is_zipfile(path):

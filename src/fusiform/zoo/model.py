@@ -15,7 +15,7 @@ from fusiform.errors import InputError, SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
 from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_LABELS, Colours, Fit, ModelSpec
-from fusiform.zoo.bounds import check_archive, check_file
+from fusiform.zoo.bounds import check_file
 
 if TYPE_CHECKING:
     from fusiform.graph.ir import Graph
@@ -280,6 +280,8 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     from fusiform.zoo import programs
 
     if data[:2] == b"PK":
+        from fusiform.zoo.archives import check_archive
+
         check_archive(data, source=str(path))
     if programs.is_torchscript(data):
         return Model(path, "torchscript", programs.read_torchscript_spec(data, source=str(path)), data)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from fusiform.errors import WeightsError
 from fusiform.fields import show
 from fusiform.spec import MAX_TENSORS
-from fusiform.zoo.bounds import DAMAGED_ZIP
+from fusiform.zoo.archives import DAMAGED_ZIP
 from fusiform.zoo.foreign_names import shown
 
 _ZIP = b"PK\x03\x04"

@@ -20,7 +20,8 @@ from flatbuffers.table import Table
 
 from fusiform.errors import SpecError, WeightsError
 from fusiform.spec import METADATA_KEY, ModelSpec
-from fusiform.zoo.bounds import DAMAGED_ZIP, check_file
+from fusiform.zoo.archives import DAMAGED_ZIP
+from fusiform.zoo.bounds import check_file
 
 
 def is_torchscript(data: bytes) -> bool:
