@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fusiform.errors import FusiformError, UsageError
 from fusiform.selection.budget import Budget, Plan
 from fusiform.selection.job import choose
 from fusiform.selection.journal import Journal, read_trainings, write_journal
+from fusiform.selection.work import Work
 from fusiform.training.recipe import Recipe
 from fusiform.training.recipes import distill_small, finetune_small
 from fusiform.zoo.checkpoint import read_safetensors
@@ -52,7 +54,15 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick() -> Recipe:
     return dataclasses.replace(
-        finetune_small, epochs=1, batch=16, size=32, eval_size=32, head_epochs=30, val_fraction=0.3, precision="float32"
+        finetune_small,
+        epochs=1,
+        min_steps=0,
+        batch=16,
+        size=32,
+        eval_size=32,
+        head_epochs=30,
+        val_fraction=0.3,
+        precision="float32",
     )
 
 
@@ -106,6 +116,24 @@ def test_a_whole_search_leaves_a_model_that_holds_the_budget_and_is_measured_on_
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/last.safetensors")} == times
     assert again.report.figures["network"] == "mobilenet_v2_x1_0"
     assert bool(again.shortfall) == (again.report.figures["top1"] < 1)  # type: ignore[operator]
+
+
+def test_few_pictures_are_shown_as_often_as_train_shows_them(
+    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[tuple[int, int], Recipe]] = []
+
+    def search(_: Any, __: Any, work: Work, *, epochs: tuple[int, int], **___: Any) -> None:
+        asked.append((epochs, work.recipe))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusiform.selection.job.search", search)
+    recipe = dataclasses.replace(quick, min_steps=100)
+    with pytest.raises(KeyboardInterrupt):
+        choose(data, tmp_path / "best", size=(32,), recipe=recipe)
+    # 63 of 90 pictures are 3 steps of 16: 34 passes, 3 in each of 12 epochs.
+    ((epochs, used),) = asked
+    assert (epochs[0], used.epochs, used.repeats, used.fit_size) == (12, 12, 3, False)
 
 
 def test_a_search_of_the_first_version_is_read(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fusiform.selection.journal import RUNS, Journal, in_bytes, read_trainings, 
 from fusiform.selection.latency import PRECISIONS, SIZES, ChooseEngine, measure, noise, plans
 from fusiform.selection.search import TRIALS, Say, search
 from fusiform.selection.work import Work
+from fusiform.training.fitting import fit_recipe
 from fusiform.training.recipe import Recipe, override
 from fusiform.training.recipes import distill_small, find_recipe
 from fusiform.training.run_folder import make_folder
@@ -138,6 +139,8 @@ def choose(
     began = time.monotonic()
     folder = Path(out)
     dataset = _check(data, root, folder, recipe, size, trials)
+    # As many epochs as train would take; the sizes are those that are searched.
+    recipe = fit_recipe(dataclasses.replace(recipe, fit_size=False), dataset, held_out="val" not in dataset.splits)
     settings = {
         "data": str(Path(data).absolute()),
         "classes": list(dataset.classes),
