@@ -377,7 +377,7 @@ def in_state(data: bytes, luck: Luck) -> bytes:
         changes: tuple[Callable[[], Any], ...] = (
             lambda: torch.zeros(1).expand(luck.choice((1 << 20, 1 << 30, 1 << 40))),
             lambda: torch.zeros(1, 1).expand(1 << luck.randrange(1, 31), 1 << luck.randrange(1, 31)),
-            lambda: value.float().flatten()[:1].expand(value.shape) if value.numel() else value,
+            lambda: value.float().flatten()[:1].expand(value.shape) if value.dim() and value.numel() else value,
             lambda: torch.empty(luck.choice((value.shape, (1 << 40,))), device="meta"),
             lambda: torch.view_as_complex(torch.zeros(*value.shape, 2)).conj(),
             lambda: torch.view_as_complex(torch.zeros(*value.shape, 2)).conj().imag,

@@ -256,3 +256,11 @@ def test_archives_that_lie(change: str, tmp_path: Path) -> None:
         path.write_bytes(data)
     with pytest.raises(WeightsError, match=r"m\.pth(: (is an archive of 66,|would unpack)| is damaged or no PyTorch)"):
         read_pth(path)
+
+
+def test_escapes_that_old_pickles_have_are_no_warning(tmp_path: Path) -> None:
+    """``S`` is a text in quotes with Python 2's escapes: unknown ones are a DeprecationWarning, here an error."""
+    path = tmp_path / "old.pth"
+    path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.S'\\_'\n.")
+    with pytest.raises(WeightsError, match=r"old\.pth"):
+        read_pth(path)

@@ -134,7 +134,9 @@ def read_pth(path: str | os.PathLike[str]) -> State:
         check_archive(data, source=str(path))
     _check_archive(path)
     if _newer_protocol(path) is None:  # else PyTorch reads nothing of it
-        check_pickles(data, source=str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python, about escapes in old pickles' texts
+            check_pickles(data, source=str(path))
     file_size = len(data)
     del data
     try:
