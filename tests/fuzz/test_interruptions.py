@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,8 @@ JOBS = {
         ("train", "--resume", "--out", "OUT/run"),
     ),
 }
+TIMES = re.compile(rb'"seconds": [\d.]+|[\d,.]+ s, [\d,.]+ images/s')
+"""What an evaluation says of how long it took, in JSON and on its page."""
 KINDS = ("kill", "term", "full", "two")
 TRAINED = {"run/metrics.jsonl", "run/train.log", "run/curves.png", "run/report.json", "run/environment.json"}
 
@@ -118,7 +121,9 @@ class Bench:
     def results(self) -> dict[str, str]:
         """The hashes of what is the same each time."""
         files = [file for pattern in self.job.whole for file in self.out.glob(pattern)]
-        return {str(file.relative_to(self.out)): sha256(file.read_bytes()).hexdigest() for file in files}
+        return {
+            str(file.relative_to(self.out)): sha256(TIMES.sub(b"", file.read_bytes())).hexdigest() for file in files
+        }
 
     def empty(self) -> None:
         for path in self.out.iterdir():
