@@ -540,7 +540,7 @@ def test_it_learns_eight_pictures_by_heart(tmp_path: Path) -> None:
     task = make_task(samples, recipe, spec=spec, state=state, fresh=fresh)
     measured = task.measure
 
-    def at_the_end(world: World) -> dict[str, float]:
+    def at_the_end(world: World, _: Any) -> dict[str, float]:
         return {}
 
     task.measure = at_the_end  # type: ignore[method-assign]
