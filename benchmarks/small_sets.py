@@ -254,7 +254,7 @@ def train(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, f
         self.task.validation = kept
         looked.update(cpu=cpu_seconds() - cpu, seconds=time.monotonic() - began)
 
-    loop._Fit._start = start_and_look  # type: ignore[method-assign]
+    loop._Fit._start = start_and_look
     settings = [*arguments.settings, f"seed={seed}"]
     with tempfile.TemporaryDirectory() as passing:
         run = Path(passing) / "run"
@@ -281,7 +281,7 @@ def train(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, f
         "images/s": steps * batch / trained if trained else 0.0,
         "seconds": figures["seconds"] - looked["seconds"],
         "cpu": cpu_seconds() - looked["cpu"],
-    }  # type: ignore[return-value]  # what the figures hold are numbers here
+    }  # what the figures hold are numbers here
 
 
 def cpu_seconds() -> float:

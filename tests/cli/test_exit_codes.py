@@ -238,7 +238,7 @@ ENDS: list[tuple[Callable[[], BaseException], int]] = [
     (lambda: UsageError("x"), 2),
     (lambda: click.UsageError("x"), 2),
     *(
-        (lambda kind=kind: kind("x"), 1)  # type: ignore[misc]
+        (lambda kind=kind: kind("x"), 1)
         for kind in (
             FusiformError,
             InputError,

@@ -146,7 +146,7 @@ def most_memory(*, afresh: bool = False) -> float:
     if status.exists():
         if afresh:
             Path("/proc/self/clear_refs").write_text("5")
-        return float(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / (1 << 10)  # type: ignore[index]
+        return float(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / (1 << 10)
     # macOS counts bytes, others kilobytes.
     most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)

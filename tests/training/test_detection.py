@@ -141,7 +141,7 @@ def test_multibox_by_hand() -> None:
 def test_a_picture_without_objects_teaches_that_there_is_nothing() -> None:
     logits = torch.tensor([[[0.0, 5.0], [0.0, 4.0], [0.0, -2.0], [0.0, 3.0], [0.0, -9.0]]], requires_grad=True)
     loss = multibox_loss(logits, torch.zeros(1, 5, 4), torch.zeros(1, 5, 5), negatives=3.0, box_weight=1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     assert (logits.grad[0, :, 1] > 0).tolist() == [True, True, False, True, False]
     assert loss.item() == pytest.approx(sum(math.log1p(math.exp(x)) for x in (5, 4, 3)), rel=1e-6)
@@ -185,7 +185,7 @@ def test_focal_by_hand() -> None:
     loss = focal_loss(logits, torch.tensor([[[3.0, 0, 0, 0]]]), targets, gamma=2.0, alpha=0.25, box_weight=1.0)
     expected = 0.25 * (1 / 4) ** 2 * math.log(4 / 3) + 0.75 * (1 / 2) ** 2 * math.log(2) + 2.5
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     assert logits.grad[0, 0, 0] == 0
 
@@ -202,7 +202,7 @@ def test_gradients_are_finite_under_autocast(scale: float) -> None:
             else:
                 loss = multibox_loss(given, places, targets, negatives=3.0, box_weight=1.0)
         assert loss.dtype == torch.float32
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for tensor in (given, places):
             assert tensor.grad is not None
             assert tensor.grad.isfinite().all()
@@ -334,7 +334,7 @@ def test_one_pixel_boxes_and_boxes_that_leave_the_picture() -> None:
     boxes = (BoxLabel(0, 10, 10, 11, 11), BoxLabel(1, -20, -20, 200, 200))
     example = Example(pixels, find_objects(AnnotatedSample(Path("x.png"), boxes), (80, 60)))
     for augment in ("none", "crop"):
-        recipe = dataclasses.replace(PLAIN, augment=augment, expand=0.5)  # type: ignore[arg-type]
+        recipe = dataclasses.replace(PLAIN, augment=augment, expand=0.5)
         examples = BoxExamples(recipe, make_spec())
         for seed in range(10):
             label = examples.augment(example, SIZE, seed)[1]
@@ -474,7 +474,7 @@ def test_the_loss_reaches_every_parameter_and_is_the_same_when_quickened(tmp_pat
         if quick:
             fuse(task.network)
         loss, right = task.loss(task.network, next(task.batches(0, 0)), 0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert 0 <= right <= 8
         losses.append(loss.item())
         gradients.append({name: p.grad for name, p in task.network.named_parameters()})
@@ -543,6 +543,6 @@ def test_it_learns_eight_pictures_by_heart(tmp_path: Path) -> None:
     def at_the_end(world: World, _: Any) -> dict[str, float]:
         return {}
 
-    task.measure = at_the_end  # type: ignore[method-assign]
+    task.measure = at_the_end
     fit(task, recipe, HERE, run=None)
     assert measured(HERE)["val_map50"] > 0.9

@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,24 @@ class Stop(Exception):
     """What stands in for a process's end."""
 
 
+@contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """A training within ``with`` ends, as if it were killed, in place of this step (0, 1, ...)."""
+    taken = 0
+    one_step = loop._Fit._step
+
+    def stop(self: Any, batches: Any) -> None:
+        nonlocal taken
+        if taken == step:
+            raise Stop
+        taken += 1
+        one_step(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", stop)
+        yield
+
+
 @pytest.fixture(scope="module")
 def by_chance(data: Path, tmp_path_factory: pytest.TempPathFactory, quick: Recipe) -> tuple[Recipe, Path]:
     """A recipe with chance in all its places, and its run from beginning to end."""
@@ -139,23 +158,11 @@ def by_chance(data: Path, tmp_path_factory: pytest.TempPathFactory, quick: Recip
 
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    data: Path, tmp_path: Path, by_chance: tuple[Recipe, Path], step: int, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, by_chance: tuple[Recipe, Path], step: int
 ) -> None:
     recipe, whole = by_chance
-    taken = 0
-    one_step = loop._Fit._step
-
-    def stop(self: Any, batches: Any) -> None:
-        nonlocal taken
-        if taken == step:
-            raise Stop
-        taken += 1
-        one_step(self, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Fit, "_step", stop)
-        with pytest.raises(Stop):
-            train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
+    with stopped_at(step), pytest.raises(Stop):
+        train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
     said: list[str] = []
     train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
     place = ("before the first step", "in epoch 1, after step 1 of 3", "", "after epoch 1")[step] if step < 4 else None
@@ -304,9 +311,7 @@ def test_how_long_the_rest_of_a_run_takes() -> None:
     assert rest.seconds(3, 10) == pytest.approx(3)
 
 
-def test_an_epoch_of_several_passes_is_taken_up_within(
-    data: Path, tmp_path: Path, quick: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_of_several_passes_is_taken_up_within(data: Path, tmp_path: Path, quick: Recipe) -> None:
     recipe = dataclasses.replace(quick, epochs=1, min_steps=26, batch=16)
     said: list[str] = []
     train(data, tmp_path / "whole", model=NETWORK, recipe=recipe, threads=1, say=said.append)
@@ -314,19 +319,8 @@ def test_an_epoch_of_several_passes_is_taken_up_within(
     assert any(line.startswith("fitted to the pictures: 9 epochs of 3 passes over the pictures") for line in said)
     records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert [record["step"] for record in records] == [5 * epoch for epoch in range(10)]  # 3 x 27 // 16
-    one_step, taken = loop._Fit._step, 0
-
-    def stop(self: Any, batches: Any) -> None:
-        nonlocal taken
-        if taken == 13:
-            raise Stop
-        taken += 1
-        one_step(self, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Fit, "_step", stop)
-        with pytest.raises(Stop):
-            train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
+    with stopped_at(13), pytest.raises(Stop):
+        train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, save_minutes=0)
     train(None, tmp_path / "run", resume=True, threads=1, say=said.append)
     assert "going on: in epoch 3, after step 3 of 5" in said
     assert_equal(tmp_path / "whole", tmp_path / "run")
@@ -480,7 +474,7 @@ def test_what_beats_the_head_says_nothing_of_it(data: Path, tmp_path: Path, quic
     said: list[str] = []
     recipe = dataclasses.replace(quick, head_epochs=0, lr=1e-3, backbone_lr=0.1, epochs=6, give_up=0.5)
     report = train(data, tmp_path / "run", model=NETWORK, recipe=recipe, threads=1, say=said.append)
-    assert report.figures["best_epoch"] > 0  # type: ignore[operator]
+    assert report.figures["best_epoch"] > 0
     assert not any("beaten" in line for line in said)
 
 

@@ -436,7 +436,7 @@ def test_the_measure_by_the_network_itself(tmp_path: Path) -> None:
             network.forward_coarse(x).detach(),
             grid,
             padding_mode="border",
-            align_corners=True,  # type: ignore[operator]
+            align_corners=True,
         )
         confusion += pixel_confusion(mask, fine[0].argmax(0).numpy(), 3)
     totals = class_counts(confusion)
@@ -488,7 +488,7 @@ def test_a_classifier_gives_its_backbone(architecture: Any, padding: Any, small_
     picture = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         first = network.eval().backbone.forward_stages(picture)["stride_8"]  # type: ignore[union-attr,operator]
-        wanted = classifier.eval().forward_stages(picture)["stride_8"]  # type: ignore[operator]
+        wanted = classifier.eval().forward_stages(picture)["stride_8"]
     torch.testing.assert_close(first, wanted)
 
 
@@ -595,7 +595,7 @@ def test_a_few_pictures_are_learned_by_heart(tmp_path: Path) -> None:
     looked = [torch.stack([pictures.look(k, 97, seed) for k in range(8)]) for seed in range(4)]
     unfold(task.network.get_submodule("backbone"), [task.normalize(batch) for batch in looked])
     measure = task.measure
-    task.measure = lambda *_: {}  # type: ignore[method-assign]  # only the last weights are of interest
+    task.measure = lambda *_: {}  # only the last weights are of interest
     fit(task, recipe, ALONE, run=None)
     found = measure(ALONE)
     assert found["val_miou"] > 0.85

@@ -23,11 +23,11 @@ from fusiform.graph.tflite_operators import (
     RULES,
     SIZES,
     UINT8,
-    Mismatch,
+    MismatchError,
     Operator,
     Tensor,
-    Unknown,
-    Wrong,
+    UnknownError,
+    UnsoundError,
 )
 
 _MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _MODEL_SIGNATURES = 1, 2, 4, 7
@@ -54,7 +54,7 @@ def check_tflite(data: bytes, *, source: str, described: bool) -> str | None:
     """
     try:
         return _Graph(data, described=described).check()
-    except Wrong as wrong:
+    except UnsoundError as wrong:
         raise WeightsError(f"{source}: is damaged ({wrong}): write it again, or fetch it again") from None
     except (struct.error, IndexError, OverflowError):  # distances that lead out of the file
         raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
@@ -78,7 +78,7 @@ class _Graph:
             self.wonder("it keeps tensors in other files")
         graphs = self.tables(model, _MODEL_SUBGRAPHS)
         if not graphs:
-            raise Wrong("it has no graph")
+            raise UnsoundError("it has no graph")
         if len(graphs) > 1:
             self.wonder("it has several graphs")
         self.buffers = self.tables(model, _MODEL_BUFFERS)
@@ -90,15 +90,15 @@ class _Graph:
         inputs, outputs = (self.numbers(graph, field) for field in (_GRAPH_INPUTS, _GRAPH_OUTPUTS))
         self.signatures(model, len(graphs))
         if not inputs or not outputs:
-            raise Wrong(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+            raise UnsoundError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
         if len(inputs) > 1 or self.known(inputs[0]).kind not in (FLOAT32, UINT8, INT8):
             if self.described:
-                raise Wrong("it does not read one picture, as float32 or pixels")
+                raise UnsoundError("it does not read one picture, as float32 or pixels")
             self.wonder("it does not read one picture")
         made = self.run(self.tables(graph, _GRAPH_OPERATORS), inputs, outputs)
         for index in outputs:
             if index not in made and self.known(index).data is None:
-                raise Wrong("nothing makes what it answers")
+                raise UnsoundError("nothing makes what it answers")
         return self.doubt
 
     def wonder(self, what: str) -> None:
@@ -117,7 +117,7 @@ class _Graph:
                 last[index] = max(last.get(index, 0), number)
             for index in results:
                 if index in made or self.known(index).data is not None:
-                    raise Wrong(f"{name} makes a tensor that is there before")
+                    raise UnsoundError(f"{name} makes a tensor that is there before")
                 made.add(index)
                 sizes[index] = self.size(index)
         self.weigh(operators, sizes, last, inputs)
@@ -126,7 +126,7 @@ class _Graph:
     def weigh(
         self, operators: Sequence[int], sizes: dict[int, int], last: dict[int, int], inputs: Sequence[int]
     ) -> None:
-        """Raise Wrong where the tensors that are needed at the same time take more than any network of these does."""
+        """Raise UnsoundError where the tensors needed at the same time take more than any network of these does."""
         ending: dict[int, int] = {}
         now = sum(sizes[index] for index in inputs)
         for index, number in last.items():
@@ -136,14 +136,14 @@ class _Graph:
             now += sum(sizes[index] for index in self.numbers(at, _OUTPUTS))
             if now > MOST_MEMORY:
                 most = f"{MOST_MEMORY / 1e6:,.0f} MB"
-                raise Wrong(f"it would need {now / 1e6:,.0f} MB for one picture, more than {most}")
+                raise UnsoundError(f"it would need {now / 1e6:,.0f} MB for one picture, more than {most}")
             now -= ending.get(number, 0)
 
     def operator(self, at: int, number: int, made: set[int]) -> tuple[str, Sequence[int], Sequence[int]]:
         """Hold one operator against its rule; its name, and the tensors that it reads and makes."""
         (index,) = _u32(self.data, place) if (place := self.field(at, _OPCODE)) else (0,)
         if index >= len(self.codes):
-            raise Wrong(f"its operator {number} is of a kind that it does not list")
+            raise UnsoundError(f"its operator {number} is of a kind that it does not list")
         code, custom = self.codes[index]
         name = f"its operator {number} ({RULES[code][0] if code in RULES else f'number {code}'})"
         given, results = self.numbers(at, _INPUTS), self.numbers(at, _OUTPUTS)
@@ -154,11 +154,11 @@ class _Graph:
                 continue
             tensor = self.known(one, name)
             if tensor.data is None and one not in made:
-                raise Wrong(f"{name} reads a tensor that nothing has made")
+                raise UnsoundError(f"{name} reads a tensor that nothing has made")
             read.append(tensor)
         produced = [self.known(one, name) for one in results]
         if not produced:
-            raise Wrong(f"{name} makes nothing")
+            raise UnsoundError(f"{name} makes nothing")
         fields = self.layout(at)
         kind = _u8(self.data, at + fields[_OPTIONS_KIND])[0] if fields[_OPTIONS_KIND] else 0
         options = self.follow(at + fields[_OPTIONS]) if fields[_OPTIONS] and kind else 0
@@ -166,25 +166,25 @@ class _Graph:
         rule = RULES.get(code)
         try:
             if rule is None or any(fields[_OPERATOR_FIELDS:13]):
-                raise Unknown("is not one of those that fusiform's files have")
+                raise UnknownError("is not one of those that fusiform's files have")
             rule[1](
                 Operator(
                     read, produced, kind, self.data, options, self.layout(options) if options else (), custom, extra
                 )
             )
-        except Mismatch as mismatch:
+        except MismatchError as mismatch:
             if self.described:
-                raise Wrong(f"{name} {mismatch}") from None
+                raise UnsoundError(f"{name} {mismatch}") from None
             self.wonder(f"{name} {mismatch}")
-        except Unknown as unknown:
+        except UnknownError as unknown:
             self.wonder(f"{name} {unknown}")
-        except Wrong as wrong:
-            raise Wrong(f"{name} {wrong}") from None
+        except UnsoundError as wrong:
+            raise UnsoundError(f"{name} {wrong}") from None
         return name, given, results
 
     def known(self, index: int, name: str = "it") -> Tensor:
         if not 0 <= index < len(self.tensors):
-            raise Wrong(f"{name} names a tensor that is not there")
+            raise UnsoundError(f"{name} names a tensor that is not there")
         return self.tensors[index]
 
     def size(self, index: int) -> int:
@@ -203,7 +203,7 @@ class _Graph:
         count = 1
         for side in shape:
             if side < 0:
-                raise Wrong("a tensor has a negative side")
+                raise UnsoundError("a tensor has a negative side")
             count *= side
         kind = _i8(data, at + fields[_KIND])[0] if fields[_KIND] else 0
         if len(shape) > _MOST_DIMENSIONS or any(fields[_TENSOR_FIELDS:13]) or fields[_SPARSITY]:
@@ -212,7 +212,7 @@ class _Graph:
             self.wonder("a tensor keeps its values from one run to the next")
         (buffer,) = _u32(data, at + fields[_BUFFER]) if fields[_BUFFER] else (0,)
         if buffer >= len(self.buffers):
-            raise Wrong("a tensor's values lie in a buffer that is not there")
+            raise UnsoundError("a tensor's values lie in a buffer that is not there")
         constant: tuple[int, int] | None = None
         if buffer:
             table = self.buffers[buffer]
@@ -226,13 +226,13 @@ class _Graph:
             elif self.field(table, 1):
                 self.wonder("a buffer lies outside the model")
         if constant is not None and kind in SIZES and constant[1] != count * SIZES[kind]:
-            raise Wrong(f"a tensor of shape {list(shape)} has {constant[1]} bytes of values")
+            raise UnsoundError(f"a tensor of shape {list(shape)} has {constant[1]} bytes of values")
         if kind not in SIZES:
             self.wonder(f"a tensor is of the type number {kind}")
         place = fields[_QUANTIZATION]
         scales, zeros, axis = self.quantization(self.follow(at + place)) if place else ((), (), 0)
         if len(scales) > 1 and (axis >= len(shape) or shape[axis] != len(scales)):
-            raise Wrong(f"a tensor of shape {list(shape)} has {len(scales)} scales")
+            raise UnsoundError(f"a tensor of shape {list(shape)} has {len(scales)} scales")
         return Tensor(shape, count, kind, constant, scales, zeros, axis)
 
     def quantization(self, at: int) -> tuple[Sequence[float] | NDArray[np.float32], Sequence[int], int]:
@@ -252,7 +252,7 @@ class _Graph:
             values = np.frombuffer(data, "<f4", count, vector + 4)
             scales, sound = values, bool(count == 0 or (values.min() > 0 and values.max() < np.inf))
         if not sound:
-            raise Wrong("a tensor's scale is not a positive number")
+            raise UnsoundError("a tensor's scale is not a positive number")
         zeros: Sequence[int] = ()
         if fields[_ZERO_POINT]:
             vector = self.follow(at + fields[_ZERO_POINT])
@@ -265,17 +265,17 @@ class _Graph:
                 # None at all is what none but zeros means.
                 zeros = () if self.vectors[vector] else range(1, length + 1)
             if length not in (0, 1, count):
-                raise Wrong(f"a tensor has {count} scales and {length} zero points")
+                raise UnsoundError(f"a tensor has {count} scales and {length} zero points")
         (axis,) = _i32(data, at + fields[_DIMENSION]) if fields[_DIMENSION] else (0,)
         if axis < 0:
-            raise Wrong("a tensor's scales go along a dimension that it does not have")
+            raise UnsoundError("a tensor's scales go along a dimension that it does not have")
         return scales, zeros, axis
 
     def signatures(self, model: int, graphs: int) -> None:
         for signature in self.tables(model, _MODEL_SIGNATURES):
             place = self.field(signature, _SIGNATURE_GRAPH)
             if place and _u32(self.data, place)[0] >= graphs:
-                raise Wrong("its signature is of a graph that is not there")
+                raise UnsoundError("its signature is of a graph that is not there")
             for field in (_SIGNATURE_INPUTS, _SIGNATURE_OUTPUTS):
                 for entry in self.tables(signature, field):
                     place = self.field(entry, _MAP_TENSOR)

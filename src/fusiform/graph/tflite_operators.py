@@ -1,8 +1,8 @@
 """What each operator of fusiform's TFLite files may be given: the rules of ``tflite_checks``.
 
-A rule raises ``Wrong`` for what no runtime can do, some of which LiteRT's kernels do not look at before they divide by
-it or read there (github.com/tensorflow/tensorflow, tensorflow/lite/kernels); ``Mismatch`` where a shape is not stated
-as it follows, and ``Unknown`` for what may be sound and that fusiform's files do not have.
+A rule raises ``UnsoundError`` for what no runtime can do, some of which LiteRT's kernels do not look at before they
+divide by it or read there (github.com/tensorflow/tensorflow, tensorflow/lite/kernels); ``MismatchError`` where a shape
+is not stated as it follows, and ``UnknownError`` for what may be sound and that fusiform's files do not have.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _SUM_SHIFT = 20
 """LiteRT shifts quantised summands so far to the left, and aborts where their sum is still too small for its scale."""
 
 
-class Wrong(Exception):  # noqa: N818  # what is wrong, in words that go on after the operator's name
-    """No runtime can do this."""
+class UnsoundError(Exception):
+    """No runtime can do this; the message goes on after the operator's name."""
 
 
-class Unknown(Exception):  # noqa: N818
+class UnknownError(Exception):
     """No rule is known for this."""
 
 
-class Mismatch(Unknown):
+class MismatchError(UnknownError):
     """A shape that is stated is not the one that follows."""
 
 
@@ -72,30 +72,30 @@ class Operator(NamedTuple):
     def take(self, count: int) -> list[Tensor]:
         """The inputs, which must be so many."""
         if len(self.inputs) > count:
-            raise Unknown(f"reads {len(self.inputs)} tensors")
+            raise UnknownError(f"reads {len(self.inputs)} tensors")
         found = [tensor for tensor in self.inputs if tensor is not None]
         if len(found) < count:
-            raise Wrong("lacks a tensor to read")
+            raise UnsoundError("lacks a tensor to read")
         return found
 
     def make(self) -> Tensor:
         """The one output."""
         if len(self.outputs) != 1:
-            raise Wrong(f"makes {len(self.outputs)} tensors")
+            raise UnsoundError(f"makes {len(self.outputs)} tensors")
         return self.outputs[0]
 
     def makes(self, shape: tuple[int, ...], kinds: Sequence[int]) -> Tensor:
         """The one output, of this shape and one of these types."""
         made = self.make()
         if made.shape != shape:
-            raise Mismatch(f"makes {list(made.shape)}, where {list(shape)} follows from what it reads")
+            raise MismatchError(f"makes {list(made.shape)}, where {list(shape)} follows from what it reads")
         if made.kind not in kinds:
-            raise Unknown(f"makes the type number {made.kind}")
+            raise UnknownError(f"makes the type number {made.kind}")
         return made
 
     def need_options(self, kind: int) -> None:
         if self.options_kind != kind or not self.options:
-            raise Unknown("lacks its options")
+            raise UnknownError("lacks its options")
 
     def integer(self, field: int, default: int = 0) -> int:
         distance = self.fields[field]
@@ -112,12 +112,12 @@ class Operator(NamedTuple):
     def constants(self, tensor: Tensor) -> tuple[int, ...]:
         """The values of a constant of int32."""
         if tensor.data is None or tensor.kind != INT32:
-            raise Unknown("reads a shape that is not a constant")
+            raise UnknownError("reads a shape that is not a constant")
         return struct.unpack_from(f"<{tensor.numbers}i", self.file, tensor.data[0])
 
     def activation(self, field: int) -> None:
         if self.byte(field) not in _ACTIVATIONS:
-            raise Unknown("has an activation that is not known")
+            raise UnknownError("has an activation that is not known")
 
 
 def _conv(op: Operator) -> None:
@@ -130,11 +130,11 @@ def _depthwise(op: Operator) -> None:
 
 def _convolve(op: Operator, *, depthwise: bool) -> None:
     if len(op.inputs) == 2 and None not in op.inputs:
-        raise Unknown("has no bias")
+        raise UnknownError("has no bias")
     x, weight, bias = op.take(3)
     op.need_options(2 if depthwise else 1)
     if len(x.shape) != 4 or len(weight.shape) != 4:
-        raise Wrong(f"reads {list(x.shape)} and {list(weight.shape)}")
+        raise UnsoundError(f"reads {list(x.shape)} and {list(weight.shape)}")
     channels, kernel = x.shape[3], weight.shape[1:3]
     made = weight.shape[3] if depthwise else weight.shape[0]
     if depthwise:
@@ -142,7 +142,7 @@ def _convolve(op: Operator, *, depthwise: bool) -> None:
     else:
         fits = weight.shape[3] == channels
     if not fits or bias.numbers != made:
-        raise Wrong(f"has weights {list(weight.shape)} and {bias.numbers} biases for {channels} channels")
+        raise UnsoundError(f"has weights {list(weight.shape)} and {bias.numbers} biases for {channels} channels")
     more = 1 if depthwise else 0
     op.activation(3 + more)
     dilations = op.integer(5 if depthwise else 4, 1), op.integer(6 if depthwise else 5, 1)
@@ -155,14 +155,14 @@ def _windows(op: Operator, x: Tensor, kernel: Sequence[int], *, dilations: tuple
     """The rows and columns that windows make of a map; padding and strides are the first three fields."""
     padding, strides = op.byte(0), (op.integer(2), op.integer(1))
     if padding not in (_SAME, _VALID):
-        raise Wrong(f"has the padding number {padding}")
+        raise UnsoundError(f"has the padding number {padding}")
     if min(*strides, *dilations, *kernel, *x.shape) < 1 or max(*strides, *dilations, *kernel) > _LONGEST_STEP:
-        raise Wrong(f"looks at {list(x.shape)} through {list(kernel)} in steps of {strides} and {dilations}")
+        raise UnsoundError(f"looks at {list(x.shape)} through {list(kernel)} in steps of {strides} and {dilations}")
     sides = []
     for side, size, stride, dilation in zip(x.shape[1:3], kernel, strides, dilations, strict=True):
         reach = (size - 1) * dilation + 1
         if padding == _VALID and reach > side:
-            raise Wrong(f"looks at {side} pixels through a window of {reach}")
+            raise UnsoundError(f"looks at {side} pixels through a window of {reach}")
         sides.append(-(-side // stride) if padding == _SAME else (side - reach) // stride + 1)
     return sides[0], sides[1]
 
@@ -171,30 +171,30 @@ def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, axis
     """The types and scales of a convolution or a fully connected layer."""
     if x.kind == FLOAT32:
         if weight.kind != FLOAT32 or (bias is not None and bias.kind != FLOAT32):
-            raise Unknown("mixes types")
+            raise UnknownError("mixes types")
         return
     if x.kind not in _EIGHT_BITS or weight.kind != x.kind or (bias is not None and bias.kind != INT32):
-        raise Unknown("mixes types")
+        raise UnknownError("mixes types")
     if weight.data is None or (bias is not None and bias.data is None):
-        raise Unknown("computes its weights")
+        raise UnknownError("computes its weights")
     source, target = _scale(x), _scale(y)
     count = len(weight.scales)
     if count not in (1, made) or (count > 1 and (weight.axis != axis or x.kind != INT8)):
-        raise Unknown("has weights of other scales")
+        raise UnknownError("has weights of other scales")
     zeros = weight.zeros
     if any(zeros) if x.kind == INT8 else len(zeros) > 1 or not all(0 <= zero <= 255 for zero in zeros):
-        raise Unknown("has weights with zero points")
+        raise UnknownError("has weights with zero points")
     if not float(np.max(weight.scales)) * source / target < _LARGEST_FACTOR:
-        raise Unknown("has scales that do not go together")
+        raise UnknownError("has scales that do not go together")
 
 
 def _scale(tensor: Tensor) -> float:
     """The one scale of a tensor in eight bits, whose zero point the type has."""
     if len(tensor.scales) != 1 or len(tensor.zeros) > 1:
-        raise Unknown("reads or makes a tensor that has not one scale")
+        raise UnknownError("reads or makes a tensor that has not one scale")
     low = -128 if tensor.kind == INT8 else 0
     if tensor.zeros and not low <= tensor.zeros[0] <= low + 255:
-        raise Wrong(f"has the zero point {tensor.zeros[0]}")
+        raise UnsoundError(f"has the zero point {tensor.zeros[0]}")
     return float(tensor.scales[0])
 
 
@@ -203,7 +203,7 @@ def _alike(x: Tensor, y: Tensor) -> None:
     if x.kind == FLOAT32 == y.kind:
         return
     if x.kind not in _EIGHT_BITS or _scale(x) != _scale(y) or list(x.zeros) != list(y.zeros):
-        raise Unknown("moves values from one scale to another")
+        raise UnknownError("moves values from one scale to another")
 
 
 def _pool(op: Operator) -> None:
@@ -211,11 +211,11 @@ def _pool(op: Operator) -> None:
     op.need_options(5)
     op.activation(5)
     if len(x.shape) != 4:
-        raise Wrong(f"reads {list(x.shape)}")
+        raise UnsoundError(f"reads {list(x.shape)}")
     kernel = op.integer(4), op.integer(3)
     rows, columns = _windows(op, x, kernel)
     if kernel[0] > x.shape[1] or kernel[1] > x.shape[2]:
-        raise Unknown("looks through windows larger than the map")
+        raise UnknownError("looks through windows larger than the map")
     _alike(x, op.makes((x.shape[0], rows, columns, x.shape[3]), (x.kind,)))
 
 
@@ -227,21 +227,21 @@ def _fully_connected(op: Operator) -> None:
     op.need_options(8)
     op.activation(0)
     if op.byte(1) or op.byte(2):
-        raise Unknown("has its weights in another order")
+        raise UnknownError("has its weights in another order")
     if len(weight.shape) != 2 or min(weight.shape) < 1 or x.numbers == 0 or x.numbers % weight.shape[1]:
-        raise Wrong(f"has weights {list(weight.shape)} for {list(x.shape)}")
+        raise UnsoundError(f"has weights {list(weight.shape)} for {list(x.shape)}")
     made, width = weight.shape
     if bias is not None and bias.numbers != made:
-        raise Wrong(f"has {bias.numbers} biases for {made} sums")
+        raise UnsoundError(f"has {bias.numbers} biases for {made} sums")
     y = op.makes((x.numbers // width, made), (x.kind,))
     if x.kind == FLOAT32 and weight.kind == INT8:  # the activations are quantised picture by picture
         if weight.data is None or len(weight.scales) not in (1, made) or (bias and bias.kind != FLOAT32):
-            raise Unknown("mixes types")
+            raise UnknownError("mixes types")
         if any(weight.zeros) or weight.axis != 0:
-            raise Unknown("has weights with zero points")
+            raise UnknownError("has weights with zero points")
         return
     if weight.kind != FLOAT32 and len(weight.scales) != 1:
-        raise Unknown("has weights of several scales")
+        raise UnknownError("has weights of several scales")
     _check_layer(x, weight, bias, y, 0, made)
 
 
@@ -250,14 +250,14 @@ def _broadcast(x: Tensor, y: Tensor) -> tuple[int, ...]:
     rank = max(len(x.shape), len(y.shape))
     left, right = ((1,) * (rank - len(tensor.shape)) + tensor.shape for tensor in (x, y))
     if any(a != b and 1 not in (a, b) for a, b in zip(left, right, strict=True)):
-        raise Wrong(f"reads {list(x.shape)} and {list(y.shape)}")
+        raise UnsoundError(f"reads {list(x.shape)} and {list(y.shape)}")
     return tuple(b if a == 1 else a for a, b in zip(left, right, strict=True))
 
 
 def _real_pair(op: Operator) -> None:
     x, y = op.take(2)
     if {x.kind, y.kind} != {FLOAT32}:
-        raise Unknown("mixes types")
+        raise UnknownError("mixes types")
     op.makes(_broadcast(x, y), (FLOAT32,))
 
 
@@ -275,24 +275,24 @@ def _add(op: Operator) -> None:
     if op.options:
         op.activation(0)
     if y.kind != x.kind:
-        raise Unknown("mixes types")
+        raise UnknownError("mixes types")
     made = op.makes(_broadcast(x, y), (x.kind,))
     largest = max(_scale(x), _scale(y))
     if not 2 * largest / _scale(made) < 2.0**_SUM_SHIFT:
-        raise Wrong("has scales that do not go together")
+        raise UnsoundError("has scales that do not go together")
 
 
 def _greater(op: Operator) -> None:
     x, y = op.take(2)
     if {x.kind, y.kind} != {FLOAT32}:
-        raise Unknown("mixes types")
+        raise UnknownError("mixes types")
     op.makes(_broadcast(x, y), (BOOL,))
 
 
 def _unary(op: Operator) -> None:
     (x,) = op.take(1)
     if x.kind != FLOAT32:
-        raise Unknown("reads another type than float32")
+        raise UnknownError("reads another type than float32")
     op.makes(x.shape, (FLOAT32,))
 
 
@@ -300,23 +300,23 @@ def _softmax(op: Operator) -> None:
     (x,) = op.take(1)
     op.need_options(9)
     if not x.shape or x.numbers == 0:
-        raise Wrong(f"reads {list(x.shape)}")
+        raise UnsoundError(f"reads {list(x.shape)}")
     if not 0 < op.real(0) < math.inf:
-        raise Wrong(f"has a beta of {op.real(0)}")
+        raise UnsoundError(f"has a beta of {op.real(0)}")
     _unary(op)
 
 
 def _cast(op: Operator) -> None:
     (x,) = op.take(1)
     if x.kind not in (UINT8, BOOL):
-        raise Unknown("casts other types")
+        raise UnknownError("casts other types")
     op.makes(x.shape, (FLOAT32,))
 
 
 def _quantize(op: Operator) -> None:
     (x,) = op.take(1)
     if x.kind != FLOAT32:
-        raise Unknown("reads another type than float32")
+        raise UnknownError("reads another type than float32")
     _scale(op.makes(x.shape, _EIGHT_BITS))
 
 
@@ -326,17 +326,17 @@ def _dequantize(op: Operator) -> None:
     if x.kind == FLOAT16 and x.data is not None:
         return
     if x.kind not in _EIGHT_BITS:
-        raise Unknown("reads another type than float16 and eight bits")
+        raise UnknownError("reads another type than float16 and eight bits")
     _scale(x)
 
 
 def _pad(op: Operator) -> None:
     x, amounts = op.take(2)
     if amounts.shape != (len(x.shape), 2):
-        raise Wrong(f"pads {list(x.shape)} by {list(amounts.shape)}")
+        raise UnsoundError(f"pads {list(x.shape)} by {list(amounts.shape)}")
     values = op.constants(amounts)
     if min(values, default=0) < 0:
-        raise Wrong("pads by less than nothing")
+        raise UnsoundError("pads by less than nothing")
     shape = tuple(side + values[2 * k] + values[2 * k + 1] for k, side in enumerate(x.shape))
     _alike(x, op.makes(shape, (x.kind,)))
 
@@ -346,13 +346,13 @@ def _resize(op: Operator) -> None:
     op.need_options(15)
     values = op.constants(size)
     if len(x.shape) != 4 or len(values) != 2 or min(*values, *x.shape) < 1:
-        raise Wrong(f"resizes {list(x.shape)} to {list(values)}")
+        raise UnsoundError(f"resizes {list(x.shape)} to {list(values)}")
     _alike(x, op.makes((x.shape[0], *values, x.shape[3]), (x.kind,)))
 
 
 def _reshape(op: Operator) -> None:
     if len(op.inputs) == 1:
-        raise Unknown("has its shape in its options")
+        raise UnknownError("has its shape in its options")
     x, wanted = op.take(2)
     shape = list(op.constants(wanted))
     if shape.count(-1) == 1:
@@ -360,7 +360,7 @@ def _reshape(op: Operator) -> None:
         if rest > 0:
             shape[shape.index(-1)] = x.numbers // rest
     if min(shape, default=0) < 0 or math.prod(shape) != x.numbers:
-        raise Wrong(f"makes {shape} of {list(x.shape)}")
+        raise UnsoundError(f"makes {shape} of {list(x.shape)}")
     made = op.makes(tuple(shape), (x.kind,))
     if x.kind != FLOAT32:
         _alike(x, made)
@@ -370,7 +370,7 @@ def _slice(op: Operator) -> None:
     x, begin, size = op.take(3)
     first, sizes = op.constants(begin), op.constants(size)
     if not len(first) == len(sizes) == len(x.shape):
-        raise Wrong(f"cuts {list(x.shape)} from {list(first)} on by {list(sizes)}")
+        raise UnsoundError(f"cuts {list(x.shape)} from {list(first)} on by {list(sizes)}")
     sizes = tuple(
         side - start if wanted == -1 else wanted for side, start, wanted in zip(x.shape, first, sizes, strict=True)
     )
@@ -378,7 +378,7 @@ def _slice(op: Operator) -> None:
         min(start, wanted) < 0 or start + wanted > side
         for side, start, wanted in zip(x.shape, first, sizes, strict=True)
     ):
-        raise Wrong(f"cuts {list(x.shape)} from {list(first)} on by {list(sizes)}")
+        raise UnsoundError(f"cuts {list(x.shape)} from {list(first)} on by {list(sizes)}")
     _alike(x, op.makes(sizes, (x.kind,)))
 
 
@@ -386,24 +386,24 @@ def _concatenate(op: Operator) -> None:
     parts = op.take(len(op.inputs))
     op.need_options(10)
     if not parts:
-        raise Wrong("lacks a tensor to read")
+        raise UnsoundError("lacks a tensor to read")
     axis, shape = op.integer(0), parts[0].shape
     axis = axis + len(shape) if axis < 0 else axis
     if op.byte(1):
-        raise Unknown("has an activation")
+        raise UnknownError("has an activation")
     if not 0 <= axis < len(shape):
-        raise Wrong(f"joins {list(shape)} along the dimension {axis}")
+        raise UnsoundError(f"joins {list(shape)} along the dimension {axis}")
     for part in parts:
         if len(part.shape) != len(shape) or (*part.shape[:axis], *part.shape[axis + 1 :]) != (
             *shape[:axis],
             *shape[axis + 1 :],
         ):
-            raise Wrong(f"joins {list(part.shape)} to {list(shape)} along the dimension {axis}")
+            raise UnsoundError(f"joins {list(part.shape)} to {list(shape)} along the dimension {axis}")
     total = sum(part.shape[axis] for part in parts)
     made = op.makes((*shape[:axis], total, *shape[axis + 1 :]), (parts[0].kind,))
     for part in parts:
         if part.kind != made.kind or (part.kind != FLOAT32 and part.kind not in _EIGHT_BITS):
-            raise Unknown("mixes types")
+            raise UnknownError("mixes types")
 
 
 def _reduce(op: Operator) -> None:
@@ -412,7 +412,7 @@ def _reduce(op: Operator) -> None:
     rank = len(x.shape)
     chosen = op.constants(axes)
     if any(not -rank <= axis < rank for axis in chosen) or x.numbers == 0:
-        raise Wrong(f"goes along {list(chosen)} of {list(x.shape)}")
+        raise UnsoundError(f"goes along {list(chosen)} of {list(x.shape)}")
     gone = {axis % rank for axis in chosen}
     if op.byte(0):
         shape = tuple(1 if k in gone else side for k, side in enumerate(x.shape))
@@ -422,10 +422,10 @@ def _reduce(op: Operator) -> None:
     if x.kind == FLOAT32:
         return
     if x.kind not in _EIGHT_BITS:
-        raise Unknown("reads another type")
+        raise UnknownError("reads another type")
     factor = _scale(x) / _scale(made)
     if not 2.0**-20 < factor < _LARGEST_FACTOR:
-        raise Unknown("has scales that do not go together")
+        raise UnknownError("has scales that do not go together")
 
 
 def _gather(op: Operator) -> None:
@@ -434,10 +434,10 @@ def _gather(op: Operator) -> None:
     axis = op.integer(0)
     axis = axis + len(x.shape) if axis < 0 else axis
     if op.integer(1):
-        raise Unknown("has batches")
+        raise UnknownError("has batches")
     chosen = op.constants(indices)
     if not 0 <= axis < len(x.shape) or any(not 0 <= index < x.shape[axis] for index in chosen):
-        raise Wrong(f"takes what {list(x.shape)} does not have")
+        raise UnsoundError(f"takes what {list(x.shape)} does not have")
     _alike(x, op.makes((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), (x.kind,)))
 
 
@@ -445,7 +445,7 @@ def _transpose(op: Operator) -> None:
     x, order = op.take(2)
     axes = op.constants(order)
     if sorted(axes) != list(range(len(x.shape))):
-        raise Wrong(f"puts {list(x.shape)} in the order {list(axes)}")
+        raise UnsoundError(f"puts {list(x.shape)} in the order {list(axes)}")
     _alike(x, op.makes(tuple(x.shape[axis] for axis in axes), (x.kind,)))
 
 
@@ -454,24 +454,24 @@ def _postprocess(op: Operator) -> None:
     from fusiform.graph.tflite_decoded import POSTPROCESS, postprocess_options  # no other file is to wait for it
 
     if op.custom.rstrip(b"\0") != POSTPROCESS.encode():
-        raise Unknown("is of another library")
+        raise UnknownError("is of another library")
     boxes, scores, anchors = op.take(3)
     if {tensor.kind for tensor in (boxes, scores, anchors)} != {FLOAT32} or anchors.data is None:
-        raise Unknown("mixes types")
+        raise UnknownError("mixes types")
     priors = anchors.shape[0] if anchors.shape else 0
     if not priors or boxes.shape != (1, priors, 4) or anchors.shape != (priors, 4) or len(scores.shape) != 3:
-        raise Wrong(f"reads {list(boxes.shape)}, {list(scores.shape)} and {list(anchors.shape)}")
+        raise UnsoundError(f"reads {list(boxes.shape)}, {list(scores.shape)} and {list(anchors.shape)}")
     if scores.shape[:2] != (1, priors) or scores.shape[2] < 2:
-        raise Wrong(f"reads {list(boxes.shape)} and {list(scores.shape)}")
+        raise UnsoundError(f"reads {list(boxes.shape)} and {list(scores.shape)}")
     if op.extra != postprocess_options(scores.shape[2] - 1).tobytes():
-        raise Unknown("has other options")
+        raise UnknownError("has other options")
     shapes = [tensor.shape for tensor in op.outputs]
     if (
         len(shapes) != 4
         or [len(shape) for shape in shapes] != [3, 2, 2, 1]
         or {t.kind for t in op.outputs} != {FLOAT32}
     ):
-        raise Wrong(f"makes {shapes}")
+        raise UnsoundError(f"makes {shapes}")
 
 
 RULES: dict[int, tuple[str, Callable[[Operator], None]]] = {
