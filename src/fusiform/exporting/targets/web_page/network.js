@@ -138,6 +138,66 @@ function sampleLine(source, from, step, taps, made, at, stride) {
   }
 }
 
+// Columns, then rows, with `Between` in between: bytes for filters, fractions where pixels are sampled.
+function columnsFirst(region, columns, rows, line, Between) {
+  const across = columns.starts.length;
+  const narrow = new Between(region.height * across * 3);
+  const needed = new Uint8Array(region.height);
+  rows.starts.forEach((start, k) => needed.fill(1, start, start + rows.counts[k]));
+  const take = (image, row) => {
+    for (let j = 0; j < image.height; j++, row++) {
+      if (needed[row]) line(image.data, j * region.width * 4, 4, columns, narrow, row * across * 3, 3);
+    }
+  };
+  const finish = () => {
+    const kept = new Between(rows.starts.length * across * 3);
+    for (let k = 0; k < across; k++) line(narrow, k * 3, across * 3, rows, kept, k * 3, across * 3);
+    return kept;
+  };
+  return { take, finish };
+}
+
+// Rows, then columns, of filters alone: each row of the picture is added to those that it has a part in.
+function rowsFirst(region, columns, rows) {
+  const [down, across, span] = [rows.starts.length, columns.starts.length, region.width * 3];
+  const sums = new Int32Array(down * span).fill(HALF);
+  const offsets = new Int32Array(down);
+  for (let k = 1; k < down; k++) offsets[k] = offsets[k - 1] + rows.counts[k - 1];
+  const take = (image, row) => {
+    for (let j = 0; j < image.height; j++, row++) {
+      for (let k = 0; k < down && rows.starts[k] <= row; k++) {
+        const tap = row - rows.starts[k];
+        if (tap >= rows.counts[k]) continue;
+        const weight = rows.weights[offsets[k] + tap];
+        for (let at = k * span, from = j * region.width * 4; at < (k + 1) * span; at += 3, from += 4) {
+          sums[at] += Math.imul(image.data[from], weight);
+          sums[at + 1] += Math.imul(image.data[from + 1], weight);
+          sums[at + 2] += Math.imul(image.data[from + 2], weight);
+        }
+      }
+    }
+  };
+  const finish = () => {
+    const low = new Uint8ClampedArray(down * span);
+    for (let at = 0; at < low.length; at++) low[at] = sums[at] >> PRECISION_BITS;
+    const kept = new Uint8ClampedArray(down * across * 3);
+    for (let k = 0; k < down; k++) filterLine(low, k * span, 3, columns, kept, k * across * 3, 3);
+    return kept;
+  };
+  return { take, finish };
+}
+
+// The part of the picture that taps of columns and rows reach, from whose corner they count from now on.
+function cutRegion(columns, rows) {
+  const [[left, width], [top, height]] = [columns, rows].map(({ starts, counts }) => {
+    const first = starts.reduce((least, start) => Math.min(least, start));
+    const end = starts.reduce((most, start, k) => Math.max(most, start + counts[k]), 0);
+    starts.forEach((start, k) => { starts[k] = start - first; });
+    return [first, end - first];
+  });
+  return { left, top, width, height };
+}
+
 // A photograph of width x height pixels on its way into the network's square, strip by strip: `region` is the part of it
 // that is needed, `take(image, top)` takes rows of that from `top` on (`image` as a canvas gives it, as wide as the
 // region), and `finish()` gives bytes, crop x crop x 3, in the description's order of colours.
@@ -150,32 +210,16 @@ export function startCrop(width, height, preprocess) {
     if (filtered) return packTaps(filterTaps(axis, interpolation), Int32Array);
     return packTaps(antialias ? nearestTaps(axis) : sampleTaps(axis, interpolation), Float64Array);
   };
-  const columns = tapsOf(x);
-  const rows = tapsOf(y);
-  const first = ({ starts }) => starts.reduce((a, b) => Math.min(a, b));
-  const last = ({ starts, counts }) => starts.reduce((most, start, k) => Math.max(most, start + counts[k]), 0);
-  const region = { left: first(columns), top: first(rows) };
-  region.width = last(columns) - region.left;
-  region.height = last(rows) - region.top;
-  for (let k = 0; k < x.kept; k++) columns.starts[k] -= region.left;
-  for (let k = 0; k < y.kept; k++) rows.starts[k] -= region.top;
+  const [columns, rows] = [tapsOf(x), tapsOf(y)];
+  const region = cutRegion(columns, rows);
+  // Where Pillow 13 starts with the rows; older versions, which do not, are a grey level away then.
+  const tall = y.length > y.resized && y.length - y.resized > 2 * (x.length - x.resized);
+  const resized = filtered && tall
+    ? rowsFirst(region, columns, rows)
+    : columnsFirst(region, columns, rows, ...(filtered ? [filterLine, Uint8ClampedArray] : [sampleLine, Float64Array]));
 
-  // Columns, then rows. Filters have bytes in between. Newer versions of Pillow start with the rows where a picture is
-  // more than twice as tall as wide, and are a grey level away then.
-  const [line, Between] = filtered ? [filterLine, Uint8ClampedArray] : [sampleLine, Float64Array];
-  const narrow = new Between(region.height * x.kept * 3);
-  const needed = new Uint8Array(region.height);
-  for (let k = 0; k < y.kept; k++) needed.fill(1, rows.starts[k], rows.starts[k] + rows.counts[k]);
-
-  const take = (image, top) => {
-    for (let j = 0; j < image.height; j++) {
-      const row = top - region.top + j;
-      if (needed[row]) line(image.data, j * region.width * 4, 4, columns, narrow, row * x.kept * 3, 3);
-    }
-  };
   const finish = () => {
-    const kept = new Between(y.kept * x.kept * 3);
-    for (let k = 0; k < x.kept; k++) line(narrow, k * 3, x.kept * 3, rows, kept, k * 3, x.kept * 3);
+    const kept = resized.finish();
     const pixels = new Uint8Array(crop * crop * 3); // what the picture does not cover is black, or the mean colour
     if (preprocess.fit === "pad") {
       const mean = preprocess.mean.map((value) => Math.min(Math.max(roundEven(255 * value), 0), 255));
@@ -187,14 +231,14 @@ export function startCrop(width, height, preprocess) {
         const from = (row * x.kept + column) * 3;
         const at = ((y.padding + row) * crop + x.padding + column) * 3;
         for (let channel = 0; channel < 3; channel++) {
-          const value = kept[from + channel];
-          pixels[at + (bgr ? 2 - channel : channel)] = filtered ? value : Math.min(Math.max(roundEven(value), 0), 255);
+          const value = filtered ? kept[from + channel] : Math.min(Math.max(roundEven(kept[from + channel]), 0), 255);
+          pixels[at + (bgr ? 2 - channel : channel)] = value;
         }
       }
     }
     return pixels;
   };
-  return { region, take, finish };
+  return { region, take: (image, top) => resized.take(image, top - region.top), finish };
 }
 
 // A classifier's answer: the likeliest classes, likeliest first, { index, name, probability } each.
