@@ -19,9 +19,9 @@ async function unpacked(response) {
   return gzipped ? stream.pipeThrough(new DecompressionStream("gzip")) : stream;
 }
 
-// A function from one input's values to the list of the answers' values. `bytes` is the .tflite file; `get` fetches a
-// file of this folder, and throws a sentence where it cannot.
-export async function openNetwork(bytes, get) {
+// Loads the runtime; `get` fetches a file of this folder, and throws a sentence where it cannot. The answer is a function
+// that makes of a .tflite file's bytes another: from one input's values and shape to the list of the answers' values.
+export async function loadRuntime(get) {
   const { Tensor, loadAndCompile, loadLiteRt, supportsFeature } = await import(`./${FOLDER}index.js`);
   // Safari has no relaxed SIMD: the other build is for it.
   const build = (await supportsFeature("relaxedSimd")) ? "litert_wasm_internal" : "litert_wasm_compat_internal";
@@ -41,12 +41,14 @@ export async function openNetwork(bytes, get) {
   const noGPU = { limits: {}, features: new Set(), requestDevice: async () => null };
   Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => noGPU }, configurable: true });
   await loadLiteRt(`${FOLDER}${build}.js`);
-  const network = await loadAndCompile(bytes, { accelerator: "wasm" });
-  return async (values, shape) => {
-    const input = new Tensor(values, shape);
-    const outputs = await network.run(input);
-    const answers = await Promise.all(outputs.map((output) => output.data()));
-    for (const tensor of [input, ...outputs]) tensor.delete();
-    return answers;
+  return async (bytes) => {
+    const network = await loadAndCompile(bytes, { accelerator: "wasm" });
+    return async (values, shape) => {
+      const input = new Tensor(values, shape);
+      const outputs = await network.run(input);
+      const answers = await Promise.all(outputs.map((output) => output.data()));
+      for (const tensor of [input, ...outputs]) tensor.delete();
+      return answers;
+    };
   };
 }

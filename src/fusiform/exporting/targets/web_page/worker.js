@@ -41,14 +41,14 @@ async function getBytes(name, say) {
 
 async function open(_, say) {
   const started = performance.now();
-  const [{ openNetwork }, picture, network, { TASKS }] = await Promise.all(
+  const [{ loadRuntime }, picture, network, { TASKS }] = await Promise.all(
     ["./litert.js", "./picture.js", "./network.js", "./tasks.js"].map((name) => import(name)),
   );
   const description = await (await get("model.json")).json();
   const { spec } = description;
   hashes = description.sha256;
-  const bytes = await getBytes(description.model, say);
-  const run = await openNetwork(bytes, get);
+  const [bytes, openNetwork] = await Promise.all([getBytes(description.model, say), loadRuntime(get)]);
+  const run = await openNetwork(bytes);
   const side = spec.preprocess.crop;
   const ask = (pixels) => run(pixels, [1, side, side, 3]);
   await ask(new Uint8Array(side * side * 3)); // the first run of all takes several times as long
@@ -64,7 +64,7 @@ async function answer({ source }) {
   try {
     bitmap = await decodePicture(source);
   } catch (error) {
-    throw Object.assign(new Error(error.message), { reason: "undecodable" });
+    throw Object.assign(new Error(error.message.replace(/\.$/, "")), { reason: "undecodable" });
   }
   const size = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
   lap();
