@@ -1,0 +1,131 @@
+// What the page makes of a network's answers against vectors that Python wrote: `node --test` with FUSIFORM_WEB, the
+// folder of the page's modules and of vectors.json. test_web_tasks.py writes it.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { pathToFileURL } from "node:url";
+
+const folder = process.env.FUSIFORM_WEB;
+const module = (name) => import(pathToFileURL(join(folder, name)));
+const { decodeClasses } = await module("classes.js");
+const { decodeBoxes, priorBoxes, SCORE_THRESHOLD, IOU_THRESHOLD, MAX_BOXES } = await module("boxes.js");
+const { decodeMask, classShares, placement } = await module("masks.js");
+const { colourOf, cssColour, readableOn } = await module("colours.js");
+const vectors = JSON.parse(readFileSync(join(folder, "vectors.json"), "utf8"));
+
+function floats(text) {
+  const bytes = Buffer.from(text, "base64");
+  return new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+}
+
+function close(actual, expected, tolerance, what) {
+  assert.ok(Math.abs(actual - expected) <= tolerance, `${what}: ${actual}, in Python ${expected}`);
+}
+
+for (const { name, values, spec, top, expected } of vectors.classification) {
+  test(`classification: ${name}`, () => {
+    const found = decodeClasses(floats(values), spec, top);
+    const named = (guesses) => guesses.map((guess) => [guess.index, guess.name]);
+    assert.deepEqual(named(found), named(expected));
+    found.forEach((guess, k) => close(guess.probability, expected[k].probability, 1e-12, `probability ${k}`));
+  });
+}
+
+test("the priors are Python's", () => {
+  for (const { size, priors } of vectors.priors) assert.deepEqual(priorBoxes(size), priors, `input of ${size}`);
+});
+
+test("detection's numbers are Python's", () => {
+  assert.deepEqual([SCORE_THRESHOLD, IOU_THRESHOLD, MAX_BOXES], vectors.numbers);
+});
+
+for (const { name, answers, spec, size, options, expected } of vectors.detection) {
+  test(`detection: ${name}`, () => {
+    const given = Object.fromEntries(Object.entries(answers).map(([key, text]) => [key, floats(text)]));
+    const found = decodeBoxes(given, spec, size, options);
+    const named = (boxes) => boxes.map((box) => [box.index, box.name]);
+    assert.deepEqual(named(found), named(expected));
+    found.forEach((box, k) => {
+      close(box.score, expected[k].score, 1e-12, `score ${k}`);
+      for (const edge of ["left", "top", "right", "bottom"]) close(box[edge], expected[k][edge], 1e-8, `${edge} ${k}`);
+    });
+  });
+}
+
+for (const { name, logits, spec, size, bytes, expected, sha256, shares } of vectors.segmentation) {
+  test(`segmentation: ${name}`, () => {
+    const mask = decodeMask(floats(logits), spec, size);
+    assert.deepEqual([mask.width, mask.height, mask.classes.BYTES_PER_ELEMENT], [size.width, size.height, bytes]);
+    const found = Buffer.from(mask.classes.buffer);
+    if (expected !== null) {
+      const python = Buffer.from(expected, "base64");
+      const other = found.reduce((sum, value, k) => sum + (value !== python[k]), 0);
+      assert.equal(other, 0, `${other} of ${found.length} bytes differ`);
+    }
+    assert.equal(createHash("sha256").update(found).digest("hex"), sha256);
+    assert.deepEqual(classShares(mask, spec), shares);
+  });
+}
+
+test("the classes' colours are Python's", () => {
+  vectors.colours.forEach(({ rgb, on }, index) => {
+    assert.deepEqual([colourOf(index), readableOn(colourOf(index))], [rgb, on], `class ${index}`);
+    assert.equal(cssColour(index), `#${Buffer.from(rgb).toString("hex")}`);
+  });
+});
+
+// What no network of the description answers is refused, never read as something else.
+const labels = ["cat", "dog", "hen"];
+const segmenter = { labels, input_size: 64, output_stride: 16, preprocess: { crop: 64, fit: "stretch" } };
+
+test("a classifier's answer that does not fit is refused", () => {
+  assert.throws(() => decodeClasses(Float32Array.of(1, 2), { labels }), /2 numbers for 3 classes/);
+  assert.throws(() => decodeClasses(Float32Array.of(1, NaN, 2), { labels }), /not finite/);
+  assert.throws(() => decodeClasses(Float32Array.of(1, Infinity, 2), { labels }), /not finite/);
+  assert.throws(() => decodeClasses(Float32Array.of(3e38, 1, 2), { labels, temperature: 0.001 }), /temperature/);
+  for (const value of [-0.1, 1.02]) {
+    const spec = { labels, output: "probabilities" };
+    assert.throws(() => decodeClasses(Float32Array.of(0, value, 0), spec), /no probabilities/);
+  }
+  for (const top of [0, NaN]) assert.throws(() => decodeClasses(Float32Array.of(1, 2, 3), { labels }, top), /top/);
+});
+
+test("a detector's answer that does not fit is refused", () => {
+  const size = { width: 10, height: 10 };
+  const spec = { labels, input_size: 64 };
+  const priors = priorBoxes(64).length;
+  const [logits, codes] = [new Float32Array(priors * 4), new Float32Array(priors * 4)];
+  assert.ok(Array.isArray(decodeBoxes({ logits, codes }, spec, size)));
+  assert.throws(() => decodeBoxes({ logits: logits.subarray(4), codes }, spec, size), /priors/);
+  assert.throws(() => decodeBoxes({ logits, codes }, { ...spec, labels: ["cat"] }, size), /priors/);
+  assert.throws(() => decodeBoxes({ logits, codes: codes.with(7, NaN) }, spec, size), /not finite/);
+  const decoded = { boxes: Float32Array.of(0, 0, 1, 1), scores: Float32Array.of(0.9) };
+  for (const label of [3, -1]) {
+    const answers = { ...decoded, labels: Float32Array.of(label) };
+    assert.throws(() => decodeBoxes(answers, { ...spec, decoded: true }, size), /classes that there are not/);
+  }
+  const [box] = decodeBoxes({ ...decoded, labels: BigInt64Array.of(2n) }, { ...spec, decoded: true }, size);
+  assert.equal(box.name, "hen");
+});
+
+test("a segmenter's answer that does not fit is refused", () => {
+  const size = { width: 10, height: 10 };
+  const logits = new Float32Array(4 * 4 * 3);
+  assert.equal(decodeMask(logits, segmenter, size).classes.length, 100);
+  assert.throws(() => decodeMask(logits.subarray(3), segmenter, size), /not 4 x 4 for 3 classes/);
+  assert.throws(() => decodeMask(logits.with(5, NaN), segmenter, size), /not finite/);
+  assert.throws(() => placement(size, { crop: 64 }), /does not lie in the input/);
+});
+
+test("a large photograph takes little more memory than its mask", () => {
+  const logits = Float32Array.from({ length: 33 * 33 * 21 }, (_, k) => Math.sin(k * k));
+  const spec = { ...segmenter, labels: Array.from({ length: 21 }, String), input_size: 513 };
+  spec.preprocess = { crop: 513, fit: "stretch" };
+  const before = process.resourceUsage().maxRSS;
+  const mask = decodeMask(logits, spec, { width: 6000, height: 4000 });
+  assert.equal(mask.classes.length, 24e6);
+  // The mask is 24 MB, the two rows 1 MB; all planes at once would be 67 MB more.
+  assert.ok(process.resourceUsage().maxRSS - before < 60_000, `${process.resourceUsage().maxRSS - before} kB more`);
+});
