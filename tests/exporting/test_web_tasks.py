@@ -81,6 +81,10 @@ def detections():
             yield "nothing", np.where(np.arange(1 + classes), -20, 20) + 0 * logits, codes, spec, size, {}
             yield "outside", logits, 50 * codes, spec, size, {"scoreThreshold": 0.01}
     yield "far too large", 1e4 * logits, 1e30 * codes, spec, size, {}
+    # Neither the threshold itself is above it, nor does a box that is another one share more than all with it.
+    whole = np.tile([0.0, 0.0, 99.0, 99.0], (priors, 1))
+    yield "no more than the threshold", np.minimum(logits.round(), 0), codes, spec, size, {"scoreThreshold": 0.5}
+    yield "the whole picture", logits, whole, spec, size, {"iouThreshold": 1}
 
 
 def decoded_detections():
@@ -89,8 +93,10 @@ def decoded_detections():
         random = np.random.default_rng(seed)
         scores = np.sort(random.random(100))[::-1].copy()
         scores[60:] = 0
+        scores[20 + seed] = 0.3  # the threshold, in single precision
         middles, sides = random.random((100, 2)), random.random((100, 2)) / 2
-        boxes = np.concatenate([middles - sides, middles + sides * (np.arange(100) % 9 > 0)[:, None]], axis=1)
+        sides[::9, seed % 2] = 0
+        boxes = np.concatenate([middles - sides, middles + sides], axis=1)
         answers = {"boxes": boxes, "labels": random.integers(0, 3, 100), "scores": scores}
         yield f"{seed}", answers, spec, (640, 427), [{}, {"scoreThreshold": 0.001, "limit": 7}][seed % 2]
     nothing = {"boxes": np.zeros((100, 4)), "labels": np.zeros(100), "scores": np.zeros(100)}

@@ -36,9 +36,10 @@ export function decodeBoxes(answers, spec, { width, height }, options = {}) {
 // The boxes that a file has found itself.
 function readDecoded({ boxes, labels, scores }, spec, size, scoreThreshold) {
   const found = [];
+  const threshold = Math.fround(scoreThreshold); // numpy compares scores of single precision so
   for (let k = 0; k < scores.length; k++) {
     const box = size.map((length, edge) => clip(boxes[4 * k + edge]) * length);
-    if (!(scores[k] > scoreThreshold && area(box) > 0)) continue;
+    if (!(scores[k] > threshold && area(box) > 0)) continue;
     const index = Math.trunc(Number(labels[k])); // some runtimes answer with big integers
     if (!(index in spec.labels)) throw new Error("the file names classes that there are not: export it again");
     found.push({ index, score: scores[k], box });

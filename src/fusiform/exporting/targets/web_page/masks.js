@@ -1,13 +1,13 @@
-// What a segmenter answers: the class of every pixel of a photograph, as tasks/segmentation.py decodes it from logits of
-// a sixteenth of the size: in single precision where numpy is, so that every pixel is the same.
+// What a segmenter answers: the class of every pixel of a photograph, as tasks/segmentation.py decodes it from logits
+// of a sixteenth of the size: in single precision where numpy is, so that every pixel is the same.
 
 const { fround } = Math;
 
 // The likeliest class of every pixel of a photograph of { width, height }, the lower index first among equals:
 // { classes, width, height }, a byte a pixel (two where a byte cannot count the classes), row by row. `logits` (rows,
 // columns, classes) are what the network says of its whole input, of one picture; or the probabilities at the input's
-// size that a file gives which decodes them itself. Logits are interpolated, not classes, and at once to the photograph's
-// own pixels. Beside the answer no more is held than two rows of the photograph for each class.
+// size that a file gives which decodes them itself. Logits are interpolated, not classes, and at once to the
+// photograph's own pixels. Beside the answer no more is held than two rows of the photograph for each class.
 export function decodeMask(logits, spec, { width, height }) {
   const count = spec.labels.length;
   const cells = spec.decoded ? spec.input_size : Math.ceil(spec.input_size / spec.output_stride);
@@ -63,8 +63,8 @@ export function placement({ width, height }, { crop, fit = "crop" }) {
 }
 
 // Where along one axis of the logits the middles of the photograph's `pixels` are, which fill `length` pixels of the
-// input's: the logits `before` and `after` each, and how far it is from the one to the other. With `aligned` corners the
-// first and the last logit stand on the input's first and last pixel; else in the middle of equal parts of the input.
+// input's: the logits `before` and `after` each, and how far it is from the one to the other. With `aligned` corners
+// the first and the last logit stand on the input's first and last pixel; else in the middle of equal parts of it.
 function positions(pixels, length, inputLength, logits, aligned) {
   const [before, after] = [new Uint32Array(pixels), new Uint32Array(pixels)];
   const weight = new Float32Array(pixels);
