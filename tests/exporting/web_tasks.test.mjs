@@ -13,6 +13,7 @@ const { decodeClasses } = await module("classes.js");
 const { decodeBoxes, priorBoxes, SCORE_THRESHOLD, IOU_THRESHOLD, MAX_BOXES } = await module("boxes.js");
 const { decodeMask, classShares, placement } = await module("masks.js");
 const { colourOf, cssColour, readableOn } = await module("colours.js");
+const { drawBoxes, drawMask } = await module("draw.js");
 const vectors = JSON.parse(readFileSync(join(folder, "vectors.json"), "utf8"));
 
 function floats(text) {
@@ -74,6 +75,69 @@ test("the classes' colours are Python's", () => {
     assert.deepEqual([colourOf(index), readableOn(colourOf(index))], [rgb, on], `class ${index}`);
     assert.equal(cssColour(index), `#${Buffer.from(rgb).toString("hex")}`);
   });
+});
+
+// What a canvas does, pixel by pixel, but for letters: it lists the lines, and each letter is as wide as the other.
+class Canvas {
+  constructor({ width, height }, data) {
+    this.canvas = { width, height };
+    this.data = Uint8ClampedArray.from(data);
+    this.lines = [];
+  }
+
+  get textSize() {
+    return Number(/^(\d+)px /.exec(this.font)[1]);
+  }
+
+  measureText(line) {
+    return { width: 0.5625 * this.textSize * [...line].length };
+  }
+
+  fillText(line, x, y) {
+    this.lines.push([line, x, y, this.fillStyle, this.textSize]);
+  }
+
+  fillRect(left, top, width, height) {
+    assert.match(this.fillStyle, /^#[0-9a-f]{6}$/);
+    const colour = Buffer.from(`${this.fillStyle.slice(1)}ff`, "hex");
+    for (let y = Math.max(0, top); y < Math.min(this.canvas.height, top + height); y++) {
+      for (let x = Math.max(0, left); x < Math.min(this.canvas.width, left + width); x++) {
+        this.data.set(colour, 4 * (y * this.canvas.width + x));
+      }
+    }
+  }
+
+  getImageData(left, top, width, height) {
+    assert.deepEqual([left, width], [0, this.canvas.width]);
+    assert.ok(top >= 0 && height > 0 && top + height <= this.canvas.height);
+    return { width, height, data: this.data.slice(4 * top * width, 4 * (top + height) * width) };
+  }
+
+  putImageData({ data }, left, top) {
+    this.data.set(data, 4 * top * this.canvas.width + left);
+  }
+}
+
+for (const { name, canvas, image, drawn, boxes, mask, size, options, lines } of vectors.drawing) {
+  test(`drawing: ${name}`, () => {
+    const context = new Canvas(canvas, Buffer.from(image, "base64"));
+    if (boxes) drawBoxes(context, boxes, size, options);
+    else drawMask(context, { classes: Buffer.from(mask, "base64"), ...size }, options);
+    if (lines) assert.deepEqual(context.lines, lines);
+    if (drawn === null) return; // boxes so narrow that Pillow frames them in another way
+    const python = Buffer.from(drawn, "base64");
+    const other = context.data.reduce((sum, value, k) => sum + (value !== python[k]), 0);
+    assert.equal(other, 0, `${other} of ${python.length} bytes differ`);
+  });
+}
+
+test("a narrow box is drawn within its edges", () => {
+  const context = new Canvas({ width: 30, height: 40 }, new Uint8Array(4 * 30 * 40));
+  const box = { index: 1, name: "", score: 1, left: 20, top: 30, right: 21.2, bottom: 38 };
+  drawBoxes(context, [box], context.canvas, { scores: false });
+  const painted = [...context.data.keys()].filter((k) => k % 4 === 3 && context.data[k] > 0).map((k) => (k - 3) / 4);
+  const below = painted.filter((k) => k >= 30 * 30);
+  assert.deepEqual(below, Array.from({ length: 8 }, (_, row) => (30 + row) * 30 + 20));
 });
 
 // What no network of the description answers is refused, never read as something else.
