@@ -128,7 +128,7 @@ CLASSES = (
     "",
     LONG,
     "Zu\u0308rich \N{HANGUL SYLLABLE GA}\n\tx \x07",
-    "e\u0301" * 90,
+    "q\u0301" * 90,
     "\N{CAT FACE}" * 40,
     "a b " * 40,
 )
@@ -162,7 +162,13 @@ def drawn_masks():
     ):
         random = np.random.default_rng(seed)
         blocks = random.integers(0, 5, (1 + size[1] // 9, 1 + size[0] // 9), np.uint8).repeat(9, 0).repeat(9, 1)
-        for classes, options in ((blocks, {}), (random.integers(0, 150, blocks.shape, np.uint8), {"alpha": 0.3})):
+        edge = np.ones_like(blocks)
+        edge[0], edge[:, size[0] - 1] = 7, 0
+        for classes, options in (
+            (edge, {}),
+            (blocks, {}),
+            (random.integers(0, 150, blocks.shape, np.uint8), {"alpha": 0.3}),
+        ):
             yield canvas, segmentation.SegmentationMap(classes[: size[1], : size[0]], names(150)), options
 
 
