@@ -27,9 +27,9 @@ from fusiform.exporting.targets.litert import write as write_litert
 from fusiform.exporting.targets.web import PAGE, RUNTIME, unpack_runtime, write
 from fusiform.graph.build import build_graph
 from fusiform.graph.inputs import read_pixels
+from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import input_type
 from fusiform.spec import ModelSpec, Preprocess
-from fusiform.tasks.classification import decode
 from fusiform.zoo.model import open_model
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -239,31 +239,6 @@ def test_pictures_are_prepared_as_in_python(rows, network):
         assert difference <= (0 if exact else 1), (picture.size, preprocess)
 
 
-def test_answers_are_decoded_as_in_python(network):
-    random = np.random.default_rng(1)
-    spec = ModelSpec("mobilenet_v2", 1.0, tuple(f"class {k}" for k in range(12)))
-    cases = []
-    for changed in (spec, spec.replace(temperature=2.5), spec.replace(output="probabilities")):
-        for top in (1, 5, 20):
-            logits = random.normal(scale=30, size=12).round()  # some are equal
-            shares = random.dirichlet(np.ones(12))
-            cases.append((changed, top, (logits if changed.output == "logits" else shares).astype(np.float32)))
-    answers = network(
-        [
-            {"values": values.tolist(), "spec": json.loads(changed.to_json()), "top": top}
-            for changed, top, values in cases
-        ]
-    )
-    for (changed, top, values), answer in zip(cases, answers, strict=True):
-        (expected,) = decode(values[None], changed, top)
-        assert [guess["name"] for guess in answer] == [guess.name for guess in expected]
-        assert [guess["index"] for guess in answer] == [guess.index for guess in expected]
-        assert [guess["probability"] for guess in answer] == pytest.approx(
-            [guess.probability for guess in expected],
-            rel=1e-5,  # Python divides by the temperature in single precision
-        )
-
-
 needs_browser = pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="there is no Chromium to drive")
 STATUS = "document.getElementById('status')"
 # What the worker tells the page, in full precision.
@@ -425,6 +400,68 @@ def test_labels_are_text_and_a_broken_file_is_said(graph, browser, tmp_path):
             assert (shown["error"], shown["hidden"]) == (True, True)
         show(browser, EXAMPLES / "coffee.jpg")
         assert not browser.evaluate(SHOWN)["error"]
+        assert browser.problems == []
+
+
+def small_network(task):
+    """A detector or segmenter with random weights, which finds something in any picture."""
+    side = {"detection": 96, "segmentation": 65}[task]
+    preprocess = Preprocess(side, side, fit="stretch" if task == "detection" else "pad")
+    strides = {} if task == "detection" else {"output_stride": 16}
+    labels = tuple(f"class {k}" for k in range(3))
+    spec = ModelSpec("mobilenet_v2", 0.5, labels, task=task, input_size=side, preprocess=preprocess, **strides)
+    random = np.random.default_rng(9)
+    state = {}
+    for name, shape in state_shapes(spec).items():
+        if name.endswith("running_var"):
+            state[name] = random.uniform(0.5, 1.5, shape)
+        elif len(shape) > 1:
+            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        else:
+            state[name] = (
+                random.uniform(0.7, 1.5, shape) if name.endswith("weight") else random.uniform(-0.3, 0.3, shape)
+            )
+    return build_graph(spec, state)
+
+
+@needs_browser
+def test_the_page_finds_the_boxes_that_python_finds(browser, tmp_path):
+    (written,) = write(small_network("detection"), "float32", tmp_path)
+    with serving(written.path) as server:
+        start(browser, server.address)
+        for path in (EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"):
+            told = show(browser, path)
+            expected = fusiform.predict(path, model=written.path)[0].detections.boxes
+            assert len(expected) > 3
+            assert [box["name"] for box in told["boxes"]] == [box.name for box in expected]
+            for ours, theirs in zip(told["boxes"], expected, strict=True):
+                assert ours["score"] == pytest.approx(theirs.score, abs=1e-5)
+                edges = [ours[edge] for edge in ("left", "top", "right", "bottom")]
+                assert edges == pytest.approx(
+                    [theirs.left, theirs.top, theirs.right, theirs.bottom], abs=0.05
+                )  # pixels
+            shown = browser.evaluate(SHOWN)
+            assert shown["status"] == f"{path.name}: {len(expected)} objects"
+            assert [name for name, _ in shown["rows"]] == [box.name for box in expected]
+        assert browser.problems == []
+
+
+@needs_browser
+def test_the_page_tints_the_pixels_that_python_tints(browser, tmp_path):
+    (written,) = write(small_network("segmentation"), "float32", tmp_path)
+    with serving(written.path) as server:
+        start(browser, server.address)
+        path = EXAMPLES / "cat.jpg"
+        show(browser, path)
+        text = browser.evaluate(
+            "btoa(window.told[0].value.mask.classes.reduce((s, k) => s + String.fromCharCode(k), ''))"
+        )
+        expected = fusiform.predict(path, model=written.path)[0].segmentation.classes
+        mask = np.frombuffer(base64.b64decode(text), np.uint8).reshape(expected.shape)
+        assert len(np.unique(expected)) == 3
+        assert (mask == expected).mean() > 0.9999
+        shown = browser.evaluate(SHOWN)
+        assert sum(float(share.split()[0]) for _, share in shown["rows"]) == pytest.approx(100, abs=0.2)
         assert browser.problems == []
 
 

@@ -3,9 +3,8 @@
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const { decode, startCrop } = await import(pathToFileURL(process.argv[2]));
-const answers = JSON.parse(readFileSync(0, "utf8")).map(({ picture, preprocess, rows, values, spec, top }) => {
-  if (values) return decode(Float32Array.from(values), spec, top);
+const { startCrop } = await import(pathToFileURL(process.argv[2]));
+const answers = JSON.parse(readFileSync(0, "utf8")).map(({ picture, preprocess, rows }) => {
   const data = Buffer.from(picture.data, "base64");
   const { region, take, finish } = startCrop(picture.width, picture.height, preprocess);
   for (let from = region.top; from < region.top + region.height; from += rows) {

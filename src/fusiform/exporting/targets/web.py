@@ -32,14 +32,9 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write the folder ``NAME_PRECISION_web``: the LiteRT file, ``model.json`` with the spec, the page, its runtime.
 
     ``folder`` exists. The model reads pixels, whatever the graph reads: the page has no other numbers. Raises
-    UsageError for a network that is no classifier or does not read photographs, OutputError where nothing can be
-    written.
+    UsageError for a network that does not read photographs, OutputError where nothing can be written.
     """
     spec = graph.spec
-    if spec.task != "classification":
-        raise UsageError(
-            f"the page names what a photograph shows, and {spec.name} is for {spec.task}: export it to onnx or litert"
-        )
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
     version = json.loads((RUNTIME / "lock.json").read_text(encoding="utf-8"))["packages"]["@litertjs/core"]["version"]
@@ -55,6 +50,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     description = {
         "model": f"{stem}.tflite",
         "runtime": f"LiteRT.js {version}",
+        "answers": list(spec.answers),
         "sha256": large,
         "spec": json.loads(spec.to_json()),
     }

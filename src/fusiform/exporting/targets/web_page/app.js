@@ -1,6 +1,7 @@
-// The page: a photograph in, its likeliest names out. The work is the worker's. Text is set as text, so that no label can
+// The page: a photograph in, what is seen in it out. The work is the worker's. Text is set as text, so that no label can
 // become markup.
 
+import { drawBoxes, drawMask } from "./draw.js";
 import { TEXTS } from "./texts/en.js";
 
 const element = (id) => document.getElementById(id);
@@ -62,6 +63,11 @@ async function startKeeping() {
   ]);
 }
 
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+const CONTEXT = { alpha: false, willReadFrequently: true }; // masks are mixed with what is there
+
+// Onto the page's canvas: the square that a classifier saw, or the whole photograph.
 function showPixels(pixels, { crop, color_order: order }) {
   const image = new ImageData(crop, crop);
   for (let k = 0; k < crop * crop; k++) {
@@ -70,29 +76,48 @@ function showPixels(pixels, { crop, color_order: order }) {
     }
     image.data[4 * k + 3] = 255;
   }
-  element("seen").width = element("seen").height = crop;
-  element("seen").getContext("2d").putImageData(image, 0, 0);
+  const canvas = element("seen");
+  canvas.width = canvas.height = crop;
+  canvas.getContext("2d", CONTEXT).putImageData(image, 0, 0);
 }
 
-function showGuesses(guesses) {
-  element("guesses").replaceChildren(...guesses.map(({ name, probability }) => {
+function showPhotograph(preview) {
+  const canvas = element("seen");
+  [canvas.width, canvas.height] = [preview.width, preview.height];
+  const context = canvas.getContext("2d", CONTEXT);
+  context.drawImage(preview, 0, 0);
+  return context;
+}
+
+// What was seen, in words and numbers: { name, share } a row.
+function showRows(rows) {
+  element("guesses").replaceChildren(...rows.map(({ name, share }) => {
     const [row, label, value] = ["tr", "th", "td"].map((tag) => document.createElement(tag));
     label.scope = "row";
     label.textContent = name;
-    value.textContent = percent(probability);
-    row.style.setProperty("--share", probability);
+    value.textContent = percent(share);
+    row.style.setProperty("--share", share);
     row.append(label, value);
     return row;
   }));
 }
 
-const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
-
 // How each task's answer is shown; the sentence is for the status line, which is read aloud.
 const SHOW = {
-  classification: (name, { guesses }) => {
-    showGuesses(guesses);
-    return TEXTS.answered(name, guesses[0].name, (100 * guesses[0].probability).toFixed(1));
+  classification: (name, { guesses, pixels }, { preprocess }) => {
+    showPixels(pixels, preprocess);
+    showRows(guesses.map((guess) => ({ name: guess.name, share: guess.probability })));
+    return TEXTS.classified(name, guesses[0].name, percent(guesses[0].probability));
+  },
+  detection: (name, { boxes, preview, size }) => {
+    drawBoxes(showPhotograph(preview), boxes, size);
+    showRows(boxes.map((box) => ({ name: box.name, share: box.score })));
+    return TEXTS.detected(name, boxes.length);
+  },
+  segmentation: (name, { mask, shares, preview }) => {
+    drawMask(showPhotograph(preview), mask);
+    showRows(shares);
+    return TEXTS.segmented(name, shares.length);
   },
 };
 
@@ -100,8 +125,8 @@ async function answer(name, source, { ask, description: { spec } }) {
   say(TEXTS.looking(name));
   try {
     const value = await ask("answer", { source });
-    const sentence = SHOW[spec.task](name, value);
-    showPixels(value.pixels, spec.preprocess);
+    const sentence = SHOW[spec.task](name, value, spec);
+    value.preview.close();
     const rounded = Object.entries(value.milliseconds).map(([stage, time]) => [stage, Math.round(time)]);
     element("times").textContent = TEXTS.times(Object.fromEntries(rounded));
     element("answer").hidden = false;
@@ -136,12 +161,12 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 
-for (const [id, text] of Object.entries({
-  title: TEXTS.title, choose: TEXTS.choose, hint: TEXTS.drop, caption: TEXTS.guesses, label: TEXTS.label,
-  probability: TEXTS.probability,
-})) element(id).textContent = text;
+function put(texts) {
+  for (const [id, text] of Object.entries(texts)) element(id).textContent = text;
+}
+
+put({ title: TEXTS.title, choose: TEXTS.choose, hint: TEXTS.drop });
 document.title = TEXTS.title;
-element("seen").setAttribute("aria-label", TEXTS.cropped);
 say(TEXTS.loading("", null));
 
 try {
@@ -150,7 +175,9 @@ try {
   const { description } = await ask("open", {}, ({ name, loaded, total }) => {
     say(TEXTS.loading(name, total ? Math.floor((100 * loaded) / total) : null));
   });
-  element("about").textContent = TEXTS.about(description.model, description.spec.labels.length);
+  const { seen, ...table } = TEXTS.tasks[description.spec.task];
+  put({ ...table, about: TEXTS.about(description.model, description.spec.labels.length) });
+  element("seen").setAttribute("aria-label", seen);
   listen({ ask, description });
   say(TEXTS.ready);
 } catch (error) {

@@ -1,4 +1,4 @@
-// Before and after the network, as the model's description says, in the same arithmetic as fusiform's in Python.
+// What comes before the network, as the model's description says, in the same arithmetic as fusiform's in Python.
 // Nothing here touches the page or the runtime. A canvas scales pictures in its own way, which costs accuracy: it only
 // decodes them.
 
@@ -239,21 +239,4 @@ export function startCrop(width, height, preprocess) {
     return pixels;
   };
   return { region, take: (image, top) => resized.take(image, top - region.top), finish };
-}
-
-// A classifier's answer: the likeliest classes, likeliest first, { index, name, probability } each.
-export function decode(values, spec, top = 5) {
-  let probabilities = Array.from(values, Number);
-  if (probabilities.length !== spec.labels.length || !probabilities.every(Number.isFinite)) {
-    throw new Error(`the network gave ${probabilities.length} numbers for ${spec.labels.length} classes, or no numbers`);
-  }
-  if (spec.output === "logits") {
-    const scaled = probabilities.map((value) => value / (spec.temperature ?? 1));
-    const largest = scaled.reduce((a, b) => Math.max(a, b));
-    const powers = scaled.map((value) => Math.exp(value - largest));
-    const sum = powers.reduce((a, b) => a + b);
-    probabilities = powers.map((power) => power / sum);
-  }
-  const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
-  return order.slice(0, top).map((k) => ({ index: k, name: spec.labels[k], probability: Math.min(probabilities[k], 1) }));
 }

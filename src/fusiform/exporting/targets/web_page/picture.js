@@ -23,3 +23,15 @@ export function readStrips(bitmap, region, take) {
     take(context.getImageData(0, 0, region.width, height), top);
   }
 }
+
+// The whole picture of { width, height } for the page to draw on, at most so many pixels long: a bitmap, over white.
+export async function makePreview(bitmap, { width, height }, longest = 1600) {
+  const scale = Math.min(1, longest / Math.max(width, height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  const context = canvas.getContext("2d", { alpha: false });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.transferToImageBitmap();
+}

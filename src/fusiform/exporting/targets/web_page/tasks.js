@@ -1,8 +1,16 @@
-// What each task makes of the network's answers: `decode(answers, spec, size)` gets the values of each answer in the
-// spec's order, and the photograph's { width, height } in pixels, and gives what the page shows.
+// What each task makes of the network's answers, in the worker: `decode(answers, spec, size)` gets the values of each
+// answer by its name, and the photograph's { width, height } in pixels. It gives what the page shows, and in `transfer`
+// what is too large to be copied.
 
-import { decode } from "./network.js";
+import { decodeBoxes } from "./boxes.js";
+import { decodeClasses } from "./classes.js";
+import { classShares, decodeMask } from "./masks.js";
 
 export const TASKS = {
-  classification: { decode: ([values], spec) => ({ guesses: decode(values, spec) }) },
+  classification: (answers, spec) => ({ guesses: decodeClasses(Object.values(answers)[0], spec) }),
+  detection: (answers, spec, size) => ({ boxes: decodeBoxes(answers, spec, size) }),
+  segmentation: ({ logits }, spec, size) => {
+    const mask = decodeMask(logits, spec, size);
+    return { mask, shares: classShares(mask, spec), transfer: [mask.classes.buffer] };
+  },
 };

@@ -50,14 +50,17 @@ async function open(_, say) {
   const [bytes, openNetwork] = await Promise.all([getBytes(description.model, say), loadRuntime(get)]);
   const run = await openNetwork(bytes);
   const side = spec.preprocess.crop;
-  const ask = (pixels) => run(pixels, [1, side, side, 3]);
+  const ask = async (pixels) => {
+    const values = await run(pixels, [1, side, side, 3]);
+    return Object.fromEntries(description.answers.map((name, k) => [name, values[k]]));
+  };
   await ask(new Uint8Array(side * side * 3)); // the first run of all takes several times as long
-  opened = { ...picture, ...network, task: TASKS[spec.task], spec, ask };
-  return { description, milliseconds: performance.now() - started };
+  opened = { ...picture, ...network, decode: TASKS[spec.task], spec, ask };
+  return { value: { description, milliseconds: performance.now() - started } };
 }
 
 async function answer({ source }) {
-  const { decodePicture, readStrips, startCrop, task, spec, ask } = opened;
+  const { decodePicture, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
   const times = [performance.now()];
   const lap = () => times.push(performance.now());
   let bitmap;
@@ -70,15 +73,17 @@ async function answer({ source }) {
   lap();
   const crop = startCrop(size.width, size.height, spec.preprocess);
   readStrips(bitmap, crop.region, crop.take);
-  bitmap.close();
   const pixels = crop.finish();
   lap();
   const answers = await ask(pixels);
   lap();
-  const result = task.decode(answers, spec, size);
+  const { transfer = [], ...result } = decode(answers, spec, size);
+  const preview = await makePreview(bitmap, size);
+  bitmap.close();
   lap();
-  const [decode, prepare, network, finish] = times.slice(1).map((time, k) => time - times[k]);
-  return { ...result, size, pixels, milliseconds: { decode, prepare, network, finish } };
+  const [decoding, prepare, network, finish] = times.slice(1).map((time, k) => time - times[k]);
+  const value = { ...result, size, pixels, preview, milliseconds: { decode: decoding, prepare, network, finish } };
+  return { value, transfer: [...transfer, preview] };
 }
 
 const KINDS = { open, answer };
@@ -88,6 +93,6 @@ self.addEventListener("message", ({ data }) => {
   const { id } = data;
   last = last
     .then(() => KINDS[data.kind](data, (progress) => self.postMessage({ id, progress })))
-    .then((value) => self.postMessage({ id, value }))
+    .then(({ value, transfer = [] }) => self.postMessage({ id, value }, transfer))
     .catch((error) => self.postMessage({ id, error: { message: error.message, reason: error.reason ?? "failed" } }));
 });
