@@ -178,6 +178,7 @@ try {
   const { seen, ...table } = TEXTS.tasks[description.spec.task];
   put({ ...table, about: TEXTS.about(description.model, description.spec.labels.length) });
   element("seen").setAttribute("aria-label", seen);
+  element("answer").classList.toggle("wide", description.spec.task !== "classification");
   listen({ ask, description });
   say(TEXTS.ready);
 } catch (error) {
