@@ -290,7 +290,7 @@ _WORDS: dict[str, Key] = {
     "quantised": Key("text", "the way of calibration that was taken"),
     "reference": Key("text", "the model that a file is held against"),
     "run": Key("text", "the folder of the training run"),
-    "runtime": Key("text", "the runtime that a web page fetches"),
+    "runtime": Key("text", "the runtime that a web page has in its folder"),
     "scores": Key("text", "what makes a detector's scores of logits: softmax or sigmoid"),
     "sentence": Key("text", "the same in words"),
     "severity": Key("text", "error, warning or note"),

@@ -19,7 +19,6 @@ if STRACE and subprocess.run([STRACE, "-f", "true"], capture_output=True, check=
     STRACE = None  # as in containers that forbid it
 NEEDS = {
     "onnx": "onnxruntime",
-    "web": "onnxruntime",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "executorch": "executorch",

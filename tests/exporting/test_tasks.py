@@ -18,7 +18,7 @@ from fusiform.engines import open_engine
 from fusiform.engines.executorch import ExecuTorchEngine
 from fusiform.engines.litert import LiteRTEngine
 from fusiform.engines.quiet import quietly
-from fusiform.errors import MissingExtraError, UsageError, WeightsError
+from fusiform.errors import MissingExtraError, WeightsError
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.base import Precision, TargetName, Written
 from fusiform.exporting.targets.targets import TARGETS
@@ -263,13 +263,6 @@ def test_real_weights_give_the_same_masks(shared_data: Path, tmp_path: Path) -> 
             found = answers(target, written.path, pixels)
             check(found, wanted, 1e-4)
             assert (mask(found["logits"]) == mask(wanted["logits"])).mean() > 0.999
-
-
-def test_the_page_is_for_classifiers(tmp_path: Path) -> None:
-    for task, name in (("detection", "ssdlite_mobilenet_v2_x0_5"), ("segmentation", "deeplab_v3_mobilenet_v2_x0_5")):
-        with pytest.raises(UsageError, match=rf"{name} is for {task}: export it to onnx or litert"):
-            write("web", tiny(task), "float32", tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("target", ["torchscript", "openvino", "executorch", "coreml"])

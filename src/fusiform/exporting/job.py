@@ -229,6 +229,8 @@ def _check(
             raise UsageError(f"--pixels: {name} files read normalised pictures; leave it out for them")
         if form.decoded and name not in DECODING:
             raise UsageError(f"--decoded: {name} files give the network's own answers; it is for {', '.join(DECODING)}")
+        if form.pixels is False and name == "web":
+            raise UsageError("--no-pixels: a page gives its model pixels; leave it out for web")
     if form.pixels is False and precision == "int8":
         raise UsageError("--no-pixels: int8 files read pixels; leave it out")
     if not targets:

@@ -1,65 +1,87 @@
-"""A folder that a static host can serve: the model as ONNX, and a page that runs it in the browser.
+"""A folder that a static host can serve: the model as a LiteRT file, and a page that runs it in the visitor's browser.
 
-``web_page/`` has the page. It prepares the photograph in the arithmetic of ``data.preprocess`` and runs the model in
-ONNX Runtime's WebAssembly build, which is too large to ship with every model: who serves the folder fetches it once.
+``web_page/`` has the page, which prepares the photograph in the arithmetic of ``data.preprocess``. ``web_runtime/`` has
+the files of the npm packages that run the model there, LiteRT.js, as ``scripts/vendor_litert_js.py`` packed them.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 from fusiform.errors import OutputError, UsageError
-from fusiform.exporting.targets.base import Precision, Written
-from fusiform.exporting.targets.onnx import write as write_onnx
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.files import write_file
+from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph, reads_pixels
+from fusiform.graph.tflite import to_tflite
 
-RUNTIME = "onnxruntime-web@1.30.0"
-"""The npm package, in the version that the page is tested with."""
 PAGE = Path(__file__).with_name("web_page")
+RUNTIME = Path(__file__).with_name("web_runtime")
 
-_ARCHIVE = f"{RUNTIME.replace('@', '-')}.tgz"
-_RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-FETCH_RUNTIME = " && ".join(
-    (
-        f"npm pack {RUNTIME}",
-        "mkdir runtime",
-        f"tar -xzf {_ARCHIVE} -C runtime --strip-components=2 "
-        + " ".join(f"package/dist/{name}" for name in _RUNTIME_FILES),
-        f"rm {_ARCHIVE}",
-    )
-)
-"""What puts the runtime (14 MB) beside the page, run in its folder: npm checks what it downloads, no script runs."""
+_ARCHIVE = RUNTIME / "litert_js.tar.xz"
+_NAMED = b'from "@litertjs/wasm-utils"'
+_BESIDE = b'from "./wasm-utils.js"'
 
 
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
-    """Write the folder ``NAME_PRECISION_web``: the ONNX file, ``model.json`` with the spec, and the page.
+    """Write the folder ``NAME_PRECISION_web``: the LiteRT file, ``model.json`` with the spec, the page, its runtime.
 
-    ``folder`` exists. The runtime is not in it: until it is, the page shows ``FETCH_RUNTIME``. Raises UsageError for a
-    network that is no classifier or does not read photographs, MissingExtraError without onnx, OutputError where
-    nothing can be written.
+    ``folder`` exists. The model reads pixels, whatever the graph reads: the page has no other numbers. Raises
+    UsageError for a network that does not read photographs, OutputError where nothing can be written.
     """
     spec = graph.spec
-    if spec.task != "classification":
-        raise UsageError(
-            f"the page names what a photograph shows, and {spec.name} is for {spec.task}: export it to onnx or litert"
-        )
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
-    site = folder / f"{spec.name}_{precision}_web"
-    try:
-        site.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {site} ({error.strerror or error}): choose another place") from None
-    (model,) = write_onnx(graph, precision, site)
+    version = json.loads((RUNTIME / "lock.json").read_text(encoding="utf-8"))["packages"]["@litertjs/core"]["version"]
+    stem = file_stem(spec, precision)
+    site = folder / f"{stem}_web"
+    files = {f"runtime/{name}": content for name, content in unpack_runtime().items()}
+    model = to_tflite(graph if reads_pixels(graph) else read_pixels(graph), half=precision == "float16")
+    files |= {f"{stem}.tflite": model}
+    # Their addresses have these, so that a browser fetches such a file again only if it is another one.
+    large = {
+        name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name.endswith((".gz", ".tflite"))
+    }
     description = {
-        "model": model.path.name,
-        "reads": "pixels" if reads_pixels(graph) else "normalized",
-        "runtime": {"package": RUNTIME, "command": FETCH_RUNTIME},
+        "model": f"{stem}.tflite",
+        "runtime": f"LiteRT.js {version}",
+        "answers": list(spec.answers),
+        "sha256": large,
         "spec": json.loads(spec.to_json()),
     }
-    write_file(site / "model.json", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
-    for file in sorted(PAGE.iterdir()):
-        write_file(site / file.name, file.read_bytes())
-    return [Written(site, (site,), {**model.figures, "runtime": f"{RUNTIME}, fetched once: the page says how"})]
+    files["model.json"] = (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode()
+    files |= {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in PAGE.rglob("*") if path.is_file()}
+    try:
+        for place in (site, *sorted({(site / name).parent for name in files})):
+            place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {site} ({error.strerror or error}): choose another place") from None
+    for name, content in files.items():
+        write_file(site / name, content)
+    return [Written(site, (site,), {"runtime": f"LiteRT.js {version}, in the folder"})]
+
+
+def unpack_runtime() -> dict[str, bytes]:
+    """The runtime's files by name, as a page reads them: WebAssembly is gzipped, and the names of packages are files'.
+
+    Browsers unpack gzip, which few static hosts would make of it on the way; and only a program that puts packages
+    together knows where to find one by its name. All else is as npm has it.
+    """
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(_ARCHIVE.read_bytes())) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content is not None
+            files[member.name] = content.read()
+    files["index.js"] = files["index.js"].replace(_NAMED, _BESIDE)
+    return {
+        f"{name}.gz" if name.endswith(".wasm") else name: gzip.compress(data, 9, mtime=0)
+        if name.endswith(".wasm")
+        else data
+        for name, data in files.items()
+    }

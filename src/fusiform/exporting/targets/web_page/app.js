@@ -1,50 +1,73 @@
-// The page: a photograph in, its likeliest names out. Text is set as text, so that no label can become markup.
+// The page: a photograph in, what is seen in it out. The work is the worker's. Text is set as text, so that no label can
+// become markup.
 
-import { classify, cropPixels } from "./network.js";
+import { drawBoxes, drawMask } from "./draw.js";
+import { TEXTS } from "./texts/en.js";
 
 const element = (id) => document.getElementById(id);
+
+// Where addresses of scripts have to be trusted, these two are.
+const SCRIPTS = ["worker.js", "sw.js"];
+const trusted = globalThis.trustedTypes?.createPolicy("fusiform", {
+  createScriptURL: (name) => {
+    if (!SCRIPTS.includes(name)) throw new TypeError(name);
+    return name;
+  },
+});
+const script = (name) => trusted?.createScriptURL(name) ?? name;
 
 function say(text, { error = false } = {}) {
   element("status").textContent = text;
   element("status").classList.toggle("error", error);
 }
 
-async function load() {
-  say("Loading the model ...");
-  const response = await fetch("model.json");
-  if (!response.ok) throw new Error(`model.json: ${response.status} ${response.statusText}`);
-  const description = await response.json();
-  element("about").textContent = `${description.model}: ${description.spec.labels.length} classes. `
-    + "The photograph stays in this browser.";
-  let ort;
+// A function that sends the worker one message and gives the promise of its answer.
+function startWorker() {
+  const worker = new Worker(script("worker.js"));
+  const waiting = new Map();
+  let sent = 0;
+  worker.addEventListener("message", ({ data: { id, value, error, progress } }) => {
+    const { resolve, reject, tell } = waiting.get(id);
+    if (progress) {
+      tell?.(progress);
+      return;
+    }
+    waiting.delete(id);
+    if (error) reject(Object.assign(new Error(error.message), error));
+    else resolve(value);
+  });
+  worker.addEventListener("error", (event) => {
+    for (const { reject } of waiting.values()) reject(new Error(event.message ?? "worker.js"));
+    waiting.clear();
+  });
+  return (kind, message = {}, tell = undefined) => new Promise((resolve, reject) => {
+    waiting.set(++sent, { resolve, reject, tell });
+    worker.postMessage({ ...message, kind, id: sent });
+  });
+}
+
+// Keeps the page for when the network is gone. Not everywhere may it: in private windows, from addresses without https.
+async function startKeeping() {
+  const workers = navigator.serviceWorker;
+  if (!workers) return;
   try {
-    ort = await import("./runtime/ort.wasm.bundle.min.mjs");
+    await workers.register(script("sw.js"));
   } catch {
-    element("command").textContent = description.runtime.command;
-    element("command").hidden = false;
-    throw new Error(`The folder "runtime" lacks ${description.runtime.package}, which runs the model. In the folder of `
-      + "this page run this, then load the page again:");
+    return;
   }
-  ort.env.logLevel = "error";
-  ort.env.wasm.numThreads = 1; // more need headers that few static hosts send
-  const session = await ort.InferenceSession.create(description.model, { executionProviders: ["wasm"] });
-  return { ort, session, description };
+  if (workers.controller) return;
+  // The model is fetched through it, so that it is fetched once; but a page that is not kept works as well.
+  await Promise.race([
+    new Promise((resolve) => { workers.addEventListener("controllerchange", resolve, { once: true }); }),
+    new Promise((resolve) => { setTimeout(resolve, 3000); }),
+  ]);
 }
 
-// The photograph's pixels as sRGB, upright, over white.
-async function decodePixels(file) {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const canvas = document.createElement("canvas");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return context.getImageData(0, 0, canvas.width, canvas.height);
-}
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
+const CONTEXT = { alpha: false, willReadFrequently: true }; // masks are mixed with what is there
+
+// Onto the page's canvas: the square that a classifier saw, or the whole photograph.
 function showPixels(pixels, { crop, color_order: order }) {
   const image = new ImageData(crop, crop);
   for (let k = 0; k < crop * crop; k++) {
@@ -53,51 +76,81 @@ function showPixels(pixels, { crop, color_order: order }) {
     }
     image.data[4 * k + 3] = 255;
   }
-  element("seen").width = element("seen").height = crop;
-  element("seen").getContext("2d").putImageData(image, 0, 0);
+  const canvas = element("seen");
+  canvas.width = canvas.height = crop;
+  canvas.getContext("2d", CONTEXT).putImageData(image, 0, 0);
 }
 
-function showGuesses(guesses) {
-  element("guesses").replaceChildren(...guesses.map(({ name, probability }) => {
-    const [row, label, value, bar] = ["tr", "th", "td", "div"].map((tag) => document.createElement(tag));
+function showPhotograph(preview) {
+  const canvas = element("seen");
+  [canvas.width, canvas.height] = [preview.width, preview.height];
+  const context = canvas.getContext("2d", CONTEXT);
+  context.drawImage(preview, 0, 0);
+  return context;
+}
+
+// What was seen, in words and numbers: { name, share } a row.
+function showRows(rows) {
+  element("guesses").replaceChildren(...rows.map(({ name, share }) => {
+    const [row, label, value] = ["tr", "th", "td"].map((tag) => document.createElement(tag));
     label.scope = "row";
     label.textContent = name;
-    bar.className = "bar";
-    bar.style.width = `${100 * probability}%`;
-    label.append(bar);
-    value.textContent = `${(100 * probability).toFixed(1)} %`;
+    value.textContent = percent(share);
+    row.style.setProperty("--share", share);
     row.append(label, value);
     return row;
   }));
-  element("answer").hidden = false;
 }
 
-async function answer(file, { ort, session, description }) {
-  say(`${file.name} ...`);
-  element("answer").hidden = true;
-  let image;
+// How each task's answer is shown; the sentence is for the status line, which is read aloud.
+const SHOW = {
+  classification: (name, { guesses, pixels }, { preprocess }) => {
+    showPixels(pixels, preprocess);
+    showRows(guesses.map((guess) => ({ name: guess.name, share: guess.probability })));
+    return TEXTS.classified(name, guesses[0].name, percent(guesses[0].probability));
+  },
+  detection: (name, { boxes, preview, size }) => {
+    drawBoxes(showPhotograph(preview), boxes, size);
+    showRows(boxes.map((box) => ({ name: box.name, share: box.score })));
+    return TEXTS.detected(name, boxes.length);
+  },
+  segmentation: (name, { mask, shares, preview }) => {
+    drawMask(showPhotograph(preview), mask);
+    showRows(shares);
+    return TEXTS.segmented(name, shares.length);
+  },
+};
+
+async function answer(name, source, { ask, description: { spec } }) {
+  say(TEXTS.looking(name));
   try {
-    image = await decodePixels(file);
+    const value = await ask("answer", { source });
+    const sentence = SHOW[spec.task](name, value, spec);
+    value.preview.close();
+    const rounded = Object.entries(value.milliseconds).map(([stage, time]) => [stage, Math.round(time)]);
+    element("times").textContent = TEXTS.times(Object.fromEntries(rounded));
+    element("answer").hidden = false;
+    say(sentence);
   } catch (error) {
-    say(`${file.name}: this browser cannot decode it (${error.message}). Try a JPEG or a PNG.`, { error: true });
-    return;
+    element("answer").hidden = true;
+    say((TEXTS[error.reason] ?? TEXTS.failed)(name, error.message), { error: true });
   }
-  const pixels = cropPixels(image, description.spec.preprocess);
-  const guesses = await classify(ort, session, pixels, description);
-  showPixels(pixels, description.spec.preprocess);
-  showGuesses(guesses);
-  say(file.name);
 }
 
-// One after the other: a session answers one picture at a time.
+// One after the other, in the order in which they were given.
 function listen(model) {
   let last = Promise.resolve();
-  const take = (file) => {
-    if (file) last = last.then(() => answer(file, model)).catch((error) => say(error.message, { error: true }));
+  const take = (file, name = file?.name) => {
+    if (file) last = last.then(() => answer(name, file, model));
   };
-  element("file").disabled = false;
-  element("file").addEventListener("change", (event) => take(event.target.files[0]));
+  const input = element("file");
+  input.disabled = false;
+  input.addEventListener("change", () => {
+    take(input.files[0]);
+    input.value = ""; // the same file may be chosen again
+  });
   document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
+  document.addEventListener("paste", (event) => take(event.clipboardData.files[0], TEXTS.pasted));
 }
 
 // From the start, so that a photograph dropped too early does not replace the page.
@@ -108,9 +161,26 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 
+function put(texts) {
+  for (const [id, text] of Object.entries(texts)) element(id).textContent = text;
+}
+
+put({ title: TEXTS.title, choose: TEXTS.choose, hint: TEXTS.drop });
+document.title = TEXTS.title;
+say(TEXTS.loading("", null));
+
 try {
-  listen(await load());
-  say("Ready.");
+  await startKeeping();
+  const ask = startWorker();
+  const { description } = await ask("open", {}, ({ name, loaded, total }) => {
+    say(TEXTS.loading(name, total ? Math.floor((100 * loaded) / total) : null));
+  });
+  const { seen, ...table } = TEXTS.tasks[description.spec.task];
+  put({ ...table, about: TEXTS.about(description.model, description.spec.labels.length) });
+  element("seen").setAttribute("aria-label", seen);
+  element("answer").classList.toggle("wide", description.spec.task !== "classification");
+  listen({ ask, description });
+  say(TEXTS.ready);
 } catch (error) {
   say(error.message, { error: true });
 }

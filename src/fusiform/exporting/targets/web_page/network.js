@@ -1,7 +1,9 @@
-// Before and after the network, as the model's description says, in the same arithmetic as fusiform's in Python.
-// Nothing here touches the page. A canvas scales pictures in its own way, which costs accuracy: it only decodes them.
+// What comes before the network, as the model's description says, in the same arithmetic as fusiform's in Python.
+// Nothing here touches the page or the runtime. A canvas scales pictures in its own way, which costs accuracy: it only
+// decodes them.
 
 const PRECISION_BITS = 22; // of Pillow's fixed-point weights, for pictures of 8 bits
+const HALF = 1 << (PRECISION_BITS - 1);
 
 // How far each of Pillow's filters reaches, in pixels, and its weight at a distance.
 const FILTERS = {
@@ -26,15 +28,30 @@ function roundEven(x) {
   return below % 2 === 0 ? below : below + 1;
 }
 
-// One side of the picture: its length, the length it is resized to, and the part of that which the crop keeps.
-function makeAxis(length, shorter, preprocess) {
-  const resized = Math.floor((preprocess.resize * length) / shorter);
-  const crop = preprocess.crop;
+// One side of the picture: its length, the length it is resized to, the part of that which the network sees, and the
+// padding before it, all in pixels.
+function makeAxis(length, size, { fit, resize, crop }) {
+  if (fit === "stretch") return { length, resized: crop, first: 0, kept: crop, padding: 0 };
+  if (fit === "pad") {
+    const resized = Math.max(1, Math.floor((crop * length) / Math.max(...size) + 0.5));
+    return { length, resized, first: 0, kept: resized, padding: 0 };
+  }
+  const resized = Math.floor((resize * length) / Math.min(...size));
   if (resized < crop) return { length, resized, first: 0, kept: resized, padding: Math.floor((crop - resized) / 2) };
   return { length, resized, first: roundEven((resized - crop) / 2), kept: crop, padding: 0 };
 }
 
-// The source pixels of each kept pixel: where they start, and the weight of each (Pillow's precompute_coeffs).
+// Taps are the source pixels of each kept pixel: the first of them in `starts`, how many in `counts`, and the weights of
+// all, one kept pixel's after the other's.
+function packTaps(list, Weights) {
+  return {
+    starts: Int32Array.from(list, (tap) => tap.start),
+    counts: Int32Array.from(list, (tap) => tap.weights.length),
+    weights: Weights.from(list.flatMap((tap) => tap.weights)),
+  };
+}
+
+// Pillow's precompute_coeffs.
 function filterTaps(axis, interpolation) {
   const [reach, weigh] = FILTERS[interpolation];
   const scale = axis.length / axis.resized;
@@ -50,47 +67,14 @@ function filterTaps(axis, interpolation) {
   });
 }
 
-// Rows or columns at a time: `step` bytes lie between neighbours along the resized side, `others` says where each line
-// of the other side starts. The answer has the resized side's pixels next to each other, three bytes each.
-function resizeLines(source, taps, step, others) {
-  const made = new Uint8Array(others.length * taps.length * 3);
-  let at = 0;
-  for (const line of others) {
-    for (const { start, weights } of taps) {
-      for (let channel = 0; channel < 3; channel++) {
-        let sum = 2 ** (PRECISION_BITS - 1);
-        let from = line + start * step + channel;
-        for (let j = 0; j < weights.length; j++, from += step) sum += source[from] * weights[j];
-        made[at++] = Math.min(Math.max(Math.floor(sum / 2 ** PRECISION_BITS), 0), 255);
-      }
-    }
-  }
-  return made;
-}
-
-// Columns, then rows, with bytes in between. Newer versions of Pillow start with the rows where a picture is more than
-// twice as tall as wide, and are a grey level away then.
-function resizeFiltered(image, x, y, interpolation) {
-  const columns = filterTaps(x, interpolation);
-  const rows = filterTaps(y, interpolation);
-  const top = Math.min(...rows.map((row) => row.start));
-  const bottom = Math.max(...rows.map((row) => row.start + row.weights.length));
-  const lines = Array.from({ length: bottom - top }, (_, k) => (top + k) * image.width * 4);
-  const narrow = resizeLines(image.data, columns, 4, lines);
-  for (const row of rows) row.start -= top;
-  const across = Array.from({ length: x.kept }, (_, k) => k * 3);
-  const turned = resizeLines(narrow, rows, x.kept * 3, across); // column after column
-  return (row, column, channel) => turned[(column * y.kept + row) * 3 + channel];
-}
-
 // Pillow's nearest: the pixel under the centre, its position added up step by step.
 function nearestTaps(axis) {
   const step = axis.length / axis.resized;
-  const sources = [];
+  const taps = [];
   for (let k = 0, at = step / 2; k < axis.first + axis.kept; k++, at += step) {
-    if (k >= axis.first) sources.push([[Math.trunc(at), 1]]);
+    if (k >= axis.first) taps.push({ start: Math.trunc(at), weights: [1] });
   }
-  return sources;
+  return taps;
 }
 
 // Without antialiasing, PyTorch's interpolate with align_corners=False, in its single precision.
@@ -98,93 +82,161 @@ function sampleTaps(axis, interpolation) {
   const single = Math.fround;
   const scale = single(axis.length / axis.resized);
   const clip = (k) => Math.min(Math.max(k, 0), axis.length - 1);
+  // What would lie outside is the pixel at the edge.
+  const gather = (first, weights) => {
+    const places = weights.map((_, i) => clip(first + i));
+    const gathered = new Array(places.at(-1) - places[0] + 1).fill(0);
+    weights.forEach((weight, i) => { gathered[places[i] - places[0]] += weight; });
+    return { start: places[0], weights: gathered };
+  };
   return Array.from({ length: axis.kept }, (_, k) => {
     const at = axis.first + k;
-    if (interpolation === "nearest") return [[clip(Math.floor(single(at * scale))), 1]];
+    if (interpolation === "nearest") return gather(Math.floor(single(at * scale)), [1]);
     const centre = single(single((at + 0.5) * scale) - 0.5);
     if (interpolation === "bilinear") {
-      const start = clip(Math.floor(Math.max(centre, 0)));
-      const t = Math.max(centre, 0) - start;
-      return [[start, 1 - t], [clip(start + 1), t]];
+      const inside = Math.max(centre, 0);
+      const start = clip(Math.floor(inside));
+      return gather(start, [1 - (inside - start), inside - start]);
     }
     const start = Math.floor(centre);
-    return [-1, 0, 1, 2].map((i) => [clip(start + i), cubic(Math.abs(centre - start - i), -0.75)]);
+    return gather(start - 1, [-1, 0, 1, 2].map((i) => cubic(Math.abs(centre - start - i), -0.75)));
   });
 }
 
-function resizeSampled(image, columns, rows) {
-  return (row, column, channel) => {
-    let sum = 0;
-    for (const [j, down] of rows[row]) {
-      for (const [i, across] of columns[column]) {
-        sum += image.data[(j * image.width + i) * 4 + channel] * down * across;
-      }
+// One line of bytes through its taps, in whole numbers; `step` bytes lie between neighbours of the source, and the made
+// pixels, three bytes each, lie `stride` apart. Sums stay below 2^31, as in Pillow.
+function filterLine(source, from, step, taps, made, at, stride) {
+  const { starts, counts, weights } = taps;
+  for (let k = 0, w = 0; k < starts.length; k++, at += stride) {
+    let [r, g, b] = [HALF, HALF, HALF];
+    let place = from + starts[k] * step;
+    for (const end = w + counts[k]; w < end; w++, place += step) {
+      const weight = weights[w];
+      r = (r + Math.imul(source[place], weight)) | 0;
+      g = (g + Math.imul(source[place + 1], weight)) | 0;
+      b = (b + Math.imul(source[place + 2], weight)) | 0;
     }
-    return Math.min(Math.max(roundEven(sum), 0), 255);
+    made[at] = r >> PRECISION_BITS; // a clamped array keeps it within a byte
+    made[at + 1] = g >> PRECISION_BITS;
+    made[at + 2] = b >> PRECISION_BITS;
+  }
+}
+
+// The same in fractions, not rounded.
+function sampleLine(source, from, step, taps, made, at, stride) {
+  const { starts, counts, weights } = taps;
+  for (let k = 0, w = 0; k < starts.length; k++, at += stride) {
+    const first = w;
+    w += counts[k];
+    for (let channel = 0; channel < 3; channel++) {
+      let sum = 0;
+      for (let i = first, place = from + starts[k] * step + channel; i < w; i++, place += step) {
+        sum += source[place] * weights[i];
+      }
+      made[at + channel] = sum;
+    }
+  }
+}
+
+// Columns, then rows, with `Between` in between: bytes for filters, fractions where pixels are sampled.
+function columnsFirst(region, columns, rows, line, Between) {
+  const across = columns.starts.length;
+  const narrow = new Between(region.height * across * 3);
+  const needed = new Uint8Array(region.height);
+  rows.starts.forEach((start, k) => needed.fill(1, start, start + rows.counts[k]));
+  const take = (image, row) => {
+    for (let j = 0; j < image.height; j++, row++) {
+      if (needed[row]) line(image.data, j * region.width * 4, 4, columns, narrow, row * across * 3, 3);
+    }
   };
+  const finish = () => {
+    const kept = new Between(rows.starts.length * across * 3);
+    for (let k = 0; k < across; k++) line(narrow, k * 3, across * 3, rows, kept, k * 3, across * 3);
+    return kept;
+  };
+  return { take, finish };
 }
 
-// Resize the shorter side and cut out the central square: bytes, crop x crop x 3, in the description's order of colours.
-// `image` is what a canvas gives: `data` of four bytes a pixel, `width`, `height`; the fourth byte is ignored.
-export function cropPixels(image, preprocess) {
-  const { crop, interpolation } = preprocess;
-  const shorter = Math.min(image.width, image.height);
-  const x = makeAxis(image.width, shorter, preprocess);
-  const y = makeAxis(image.height, shorter, preprocess);
-  let pixel;
-  if (preprocess.antialias && interpolation !== "nearest") pixel = resizeFiltered(image, x, y, interpolation);
-  else if (preprocess.antialias) pixel = resizeSampled(image, nearestTaps(x), nearestTaps(y));
-  else pixel = resizeSampled(image, sampleTaps(x, interpolation), sampleTaps(y, interpolation));
-
-  const pixels = new Uint8Array(crop * crop * 3); // what the picture does not cover stays black
-  for (let row = 0; row < y.kept; row++) {
-    for (let column = 0; column < x.kept; column++) {
-      for (let channel = 0; channel < 3; channel++) {
-        const stored = preprocess.color_order === "bgr" ? 2 - channel : channel;
-        pixels[((y.padding + row) * crop + x.padding + column) * 3 + stored] = pixel(row, column, channel);
+// Rows, then columns, of filters alone: each row of the picture is added to those that it has a part in.
+function rowsFirst(region, columns, rows) {
+  const [down, across, span] = [rows.starts.length, columns.starts.length, region.width * 3];
+  const sums = new Int32Array(down * span).fill(HALF);
+  const offsets = new Int32Array(down);
+  for (let k = 1; k < down; k++) offsets[k] = offsets[k - 1] + rows.counts[k - 1];
+  const take = (image, row) => {
+    for (let j = 0; j < image.height; j++, row++) {
+      for (let k = 0; k < down && rows.starts[k] <= row; k++) {
+        const tap = row - rows.starts[k];
+        if (tap >= rows.counts[k]) continue;
+        const weight = rows.weights[offsets[k] + tap];
+        for (let at = k * span, from = j * region.width * 4; at < (k + 1) * span; at += 3, from += 4) {
+          sums[at] += Math.imul(image.data[from], weight);
+          sums[at + 1] += Math.imul(image.data[from + 1], weight);
+          sums[at + 2] += Math.imul(image.data[from + 2], weight);
+        }
       }
     }
-  }
-  return pixels;
+  };
+  const finish = () => {
+    const low = new Uint8ClampedArray(down * span);
+    for (let at = 0; at < low.length; at++) low[at] = sums[at] >> PRECISION_BITS;
+    const kept = new Uint8ClampedArray(down * across * 3);
+    for (let k = 0; k < down; k++) filterLine(low, k * span, 3, columns, kept, k * across * 3, 3);
+    return kept;
+  };
+  return { take, finish };
 }
 
-// Scale to [0, 1], subtract the mean, divide by the standard deviation: single precision, one channel after the other.
-export function normalize(pixels, preprocess) {
-  const size = preprocess.crop * preprocess.crop;
-  const values = new Float32Array(3 * size);
-  for (let channel = 0; channel < 3; channel++) {
-    const [mean, std] = [Math.fround(preprocess.mean[channel]), Math.fround(preprocess.std[channel])];
-    for (let k = 0; k < size; k++) {
-      values[channel * size + k] = Math.fround(Math.fround(pixels[k * 3 + channel] / 255) - mean) / std;
+// The part of the picture that taps of columns and rows reach, from whose corner they count from now on.
+function cutRegion(columns, rows) {
+  const [[left, width], [top, height]] = [columns, rows].map(({ starts, counts }) => {
+    const first = starts.reduce((least, start) => Math.min(least, start));
+    const end = starts.reduce((most, start, k) => Math.max(most, start + counts[k]), 0);
+    starts.forEach((start, k) => { starts[k] = start - first; });
+    return [first, end - first];
+  });
+  return { left, top, width, height };
+}
+
+// A photograph of width x height pixels on its way into the network's square, strip by strip: `region` is the part of it
+// that is needed, `take(image, top)` takes rows of that from `top` on (`image` as a canvas gives it, as wide as the
+// region), and `finish()` gives bytes, crop x crop x 3, in the description's order of colours.
+export function startCrop(width, height, preprocess) {
+  const { crop, interpolation, antialias } = preprocess;
+  const x = makeAxis(width, [width, height], preprocess);
+  const y = makeAxis(height, [width, height], preprocess);
+  const filtered = antialias && interpolation !== "nearest";
+  const tapsOf = (axis) => {
+    if (filtered) return packTaps(filterTaps(axis, interpolation), Int32Array);
+    return packTaps(antialias ? nearestTaps(axis) : sampleTaps(axis, interpolation), Float64Array);
+  };
+  const [columns, rows] = [tapsOf(x), tapsOf(y)];
+  const region = cutRegion(columns, rows);
+  // Where Pillow 13 starts with the rows; older versions, which do not, are a grey level away then.
+  const tall = y.length > y.resized && y.length - y.resized > 2 * (x.length - x.resized);
+  const resized = filtered && tall
+    ? rowsFirst(region, columns, rows)
+    : columnsFirst(region, columns, rows, ...(filtered ? [filterLine, Uint8ClampedArray] : [sampleLine, Float64Array]));
+
+  const finish = () => {
+    const kept = resized.finish();
+    const pixels = new Uint8Array(crop * crop * 3); // what the picture does not cover is black, or the mean colour
+    if (preprocess.fit === "pad") {
+      const mean = preprocess.mean.map((value) => Math.min(Math.max(roundEven(255 * value), 0), 255));
+      for (let at = 0; at < pixels.length; at++) pixels[at] = mean[at % 3];
     }
-  }
-  return values;
-}
-
-// The likeliest classes of one answer, likeliest first: { name, probability } each.
-export function decode(values, spec, top = 5) {
-  let probabilities = Array.from(values, Number);
-  if (probabilities.length !== spec.labels.length || !probabilities.every(Number.isFinite)) {
-    throw new Error(`the network gave ${probabilities.length} numbers for ${spec.labels.length} classes, or no numbers`);
-  }
-  if (spec.output === "logits") {
-    const scaled = probabilities.map((value) => value / (spec.temperature ?? 1));
-    const largest = scaled.reduce((a, b) => Math.max(a, b));
-    const powers = scaled.map((value) => Math.exp(value - largest));
-    const sum = powers.reduce((a, b) => a + b);
-    probabilities = powers.map((power) => power / sum);
-  }
-  const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
-  return order.slice(0, top).map((k) => ({ name: spec.labels[k], probability: Math.min(probabilities[k], 1) }));
-}
-
-// One picture through the network, in ONNX Runtime (`ort`); `description` is the content of model.json.
-export async function classify(ort, session, pixels, description) {
-  const { spec, reads } = description;
-  const size = spec.preprocess.crop;
-  const input = reads === "pixels"
-    ? new ort.Tensor("uint8", pixels, [1, size, size, 3])
-    : new ort.Tensor("float32", normalize(pixels, spec.preprocess), [1, 3, size, size]);
-  const answers = await session.run({ [session.inputNames[0]]: input });
-  return decode(answers[session.outputNames[0]].data, spec);
+    const bgr = preprocess.color_order === "bgr";
+    for (let row = 0; row < y.kept; row++) {
+      for (let column = 0; column < x.kept; column++) {
+        const from = (row * x.kept + column) * 3;
+        const at = ((y.padding + row) * crop + x.padding + column) * 3;
+        for (let channel = 0; channel < 3; channel++) {
+          const value = filtered ? kept[from + channel] : Math.min(Math.max(roundEven(kept[from + channel]), 0), 255);
+          pixels[at + (bgr ? 2 - channel : channel)] = value;
+        }
+      }
+    }
+    return pixels;
+  };
+  return { region, take: (image, top) => resized.take(image, top - region.top), finish };
 }
