@@ -533,19 +533,26 @@ def _golden() -> Schema:
         "mean": {**three, "description": "of what is normalised, (value / 255 - mean) / std; null of pixels"},
         "std": three,
     }
-    differs = {**number, "description": "what a number may differ by; null where the boxes are to be compared instead"}
-    tolerance = {**number, "description": "the same as a share of the largest number of the answer"}
+    allowed = {**number, "description": "the largest difference, in the measure of compare; null for boxes"}
+    compared: dict[str, Schema] = {
+        "compare": {
+            "enum": ["largest", "rms", "log_rms", "classes", "boxes"],
+            "description": "the largest difference of a number; the root mean square of the differences; the same of "
+            "the natural logarithms less their mean; the share of pixels of another class; or the boxes",
+        },
+        "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
+    }
     box = {**_CLASS, "score": _UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
     case: dict[str, Schema] = {
         "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
         "label": {**absent, "description": "the true class, where it is known"},
         "image": {**_closed(written), "description": "the input as a PNG file, red, green, blue"},
         "input": {**_closed(written), "description": "the bytes of the input tensor, little-endian"},
-        "outputs": _list(_closed({**written, "max_difference": differs})),
+        "outputs": _list(_closed({**written, "allowed": allowed})),
         "top1": {**_or_null(_closed(_CLASS)), "description": "the likeliest class"},
         "top1_certain": {
             "type": ["boolean", "null"],
-            "description": "whether no difference that is allowed makes another class the likeliest",
+            "description": "whether another class cannot be the likeliest by rounding",
         },
         "boxes": _or_null(_list(_closed(box))),
     }
@@ -559,7 +566,7 @@ def _golden() -> Schema:
             "precision": _value(KEYS["precision_of_weights"]),
             "runtime": {**text, "description": "what gave the expected answers"},
             "input": _closed(given),
-            "outputs": _list(_closed({**kind, "tolerance": tolerance})),
+            "outputs": _list(_closed({**kind, **compared})),
             "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
             "cases": _list(_closed(case)),
         }
