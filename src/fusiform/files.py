@@ -51,6 +51,21 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
             part.unlink()
 
 
+def move(source: Path, place: Path) -> None:
+    """Move a file or folder to its place in the same file system; what was there before goes.
+
+    Raises OutputError where that cannot be done.
+    """
+    try:
+        if place.is_dir() and not place.is_symlink():
+            import shutil  # only when asked for: each import counts against the time to the first answer
+
+            shutil.rmtree(place)
+        os.replace(source, place)  # noqa: PTH105  # says that it replaces
+    except OSError as error:
+        raise OutputError(f"cannot write {place} ({error.strerror or error}): choose another place for --out") from None
+
+
 def hold(descriptor: int) -> bool:
     """Lock an open file or folder for as long as it is open, at most until this process is gone, however it ends.
 

@@ -137,9 +137,9 @@ _VERIFIED = "file reference engine task int8 passed failures images"
 _LIMITS = "min_agreement? allowed_drop? notes"
 _ERRORS = "explained_error? max_error? tolerance? largest_error? batch_error?"
 _EXPORTED = (
-    f"target {WEIGHTS} passed file? bytes? layers_in_float? images? largest_error? agreement? boxes? boxes_same? "
-    "boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... delegated? "
-    "not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
+    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? boxes? "
+    "boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... "
+    "delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
 )
 _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
@@ -517,6 +517,62 @@ def _spec() -> Schema:
     return _closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
 
 
+def _golden() -> Schema:
+    """golden.json."""
+    text, absent = {"type": "string"}, {"type": ["string", "null"]}
+    number: Schema = {"type": ["number", "null"], "minimum": 0}
+    written: dict[str, Schema] = {"path": text, "sha256": text}
+    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": _UNITS["shape"]}
+    three = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+    share = {"type": "number"}
+    given: dict[str, Schema] = {
+        **kind,
+        "layout": {"enum": ["NHWC", "NCHW"]},
+        "reads": {"enum": ["pixels", "normalized", "image"], "description": "image is Core ML's, of the same pixels"},
+        "color_order": {"enum": ["rgb", "bgr"]},
+        "mean": {**three, "description": "of what is normalised, (value / 255 - mean) / std; null of pixels"},
+        "std": three,
+    }
+    allowed = {**number, "description": "the largest difference, in the measure of compare; null for boxes"}
+    compared: dict[str, Schema] = {
+        "compare": {
+            "enum": ["largest", "rms", "log_rms", "classes", "boxes"],
+            "description": "the largest difference of a number; the root mean square of the differences; the same of "
+            "the natural logarithms less their mean; the share of pixels of another class; or the boxes",
+        },
+        "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
+    }
+    box = {**_CLASS, "score": _UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
+    case: dict[str, Schema] = {
+        "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
+        "label": {**absent, "description": "the true class, where it is known"},
+        "image": {**_closed(written), "description": "the input as a PNG file, red, green, blue"},
+        "input": {**_closed(written), "description": "the bytes of the input tensor, little-endian"},
+        "outputs": _list(_closed({**written, "allowed": allowed})),
+        "top1": {**_or_null(_closed(_CLASS)), "description": "the likeliest class"},
+        "top1_certain": {
+            "type": ["boolean", "null"],
+            "description": "whether another class cannot be the likeliest by rounding",
+        },
+        "boxes": _or_null(_list(_closed(box))),
+    }
+    return _closed(
+        {
+            "schema": _named("golden"),
+            "file": {**text, "description": "what the runtime opens, from the folder that the golden folder lies in"},
+            "files": {**_list(_closed(written)), "description": "all files that the model consists of"},
+            "network": _value(KEYS["network"]),
+            "task": {"enum": list(TASKS)},
+            "precision": _value(KEYS["precision_of_weights"]),
+            "runtime": {**text, "description": "what gave the expected answers"},
+            "input": _closed(given),
+            "outputs": _list(_closed({**kind, **compared})),
+            "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
+            "cases": _list(_closed(case)),
+        }
+    )
+
+
 FILES: dict[str, tuple[str, str, Schema]] = {
     "predictions": ("What a model says of images", "`fusiform predict`", _predictions()),
     "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
@@ -524,6 +580,11 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "run": ("What was asked of a training", "`run.json` of a run", _run()),
     "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
     "search": ("All that a search measured", "`choose.json`", _search()),
+    "golden": (
+        "Inputs and the answers that are expected of an exported file",
+        "`golden.json` of `fusiform export --golden`",
+        _golden(),
+    ),
     "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
 }
 """The other documents: title, what writes them, and the schema."""

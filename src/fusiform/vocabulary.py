@@ -256,6 +256,7 @@ _WORDS: dict[str, Key] = {
     "form": Key("text", "which of a target's forms the file has"),
     "format": Key("text", "the kind of file"),
     "fusiform": Key("text", "fusiform's version"),
+    "golden": Key("text", "the folder with inputs and expected answers beside the file"),
     "input_type": Key(
         "text", "what the file reads: float32 (normalised images), uint8 (pixels), int8 (less 128)", "reads"
     ),

@@ -84,6 +84,14 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     help="Put the decoding into the file: a detector's final boxes, or a segmenter's probabilities at its input's size "
     "(litert, onnx, openvino).",
 )
+@click.option(
+    "--golden",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests.",
+)
 @options.slices(1, "Compute MobileNetV2's expansions in N slices, in less memory.")
 @options.labels
 @options.threads
@@ -106,6 +114,7 @@ def command(
     pixels: bool | None,
     output: Output | None,
     decoded: bool,
+    golden: int,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -149,6 +158,7 @@ def command(
             pixels=pixels,
             output=output,
             decoded=decoded,
+            golden=golden,
             slices=slices,
             threads=threads,
             labels=labels,

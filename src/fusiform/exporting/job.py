@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from fusiform.data.layouts.parquet import is_table
 from fusiform.data.layouts.rooted import refuse_root
 from fusiform.data.masks import Ignore
 from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
-from fusiform.errors import FusiformError, InputError, OutputError, SpecError, UsageError, WeightsError
+from fusiform.errors import FusiformError, InputError, SpecError, UsageError, WeightsError
+from fusiform.exporting.golden import write_golden
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
@@ -27,7 +27,7 @@ from fusiform.exporting.targets.base import Precision, TargetName, Written, file
 from fusiform.exporting.targets.targets import DECODING, TARGETS
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
-from fusiform.files import held, remove_leftovers, write_file
+from fusiform.files import held, move, remove_leftovers, write_file
 from fusiform.graph.conventions import for_litert
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph, reads_pixels
@@ -59,7 +59,7 @@ _VERIFIED = (
     *("drop", "drop_low", "drop_high"),
 )
 COLUMNS = (
-    *("target", "precision", "passed", "file", "bytes", "layers_in_float", *_VERIFIED),
+    *("target", "precision", "passed", "file", "bytes", "golden", "layers_in_float", *_VERIFIED),
     # What one of the targets has to say.
     *("delegated", "not_delegated", "int8_layers", "layers", "form", "verified_by", "runtime"),
     "error",
@@ -105,6 +105,7 @@ def export(
     pixels: bool | None = None,
     output: Output | None = None,
     decoded: bool = False,
+    golden: int = 0,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -141,6 +142,8 @@ def export(
             The files of the other targets answer with logits.
         decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
+        golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
+            programs in any language: photographs of ``data``, else of the run, and synthetic images.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -178,7 +181,7 @@ def export(
         opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision, decoded=decoded)
     form = _Form(pixels, output, decoded)
-    _check(targets, precision, form, slices=slices, keep_float=keep_float)
+    _check(targets, precision, form, slices=slices, keep_float=keep_float, golden=golden)
     _check_output(targets, output, opened)
     _check_decoded(opened, decoded=decoded)
     if train_epochs and opened.spec.task != "classification":
@@ -187,7 +190,7 @@ def export(
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = _find_pictures(opened, calibrate, data, ignore, root)
-    work = _Work(opened, pictures, Path(out), precision, form, max_drop, threads, say, tracked)
+    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -220,7 +223,13 @@ def _targets(to: str | Sequence[str], precision: Precision, *, decoded: bool) ->
 
 
 def _check(
-    targets: Sequence[TargetName], precision: Precision, form: _Form, *, slices: int, keep_float: int | None
+    targets: Sequence[TargetName],
+    precision: Precision,
+    form: _Form,
+    *,
+    slices: int,
+    keep_float: int | None,
+    golden: int,
 ) -> None:
     for name in targets:
         if precision not in TARGETS[name].precisions:
@@ -241,6 +250,8 @@ def _check(
         raise UsageError("--slices is for float32 and float16: int8 has no scales for the sums of the pieces")
     if keep_float is not None and keep_float < 0:
         raise UsageError(f"keep-float must be at least 0, got {keep_float}")
+    if golden < 0:
+        raise UsageError(f"golden must be at least 0, got {golden}")
 
 
 def _check_output(targets: Sequence[TargetName], output: Output | None, opened: Model) -> None:
@@ -384,12 +395,14 @@ class _Work:
         precision: Precision,
         form: _Form,
         max_drop: float | None,
+        golden: int,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
+        self.golden = golden
         self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
@@ -485,14 +498,16 @@ class _Work:
         """The rows of a target's files, which have passed and are in their place."""
         remove_leftovers(self.out, ".export-*")
         with tempfile.TemporaryDirectory(prefix=".export-", dir=self.out) as staging, held(Path(staging)) as folder:
-            rows = []
+            rows, golden = [], []
             try:
                 formed = self.form.of(graph, name)
                 numbers: dict[str, Cell] = {}
+                network = None
                 if self.form.decoded:
                     # First the same file without its last operators, whose numbers can be held against the model's.
                     for model in self._written(name, formed, folder):
-                        numbers = _summary(self._passed(name, model))
+                        network = self._passed(name, model)
+                        numbers = _summary(network)
                     formed = replace(formed, spec=formed.spec.replace(decoded=True))
                 written = self._written(name, formed, folder)
                 for model in written:
@@ -502,13 +517,20 @@ class _Work:
                     row |= {"file": str(self.out / model.path.relative_to(folder)), "bytes": _size(model.files)}
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
                     seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
+                    if self.golden:
+                        golden.append(self._golden(model, network or parity))
+                        row |= {"golden": str(self.out / golden[-1].name)}
                     rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
-            for model in written:
-                for file in model.files:
-                    _replace(file, self.out / file.relative_to(folder))
+            for file in (*(file for model in written for file in model.files), *golden):
+                move(file, self.out / file.relative_to(folder))
         return rows
+
+    def _golden(self, model: Written, network: Parity) -> Path:
+        samples, labelled = self.pictures.held_out or self.pictures.calibration, self.pictures.labelled
+        with self.progress(total=None, label="golden"):
+            return write_golden(model, network, samples, self.golden, labelled=labelled, precision=self.precision)
 
     def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
         with self.progress(total=None, label=f"write {name}"):
@@ -567,13 +589,3 @@ def _size(files: Sequence[Path]) -> int:
         else file.stat().st_size
         for file in files
     )
-
-
-def _replace(source: Path, place: Path) -> None:
-    """Move a file or folder to its place; what was there before goes."""
-    try:
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        os.replace(source, place)  # noqa: PTH105  # says that it replaces
-    except OSError as error:
-        raise OutputError(f"cannot write {place} ({error.strerror or error}): choose another place for --out") from None

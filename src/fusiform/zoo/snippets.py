@@ -62,7 +62,7 @@ def write_snippet(model: str | os.PathLike[str] | Model, language: Language) -> 
     """
     opened = open_model(model)
     _check(opened, language)
-    reads = _reads(opened)
+    reads = input_form(opened)
     text = (TEMPLATES / f"{language}.txt").read_text(encoding="utf-8")
     labels = [_literal(label, language) for label in opened.spec.labels]
     return _fill(text, _properties(opened, reads), _values(opened, reads, language), labels)
@@ -109,7 +109,7 @@ def _languages(form: FileFormat, but: str = "") -> str:
     return ", ".join(name for name, formats in _FORMATS.items() if form in formats and name != but)
 
 
-def _reads(opened: Model) -> Reads:
+def input_form(opened: Model) -> Reads:
     """What the file takes, as the file itself says."""
     if opened.format == "coreml":
         return "image"

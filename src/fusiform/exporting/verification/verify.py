@@ -222,7 +222,7 @@ def verify_answers(
     classes = mask_labels or range(reference.spec.num_classes)
 
     tally = partial(Tally, sides=sides, tolerance=tolerance, classes=classes)
-    chosen = _evenly(samples, pictures)
+    chosen = evenly(samples, pictures)
     explain = int8 and torch and not candidate.spec.decoded
     kinds, told = _show(chosen, tally, labels=classes if labelled else None, asked=explain, progress=progress)
     notes += told
@@ -283,7 +283,7 @@ def _show(
         kinds.append(photographs)
     else:
         notes.append("no photographs were given: synthetic images only")
-    for kind, make in (("synthetic images", _smooth), ("noise", _noise)):
+    for kind, make in (("synthetic images", smooth_image), ("noise", _noise)):
         made = tally(kind, asked=MADE if asked and not kinds else 0)
         with progress(total=None, label=f"verify on {kind}"):
             made.add_made(make)
@@ -343,7 +343,7 @@ def _other_names(what: str, mine: tuple[str, ...], theirs: tuple[str, ...]) -> l
     ]
 
 
-def _smooth(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+def smooth_image(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """Soft blobs of colour: noise averages out to one grey deeper in a network."""
     coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3)).astype(np.uint8))
     return coarse.resize(size, Image.Resampling.BICUBIC)
@@ -353,7 +353,7 @@ def _noise(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8))
 
 
-def _evenly(samples: Sequence[Sample | AnnotatedSample], count: int) -> Sequence[Sample | AnnotatedSample]:
+def evenly(samples: Sequence[Sample | AnnotatedSample], count: int) -> Sequence[Sample | AnnotatedSample]:
     """Up to ``count`` samples from one end to the other: datasets are in order of their classes."""
     chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[k] for k in chosen]
