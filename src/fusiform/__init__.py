@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fusiform.report import Report
     from fusiform.runs import Run, train
     from fusiform.selection.job import choose
+    from fusiform.serving.client import Client
+    from fusiform.serving.server import Server, serve
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
     from fusiform.zoo.model import Model, open_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Client",
     "Model",
     "ModelSpec",
     "Prediction",
@@ -37,6 +40,7 @@ __all__ = [
     "Preprocess",
     "Report",
     "Run",
+    "Server",
     "__version__",
     "analyze",
     "benchmark",
@@ -50,12 +54,14 @@ __all__ = [
     "port",
     "predict",
     "predict_iter",
+    "serve",
     "train",
     "verify",
 ]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
+    "Client": "fusiform.serving.client",
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
     "Prediction": "fusiform.prediction.results",
@@ -64,6 +70,7 @@ _WHERE = {
     "Preprocess": "fusiform.spec",
     "Report": "fusiform.report",
     "Run": "fusiform.runs",
+    "Server": "fusiform.serving.server",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
@@ -75,6 +82,7 @@ _WHERE = {
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "serve": "fusiform.serving.server",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
 }
