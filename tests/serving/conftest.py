@@ -56,7 +56,7 @@ def color_spec(task: Task = "classification") -> ModelSpec:
 class ColorEngine:
     """Answers which channel is brightest; of other tasks that class b is in the middle, or everywhere.
 
-    It waits for ``gate``, and breaks off for pictures that are quite black.
+    It waits for ``gate``, and breaks off at pictures that are all black.
     """
 
     def __init__(self, spec: ModelSpec, seconds: float = 0.0) -> None:
@@ -75,10 +75,10 @@ class ColorEngine:
             return {"logits": batch.mean(axis=(1, 2), dtype=np.float32) / 32}
         answers = {name: np.zeros((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
         if self.spec.task == "segmentation":
-            (scores,) = answers.values()
-            scores[..., 1] = 1
+            answers["logits"][..., 1] = 1
         else:
-            answers["scores"][:, len(answers["scores"][0]) // 2, -1] = 9
+            answers["logits"][..., 0] = 30
+            answers["logits"][:, -6, 2] = 40  # the square of scale 0.95
         return answers
 
 
@@ -94,7 +94,7 @@ def served(
 
 
 @pytest.fixture
-def colors(monkeypatch: pytest.MonkeyPatch) -> list[Served]:
+def colors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Served]]:
     """Have servers open models of ColorEngines: of the task that is their source, ``slow`` of 50 ms a picture."""
     opened: list[Served] = []
 
@@ -106,7 +106,10 @@ def colors(monkeypatch: pytest.MonkeyPatch) -> list[Served]:
         return opened[-1], Path(source)
 
     monkeypatch.setattr(models, "open_served", open_served)
-    return opened
+    yield opened
+    for model in opened:
+        for worker in model.workers:
+            worker.engine.gate.set()  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -118,13 +118,13 @@ class Pool:
         self._observer.waiting(len(jobs))
         return [job.future for job in jobs]
 
-    def close(self) -> None:
-        """Answer what waits, then end the threads."""
+    def close(self, seconds: float | None = None) -> None:
+        """Answer what waits, then end the threads; wait so long for each, at most."""
         with self._turn:
             self._closed = True
             self._turn.notify_all()
         for thread in self._running:
-            thread.join()
+            thread.join(seconds)
 
     def _work(self, number: int) -> None:
         while jobs := self._take():

@@ -25,6 +25,8 @@ from fusiform.serving.settings import Settings, read_count, read_settings
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than proxies keep theirs, so that it is they who close it."""
 BACKLOG = 2048
+LAST_SECONDS = 5.0
+"""How long to wait at the end for a thread whose engine hangs."""
 RESTART_SECONDS = 1.0
 """How long to wait before a process that ended is started again."""
 
@@ -140,7 +142,7 @@ def serve(
 
     Example:
         >>> import fusiform
-        >>> server = fusiform.serve(["mobilenet_v2", "small=shufflenet_v2_x0_5"], port=0, threads=1, log="nothing")
+        >>> server = fusiform.serve(["mobilenet_v2", "small=shufflenet_v2_x1_0"], port=0, threads=1, log="nothing")
         >>> fusiform.Client(server.address).models()
         ['mobilenet_v2', 'small']
         >>> server.close()
@@ -296,7 +298,7 @@ class Serving:
         except BaseException as error:  # it belongs to whoever waits
             self._error = error
         finally:
-            self._pool.close()
+            self._pool.close(LAST_SECONDS)
             self._models.close()
             self._log.event("ended", process=os.getpid())
             self._ended.set()
