@@ -199,17 +199,21 @@ def test_lengths_of_the_header_that_are_wrong(start: Start, colors: list[Served]
     assert answer.status == 400
 
 
+def unless_refused(read: Callable[[], Any]) -> Any:
+    """What ``read`` gives, or None where it refuses; anything else that it raises is a fault."""
+    try:
+        return read()
+    except Refusal as refusal:
+        return None if refusal.status in (400, 413) else refusal
+
+
 @given(
     body=st.binary(max_size=200),
     length=st.one_of(st.none(), st.text(max_size=6), st.integers(-5, 300).map(str)),
 )
 def test_any_bytes_are_a_request_or_refused(body: bytes, length: str | None) -> None:
-    try:
-        asked = tensors.read_request(body, length)
-    except Refusal as refusal:
-        assert refusal.status in (400, 413)
-    else:
-        assert asked.inputs
+    asked = unless_refused(lambda: tensors.read_request(body, length))
+    assert asked is None or asked.inputs
 
 
 @given(
@@ -224,10 +228,8 @@ def test_byte_strings_are_read_whole_or_refused(images: list[bytes], cut: int, m
     head = tensor(datatype="BYTES", shape=[max(1, len(images) + change)], parameters={"binary_data_size": len(data)})
     text = json.dumps(head).encode()
     asked = tensors.read_request(text + data, str(len(text)))
-    try:
-        found = tensors.byte_strings(asked.inputs[0])
-    except Refusal as refusal:
-        assert refusal.status == 400
+    found = unless_refused(lambda: tensors.byte_strings(asked.inputs[0]))
+    if found is None:
         assert data != whole or change != 0
     else:
         assert b"".join(struct.pack("<I", len(image)) + image for image in found) == data
@@ -237,12 +239,8 @@ def test_byte_strings_are_read_whole_or_refused(images: list[bytes], cut: int, m
 @given(st.recursive(st.integers() | st.text(max_size=3) | st.none() | st.floats(), lambda v: st.lists(v, max_size=4)))
 def test_any_data_is_pixels_or_refused(data: Any) -> None:
     given_ = tensors.Tensor("image", "UINT8", (1, 1, 3), data if isinstance(data, list) else [data])
-    try:
-        (found,) = tensors.pixels(given_)
-    except Refusal as refusal:
-        assert refusal.status == 400
-    else:
-        assert found.shape == (1, 1, 3)
+    found = unless_refused(lambda: tensors.pixels(given_))
+    assert found is None or [image.shape for image in found] == [(1, 1, 3)]
 
 
 def test_tritons_client(start: Start) -> None:

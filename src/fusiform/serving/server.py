@@ -333,7 +333,7 @@ class _Processes:
         except BaseException:
             for process in self._processes:
                 process.kill()
-                process.wait()
+                _close(process)
             self._counts.cleanup()
             raise
         self._thread = threading.Thread(target=self._look, name="fusiform-processes", daemon=True)
@@ -374,7 +374,8 @@ class _Processes:
                     self._log.error(
                         "a process ended and is started again", process=process.pid, code=process.returncode
                     )
-                    _mark_dead(process.pid)
+                    _close(process)
+                    _mark_dead(process.pid, self._counts.name)
                     time.sleep(RESTART_SECONDS)
                     self._processes[k] = self._start(self._settings[k])
             time.sleep(0.1)
@@ -382,7 +383,7 @@ class _Processes:
             _send(process, f"stop {self._drain}")
         self._listener.close()  # the others have it, each until it has taken who waits there
         for process in self._processes:
-            process.wait()
+            _close(process)
         self._counts.cleanup()
         self._ended.set()
 
@@ -394,6 +395,15 @@ def _send(process: subprocess.Popen[str], line: str) -> None:
         process.stdin.flush()
 
 
+def _close(process: subprocess.Popen[str]) -> None:
+    """Wait for a process to end, and close what led to it."""
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(OSError):  # what was not written any more
+                stream.close()
+
+
 def _await_ready(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     answer = process.stdout.readline().strip()
@@ -401,11 +411,11 @@ def _await_ready(process: subprocess.Popen[str]) -> None:
         raise InputError(answer or "a process of the server ended before it was ready: see its messages")
 
 
-def _mark_dead(process: int) -> None:
+def _mark_dead(process: int, counts: str) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     with suppress(OSError):
-        mark_process_dead(process)  # type: ignore[no-untyped-call]
+        mark_process_dead(process, counts)  # type: ignore[no-untyped-call]
 
 
 def allow_connections() -> None:
