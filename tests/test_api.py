@@ -25,6 +25,7 @@ FUNCTIONS = {
     "export": "export",
     "verify": "verify",
     "benchmark": "benchmark",
+    "serve": "serve",
     "choose": "choose",
     "analyze": "analyze",
     "port": "port",

@@ -45,7 +45,7 @@ def make_app(
     """All endpoints, behind tokens and limits, counted and logged; ``cors`` are origins whose pages may ask."""
     register_url_convertor("model", _Name())
     own, oip, torchserve = Own(answering), OpenInference(answering), TorchServe(answering)
-    about = _About(answering, metrics, openapi(tokens=bool(tokens)))
+    about = _About(answering, metrics, tokens)
     routes = [
         Route("/v1/models/{name:model}:predict", own.predict, methods=["POST"]),
         Route("/v1/models", own.models),
@@ -80,8 +80,8 @@ def make_app(
 class _About:
     """What the server says of itself."""
 
-    def __init__(self, answering: Answering, metrics: Metrics, document: dict[str, Any]) -> None:
-        self._answering, self._metrics, self._document = answering, metrics, document
+    def __init__(self, answering: Answering, metrics: Metrics, tokens: Tokens) -> None:
+        self._answering, self._metrics, self._tokens = answering, metrics, tokens
 
     async def health(self, request: Request) -> Json:
         query(request, ())
@@ -101,7 +101,8 @@ class _About:
 
     async def openapi(self, request: Request) -> Json:
         query(request, ())
-        return Json(self._document)
+        tasks = {name: model.spec.task for name, model in self._answering.models.items()}
+        return Json(openapi(tasks, tokens=bool(self._tokens)))
 
     def _check(self, request: Request) -> None:
         query(request, ())

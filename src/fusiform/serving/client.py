@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -88,6 +89,7 @@ class Client:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._timeout, self._patience, self._connections = timeout, patience, connections
         self._free: SimpleQueue[HTTPConnection] = SimpleQueue()
+        weakref.finalize(self, _close, self._free)
 
     def predict(
         self,
@@ -128,9 +130,7 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections; the next question opens new ones."""
-        with suppress(Empty):
-            while True:
-                self._free.get_nowait().close()
+        _close(self._free)
 
     def __enter__(self) -> Client:
         return self
@@ -234,6 +234,12 @@ class Client:
             connection.close()
             raise
         self._free.put(connection)
+
+
+def _close(connections: SimpleQueue[HTTPConnection]) -> None:
+    with suppress(Empty):
+        while True:
+            connections.get_nowait().close()
 
 
 def _pause(response: HTTPResponse) -> float | None:

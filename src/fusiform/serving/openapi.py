@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusiform.machine import installed_version
 from fusiform.schemas import json_schema
-from fusiform.serving.models import NAME
 from fusiform.serving.protocols.own import MASKS
 from fusiform.serving.reading import MAX_IMAGES
+from fusiform.spec import Task
 
 Schema = dict[str, Any]
 _NUMBER: Schema = {"type": "number", "minimum": 0, "maximum": 1}
@@ -16,8 +17,9 @@ _COUNT: Schema = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 _IMAGE: Schema = {"schema": {"type": "string", "format": "binary"}}
 
 
-def openapi(*, tokens: bool) -> Schema:
-    """The document; ``tokens`` says whether the server asks for one."""
+def openapi(models: Mapping[str, Task], *, tokens: bool) -> Schema:
+    """The document of a server with ``models``; ``tokens`` says whether it asks for one."""
+    names = list(models)
     document: Schema = {
         "openapi": "3.1.0",
         "info": {
@@ -27,10 +29,10 @@ def openapi(*, tokens: bool) -> Schema:
             "addresses (/predictions) are described by their own projects.",
         },
         "paths": {
-            "/v1/models/{name}:predict": {"post": _predict()},
+            "/v1/models/{name}:predict": {"post": _predict(names, set(models.values()))},
             "/v1/models": {"get": _get("The models that are served", _document("served"))},
             "/v1/models/{name}": {
-                "parameters": [_name()],
+                "parameters": [_name(names)],
                 "get": _get("What a model says of itself", _document("served_model"), "404"),
             },
             "/healthz": {"get": _get("Whether the server runs", _status("ok"), open_=True)},
@@ -58,8 +60,8 @@ def _status(word: str) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def _name() -> Schema:
-    return {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{NAME}$"}}
+def _name(names: Sequence[str]) -> Schema:
+    return {"name": "name", "in": "path", "required": True, "schema": {"enum": list(names)}}
 
 
 def _refusals(*codes: str) -> Schema:
@@ -90,15 +92,20 @@ def _get(summary: str, content: Schema, *more: str, open_: bool = False) -> Sche
     return described
 
 
-def _predict() -> Schema:
-    options = {"top": _COUNT, "score": _NUMBER, "iou": _NUMBER, "limit": _COUNT, "mask": {"enum": list(MASKS)}}
-    says = {
-        "top": "Classification: how many classes to name",
-        "score": "Detection: leave out boxes below this confidence score",
-        "iou": "Detection: the intersection over union above which a box is left out",
-        "limit": "Detection: at most so many boxes",
-        "mask": "Segmentation: send the mask too, as a palette PNG in base64 or as COCO's run lengths",
-    }
+_OPTIONS: dict[str, tuple[Task, Schema, str]] = {
+    "top": ("classification", _COUNT, "How many classes to name"),
+    "score": ("detection", _NUMBER, "Leave out boxes below this confidence score"),
+    "iou": ("detection", _NUMBER, "The intersection over union above which a box is left out"),
+    "limit": ("detection", _COUNT, "At most so many boxes"),
+    "mask": (
+        "segmentation",
+        {"enum": list(MASKS)},
+        "Send the mask too, as a palette PNG in base64 or as COCO's run lengths",
+    ),
+}
+
+
+def _predict(names: Sequence[str], tasks: set[Task]) -> Schema:
     base64: Schema = {
         "type": "object",
         "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
@@ -120,10 +127,11 @@ def _predict() -> Schema:
     return {
         "summary": "Ask a model of one image or several",
         "parameters": [
-            _name(),
+            _name(names),
             *(
-                {"name": name, "in": "query", "schema": schema, "description": says[name]}
-                for name, schema in options.items()
+                {"name": name, "in": "query", "schema": schema, "description": f"Of {task}: {says}"}
+                for name, (task, schema, says) in _OPTIONS.items()
+                if task in tasks
             ),
         ],
         "requestBody": {
