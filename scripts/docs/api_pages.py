@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Predict": ("predict", "predict_iter", "Predictor"),
     "Train and measure": ("train", "evaluate", "diagnose"),
     "Export and verify": ("export", "verify", "benchmark", "choose", "analyze", "port"),
+    "Serve": ("serve", "Server", "Client"),
     "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),
     "Results": ("Predictions", "Prediction", "Run", "Report"),
 }

@@ -126,6 +126,7 @@ def test_json_of_large_images_is_read_beside_the_loop(start: Start, colors: list
         ("top=1.5", "a whole number"),
         ("top=", "a whole number"),
         ("top=" + "9" * 5000, "a whole number"),
+        ("top=1e3", "a whole number"),
         ("top=1&top=2", "twice"),
         ("tops=1", "there is no option 'tops'"),
         ("score=0.5", "is for detection"),
@@ -138,12 +139,20 @@ def test_options_that_are_wrong(start: Start, colors: list[Served], query: str, 
     refused(ask(start(), f"{PREDICT}?{query}", encoded()), 400, "bad_request", said)
 
 
+def test_more_names_than_there_are(start: Start, colors: list[Served]) -> None:
+    server = start()
+    for top in (4, 2**31, 2**63, 10**30):
+        (answer,) = ask(server, f"{PREDICT}?top={top}", encoded()).json["predictions"]
+        assert len(answer["top"]) == 3
+
+
 def test_options_of_a_detector(start: Start, colors: list[Served], valid: Callable[..., Any]) -> None:
     server = start("colors=detection")
     (answer,) = valid(ask(server, f"{PREDICT}?limit=1", encoded(size=(200, 100))).body)["predictions"]
     assert (answer["width"], answer["height"]) == (200, 100)
     assert [box["name"] for box in answer["boxes"]] == ["b"]
     assert ask(server, f"{PREDICT}?score=1", encoded()).json["predictions"][0]["boxes"] == []
+    assert len(ask(server, f"{PREDICT}?limit={10**30}", encoded()).json["predictions"][0]["boxes"]) >= 1
     for wrong in ("score=nan", "score=inf", "score=-0.1", "iou=2", "limit=0"):
         refused(ask(server, f"{PREDICT}?{wrong}", encoded()), 400, "bad_request")
 

@@ -37,8 +37,9 @@ class Log:
         self._requests = level == "requests"
         handler: logging.Handler = logging.NullHandler() if level == "nothing" else logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Line())
-        # uvicorn tells of requests that are no HTTP, and of errors that nobody caught.
-        for logger, least in ((_LOGGER, logging.INFO), (logging.getLogger("uvicorn.error"), logging.ERROR)):
+        # uvicorn tells of errors that nobody caught; python-multipart would tell of every form that is none.
+        others = [(logging.getLogger(name), logging.ERROR) for name in ("uvicorn.error", "python_multipart")]
+        for logger, least in ((_LOGGER, logging.INFO), *others):
             logger.handlers = [handler]
             logger.propagate = False
             logger.setLevel(least)

@@ -13,7 +13,8 @@ from fusiform.spec import Task
 
 Schema = dict[str, Any]
 _NUMBER: Schema = {"type": "number", "minimum": 0, "maximum": 1}
-_COUNT: Schema = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+_COUNT: Schema = {"type": "integer", "minimum": 1}
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _IMAGE: Schema = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -108,7 +109,7 @@ _OPTIONS: dict[str, tuple[Task, Schema, str]] = {
 def _predict(names: Sequence[str], tasks: set[Task]) -> Schema:
     base64: Schema = {
         "type": "object",
-        "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
+        "properties": {"b64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}},
         "required": ["b64"],
         "additionalProperties": False,
     }
