@@ -124,6 +124,7 @@ def _predict(names: Sequence[str], tasks: set[Task]) -> Schema:
         "type": "object",
         "properties": {"images": {"type": "array", "items": _IMAGE["schema"], "minItems": 1, "maxItems": MAX_IMAGES}},
         "required": ["images"],
+        "additionalProperties": False,
     }
     return {
         "summary": "Ask a model of one image or several",

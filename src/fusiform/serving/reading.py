@@ -110,7 +110,7 @@ def decode_base64(text: object, where: str) -> bytes:
 def too_many_images(count: int | None = None) -> Refusal:
     """A request with more than ``MAX_IMAGES``."""
     given = "more" if count is None else f"{count:,}"
-    return Refusal(413, "too_many_images", f"up to {MAX_IMAGES} images are taken at a time, not {given}: send less")
+    return Refusal(400, "too_many_images", f"up to {MAX_IMAGES} images are taken at a time, not {given}: send less")
 
 
 def _pictures_of_json(body: bytearray) -> list[Picture]:
