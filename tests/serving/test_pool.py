@@ -212,6 +212,6 @@ def test_closing_answers_what_waits(make: Callable[..., Pool]) -> None:
 def test_the_estimate_learns(make: Callable[..., Pool]) -> None:
     model, pool = served(seconds=0.02), make()
     model.seconds = 1.0
-    for _ in range(60):
+    for _ in range(100):
         names(pool.submit(model, [picture()], Asked()))
     assert 0.015 < model.seconds < 0.2
