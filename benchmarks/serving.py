@@ -77,7 +77,7 @@ Body = tuple[bytes, str]
 """An image and the name that it has to be given; empty where any will do."""
 
 
-async def closed_loop(url: str, bodies: list[Body], *, clients: int, count: int, form: bool) -> Load:
+async def closed_loop(url: str, bodies: list[Body], *, clients: int, count: int, form: str | None) -> Load:
     """``clients`` connections, each asking again once it is answered, ``count`` times together."""
     import aiohttp
 
@@ -94,7 +94,7 @@ async def closed_loop(url: str, bodies: list[Body], *, clients: int, count: int,
     return load
 
 
-async def open_loop(url: str, bodies: list[Body], *, rate: float, seconds: float, form: bool = False) -> Load:
+async def open_loop(url: str, bodies: list[Body], *, rate: float, seconds: float, form: str | None = None) -> Load:
     """``rate`` requests a second, sent on time whether or not those before are answered."""
     import aiohttp
 
@@ -111,13 +111,13 @@ async def open_loop(url: str, bodies: list[Body], *, rate: float, seconds: float
     return load
 
 
-async def _ask(session: Any, url: str, body: Body, load: Load, form: bool) -> None:
+async def _ask(session: Any, url: str, body: Body, load: Load, form: str | None) -> None:
     import aiohttp
 
     data: Any = body[0]
     if form:
         data = aiohttp.FormData()
-        data.add_field("file", body[0], filename="image.jpg")
+        data.add_field(form, body[0], filename="image.jpg")
     start = time.perf_counter()
     try:
         async with session.post(url, data=data, timeout=aiohttp.ClientTimeout(120)) as response:
@@ -201,11 +201,11 @@ def free_port() -> int:
 
 @dataclass
 class Contender:
-    """A server: its command, where it is asked, and how."""
+    """A server: its command, where it is asked, and as which field of a form, if in one."""
 
     command: Callable[[int], list[str]]
     path: str
-    form: bool
+    form: str | None
     ready: str = "/"
 
 
@@ -215,10 +215,10 @@ def contenders(litserve: str | None) -> dict[str, Contender]:
     others = [sys.executable, str(here / "serving_others.py")]
     found = {
         "fusiform serve": Contender(
-            lambda port: serve_command(port, 60), f"/v1/models/{MODEL}:predict", form=False, ready="/readyz"
+            lambda port: serve_command(port, 60), f"/v1/models/{MODEL}:predict", form=None, ready="/readyz"
         ),
-        "plain FastAPI": Contender(lambda port: [*others, "plain", str(port)], "/predict", form=True),
-        "torchvision": Contender(lambda port: [*others, "torchvision", str(port)], "/predict", form=True),
+        "plain FastAPI": Contender(lambda port: [*others, "plain", str(port)], "/predict", form="file"),
+        "torchvision": Contender(lambda port: [*others, "torchvision", str(port)], "/predict", form="file"),
     }
     if litserve is not None:
         import fusiform
@@ -227,7 +227,7 @@ def contenders(litserve: str | None) -> dict[str, Contender]:
         found["LitServe"] = Contender(
             lambda port: [litserve, str(here / "serving_litserve.py"), file, str(port), cores],
             "/predict",
-            form=True,
+            form="request",
             ready="/health",
         )
     return found
@@ -347,7 +347,7 @@ def overload(arguments: argparse.Namespace) -> Result:
     with running(serve_command(port), port, "/readyz") as process:
         url = f"http://127.0.0.1:{port}/v1/models/{MODEL}:predict"
         # The generator takes CPU too: the capacity is what it can be asked at most in a closed loop beside it.
-        capacity = asyncio.run(closed_loop(url, bodies, clients=16, count=arguments.images, form=False)).rate
+        capacity = asyncio.run(closed_loop(url, bodies, clients=16, count=arguments.images, form=None)).rate
         before = memory(process.pid)
         load = asyncio.run(open_loop(url, bodies, rate=arguments.times * capacity, seconds=arguments.seconds))
         after = memory(process.pid)

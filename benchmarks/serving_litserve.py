@@ -19,7 +19,7 @@ class Api(litserve.LitAPI):
         self.given, self.made = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
 
     def decode_request(self, request: UploadFile):
-        image = Image.open(io.BytesIO(request.file.read() if hasattr(request, "file") else request["file"].file.read()))
+        image = Image.open(io.BytesIO(request.file.read()))
         image = image.convert("RGB")
         scale = 256 / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
