@@ -274,6 +274,30 @@ def test_processes_say_what_is_wrong() -> None:
         fusiform.serve("missing.tflite", port=0, threads=2, workers=2, log="nothing")
 
 
+@pytest.mark.slow
+def test_ten_thousand_idle_connections() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 11_000:
+        pytest.skip(f"this process may open {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    idle: list[socket.socket] = []
+    try:
+        with command("shufflenet_v2_x1_0", "--log", "nothing", "--timeout", "20") as (process, port):
+            idle += [socket.create_connection(("127.0.0.1", port)) for _ in range(10_000)]
+            load = Load(port, clients=1)
+            assert wait_for(lambda: len(load.answers) >= 10, 30)
+            load.stop()
+            assert set(load.answers) == {200}
+            assert load.reset == []
+            kept = Path(f"/proc/{process.pid}/fd")
+            assert wait_for(lambda: len(list(kept.iterdir())) < 100, 40), "they are closed after a time"
+    finally:
+        for connection in idle:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_metrics(start: Start, colors: list[Served]) -> None:
     server = start()
     for _ in range(3):
