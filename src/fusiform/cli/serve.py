@@ -21,18 +21,31 @@ if TYPE_CHECKING:
     cls=options.Command,
     examples=(
         "fusiform serve mobilenet_v2",
-        "fusiform serve birds=runs/birds detector.tflite --host 0.0.0.0 --token-file tokens.txt",
-        "curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/models/mobilenet_v2:predict",
+        "fusiform serve birds=runs/birds street=detector.tflite --port 9000",
+        "fusiform serve mobilenet_v2 --host 0.0.0.0 --token-file tokens.txt",
     ),
 )
 @click.argument("models", metavar="[NAME=]MODEL...", nargs=-1, required=True, shell_complete=options.complete_model)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 is every one.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0: a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="The address to listen at; 0.0.0.0 is every one.",
+)
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="The port to listen at; 0 is any that is free.",
+)
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Threads that answer, each with an engine of its own.  [default: one per core]",
+    help="Cores to use: a thread with an engine of its own on each.  [default: all]",
 )
 @click.option(
     "--workers",
@@ -47,7 +60,7 @@ if TYPE_CHECKING:
     default=1.0,
     show_default=True,
     type=click.FloatRange(0, 3600, min_open=True),
-    metavar="SECONDS",
+    metavar="S",
     help="The longest an image may wait; what would wait longer is answered with 429.",
 )
 @click.option("--max-bytes", default="20M", show_default=True, metavar="SIZE", help="The largest request, as in 500K.")
@@ -57,7 +70,7 @@ if TYPE_CHECKING:
     default=10.0,
     show_default=True,
     type=click.FloatRange(0, 3600, min_open=True),
-    metavar="SECONDS",
+    metavar="S",
     help="How long a request's headers, and then its body, may take to arrive.",
 )
 @click.option(
@@ -65,7 +78,7 @@ if TYPE_CHECKING:
     default=2.0,
     show_default=True,
     type=click.FloatRange(0, 3600),
-    metavar="SECONDS",
+    metavar="S",
     help="How long requests are still taken after SIGTERM, while /readyz says no.",
 )
 @click.option(
@@ -81,13 +94,7 @@ if TYPE_CHECKING:
     help="An origin whose web pages may ask, such as https://example.org; may be repeated.",
 )
 @options.engine
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where the engine torch computes: auto, cpu, cuda, cuda:1 or mps.",
-)
+@options.device
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may differ a little.")
 @click.option(
     "--log",

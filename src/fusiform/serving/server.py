@@ -105,7 +105,7 @@ def serve(
     token_file: str | os.PathLike[str] | None = None,
     cors: Sequence[str] = (),
     engine: EngineName | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     fast: bool = False,
     log: LogLevel = "requests",
 ) -> Server:
@@ -116,7 +116,7 @@ def serve(
             name, by default the model's own, the file's or the folder's.
         host: The address to listen at; ``0.0.0.0`` is every network's.
         port: The port; 0 is any that is free.
-        threads: How many threads answer, each with an engine of its own; None is one for each core.
+        threads: The number of cores to use, with a thread and an engine for each; None is all.
         workers: How many processes they are spread over, behind one socket.
         queue_seconds: The longest that an image may wait: what would wait longer is answered with 429.
         max_bytes: The largest body of a request, such as ``20000000`` or ``"20M"``.
@@ -127,7 +127,8 @@ def serve(
             variable ``FUSIFORM_TOKENS``, separated by blanks, if it is set.
         cors: Origins (``https://example.org``, or ``*``) whose web pages may ask.
         engine: The runtime; None is the one that each file is for.
-        device: Where the engine ``torch`` computes: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         fast: Decode large JPEGs at a reduced size: the answers may differ a little.
         log: What is written to standard error, in lines of JSON: all ``requests``, other ``events`` alone, or
             ``nothing``.
