@@ -7,7 +7,7 @@
 cost: contenders take turns, each with all cores, a process of its own and the same int8 file, over the same photographs
 (ImageNet's validation set of the shared data, or --folder):
   predict           fusiform.predict of the photographs, warm: what an image costs without HTTP
-  fusiform serve    the command
+  fusiform serve    the command, in one process and in two
   plain FastAPI     an UploadFile endpoint and a lock around one LiteRT interpreter with a thread a core
   LitServe          its API with LiteRT, a worker a core; with --litserve, the Python that has it
   torchvision       FastAPI and eager PyTorch in float32, a thread a core
@@ -216,6 +216,12 @@ def contenders(litserve: str | None) -> dict[str, Contender]:
     found = {
         "fusiform serve": Contender(
             lambda port: serve_command(port, 60), f"/v1/models/{MODEL}:predict", form=None, ready="/readyz"
+        ),
+        "fusiform serve, 2 processes": Contender(
+            lambda port: [*serve_command(port, 60), "--workers", "2"],
+            f"/v1/models/{MODEL}:predict",
+            form=None,
+            ready="/readyz",
         ),
         "plain FastAPI": Contender(lambda port: [*others, "plain", str(port)], "/predict", form="file"),
         "torchvision": Contender(lambda port: [*others, "torchvision", str(port)], "/predict", form="file"),

@@ -123,6 +123,15 @@ def test_two_threads_share_what_waits(make: Callable[..., Pool], seen: Seen) -> 
     assert max(seen.groups) <= 4
 
 
+def test_slow_pictures_are_no_group(make: Callable[..., Pool], seen: Seen) -> None:
+    model, pool = served(seconds=0.04), make(seconds=10)
+    held(model, pool)
+    waiting = pool.submit(model, [picture()] * 6, Asked())
+    engine(model).gate.set()
+    names(waiting)
+    assert max(seen.groups) <= 2
+
+
 def test_the_queue_is_bounded_by_time(make: Callable[..., Pool], seen: Seen) -> None:
     model, pool = served(seconds=0.1), make(seconds=0.35)
     first = held(model, pool)

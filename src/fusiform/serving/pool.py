@@ -23,6 +23,9 @@ from fusiform.serving.models import Served
 LEARNING = 0.03
 """The weight of the last picture in a model's mean seconds a picture: some take a hundred times as long as others."""
 
+GROUP_SECONDS = 0.1
+"""Pictures that take longer together are no group."""
+
 
 class BusyError(Exception):
     """The queue is as long as it may be; ``seconds`` is how long a picture would wait in it."""
@@ -136,6 +139,8 @@ class Pool:
             while not self._jobs and not self._closed:
                 self._turn.wait()
             most = min(GROUP, -(-len(self._jobs) // self.threads))
+            if self._jobs:  # the first of a group waits for the last
+                most = min(most, max(1, int(GROUP_SECONDS / self._jobs[0].cost)))
             jobs: list[_Job] = []
             while self._jobs and len(jobs) < most:
                 job = self._jobs[0]
