@@ -85,6 +85,11 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     "(litert, onnx, openvino).",
 )
 @click.option(
+    "--single-file",
+    is_flag=True,
+    help="Write the web page as one .html file with everything inside, which is opened from a disk (web).",
+)
+@click.option(
     "--golden",
     default=0,
     show_default=True,
@@ -114,6 +119,7 @@ def command(
     pixels: bool | None,
     output: Output | None,
     decoded: bool,
+    single_file: bool,
     golden: int,
     slices: int,
     threads: int | None,
@@ -158,6 +164,7 @@ def command(
             pixels=pixels,
             output=output,
             decoded=decoded,
+            single_file=single_file,
             golden=golden,
             slices=slices,
             threads=threads,
@@ -190,7 +197,10 @@ def _how_to_run(target: Cell, file: str) -> Iterator[str]:
 
     place = shlex.quote(file)
     if target == "web":
-        yield f"python -m http.server --directory {place}  # then open http://localhost:8000"
+        if file.endswith(".html"):
+            yield f"fusiform predict PHOTO --model {place}  # or open it in a browser: double-click"
+        else:
+            yield f"fusiform demo {place}  # opens it in a browser"
         return
     if target != "coreml":
         yield f"fusiform predict PHOTO --model {place}"

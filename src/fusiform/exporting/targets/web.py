@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from fusiform.errors import OutputError, UsageError
@@ -23,6 +24,9 @@ from fusiform.graph.tflite import to_tflite
 PAGE = Path(__file__).with_name("web_page")
 RUNTIME = Path(__file__).with_name("web_runtime")
 
+_LOCK = json.loads((RUNTIME / "lock.json").read_text(encoding="utf-8"))
+RUNTIME_NAME = f"LiteRT.js {_LOCK['packages']['@litertjs/core']['version']}"
+
 _ARCHIVE = RUNTIME / "litert_js.tar.xz"
 _NAMED = b'from "@litertjs/wasm-utils"'
 _BESIDE = b'from "./wasm-utils.js"'
@@ -31,15 +35,23 @@ _BESIDE = b'from "./wasm-utils.js"'
 def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write the folder ``NAME_PRECISION_web``: the LiteRT file, ``model.json`` with the spec, the page, its runtime.
 
-    ``folder`` exists. The model reads pixels, whatever the graph reads: the page has no other numbers. Raises
-    UsageError for a network that does not read photographs, OutputError where nothing can be written.
+    ``folder`` exists. Raises what ``site_files`` raises, and OutputError where nothing can be written.
+    """
+    site = folder / f"{file_stem(graph.spec, precision)}_web"
+    write_site(site_files(graph, precision), site)
+    return [Written(site, (site,), {"runtime": f"{RUNTIME_NAME}, in the folder"})]
+
+
+def site_files(graph: Graph, precision: Precision) -> dict[str, bytes]:
+    """The files of a model's page, by their names.
+
+    The model reads pixels, whatever the graph reads: the page has no other numbers. Raises UsageError for a network
+    that does not read photographs.
     """
     spec = graph.spec
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
-    version = json.loads((RUNTIME / "lock.json").read_text(encoding="utf-8"))["packages"]["@litertjs/core"]["version"]
     stem = file_stem(spec, precision)
-    site = folder / f"{stem}_web"
     files = {f"runtime/{name}": content for name, content in unpack_runtime().items()}
     model = to_tflite(graph if reads_pixels(graph) else read_pixels(graph), half=precision == "float16")
     files |= {f"{stem}.tflite": model}
@@ -49,13 +61,18 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     }
     description = {
         "model": f"{stem}.tflite",
-        "runtime": f"LiteRT.js {version}",
+        "runtime": RUNTIME_NAME,
         "answers": list(spec.answers),
         "sha256": large,
         "spec": json.loads(spec.to_json()),
     }
     files["model.json"] = (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode()
     files |= {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in PAGE.rglob("*") if path.is_file()}
+    return files
+
+
+def write_site(files: Mapping[str, bytes], site: Path) -> None:
+    """Write the files into the folder ``site``, whose own folder exists; OutputError where that cannot be done."""
     try:
         for place in (site, *sorted({(site / name).parent for name in files})):
             place.mkdir(exist_ok=True)
@@ -63,7 +80,6 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
         raise OutputError(f"cannot write {site} ({error.strerror or error}): choose another place") from None
     for name, content in files.items():
         write_file(site / name, content)
-    return [Written(site, (site,), {"runtime": f"LiteRT.js {version}, in the folder"})]
 
 
 def unpack_runtime() -> dict[str, bytes]:
