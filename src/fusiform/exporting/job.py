@@ -21,7 +21,8 @@ from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, cali
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
-from fusiform.exporting.targets.targets import DECODING, TARGETS, writer_of
+from fusiform.exporting.targets.targets import DECODING, TARGETS
+from fusiform.exporting.targets.web_single import in_one_file
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import held, move, remove_leftovers, write_file
@@ -416,6 +417,10 @@ class _Work:
                     rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
+            if self.form.single_file and name == "web":
+                written = [in_one_file(model) for model in written]
+                for row, model in zip(rows, written, strict=True):
+                    row |= {"file": str(self.out / model.path.name), "bytes": _size(model.files), **model.figures}
             for file in (*(file for model in written for file in model.files), *golden):
                 move(file, self.out / file.relative_to(folder))
         return rows
@@ -427,7 +432,7 @@ class _Work:
 
     def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
         with self.progress(total=None, label=f"write {name}"):
-            return writer_of(name, single_file=self.form.single_file)(graph, self.precision, folder)
+            return TARGETS[name].writer()(graph, self.precision, folder)
 
     def _passed(self, name: TargetName, model: Written) -> Parity:
         """What the verification found; ParityError, with the file's name to be, if it did not pass."""

@@ -109,7 +109,8 @@ def demo(
         True
 
     """
-    files = _files(model, say or (lambda _: None))
+    # On this machine's own wire a second at the start counts for more than a megabyte.
+    files = _files(model, say or (lambda _: None), level=1 if out is None else 9)
     if out is not None:
         write_folder(files, Path(out))
         return Demo(None, Path(out), None)
@@ -120,7 +121,7 @@ def demo(
     return Demo(address, None, server)
 
 
-def _files(model: str | os.PathLike[str] | Model, say: Say) -> dict[str, bytes]:
+def _files(model: str | os.PathLike[str] | Model, say: Say, *, level: int) -> dict[str, bytes]:
     """The files of a model's page, or those of a folder that is one."""
     if not isinstance(model, Model) and is_site(folder := Path(model)):
         return {
@@ -133,7 +134,7 @@ def _files(model: str | os.PathLike[str] | Model, say: Say) -> dict[str, bytes]:
         raise InputError(f"{opened.path}: decodes its answers itself; show the model that it was made from")
     if opened.assumed:
         say(assumption(str(opened.path), opened.spec.preprocess, opened.assumed))
-    return site_files(opened.graph(), cast("Precision", precision_of(opened) or "float32"))
+    return site_files(opened.graph(), cast("Precision", precision_of(opened) or "float32"), level=level)
 
 
 def address_of(host: str, port: int) -> str:

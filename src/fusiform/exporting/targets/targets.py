@@ -76,17 +76,6 @@ def _web() -> Writer:
     return write
 
 
-def _page() -> Writer:
-    from fusiform.exporting.targets.web_single import write
-
-    return write
-
-
-def writer_of(name: TargetName, *, single_file: bool) -> Writer:
-    """The writer of a target; ``single_file`` is for the web, whose page is a folder otherwise."""
-    return (_page if single_file else TARGETS[name].writer)()
-
-
 _ALL: tuple[Precision, ...] = ("float32", "float16", "int8")
 # float32 runtimes sum in other orders. float16 keeps 11 bits of every weight, fewer of the smallest, of which networks
 # with folded normalisation have many: 0.008 to 0.019 were seen.

@@ -42,8 +42,8 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     return [Written(site, (site,), {"runtime": f"{RUNTIME_NAME}, in the folder"})]
 
 
-def site_files(graph: Graph, precision: Precision) -> dict[str, bytes]:
-    """The files of a model's page, by their names.
+def site_files(graph: Graph, precision: Precision, *, level: int = 9) -> dict[str, bytes]:
+    """The files of a model's page, by their names; ``level`` is how hard gzip tries, from 1 to 9.
 
     The model reads pixels, whatever the graph reads: the page has no other numbers. Raises UsageError for a network
     that does not read photographs.
@@ -52,7 +52,7 @@ def site_files(graph: Graph, precision: Precision) -> dict[str, bytes]:
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
     stem = file_stem(spec, precision)
-    files = {f"runtime/{name}": content for name, content in unpack_runtime().items()}
+    files = {f"runtime/{name}": content for name, content in unpack_runtime(level).items()}
     model = to_tflite(graph if reads_pixels(graph) else read_pixels(graph), half=precision == "float16")
     files |= {f"{stem}.tflite": model}
     # Their addresses have these, so that a browser fetches such a file again only if it is another one.
@@ -82,7 +82,7 @@ def write_site(files: Mapping[str, bytes], site: Path) -> None:
         write_file(site / name, content)
 
 
-def unpack_runtime() -> dict[str, bytes]:
+def unpack_runtime(level: int = 9) -> dict[str, bytes]:
     """The runtime's files by name, as a page reads them: WebAssembly is gzipped, and the names of packages are files'.
 
     Browsers unpack gzip, which few static hosts would make of it on the way; and only a program that puts packages
@@ -96,7 +96,7 @@ def unpack_runtime() -> dict[str, bytes]:
             files[member.name] = content.read()
     files["index.js"] = files["index.js"].replace(_NAMED, _BESIDE)
     return {
-        f"{name}.gz" if name.endswith(".wasm") else name: gzip.compress(data, 9, mtime=0)
+        f"{name}.gz" if name.endswith(".wasm") else name: gzip.compress(data, level, mtime=0)
         if name.endswith(".wasm")
         else data
         for name, data in files.items()

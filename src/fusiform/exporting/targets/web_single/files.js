@@ -4,6 +4,7 @@
 
 function holdFiles(files, prelude) {
   "use strict";
+  self.inOneFile = true;
   const addresses = new Map();
   const policy = self.trustedTypes && trustedTypes.createPolicy("files", {
     createScriptURL: (address) => {
