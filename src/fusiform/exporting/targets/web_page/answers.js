@@ -1,0 +1,140 @@
+// An answer on the page: the picture with what was seen in it, the best of it in large letters, and all of it in a table.
+
+import { cssColour } from "./colours.js";
+import { drawBoxes, drawMask } from "./draw.js";
+import { element, make, put } from "./page.js";
+
+const CONTEXT = { alpha: false, willReadFrequently: true }; // masks are mixed with what is there
+const SHADE = "rgb(0 0 0 / 60%)"; // over what is left out
+
+let drawn = null; // the bitmap that is on the canvas, beneath what was drawn
+
+// The photograph as the page's canvas, for others to draw on.
+export function showPhotograph(preview) {
+  const canvas = element("seen");
+  [canvas.width, canvas.height] = [preview.width, preview.height];
+  const context = canvas.getContext("2d", CONTEXT);
+  context.drawImage(preview, 0, 0);
+  return context;
+}
+
+// Shows what the worker answers; the sentence for the status line, which is read aloud.
+export function showAnswer(name, value, { description: { spec }, texts, numbers }) {
+  if (drawn !== value.preview) drawn?.close();
+  drawn = value.preview;
+  const { best, rows, redraw, sentence } = SHOW[spec.task](name, value, { spec, texts, numbers });
+  put({ best: best.name, sure: best.share === undefined ? "" : numbers.percent(best.share) });
+  redraw({});
+  const chosen = spec.task === "segmentation" ? new Set(rows.map((_, k) => k)) : new Set();
+  const buttons = rows.map((row, k) => makeButton(row, k, { chosen, redraw, task: spec.task }));
+  element("guesses").replaceChildren(...rows.map(({ share, index }, k) => {
+    const row = make("tr", {},
+      make("th", { scope: "row" }, buttons[k]),
+      make("td", { textContent: numbers.percent(share) }),
+    );
+    row.style.setProperty("--share", share);
+    if (spec.task !== "classification") row.style.setProperty("--bar", cssColour(index));
+    if (spec.task === "detection") {
+      row.addEventListener("pointerenter", () => redraw({ pointed: k, chosen }));
+      row.addEventListener("pointerleave", () => redraw({ chosen }));
+    }
+    return row;
+  }));
+  element("table").hidden = rows.length === 0;
+  element("hint-rows").hidden = rows.length === 0 || spec.task === "classification";
+  return sentence;
+}
+
+// The name in a row; boxes are seen alone by it, and classes of a mask hidden.
+function makeButton({ name }, k, { chosen, redraw, task }) {
+  if (task === "classification") return make("span", { textContent: name });
+  const button = make("button", { type: "button", className: "row", textContent: name });
+  const tell = () => button.setAttribute("aria-pressed", String(chosen.has(k)));
+  tell();
+  button.addEventListener("click", () => {
+    if (!chosen.delete(k)) chosen.add(k);
+    tell();
+    redraw({ chosen });
+  });
+  if (task === "detection") {
+    button.addEventListener("focus", () => { if (button.matches(":focus-visible")) redraw({ pointed: k, chosen }); });
+    button.addEventListener("blur", () => redraw({ chosen }));
+  }
+  return button;
+}
+
+// How each task's answer is shown: the best of it, { name, index, share } a row, and a function that draws.
+const SHOW = {
+  classification: (name, { guesses, preview, size }, { spec, texts, numbers }) => {
+    const rows = guesses.map((guess) => ({ ...guess, share: guess.probability }));
+    return {
+      best: rows[0],
+      rows,
+      redraw: () => shadeOutside(showPhotograph(preview), size, spec.preprocess),
+      sentence: texts.classified(name, rows[0].name, numbers.percent(rows[0].share)),
+    };
+  },
+  detection: (name, { boxes, preview, size }, { texts, numbers }) => {
+    const rows = boxes.map((box) => ({ ...box, share: box.score }));
+    return {
+      best: rows[0] ?? { name: texts.objects(0, "0") },
+      rows,
+      redraw: ({ pointed, chosen }) => {
+        const context = showPhotograph(preview);
+        const alone = pointed === undefined ? [...(chosen ?? [])].map((k) => boxes[k]) : [boxes[pointed]];
+        if (alone.length > 0) shadeAround(context, alone, preview, size);
+        drawBoxes(context, alone.length > 0 ? alone : boxes, size);
+      },
+      sentence: texts.detected(name, boxes.length, numbers.integer(boxes.length)),
+    };
+  },
+  segmentation: (name, { mask, shares, preview }, { texts, numbers }) => {
+    const small = shrink(mask, preview);
+    return {
+      best: shares.find(({ index }) => index !== 0) ?? shares[0], // the first class is the background
+      rows: shares,
+      redraw: ({ chosen }) => {
+        const shown = new Set(shares.filter((_, k) => chosen?.has(k) ?? true).map(({ index }) => index));
+        const classes = shown.size === shares.length ? small.classes : small.classes.map((k) => (shown.has(k) ? k : 0));
+        drawMask(showPhotograph(preview), { ...small, classes });
+      },
+      sentence: texts.segmented(name, shares.length, numbers.integer(shares.length)),
+    };
+  },
+};
+
+// A mask at the size of the canvas, as drawMask would read it from the large one.
+function shrink(mask, { width, height }) {
+  const classes = new mask.classes.constructor(width * height);
+  const columns = Uint32Array.from({ length: width }, (_, x) => ((x + 0.5) * mask.width) / width);
+  for (let y = 0, at = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
+    for (let x = 0; x < width; x++, at++) classes[at] = mask.classes[row + columns[x]];
+  }
+  return { classes, width, height };
+}
+
+// The square that a classifier sees stays bright; all of a photograph that it sees whole.
+function shadeOutside(context, size, { fit, resize, crop }) {
+  if (fit && fit !== "crop") return;
+  const { width, height } = context.canvas;
+  const side = (Math.min(size.width, size.height) * crop * width) / (resize * size.width);
+  const [x, y] = [Math.max(0, (width - side) / 2), Math.max(0, (height - side) / 2)];
+  context.fillStyle = SHADE;
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  context.rect(x, y, Math.min(side, width), Math.min(side, height));
+  context.fill("evenodd");
+}
+
+// All but the boxes.
+function shadeAround(context, boxes, preview, size) {
+  const { width, height } = context.canvas;
+  context.fillStyle = SHADE;
+  context.fillRect(0, 0, width, height);
+  for (const { left, top, right, bottom } of boxes) {
+    const place = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+    const [x, y, w, h] = place.map((length, k) => length / (k % 2 ? size.height : size.width));
+    if (w > 0 && h > 0) context.drawImage(preview, x, y, w, h, x, y, w, h);
+  }
+}
