@@ -90,7 +90,15 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests.",
+    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests; "
+    "for a page's self-test into its folder, where they are published with it.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="An image, or a folder of which up to six are published with the page, for visitors to try (web).  [default: "
+    "two of the package, if the model knows what they show]",
 )
 @options.slices(1, "Compute MobileNetV2's expansions in N slices, in less memory.")
 @options.labels
@@ -115,6 +123,7 @@ def command(
     output: Output | None,
     decoded: bool,
     golden: int,
+    samples: Path | None,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -159,6 +168,7 @@ def command(
             output=output,
             decoded=decoded,
             golden=golden,
+            samples=samples,
             slices=slices,
             threads=threads,
             labels=labels,

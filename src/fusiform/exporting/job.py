@@ -24,7 +24,8 @@ from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, cali
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
-from fusiform.exporting.targets.targets import DECODING, TARGETS
+from fusiform.exporting.targets.targets import DECODING, TARGETS, page_writer
+from fusiform.exporting.targets.web_samples import PageSample, read_samples
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import held, move, remove_leftovers, write_file
@@ -106,6 +107,7 @@ def export(
     output: Output | None = None,
     decoded: bool = False,
     golden: int = 0,
+    samples: str | os.PathLike[str] | None = None,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -143,7 +145,10 @@ def export(
         decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
         golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
-            programs in any language: photographs of ``data``, else of the run, and synthetic images.
+            programs in any language: photographs of ``data``, else of the run, and synthetic images. A page has them
+            inside, for its self-test.
+        samples: A photograph, or a folder of them, of which a page shows up to six for visitors to try; None is the
+            package's own, for a model that knows what they show.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -190,7 +195,8 @@ def export(
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = _find_pictures(opened, calibrate, data, ignore, root)
-    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, threads, say, tracked)
+    shown = read_samples(samples, targets)
+    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, shown, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -396,13 +402,14 @@ class _Work:
         form: _Form,
         max_drop: float | None,
         golden: int,
+        samples: Sequence[PageSample] | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
-        self.golden = golden
+        self.golden, self.samples = golden, samples
         self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
@@ -518,8 +525,9 @@ class _Work:
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
                     seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
                     if self.golden:
-                        golden.append(self._golden(model, network or parity))
-                        row |= {"golden": str(self.out / golden[-1].name)}
+                        place = self._golden(model, network or parity)
+                        golden += [place] if place.parent == folder else []  # a page's moves with it
+                        row |= {"golden": str(self.out / place.relative_to(folder))}
                     rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
@@ -534,7 +542,8 @@ class _Work:
 
     def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
         with self.progress(total=None, label=f"write {name}"):
-            return TARGETS[name].writer()(graph, self.precision, folder)
+            writer = page_writer(self.samples) if name == "web" else TARGETS[name].writer()
+            return writer(graph, self.precision, folder)
 
     def _passed(self, name: TargetName, model: Written) -> Parity:
         """What the verification found; ParityError, with the file's name to be, if it did not pass."""

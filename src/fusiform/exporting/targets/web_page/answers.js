@@ -13,6 +13,7 @@ let drawn = null; // the bitmap that is on the canvas, beneath what was drawn
 export function showPhotograph(preview) {
   const canvas = element("seen");
   [canvas.width, canvas.height] = [preview.width, preview.height];
+  canvas.style.setProperty("--aspect", preview.width / preview.height);
   const context = canvas.getContext("2d", CONTEXT);
   context.drawImage(preview, 0, 0);
   return context;
@@ -22,18 +23,19 @@ export function showPhotograph(preview) {
 export function showAnswer(name, value, { description: { spec }, texts, numbers }) {
   if (drawn !== value.preview) drawn?.close();
   drawn = value.preview;
-  const { best, rows, redraw, sentence } = SHOW[spec.task](name, value, { spec, texts, numbers });
-  put({ best: best.name, sure: best.share === undefined ? "" : numbers.percent(best.share) });
+  const { best, sure, caption, rows, redraw, sentence } = SHOW[spec.task](name, value, { spec, texts, numbers });
+  put({ best, sure, caption: caption ?? texts.tasks[spec.task].caption });
   redraw({});
-  const chosen = spec.task === "segmentation" ? new Set(rows.map((_, k) => k)) : new Set();
-  const buttons = rows.map((row, k) => makeButton(row, k, { chosen, redraw, task: spec.task }));
-  element("guesses").replaceChildren(...rows.map(({ share, index }, k) => {
-    const row = make("tr", {},
-      make("th", { scope: "row" }, buttons[k]),
-      make("td", { textContent: numbers.percent(share) }),
-    );
+  // The rows that are chosen: boxes to be seen alone, classes that are shown.
+  const chosen = new Set(spec.task === "segmentation" ? rows.keys() : []);
+  element("guesses").replaceChildren(...rows.map(({ name: label, index, share }, k) => {
+    // Nothing can be chosen of a classifier's answer, nor a mask's background, which has no colour.
+    const inside = spec.task === "classification" || (spec.task === "segmentation" && index === 0)
+      ? make("span", { textContent: label })
+      : makeButton(label, k, { chosen, redraw, points: spec.task === "detection" });
+    const row = make("tr", {}, make("th", { scope: "row" }, inside), make("td", { textContent: numbers.percent(share) }));
     row.style.setProperty("--share", share);
-    if (spec.task !== "classification") row.style.setProperty("--bar", cssColour(index));
+    if (inside.tagName === "BUTTON") row.style.setProperty("--bar", cssColour(index));
     if (spec.task === "detection") {
       row.addEventListener("pointerenter", () => redraw({ pointed: k, chosen }));
       row.addEventListener("pointerleave", () => redraw({ chosen }));
@@ -41,14 +43,14 @@ export function showAnswer(name, value, { description: { spec }, texts, numbers 
     return row;
   }));
   element("table").hidden = rows.length === 0;
-  element("hint-rows").hidden = rows.length === 0 || spec.task === "classification";
+  element("hint-rows").hidden = !element("guesses").querySelector("button");
   return sentence;
 }
 
-// The name in a row; boxes are seen alone by it, and classes of a mask hidden.
-function makeButton({ name }, k, { chosen, redraw, task }) {
-  if (task === "classification") return make("span", { textContent: name });
-  const button = make("button", { type: "button", className: "row", textContent: name });
+// The name in a row as a button, which is pressed while the row is `chosen`. A box is seen alone as long as one `points`
+// at it, with the keyboard too.
+function makeButton(label, k, { chosen, redraw, points }) {
+  const button = make("button", { type: "button", className: "row", textContent: label });
   const tell = () => button.setAttribute("aria-pressed", String(chosen.has(k)));
   tell();
   button.addEventListener("click", () => {
@@ -56,19 +58,20 @@ function makeButton({ name }, k, { chosen, redraw, task }) {
     tell();
     redraw({ chosen });
   });
-  if (task === "detection") {
+  if (points) {
     button.addEventListener("focus", () => { if (button.matches(":focus-visible")) redraw({ pointed: k, chosen }); });
     button.addEventListener("blur", () => redraw({ chosen }));
   }
   return button;
 }
 
-// How each task's answer is shown: the best of it, { name, index, share } a row, and a function that draws.
+// How each task's answer is shown: the best of it in words, { name, index, share } a row, and a function that draws.
 const SHOW = {
   classification: (name, { guesses, preview, size }, { spec, texts, numbers }) => {
     const rows = guesses.map((guess) => ({ ...guess, share: guess.probability }));
     return {
-      best: rows[0],
+      best: rows[0].name,
+      sure: numbers.percent(rows[0].share),
       rows,
       redraw: () => shadeOutside(showPhotograph(preview), size, spec.preprocess),
       sentence: texts.classified(name, rows[0].name, numbers.percent(rows[0].share)),
@@ -76,8 +79,11 @@ const SHOW = {
   },
   detection: (name, { boxes, preview, size }, { texts, numbers }) => {
     const rows = boxes.map((box) => ({ ...box, share: box.score }));
+    const count = texts.objects(boxes.length, numbers.integer(boxes.length));
     return {
-      best: rows[0] ?? { name: texts.objects(0, "0") },
+      best: rows[0]?.name ?? count,
+      sure: rows[0] ? numbers.percent(rows[0].share) : "",
+      caption: count,
       rows,
       redraw: ({ pointed, chosen }) => {
         const context = showPhotograph(preview);
@@ -90,8 +96,10 @@ const SHOW = {
   },
   segmentation: (name, { mask, shares, preview }, { texts, numbers }) => {
     const small = shrink(mask, preview);
+    const largest = shares.find(({ index }) => index !== 0) ?? shares[0]; // the first class is the background
     return {
-      best: shares.find(({ index }) => index !== 0) ?? shares[0], // the first class is the background
+      best: largest.name,
+      sure: texts.ofPicture(numbers.percent(largest.share)),
       rows: shares,
       redraw: ({ chosen }) => {
         const shown = new Set(shares.filter((_, k) => chosen?.has(k) ?? true).map(({ index }) => index));

@@ -20,13 +20,16 @@ export function listen(take, samples, texts) {
   showSamples(samples, next);
 }
 
+// They are fetched once the page is ready, and answered as they are.
 function showSamples(samples, next) {
   element("samples").hidden = samples.length === 0;
   element("sample-list").replaceChildren(...samples.map(({ file, name }) => {
-    const image = make("img", { src: file, alt: name, title: name, decoding: "async" });
+    const image = make("img", { alt: name, title: name });
     const button = make("button", { type: "button" }, image);
+    const fetched = fetch(file).then((response) => response.blob());
+    fetched.then((blob) => { image.src = URL.createObjectURL(blob); }, () => button.remove());
     // A function, which is asked when it is its turn.
-    button.addEventListener("click", () => next(async () => (await fetch(file)).blob(), name));
+    button.addEventListener("click", () => next(() => fetched, name));
     return make("li", {}, button);
   }));
 }

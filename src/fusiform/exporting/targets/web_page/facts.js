@@ -5,6 +5,7 @@ import { element, make } from "./page.js";
 import { networkName } from "./record.js";
 
 const MOST = 200; // classes that are listed at once
+const LONG = 40; // letters of a fact that takes a line of its own
 
 export function showFacts({ description, bytes }, texts, numbers) {
   const { spec } = description;
@@ -13,10 +14,9 @@ export function showFacts({ description, bytes }, texts, numbers) {
   element("model").textContent = networkName(spec);
   const measured = (spec.accuracy ?? []).map(({ top1, top5, pictures, dataset }) => {
     const [low, high] = wilsonInterval(top1, pictures).map(numbers.percent);
-    const images = numbers.integer(pictures);
-    return texts.measured(numbers.percent(top1), low, high, numbers.percent(top5), images, dataset);
+    const images = dataset.includes(pictures) ? "" : `, ${texts.images(pictures, numbers.integer(pictures))}`;
+    return texts.measured(numbers.percent(top1), low, high, numbers.percent(top5), dataset + images);
   });
-  const licence = make("a", { href: "runtime/LICENSE", textContent: "Apache-2.0" });
   const rows = [
     [facts.task, texts.taskNames[spec.task]],
     [facts.network, networkName(spec)],
@@ -25,13 +25,14 @@ export function showFacts({ description, bytes }, texts, numbers) {
     ...measured.map((line) => [facts.accuracy, line]),
     [facts.licence, spec.license],
     [facts.from, spec.provenance],
-    [facts.runtime, `${description.runtime} (`, licence, ")"],
-  ].filter(([, first]) => first);
-  element("facts-list").replaceChildren(...rows.map(([name, ...inside]) => (
-    make("div", {}, make("dt", { textContent: name }), make("dd", {}, ...inside))
+    [facts.runtime, `${description.runtime} (Apache-2.0)`],
+  ].filter(([, text]) => text);
+  element("facts-list").replaceChildren(...rows.map(([name, text]) => (
+    make("div", { className: text.length > LONG ? "wide" : "" }, make("dt", { textContent: name }), make("dd", { textContent: text }))
   )));
   element("facts-classes").textContent = `${facts.classes} (${numbers.integer(count)})`;
   listClasses(spec.labels, texts, numbers);
+  showLicence(texts);
   element("facts").hidden = false;
 }
 
@@ -51,4 +52,18 @@ function listClasses(labels, texts, numbers) {
   };
   field.addEventListener("input", show);
   details.addEventListener("toggle", () => { if (details.open) show(); });
+}
+
+// The text of the runtime's licence, fetched by who wants to read it.
+function showLicence(texts) {
+  const [details, text] = ["licence", "licence-text"].map(element);
+  element("licence-title").textContent = texts.facts.runtimeLicence;
+  details.addEventListener("toggle", async () => {
+    if (!details.open || text.textContent) return;
+    try {
+      text.textContent = await (await fetch("runtime/LICENSE")).text();
+    } catch {
+      text.textContent = texts.unreachable("runtime/LICENSE");
+    }
+  });
 }

@@ -19,6 +19,7 @@ export const TEXTS = {
   detected: (name, count, text) => `${name}: ${objects(count, text)}`,
   segmented: (name, count, text) => `${name}: ${classes(count, text)}`,
   objects,
+  ofPicture: (percent) => `${percent} des Bildes`,
   offline: "Offline: Diese Seite arbeitet mit der Kopie auf diesem Gerät.",
   undecodable: (name, _reason) => `${name}: Dieser Browser kann die Datei nicht dekodieren. Versuchen Sie es mit einem JPEG oder PNG.`,
   unreachable: (file) => `${file} kann nicht abgerufen werden. Ist dieses Gerät offline? Laden Sie die Seite neu, sobald es online ist.`,
@@ -69,14 +70,16 @@ export const TEXTS = {
     size: "Größe",
     runtime: "Laufzeitumgebung",
     licence: "Lizenz der Gewichte",
+    runtimeLicence: "Lizenz der Laufzeitumgebung",
     from: "Herkunft der Gewichte",
     classes: "Klassen",
   },
   taskNames: { classification: "Klassifikation", detection: "Objekterkennung", segmentation: "Semantische Segmentierung" },
   pixels: (side) => `${side} × ${side} Pixel`,
-  measured: (top1, low, high, top5, images, dataset) => (
-    `Top-1 ${top1} (95-%-Intervall ${low} bis ${high}), Top-5 ${top5}, auf ${images} Bildern: ${dataset}`
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1} (95-%-Intervall ${low} bis ${high}), Top-5 ${top5}: ${dataset}`
   ),
+  images: (count, text) => `${text} ${count === 1 ? "Bild" : "Bilder"}`,
   filter: "Klassen filtern",
   more: (text) => `und ${text} weitere`,
   selfTest: {

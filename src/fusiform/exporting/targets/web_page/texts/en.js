@@ -20,6 +20,7 @@ export const TEXTS = {
   detected: (name, count, text) => `${name}: ${objects(count, text)}`,
   segmented: (name, count, text) => `${name}: ${classes(count, text)}`,
   objects,
+  ofPicture: (percent) => `${percent} of the picture`,
   offline: "Offline: this page works from the copy on this device.",
   // What went wrong: with a file, on the way here, with the browser.
   undecodable: (name, reason) => `${name}: this browser cannot decode it (${reason}). Try a JPEG or a PNG.`,
@@ -61,7 +62,7 @@ export const TEXTS = {
   notCopied: "This browser does not let the page copy.",
   save: "Save the picture",
   saving: "Drawing the picture ...",
-  saved: (width, height) => `Saved: ${width} x ${height} pixels.`,
+  saved: (width, height) => `Saved: ${width} × ${height} pixels.`,
   notSaved: "This browser cannot draw the picture.",
   facts: {
     about: "About the model",
@@ -72,14 +73,16 @@ export const TEXTS = {
     size: "Size",
     runtime: "Runtime",
     licence: "Licence of the weights",
+    runtimeLicence: "Licence of the runtime",
     from: "Origin of the weights",
     classes: "Classes",
   },
   taskNames: { classification: "Classification", detection: "Object detection", segmentation: "Semantic segmentation" },
-  pixels: (side) => `${side} x ${side} pixels`,
-  measured: (top1, low, high, top5, images, dataset) => (
-    `Top-1 ${top1} (95 % interval ${low} to ${high}), top-5 ${top5}, on ${images} images: ${dataset}`
+  pixels: (side) => `${side} × ${side} pixels`,
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1} (95% interval ${low} to ${high}), top-5 ${top5}: ${dataset}`
   ),
+  images: (count, text) => `${text} ${count === 1 ? "image" : "images"}`,
   filter: "Filter the classes",
   more: (text) => `and ${text} more`,
   selfTest: {

@@ -19,6 +19,7 @@ export const TEXTS = {
   detected: (name, count, text) => `${name}: ${objects(count, text)}`,
   segmented: (name, count, text) => `${name}: ${classes(count, text)}`,
   objects,
+  ofPicture: (percent) => `${percent} de la imagen`,
   offline: "Sin conexión: esta página funciona con la copia guardada en este dispositivo.",
   undecodable: (name, _reason) => `${name}: este navegador no puede decodificarlo. Pruebe con un JPEG o un PNG.`,
   unreachable: (file) => `No se puede obtener ${file}. ¿Está este dispositivo sin conexión? Vuelva a cargar la página cuando tenga conexión.`,
@@ -69,14 +70,16 @@ export const TEXTS = {
     size: "Tamaño",
     runtime: "Entorno de ejecución",
     licence: "Licencia de los pesos",
+    runtimeLicence: "Licencia del entorno de ejecución",
     from: "Origen de los pesos",
     classes: "Clases",
   },
   taskNames: { classification: "Clasificación", detection: "Detección de objetos", segmentation: "Segmentación semántica" },
   pixels: (side) => `${side} × ${side} píxeles`,
-  measured: (top1, low, high, top5, images, dataset) => (
-    `Top-1 ${top1} (intervalo del 95 %: de ${low} a ${high}), top-5 ${top5}, en ${images} imágenes: ${dataset}`
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1} (intervalo del 95 %: de ${low} a ${high}), top-5 ${top5}: ${dataset}`
   ),
+  images: (count, text) => `${text} ${count === 1 ? "imagen" : "imágenes"}`,
   filter: "Filtrar las clases",
   more: (text) => `y ${text} más`,
   selfTest: {

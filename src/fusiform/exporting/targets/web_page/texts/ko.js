@@ -18,6 +18,7 @@ export const TEXTS = {
   detected: (name, count, text) => `${name}: ${objects(count, text)}`,
   segmented: (name, _count, text) => `${name}: 클래스 ${text}개`,
   objects,
+  ofPicture: (percent) => `사진의 ${percent}`,
   offline: "오프라인: 이 기기에 저장된 사본으로 작동합니다.",
   undecodable: (name, _reason) => `${name}: 이 브라우저에서 열 수 없는 파일입니다. JPEG 또는 PNG 파일을 사용해 보세요.`,
   unreachable: (file) => `${file} 파일을 가져올 수 없습니다. 인터넷 연결을 확인한 후 페이지를 새로 고치세요.`,
@@ -68,14 +69,16 @@ export const TEXTS = {
     size: "크기",
     runtime: "런타임",
     licence: "가중치 라이선스",
+    runtimeLicence: "런타임 라이선스",
     from: "가중치 출처",
     classes: "클래스",
   },
   taskNames: { classification: "이미지 분류", detection: "객체 탐지", segmentation: "의미론적 분할" },
   pixels: (side) => `${side} × ${side} 픽셀`,
-  measured: (top1, low, high, top5, images, dataset) => (
-    `Top-1 ${top1} (95% 신뢰 구간 ${low}~${high}), Top-5 ${top5}, 이미지 ${images}장: ${dataset}`
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1} (95% 신뢰 구간 ${low}~${high}), Top-5 ${top5}: ${dataset}`
   ),
+  images: (_count, text) => `이미지 ${text}장`,
   filter: "클래스 검색",
   more: (text) => `외 ${text}개`,
   selfTest: {

@@ -18,6 +18,7 @@ export const TEXTS = {
   detected: (name, count, text) => `${name}：${objects(count, text)}`,
   segmented: (name, _count, text) => `${name}：${text} 个类别`,
   objects,
+  ofPicture: (percent) => `占图片的 ${percent}`,
   offline: "离线：本页面正在使用保存在本设备上的副本。",
   undecodable: (name, _reason) => `${name}：此浏览器无法解码该文件。请尝试 JPEG 或 PNG。`,
   unreachable: (file) => `无法获取 ${file}。本设备是否已离线？请联网后重新加载页面。`,
@@ -68,14 +69,16 @@ export const TEXTS = {
     size: "大小",
     runtime: "运行时",
     licence: "权重许可证",
+    runtimeLicence: "运行时许可证",
     from: "权重来源",
     classes: "类别",
   },
   taskNames: { classification: "图像分类", detection: "目标检测", segmentation: "语义分割" },
   pixels: (side) => `${side} × ${side} 像素`,
-  measured: (top1, low, high, top5, images, dataset) => (
-    `Top-1 ${top1}（95% 置信区间 ${low} 至 ${high}），Top-5 ${top5}，${images} 张图像：${dataset}`
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1}（95% 置信区间 ${low} 至 ${high}），Top-5 ${top5}：${dataset}`
   ),
+  images: (_count, text) => `${text} 张图像`,
   filter: "筛选类别",
   more: (text) => `还有 ${text} 个`,
   selfTest: {
