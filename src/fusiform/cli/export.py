@@ -95,7 +95,15 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests.",
+    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests; "
+    "for a page's self-test into its folder, where they are published with it.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="An image, or a folder of which up to six are published with the page, for visitors to try (web).  [default: "
+    "two of the package, if the model knows what they show]",
 )
 @options.slices(1, "Compute MobileNetV2's expansions in N slices, in less memory.")
 @options.labels
@@ -121,6 +129,7 @@ def command(
     decoded: bool,
     single_file: bool,
     golden: int,
+    samples: Path | None,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -166,6 +175,7 @@ def command(
             decoded=decoded,
             single_file=single_file,
             golden=golden,
+            samples=samples,
             slices=slices,
             threads=threads,
             labels=labels,

@@ -21,7 +21,8 @@ from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, cali
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
-from fusiform.exporting.targets.targets import DECODING, TARGETS
+from fusiform.exporting.targets.targets import DECODING, TARGETS, page_writer
+from fusiform.exporting.targets.web_samples import PageSample, read_samples
 from fusiform.exporting.targets.web_single import in_one_file
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
@@ -90,6 +91,7 @@ def export(
     decoded: bool = False,
     single_file: bool = False,
     golden: int = 0,
+    samples: str | os.PathLike[str] | None = None,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -128,7 +130,10 @@ def export(
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
         single_file: Write the web page as one ``.html`` with everything inside, which is opened from a disk.
         golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
-            programs in any language: photographs of ``data``, else of the run, and synthetic images.
+            programs in any language: photographs of ``data``, else of the run, and synthetic images. A page has them
+            inside, for its self-test.
+        samples: A photograph, or a folder of them, of which a page shows up to six for visitors to try; None is the
+            package's own, for a model that knows what they show.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -175,7 +180,8 @@ def export(
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = find_pictures(opened, calibrate, data, ignore, root)
-    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, threads, say, tracked)
+    shown = read_samples(samples, targets)
+    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, shown, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -290,13 +296,14 @@ class _Work:
         form: _Form,
         max_drop: float | None,
         golden: int,
+        samples: Sequence[PageSample] | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
-        self.golden = golden
+        self.golden, self.samples = golden, samples
         self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
@@ -412,8 +419,9 @@ class _Work:
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
                     seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
                     if self.golden:
-                        golden.append(self._golden(model, network or parity))
-                        row |= {"golden": str(self.out / golden[-1].name)}
+                        place = self._golden(model, network or parity)
+                        golden += [place] if place.parent == folder else []  # a page's moves with it
+                        row |= {"golden": str(self.out / place.relative_to(folder))}
                     rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
@@ -421,6 +429,7 @@ class _Work:
                 written = [in_one_file(model) for model in written]
                 for row, model in zip(rows, written, strict=True):
                     row |= {"file": str(self.out / model.path.name), "bytes": _size(model.files), **model.figures}
+                    row |= {"golden": row["file"]} if self.golden else {}
             for file in (*(file for model in written for file in model.files), *golden):
                 move(file, self.out / file.relative_to(folder))
         return rows
@@ -432,7 +441,8 @@ class _Work:
 
     def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
         with self.progress(total=None, label=f"write {name}"):
-            return TARGETS[name].writer()(graph, self.precision, folder)
+            writer = page_writer(self.samples) if name == "web" else TARGETS[name].writer()
+            return writer(graph, self.precision, folder)
 
     def _passed(self, name: TargetName, model: Written) -> Parity:
         """What the verification found; ParityError, with the file's name to be, if it did not pass."""
