@@ -3,8 +3,8 @@
 
 const CACHE = `fusiform ${self.registration.scope}`; // other pages of this host have their own
 const PATIENCE = 4000; // milliseconds, for a network that neither works nor fails
-const PAGE = ["./", "index.html", "app.js", "boxes.js", "classes.js", "colours.js", "draw.js", "litert.js", "masks.js",
-  "model.json", "network.js", "picture.js", "style.css", "tasks.js", "texts/en.js", "worker.js"];
+const PAGE = ["./", "index.html", "app.js", "boxes.js", "classes.js", "colours.js", "draw.js", "formats.js", "litert.js",
+  "masks.js", "model.json", "network.js", "picture.js", "style.css", "tasks.js", "texts/en.js", "worker.js"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)));
@@ -21,15 +21,25 @@ async function keep(cache, request, response) {
   await cache.put(request, response);
 }
 
+// Whether a response brings what its address says: what came incomplete or changed would stay for good. Gzip that is
+// unpacked on the way has another hash, and checks itself.
+async function isRight(response, hash) {
+  if (response.status !== 200) return false;
+  if (!hash || response.headers.has("content-encoding")) return true;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await response.arrayBuffer()));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") === hash;
+}
+
 async function answer(event) {
   const { request } = event;
-  const hashed = new URL(request.url).searchParams.has("sha256");
+  const hash = new URL(request.url).searchParams.get("sha256");
   const cache = await caches.open(CACHE);
   const kept = await cache.match(request);
-  if (kept && hashed) return kept;
-  const fetched = fetch(request, { cache: hashed ? "default" : "no-cache" }).then((response) => {
-    if (response.status === 200) event.waitUntil(keep(cache, request, response.clone()));
-    return response;
+  if (kept && hash && request.cache !== "reload") return kept;
+  const fetched = fetch(request, { cache: hash ? request.cache : "no-cache" }).then((response) => {
+    const [checked, stored] = [response.clone(), response.clone()];
+    event.waitUntil(isRight(checked, hash).then((right) => right && keep(cache, request, stored), () => {}));
+    return response.status >= 500 && kept ? kept : response; // a server in trouble
   });
   if (!kept) return fetched;
   const waited = new Promise((resolve) => { setTimeout(resolve, PATIENCE, kept); });
