@@ -16,11 +16,14 @@ const wanted = new URLSearchParams(location.search).get("lang");
 const { texts, tag } = await loadTexts(chooseLanguage([wanted, ...(navigator.languages ?? [])]));
 const numbers = makeNumbers(tag);
 
+const OF_PICTURES = ["unreadable", "empty", "notPicture", "cutShort", "damaged", "tooLarge"];
+
 // A sentence for what went wrong, by the reason that the worker gives.
 function explain(error, name) {
   const { reason, message, file, status } = error;
+  if (OF_PICTURES.includes(reason)) return texts[reason](name);
   if (reason === "undecodable") return texts.undecodable(name, message);
-  if (reason === "unreachable") return texts.unreachable(file);
+  if (reason === "unreachable" || reason === "otherFile") return texts[reason](file);
   if (reason === "refused") return texts.refused(file, status);
   return name === undefined ? message : texts.failed(name, message);
 }

@@ -1,56 +1,99 @@
 // All the work, off the page's own thread: fetching, decoding, resizing, the network, and what its answers mean.
 //
 // The page sends { id, kind: "open" } once, then { id, kind: "answer", source } with a file, an ImageBitmap or a video's
-// frame; or "draw" with a source and what was found in it, or "run" with a network's input. Each gets { id, value } or { id, error }; between them { id, progress: { name, loaded, total } } may come, in
-// bytes, `total` 0 where the server does not say it. The messages are answered in their order.
+// frame; or "draw" with a source and what was found in it, or "run" with a network's input. Each gets { id, value } or
+// { id, error: { message, reason, file, status } }; between them { id, progress: { name, loaded, total } } may come for
+// each large file, in bytes, `total` 0 where the server does not say it. The messages are answered in their order. After
+// an `open` that failed another may be sent.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
 
-// An error with the reason that the page has a sentence for, and what that sentence names.
-const fault = (reason, named, message = reason) => Object.assign(new Error(message), { reason, ...named });
+// What went wrong on the way here. The page says it in its own language by the `reason`, with `file` and `status`.
+function failure(reason, message, more = {}) {
+  return Object.assign(new Error(message), { reason, ...more });
+}
 
-// A file of this folder.
-async function get(name) {
+// A file of this folder; a sentence where there is none. With `cache` "reload" from the server alone.
+async function get(name, cache = "default") {
   let response;
   try {
-    response = await fetch(name in hashes ? `${name}?sha256=${hashes[name]}` : name);
+    response = await fetch(name in hashes ? `${name}?sha256=${hashes[name]}` : name, { cache });
   } catch {
-    throw fault("unreachable", { file: name });
+    throw failure("unreachable", `${name} cannot be fetched: is this device offline? Load the page again when it is not.`,
+      { file: name });
   }
-  if (!response.ok) throw fault("refused", { file: name, status: `${response.status} ${response.statusText}`.trim() });
+  if (!response.ok) {
+    const status = `${response.status} ${response.statusText}`.trim();
+    throw failure("refused", `${name}: the server answers ${status}`, { file: name, status });
+  }
   return response;
 }
 
-// The same, telling how much of it has come.
-async function getCounted(name, say) {
-  const response = await get(name);
-  const total = Number(response.headers.get("content-length") ?? 0);
+// The bytes of a file, whole, and those that were exported; fetched a second time, past all caches, where they are not:
+// downloads break off, and networks that want a password answer with a page of theirs.
+async function getBytes(name, say) {
+  for (const cache of ["default", "reload"]) {
+    const response = await get(name, cache);
+    const packed = response.headers.has("content-encoding"); // then the bytes are others than those that are counted
+    const total = packed ? 0 : Number(response.headers.get("content-length") ?? 0);
+    const bytes = await readBytes(response, (loaded) => say({ name, loaded, total }));
+    if (bytes && ((packed && name.endsWith(".gz")) || await isExported(name, bytes))) return bytes;
+  }
+  throw failure("otherFile", `${name} comes incomplete or changed from the server: load the page again`, { file: name });
+}
+
+// All that a response brings, or null where it breaks off.
+async function readBytes(response, say) {
+  const chunks = [];
   let loaded = 0;
-  const counted = new TransformStream({
-    transform(chunk, controller) {
-      loaded += chunk.length;
-      say({ name, loaded, total });
-      controller.enqueue(chunk);
-    },
-  });
-  return new Response(response.body.pipeThrough(counted));
+  try {
+    const reader = response.body.getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      chunks.push(part.value);
+      loaded += part.value.length;
+      say(loaded);
+    }
+  } catch {
+    return null;
+  }
+  const bytes = new Uint8Array(loaded);
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
+}
+
+// Whether a file has the hash that the page's description gives. Addresses without https have no way to tell.
+async function isExported(name, bytes) {
+  if (!(name in hashes) || !crypto.subtle) return bytes.length > 0;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") === hashes[name];
+}
+
+async function getDescription() {
+  const name = "model.json";
+  const response = await get(name);
+  try {
+    const description = await response.json();
+    if (description.spec && description.model) return description;
+  } catch {} // no JSON, or none that ends
+  throw failure("otherFile", `${name} comes incomplete or changed from the server: load the page again`, { file: name });
 }
 
 async function open(_, say) {
   const started = performance.now();
-  const [{ loadRuntime }, picture, network, { TASKS }] = await Promise.all(
-    ["./litert.js", "./picture.js", "./network.js", "./tasks.js"].map((name) => import(name)),
-  );
-  const description = await (await get("model.json")).json();
+  const names = ["./litert.js", "./picture.js", "./network.js", "./tasks.js"];
+  const [{ loadRuntime }, picture, network, { TASKS }] = await Promise.all(names.map((name) => import(name))).catch(() => {
+    throw failure("unreachable", "the page's scripts cannot be fetched: load the page again", { file: "*.js" });
+  });
+  const description = await getDescription();
   const { spec } = description;
   hashes = description.sha256;
-  const counted = (name) => getCounted(name, say);
-  const [buffer, openNetwork] = await Promise.all([
-    counted(description.model).then((response) => response.arrayBuffer()),
-    loadRuntime(counted),
-  ]);
-  const bytes = new Uint8Array(buffer);
+  const fetched = async (name) => new Response(await getBytes(name, say));
+  const [bytes, openNetwork] = await Promise.all([getBytes(description.model, say), loadRuntime(fetched)]);
   const run = await openNetwork(bytes);
   const side = spec.preprocess.crop;
   const ask = async (pixels) => {
@@ -70,7 +113,7 @@ async function answer({ source }) {
   try {
     bitmap = await decodePicture(source);
   } catch (error) {
-    throw fault("undecodable", {}, error.message.replace(/\.$/, ""));
+    throw Object.assign(new Error(error.message), { reason: error.reason ?? "undecodable" });
   }
   const size = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
   lap();

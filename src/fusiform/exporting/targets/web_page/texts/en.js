@@ -24,6 +24,13 @@ export const TEXTS = {
   offline: "Offline: this page works from the copy on this device.",
   // What went wrong: with a file, on the way here, with the browser.
   undecodable: (name, reason) => `${name}: this browser cannot decode it (${reason}). Try a JPEG or a PNG.`,
+  unreadable: (name) => `${name} cannot be read: choose a file that is there, and no folder.`,
+  empty: (name) => `${name} is empty (0 bytes): copy or download it again.`,
+  notPicture: (name) => `${name} is not a picture.`,
+  cutShort: (name) => `${name} is cut short: copy or download it again.`,
+  damaged: (name) => `${name} is damaged: copy or download it again.`,
+  tooLarge: (name) => `${name} has too many pixels to decode: make the picture smaller.`,
+  otherFile: (file) => `${file} comes incomplete or changed from the server: load the page again.`,
   unreachable: (file) => `${file} cannot be fetched: is this device offline? Load the page again when it is not.`,
   refused: (file, status) => `${file}: the server answers ${status}`,
   unsupported: "This browser is too old for this page: it needs Chrome 80, Firefox 114, Safari 16.4 or later.",
