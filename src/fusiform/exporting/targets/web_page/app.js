@@ -2,7 +2,9 @@
 // become markup.
 
 import { drawBoxes, drawMask } from "./draw.js";
+import { prepareMoving } from "./moving.js";
 import { TEXTS } from "./texts/en.js";
+import { isVideo } from "./video.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -40,9 +42,9 @@ function startWorker() {
     for (const { reject } of waiting.values()) reject(new Error(event.message ?? "worker.js"));
     waiting.clear();
   });
-  return (kind, message = {}, tell = undefined) => new Promise((resolve, reject) => {
+  return (kind, message = {}, tell = undefined, transfer = []) => new Promise((resolve, reject) => {
     waiting.set(++sent, { resolve, reject, tell });
-    worker.postMessage({ ...message, kind, id: sent });
+    worker.postMessage({ ...message, kind, id: sent }, transfer);
   });
 }
 
@@ -140,8 +142,31 @@ async function answer(name, source, { ask, description: { spec } }) {
 // One after the other, in the order in which they were given.
 function listen(model) {
   let last = Promise.resolve();
+  const answerLast = (source, name) => {
+    last = last.then(() => answer(name, source, model)).then(() => source.close?.());
+  };
+  const moving = prepareMoving(element("live"), element("camera"), {
+    ask: model.ask,
+    spec: model.description.spec,
+    texts: TEXTS,
+    percent,
+    decimal: (value) => value.toFixed(1),
+    say,
+    hide: () => {
+      const hide = () => { element("answer").hidden = true; };
+      hide();
+      last = last.then(hide); // and those that are not answered yet
+    },
+    take: answerLast,
+  });
   const take = (file, name = file?.name) => {
-    if (file) last = last.then(() => answer(name, file, model));
+    if (!file) return;
+    if (isVideo(file)) {
+      moving.play(file);
+      return;
+    }
+    moving.close();
+    answerLast(file, name);
   };
   const input = element("file");
   input.disabled = false;

@@ -3,8 +3,9 @@
 
 const CACHE = `fusiform ${self.registration.scope}`; // other pages of this host have their own
 const PATIENCE = 4000; // milliseconds, for a network that neither works nor fails
-const PAGE = ["./", "index.html", "app.js", "boxes.js", "classes.js", "colours.js", "draw.js", "litert.js", "masks.js",
-  "model.json", "network.js", "picture.js", "style.css", "tasks.js", "texts/en.js", "worker.js"];
+const PAGE = ["./", "index.html", "app.js", "boxes.js", "classes.js", "colours.js", "draw.js", "frame_view.js", "frames.js",
+  "litert.js", "live.css", "live.js", "masks.js", "model.json", "moving.js", "network.js", "picture.js", "style.css",
+  "tasks.js", "texts/en.js", "video.js", "worker.js"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)));

@@ -2,7 +2,9 @@
 //
 // The page sends { id, kind: "open" } once, then { id, kind: "answer", source } with a file, an ImageBitmap or a video's
 // frame. Each gets { id, value } or { id, error }; between them { id, progress: { name, loaded, total } } may come, in
-// bytes, `total` 0 where the server does not say it. The messages are answered in their order.
+// bytes, `total` 0 where the server does not say it. The messages are answered in their order. With `longest`, a frame is
+// answered for the size at which it is shown, at most so many pixels long, and comes back as it is for its preview:
+// moving pictures have no time for more.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
@@ -59,8 +61,8 @@ async function open(_, say) {
   return { value: { description, milliseconds: performance.now() - started } };
 }
 
-async function answer({ source }) {
-  const { decodePicture, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
+async function answer({ source, longest }) {
+  const { decodePicture, fitWithin, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
   const times = [performance.now()];
   const lap = () => times.push(performance.now());
   let bitmap;
@@ -69,20 +71,22 @@ async function answer({ source }) {
   } catch (error) {
     throw Object.assign(new Error(error.message.replace(/\.$/, "")), { reason: "undecodable" });
   }
-  const size = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
+  const full = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
   lap();
-  const crop = startCrop(size.width, size.height, spec.preprocess);
+  const crop = startCrop(full.width, full.height, spec.preprocess);
   readStrips(bitmap, crop.region, crop.take);
   const pixels = crop.finish();
   lap();
   const answers = await ask(pixels);
   lap();
+  const size = longest ? fitWithin(full, longest) : full;
   const { transfer = [], ...result } = decode(answers, spec, size);
-  const preview = await makePreview(bitmap, size);
-  bitmap.close();
+  const preview = longest ? bitmap : await makePreview(bitmap, full);
+  if (preview !== bitmap) bitmap.close();
   lap();
   const [decoding, prepare, network, finish] = times.slice(1).map((time, k) => time - times[k]);
-  const value = { ...result, size, pixels, preview, milliseconds: { decode: decoding, prepare, network, finish } };
+  const milliseconds = { decode: decoding, prepare, network, finish };
+  const value = { ...result, size, region: crop.region, pixels, preview, milliseconds };
   return { value, transfer: [...transfer, preview] };
 }
 
