@@ -435,7 +435,7 @@ def test_masks_on_a_camera(camera, tmp_path):
     """A mask has the pixels of the frame as it is shown, and the frame's own when it is kept."""
     (written,) = write(small_network("segmentation"), "float32", tmp_path)
     with browsing(tmp_path / "profile", *camera) as browser, serving(written.path) as server:
-        browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
         page = Page(browser, server.address)
         told = page.start()
         width = told["size"]["width"]
@@ -486,7 +486,8 @@ def test_a_video_is_answered_where_it_is_sought_and_as_it_plays(callback, classi
         browser.evaluate("document.querySelector('#live video').currentTime = 0")
         browser.wait(shows + json.dumps(names[0]))
         browser.evaluate("window.told.length = 0")
-        browser.evaluate("document.querySelector('#live video').play()")
+        # With sound only for who has touched the page.
+        browser.evaluate("Object.assign(document.querySelector('#live video'), { muted: true }).play()")
         browser.wait("document.querySelector('#live video').ended")
         browser.wait(shows + json.dumps(names[1]))
         seen = set(browser.evaluate("window.told.map(({ guesses }) => guesses[0].name)"))
@@ -521,7 +522,7 @@ def test_videos_are_dropped_and_pasted_and_one_takes_the_place_of_the_other(clas
         ):
             browser.evaluate(DROP.replace("DATA", data).replace("EVENT", event))
             page.says("dropped.webm: play it")
-            page.answer()
+            browser.wait("document.querySelector('#live tbody th')")
             assert browser.evaluate("document.querySelectorAll('#live video').length") == 1
             assert browser.evaluate("window.addresses.size") == 1
         assert browser.evaluate(STATES) == ["ended"]
@@ -552,7 +553,7 @@ def test_a_video_that_cannot_be_played_is_said_and_the_next_one_is(classifier, v
             assert browser.evaluate("window.addresses.size") == 0
         browser.choose("#file", video)
         page.says("pets.webm: play it")
-        page.answer()
+        browser.wait("document.querySelector('#live tbody th')")
         browser.choose("#file", EXAMPLES / "coffee.jpg")
         page.says("coffee.jpg: ")
         assert page.is_off()

@@ -142,9 +142,7 @@ async function answer(name, source, { ask, description: { spec } }) {
 // One after the other, in the order in which they were given.
 function listen(model) {
   let last = Promise.resolve();
-  const answerLast = (source, name) => {
-    last = last.then(() => answer(name, source, model)).then(() => source.close?.());
-  };
+  const answerLast = (source, name) => { last = last.then(() => answer(name, source, model)); };
   const moving = prepareMoving(element("live"), element("camera"), {
     ask: model.ask,
     spec: model.description.spec,

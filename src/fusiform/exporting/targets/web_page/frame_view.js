@@ -43,6 +43,8 @@ const SHOW = {
 
 // Calls `on` for each new frame of a video, while playing and after seeking, until the signal aborts.
 function watch(video, on, signal) {
+  // The first frame of all may be there before the video says that it has any.
+  for (const event of ["loadeddata", "seeked"]) video.addEventListener(event, on, { signal });
   if (video.requestVideoFrameCallback) {
     const next = () => video.requestVideoFrameCallback(() => {
       if (signal.aborted) return;
@@ -118,6 +120,7 @@ export function openView(container, video, page, { buttons, mirrored = () => fal
   }
 
   const answerNewest = oneAtATime(async () => {
+    if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return; // none yet, or not of another camera
     try {
       const at = video.currentTime;
       const source = await createImageBitmap(video);

@@ -40,6 +40,10 @@ export function openVideo(container, page, file, { leave, keep }) {
   closing.addEventListener("click", () => leave(""));
   return {
     start() {
+      if (file.size === 0) { // browsers complain of it on the console
+        refuse();
+        return;
+      }
       page.say(texts.opening(file.name));
       const fail = (error) => leave(texts.failed(file.name, error.message), { error: true });
       view = openView(container, video, page, { buttons: [keeping, closing], fail });
