@@ -83,7 +83,7 @@ def main() -> None:
             with serving(site) as server, browsing(profile, *flags) as browser:
                 browser.send("Page.addScriptToEvaluateOnNewDocument", source=LISTEN)
                 browser.open(server.address)
-                browser.wait("!document.getElementById('camera').disabled")
+                browser.wait("!document.getElementById('camera').hidden")
                 browser.evaluate("document.getElementById('camera').click()")
                 browser.wait("document.querySelector('#live .rate')?.textContent")
                 return browser.evaluate(MEASURE.replace("SECONDS", str(arguments.seconds)))

@@ -115,6 +115,10 @@ class Browser:
             }})()"""
         )
 
+    def preload(self, script):
+        """Run a script in every page from now on, before its own."""
+        self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def open(self, address):
         self.send("Page.navigate", url=address)
         self.evaluate("new Promise((r) => document.readyState === 'complete' ? r() : addEventListener('load', r))")
@@ -133,12 +137,23 @@ class Browser:
 
 
 class Server:
-    """Serves a folder on a port of its own; ``requests`` has what was asked for and how many bytes were answered."""
+    """Serves a folder on a port of its own; ``requests`` has what was asked for and how many bytes were answered.
+
+    ``faults`` has functions by the names of files, which answer such a request in the handler's place.
+    """
 
     def __init__(self, folder, port=0):
         requests = self.requests = []
+        faults = self.faults = {}
 
         class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self):
+                fault = faults.get(self.path.partition("?")[0].lstrip("/"))
+                if fault is None:
+                    super().do_GET()
+                else:
+                    fault(self)
+
             def copyfile(self, source, outputfile):
                 content = source.read()
                 requests.append((self.path, len(content)))

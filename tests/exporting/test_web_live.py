@@ -65,7 +65,7 @@ window.addresses = new Set();
 const { createObjectURL, revokeObjectURL } = URL;
 URL.createObjectURL = (file) => {
   const address = createObjectURL(file);
-  window.addresses.add(address);
+  if (file instanceof File) window.addresses.add(address); // no sample photograph
   return address;
 };
 URL.revokeObjectURL = (address) => {
@@ -105,7 +105,7 @@ class Page:
         self.browser = browser
         browser.send("Page.addScriptToEvaluateOnNewDocument", source=LISTEN)
         browser.open(address)
-        browser.wait("!document.getElementById('camera').disabled")
+        browser.wait("!document.getElementById('camera').hidden")
         browser.evaluate("window.told.length = 0")
 
     def press(self, name):

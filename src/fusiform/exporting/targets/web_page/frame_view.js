@@ -1,39 +1,27 @@
-// Where a moving picture is shown: each answered frame with its own answer drawn on it, so that the two belong together,
-// and what was seen in it in a table.
+// Where a moving picture is shown: each answered frame with its own answer drawn on it, so that the two belong
+// together, and what was seen in it in a table.
 
+import { shadeOutside } from "./answers.js";
+import { cssColour } from "./colours.js";
 import { drawBoxes, drawMask } from "./draw.js";
 import { makeAnnouncer, mirrorBoxes, mirrorMask, oneAtATime, rateMeter } from "./frames.js";
+import { make } from "./page.js";
 
 const LONGEST = 800; // pixels of a frame that is drawn on; a mask takes its time by them
 const LETTERS = 14; // pixels of the screen that letters on a frame are high
-const ROWS = 5; // a table that grows and shrinks cannot be read
-const OUTSIDE = "rgb(0 0 0 / 50%)";
+const ROWS = 5; // a table that grows and shrinks is not read
 
-export function make(tag, properties = {}, ...inside) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...inside);
-  return made;
-}
-
-// How an answer is drawn on its frame, and the rows of the table: { name, share } each.
+// How an answer is drawn on its frame, and the rows of the table: { index, name, share } each.
 const SHOW = {
   classification: {
-    // What the network does not see is darkened.
-    draw: (context, { region: { left, top, width, height }, preview }) => {
-      const scale = context.canvas.width / preview.width;
-      context.beginPath();
-      context.rect(0, 0, context.canvas.width, context.canvas.height);
-      context.rect(...[left, top, width, height].map((length) => Math.round(scale * length)));
-      context.fillStyle = OUTSIDE;
-      context.fill("evenodd");
-    },
-    rows: ({ guesses }) => guesses.map(({ name, probability }) => ({ name, share: probability })),
+    draw: (context, { size }, { preprocess }) => shadeOutside(context, size, preprocess),
+    rows: ({ guesses }) => guesses.map(({ probability, ...guess }) => ({ ...guess, share: probability })),
   },
   detection: {
     draw: (context, { boxes, size }, { mirrored, textSize }) => {
       drawBoxes(context, mirrored ? mirrorBoxes(boxes, size) : boxes, size, { textSize });
     },
-    rows: ({ boxes }) => boxes.map(({ name, score }) => ({ name, share: score })),
+    rows: ({ boxes }) => boxes.map(({ index, name, score }) => ({ index, name, share: score })),
   },
   segmentation: {
     draw: (context, { mask }, { mirrored }) => drawMask(context, mirrored ? mirrorMask(mask) : mask),
@@ -71,8 +59,8 @@ function watch(video, on, signal) {
 // `mirrored()` says whether it is shown as in a mirror, and `fail(error)` is told what the worker cannot answer.
 // `takeFrame` hands over { frame, time }: the frame that is shown, as large as it came, or null where none is yet, and
 // its time in seconds.
-export function openView(container, video, page, { buttons, mirrored = () => false, fail }) {
-  const { ask, spec, texts, percent, decimal } = page;
+export function openView(container, video, model, { buttons, mirrored = () => false, fail }) {
+  const { ask, description: { spec }, texts, numbers } = model;
   const { draw, rows } = SHOW[spec.task];
   const stopped = new AbortController();
   const canvas = make("canvas", { hidden: true });
@@ -86,37 +74,40 @@ export function openView(container, video, page, { buttons, mirrored = () => fal
   const headings = [label, column].map((text) => make("th", { scope: "col", textContent: text }));
   const heard = make("p", { className: "heard" });
   heard.setAttribute("role", "status");
+  const head = make("thead", {}, make("tr", {}, ...headings));
+  const table = make("table", {}, make("caption", { textContent: caption }), head, body);
   container.replaceChildren(
-    stage,
-    make("div", { className: "buttons" }, ...buttons),
-    make("table", {}, make("caption", { textContent: caption }), make("thead", {}, make("tr", {}, ...headings)), body),
-    heard,
+    make("div", {}, stage, make("p", { className: "buttons" }, ...buttons)),
+    make("div", {}, table, heard),
   );
   container.hidden = false;
   const announcer = makeAnnouncer((text) => { heard.textContent = text; });
   const measure = rateMeter();
   let [frame, time] = [null, 0];
 
-  function show(value) {
-    const { preview, size: { width, height } } = value;
+  function show(answer) {
+    const { preview, size: { width, height } } = answer;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    stage.style.setProperty("--aspect", width / height);
     canvas.hidden = false;
     const mirror = mirrored();
     context.setTransform(mirror ? -1 : 1, 0, 0, 1, mirror ? width : 0, 0);
     context.drawImage(preview, 0, 0, width, height);
     context.resetTransform();
     const scale = Math.min(canvas.clientWidth / width, canvas.clientHeight / height) || 1;
-    draw(context, value, { mirrored: mirror, textSize: Math.max(12, Math.round(LETTERS / scale)) });
-    const seen = rows(value).slice(0, ROWS);
-    body.replaceChildren(...seen.map(({ name, share }) => {
-      const row = make("tr", {}, make("th", { scope: "row", textContent: name }),
-        make("td", { textContent: percent(share) }));
+    const textSize = Math.max(12, Math.round(LETTERS / scale));
+    draw(context, answer, { mirrored: mirror, textSize, preprocess: spec.preprocess });
+    const seen = rows(answer).slice(0, ROWS);
+    body.replaceChildren(...seen.map(({ index, name, share }) => {
+      const value = make("td", { textContent: numbers.percent(share) });
+      const row = make("tr", {}, make("th", { scope: "row", textContent: name }), value);
       row.style.setProperty("--share", share);
+      if (spec.task !== "classification") row.style.setProperty("--bar", cssColour(index));
       return row;
     }));
-    announcer.tell(seen[0]?.name ?? texts.live.nothing);
+    announcer.tell(seen[0]?.name ?? texts.objects(0, numbers.integer(0)));
     const frames = measure(performance.now());
-    rate.textContent = frames === null || video.paused ? "" : texts.live.rate(decimal(frames));
+    rate.textContent = frames === null || video.paused ? "" : texts.live.rate(numbers.decimal(frames));
   }
 
   const answerNewest = oneAtATime(async () => {

@@ -1,6 +1,7 @@
 // The camera: what it shows is answered frame by frame, and stays on this device. It is on only while it is watched.
 
-import { make, openView } from "./frame_view.js";
+import { openView } from "./frame_view.js";
+import { make } from "./page.js";
 
 const SIZE = { width: { ideal: 1280 }, height: { ideal: 720 } };
 
@@ -18,8 +19,8 @@ export function sayWhy(error, texts) {
   return Object.hasOwn(REASONS, error.name) ? texts[REASONS[error.name]] : texts.failed(error.message);
 }
 
-// What to ask for to get another camera than the one of these settings: the one that looks the other way, or the next of
-// the list where they look no known way, as with those of computers.
+// What to ask for to get another camera than the one of these settings: the one that looks the other way, or the next
+// of the list where they look no known way, as with those of computers.
 export function otherCamera({ facingMode, deviceId }, cameras) {
   if (facingMode) return { facingMode: { ideal: facingMode === "environment" ? "user" : "environment" } };
   const next = (cameras.findIndex((camera) => camera.deviceId === deviceId) + 1) % cameras.length;
@@ -28,10 +29,10 @@ export function otherCamera({ facingMode, deviceId }, cameras) {
 
 const switchOff = (stream) => stream?.getTracks().forEach((track) => track.stop());
 
-// The camera in `container`, from `start` to `close`. It calls `leave(sentence, { error })` itself when the camera is of no
-// use any more; `keep(frame, name)` gets the frame that the visitor keeps.
-export function openCamera(container, page, { leave, keep }) {
-  const texts = page.texts.live;
+// The camera in `container`, from `start` to `close`. `tell` says what goes on; `leave(sentence, { error })` is called
+// when the camera is of no use any more; `keep(frame, name)` gets the frame that the visitor keeps.
+export function openCamera(container, model, { tell, leave, keep }) {
+  const texts = model.texts.live;
   const video = make("video", { muted: true, playsInline: true });
   const closed = new AbortController();
   let [stream, settings, view] = [null, {}, null];
@@ -46,7 +47,7 @@ export function openCamera(container, page, { leave, keep }) {
       leave(texts.insecure, { error: true });
       return;
     }
-    page.say(texts.starting);
+    tell(texts.starting);
     try {
       if (!navigator.mediaDevices) throw new DOMException("", "NotFoundError");
       const opened = await navigator.mediaDevices.getUserMedia({ audio: false, video: { ...SIZE, ...wish } });
@@ -61,7 +62,7 @@ export function openCamera(container, page, { leave, keep }) {
       settings = track.getSettings();
       video.classList.toggle("mirrored", mirrored());
       video.srcObject = stream;
-      view ??= openView(container, video, page, {
+      view ??= openView(container, video, model, {
         buttons: [keeping, turning, stopping],
         mirrored,
         fail: (error) => leave(texts.failed(error.message), { error: true }),
@@ -70,7 +71,7 @@ export function openCamera(container, page, { leave, keep }) {
       const several = (await listCameras()).length > 1;
       if (closed.signal.aborted) return;
       turning.hidden = !several;
-      page.say(texts.running);
+      tell(texts.running);
     } catch (error) {
       if (!closed.signal.aborted) leave(sayWhy(error, texts), { error: true });
     }
