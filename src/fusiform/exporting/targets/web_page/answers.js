@@ -123,7 +123,7 @@ function shrink(mask, { width, height }) {
 }
 
 // The square that a classifier sees stays bright; all of a photograph that it sees whole.
-function shadeOutside(context, size, { fit, resize, crop }) {
+export function shadeOutside(context, size, { fit, resize, crop }) {
   if (fit && fit !== "crop") return;
   const { width, height } = context.canvas;
   const side = (Math.min(size.width, size.height) * crop * width) / (resize * size.width);

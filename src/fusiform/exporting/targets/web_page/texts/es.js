@@ -58,6 +58,37 @@ export const TEXTS = {
       hint: "Elija una clase para ocultar o mostrar su color.",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "Cámara",
+    stop: "Detener",
+    keep: "Conservar este fotograma",
+    turn: "Cambiar de cámara",
+    starting: "Iniciando la cámara…",
+    running: "La cámara está encendida. Sus imágenes no salen de este dispositivo.",
+    seen: {
+      classification: "El fotograma analizado; la red ve la parte clara",
+      detection: "El fotograma analizado con los objetos en recuadros",
+      segmentation: "El fotograma analizado, coloreado según las clases de sus píxeles",
+    },
+    rate: (frames) => `${frames} fotogramas analizados por segundo`,
+    name: (time) => `Cámara, ${time}`,
+    insecure: "Los navegadores solo permiten usar la cámara en páginas con dirección https y en localhost.",
+    denied: "Esta página no tiene permiso para usar la cámara: concédalo en los ajustes del navegador e inicie la cámara de nuevo.",
+    none: "No se ha encontrado ninguna cámara.",
+    busy: "No se puede iniciar la cámara: es posible que otro programa la esté usando.",
+    ended: "La cámara se ha detenido: se ha desconectado o se ha retirado el permiso.",
+    hidden: "La cámara se ha apagado porque la página dejó de estar visible.",
+    failed: (reason) => `No se puede analizar la imagen de la cámara (${reason}).`,
+  },
+  video: {
+    opening: (name) => `${name}…`,
+    open: (name) => `${name}: reprodúzcalo o vaya a un fotograma. No sale de este dispositivo.`,
+    close: "Cerrar el vídeo",
+    name: (name, time) => `${name}, ${time}`,
+    undecodable: (name) => `${name}: este navegador no puede reproducirlo. Pruebe con un MP4 (H.264) o un WebM.`,
+    failed: (name, reason) => `${name}: ${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `Decodificación ${decode}, redimensionado ${prepare}, red ${network}, final ${finish}`
   ),
