@@ -102,7 +102,9 @@ def shoot_one(site: Path, photo: Path, width: int, scheme: str, path: Path) -> N
         set_up(browser, width, scheme)
         browser.open(server.address)
         browser.wait(SETTLED)
+        browser.send("Emulation.setScrollbarsHidden", hidden=True)
         choose(browser, photo)
+        choose(browser, photo)  # the first of all takes longer than those that follow
         shoot(browser, whole=False).convert("RGB").save(path, "WEBP", quality=85, method=6)
 
 

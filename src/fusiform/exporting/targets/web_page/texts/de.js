@@ -29,10 +29,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Erkennt, welche von ${text} ${count === 1 ? "Klasse" : "Klassen"} ein Foto zeigt.`,
-      seen: "Das Foto; das Netz sieht den hellen Teil",
+      seen: "Das Foto",
       caption: "Die wahrscheinlichsten Klassen",
       label: "Klasse",
       value: "Wahrscheinlichkeit",
+      hint: "Das Netz sieht den hellen Teil des Fotos.",
     },
     detection: {
       lead: (count, text) => `Findet in einem Foto Objekte aus ${text} ${count === 1 ? "Klasse" : "Klassen"} und umrahmt sie.`,

@@ -32,10 +32,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Tells which of ${classes(count, text)} a photograph shows.`,
-      seen: "The photograph; the network sees its bright part",
+      seen: "The photograph",
       caption: "The likeliest classes",
       label: "Class",
       value: "Probability",
+      hint: "The network sees the bright part of the photograph.",
     },
     detection: {
       lead: (count, text) => `Finds objects of ${classes(count, text)} in a photograph and puts boxes around them.`,

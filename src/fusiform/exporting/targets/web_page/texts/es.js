@@ -29,10 +29,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Indica cuál de ${classes(count, text)} muestra una foto.`,
-      seen: "La foto; la red ve su parte clara",
+      seen: "La foto",
       caption: "Las clases más probables",
       label: "Clase",
       value: "Probabilidad",
+      hint: "La red ve la parte clara de la foto.",
     },
     detection: {
       lead: (count, text) => `Encuentra en una foto objetos de ${classes(count, text)} y los enmarca.`,

@@ -28,10 +28,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `사진에 있는 것을 클래스 ${text}개 중에서 알려 줍니다.`,
-      seen: "사진. 밝은 부분이 신경망의 입력입니다",
+      seen: "사진",
       caption: "가능성이 높은 클래스",
       label: "클래스",
       value: "확률",
+      hint: "신경망은 사진의 밝은 부분을 봅니다.",
     },
     detection: {
       lead: (_count, text) => `사진에서 클래스 ${text}개의 객체를 찾아 경계 상자로 표시합니다.`,

@@ -28,10 +28,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `判断照片属于 ${text} 个类别中的哪一个。`,
-      seen: "照片；网络看到的是明亮的部分",
+      seen: "照片",
       caption: "最可能的类别",
       label: "类别",
       value: "概率",
+      hint: "网络看到的是照片中明亮的部分。",
     },
     detection: {
       lead: (_count, text) => `在照片中检测 ${text} 个类别的目标，并用边界框标出。`,
