@@ -1,9 +1,9 @@
 """The page of a model in one file, for whoever has no host: it is opened from a disk, by a double click.
 
 ``web_single/`` has the scripts that stand in for the server: ``start.js`` unpacks the files in the page, ``files.js``
-gives them to the page's own scripts, which are those of the folder, and ``wait.js`` has what is said meanwhile. A module
-cannot import another by its name where there are no addresses: ``import`` is written anew, with names that ``files.js``
-replaces by addresses.
+gives them to the page's own scripts, which are those of the folder, and ``wait.js`` has what is said meanwhile. A
+module cannot import another by its name where there are no addresses: ``import`` is written anew, with names that
+``files.js`` replaces by addresses.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _with_policy(markup: str, scripts: Sequence[str], style: str) -> str:
 
 
 def _hashes(*texts: str) -> list[str]:
-    """The hashes by which a policy allows texts: of their UTF-8, as the standard says, and of UTF-16, as WebKit does."""
+    """The hashes by which a policy allows texts: of their UTF-8, as the standard says, and of UTF-16, as WebKit."""
     encoded = (text.encode(encoding) for text in texts for encoding in ("utf-8", "utf-16-le"))
     return [f"'sha256-{base64.b64encode(hashlib.sha256(data).digest()).decode()}'" for data in encoded]
 
