@@ -168,7 +168,7 @@ def measure(
                 "Python": partial(predict, predictor, photographs[0]),
             }
             rows.append({"network": name, "what": "12 megapixels"} | in_turns(answers, max(3, arguments.rounds // 3)))
-    return [{"network": name, **row} for row in rows]
+    return [{**row, "network": name} for row in rows]
 
 
 def in_turns(contenders: dict[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Cell]:
@@ -220,6 +220,7 @@ def first_visit(site: Path, profile: Path) -> dict[str, Cell]:
     contents = {name: (site / name).read_bytes() for name, _ in asked if (site / name).is_file()}
     packed = {name: min(len(data), len(gzip.compress(data, 6))) for name, data in contents.items()}
     return {
+        "network": site.name,
         "what": "first visit",
         "requests": len(asked),
         "bytes": sum(count for _, count in asked),
