@@ -149,7 +149,7 @@ function listen(model) {
     take(input.files[0]);
     input.value = ""; // the same file may be chosen again
   });
-  document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
+  document.addEventListener("drop", (event) => { for (const file of event.dataTransfer.files) take(file); });
   document.addEventListener("paste", (event) => take(event.clipboardData.files[0], TEXTS.pasted));
 }
 
