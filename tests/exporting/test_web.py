@@ -345,6 +345,25 @@ def test_a_hundred_photographs(name, bundled, browser, shared_data):
         assert browser.problems == []
 
 
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_photographs_on_float_pages(precision, browser, shared_data, tmp_path):
+    photographs = sorted((shared_data / "imagenet_val").rglob("*.JPEG"))[::25]
+    assert len(photographs) == 20
+    export("mobilenet_v2", "web", tmp_path, precision=precision)
+    (site,) = tmp_path.glob("*_web")
+    with serving(site) as server:
+        start(browser, server.address)
+        for path in photographs:
+            guesses = show(browser, path)["guesses"]
+            expected = fusiform.predict(path, model=site)[0].top
+            assert [guess["name"] for guess in guesses] == [guess.name for guess in expected], path
+            for ours, theirs in zip(guesses, expected, strict=True):
+                assert abs(ours["probability"] - theirs.probability) < 1e-3, path
+        assert browser.problems == []
+
+
 def make_pictures(folder):
     """Pictures held in several ways, of several kinds, with transparency, large, long and small."""
     with Image.open(EXAMPLES / "cat.jpg") as image:
