@@ -25,6 +25,7 @@ FUNCTIONS = {
     "export": "export",
     "verify": "verify",
     "benchmark": "benchmark",
+    "demo": "demo",
     "choose": "choose",
     "analyze": "analyze",
     "port": "port",

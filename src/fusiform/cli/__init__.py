@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("fusiform.cli.export:command", "Write a model for phones, browsers and other runtimes."),
     "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
+    "demo": ("fusiform.cli.demo:command", "Show a model on a web page, or write one for a host."),
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
@@ -32,7 +33,7 @@ COMMANDS = {
 SECTIONS = {
     "Use a model": ("predict",),
     "Train on your images": ("doctor", "train", "choose", "evaluate"),
-    "Deploy": ("export", "verify", "benchmark"),
+    "Deploy": ("export", "verify", "benchmark", "demo"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),
 }

@@ -1,9 +1,10 @@
 // All the work, off the page's own thread: fetching, decoding, resizing, the network, and what its answers mean.
 //
 // The page sends { id, kind: "open" } once, then { id, kind: "answer", source } with a file, an ImageBitmap or a video's
-// frame. Each gets { id, value } or { id, error: { message, reason, file, status } }; between them { id, progress: { name,
-// loaded, total } } may come for each large file, in bytes, `total` 0 where the server does not say it. The messages are
-// answered in their order. After an `open` that failed another may be sent.
+// frame; or "draw" with a source and what was found in it, or "run" with a network's input. Each gets { id, value } or
+// { id, error: { message, reason, file, status } }; between them { id, progress: { name, loaded, total } } may come for
+// each large file, in bytes, `total` 0 where the server does not say it. The messages are answered in their order. After
+// an `open` that failed another may be sent.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
@@ -101,7 +102,7 @@ async function open(_, say) {
   };
   await ask(new Uint8Array(side * side * 3)); // the first run of all takes several times as long
   opened = { ...picture, ...network, decode: TASKS[spec.task], spec, ask };
-  return { value: { description, milliseconds: performance.now() - started } };
+  return { value: { description, bytes: bytes.length, milliseconds: performance.now() - started } };
 }
 
 async function answer({ source }) {
@@ -131,7 +132,39 @@ async function answer({ source }) {
   return { value, transfer: [...transfer, preview] };
 }
 
-const KINDS = { open, answer };
+// The answers of the network itself to an input: of golden folders.
+async function run({ pixels }) {
+  return { value: await opened.ask(pixels) };
+}
+
+// The picture with its boxes or its mask, as a PNG: at its own size, or at the largest at which this browser draws.
+async function draw({ source, boxes, mask }) {
+  const { drawBoxes, drawMask } = await import("./draw.js");
+  const bitmap = await opened.decodePicture(source);
+  const size = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
+  for (let scale = 1; ; scale *= 0.75) {
+    const [width, height] = [size.width, size.height].map((length) => Math.max(1, Math.round(length * scale)));
+    try {
+      const canvas = new OffscreenCanvas(width, height);
+      const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+      context.fillStyle = "white";
+      context.fillRect(0, 0, width, height);
+      // What is too large stays black in some browsers, without a word.
+      if (context.getImageData(width - 1, height - 1, 1, 1).data[0] !== 255) throw new RangeError("too large");
+      context.imageSmoothingQuality = "high";
+      context.drawImage(bitmap, 0, 0, width, height);
+      if (boxes) drawBoxes(context, boxes, size);
+      if (mask) drawMask(context, mask);
+      const blob = await canvas.convertToBlob({ type: "image/png" });
+      bitmap.close();
+      return { value: { blob, width, height } };
+    } catch (error) {
+      if (scale < 0.05) throw error;
+    }
+  }
+}
+
+const KINDS = { open, answer, run, draw };
 let last = Promise.resolve();
 
 self.addEventListener("message", ({ data }) => {

@@ -1,39 +1,113 @@
-// What the page says, in English.
+// What the page says, in English. Every language has the same keys; counts come with their text beside them, for the
+// forms of words go by them.
+
+const objects = (count, text) => (count === 0 ? "no objects" : `${text} ${count === 1 ? "object" : "objects"}`);
+const classes = (count, text) => `${text} ${count === 1 ? "class" : "classes"}`;
 
 export const TEXTS = {
   title: "What does the photograph show?",
+  privacy: "Photographs stay on this device: nothing is sent anywhere.",
   choose: "Choose a photograph",
+  another: "Choose another photograph",
   drop: "or drop or paste one here",
-  loading: (name, share) => (share === null ? "Loading the model ..." : `Loading ${name}: ${share} %`),
+  samples: "Or try one of these",
+  loading: "Loading the model ...",
+  loadingBytes: (loaded, total) => `Loading the model: ${loaded} of ${total} MB ...`,
   ready: "Ready.",
   looking: (name) => `${name} ...`,
   pasted: "The pasted picture",
   classified: (name, label, percent) => `${name}: ${label}, ${percent}`,
-  detected: (name, count) => `${name}: ${count === 1 ? "1 object" : `${count === 0 ? "no" : count} objects`}`,
-  segmented: (name, count) => `${name}: ${count === 1 ? "1 class" : `${count} classes`}`,
+  detected: (name, count, text) => `${name}: ${objects(count, text)}`,
+  segmented: (name, count, text) => `${name}: ${classes(count, text)}`,
+  objects,
+  ofPicture: (percent) => `${percent} of the picture`,
+  offline: "Offline: this page works from the copy on this device.",
+  // What went wrong: with a file, on the way here, with the browser.
   undecodable: (name, reason) => `${name}: this browser cannot decode it (${reason}). Try a JPEG or a PNG.`,
+  unreadable: (name) => `${name} cannot be read: choose a file that is there, and no folder.`,
+  empty: (name) => `${name} is empty (0 bytes): copy or download it again.`,
+  notPicture: (name) => `${name} is not a picture.`,
+  cutShort: (name) => `${name} is cut short: copy or download it again.`,
+  damaged: (name) => `${name} is damaged: copy or download it again.`,
+  tooLarge: (name) => `${name} has too many pixels to decode: make the picture smaller.`,
+  otherFile: (file) => `${file} comes incomplete or changed from the server: load the page again.`,
+  unreachable: (file) => `${file} cannot be fetched: is this device offline? Load the page again when it is not.`,
+  refused: (file, status) => `${file}: the server answers ${status}`,
+  unsupported: "This browser is too old for this page: it needs Chrome 80, Firefox 114, Safari 16.4 or later.",
   failed: (name, reason) => `${name}: ${reason}`,
-  // What the picture and its table are: for those who do not see it, above the table, over its columns.
+  // What the picture and its table are: for those who do not see it, above the table, over its columns, below it.
   tasks: {
     classification: {
-      seen: "The part of the photograph that the network sees",
+      lead: (count, text) => `Tells which of ${classes(count, text)} a photograph shows.`,
+      seen: "The photograph; the network sees its bright part",
       caption: "The likeliest classes",
       label: "Class",
       value: "Probability",
     },
     detection: {
+      lead: (count, text) => `Finds objects of ${classes(count, text)} in a photograph and puts boxes around them.`,
       seen: "The photograph with the objects in boxes",
       caption: "The objects",
       label: "Class",
       value: "Confidence score",
+      hint: "Choose an object to see its box alone.",
     },
     segmentation: {
+      lead: (count, text) => `Tells which of ${classes(count, text)} each pixel of a photograph belongs to.`,
       seen: "The photograph, tinted by the classes of its pixels",
       caption: "The classes",
       label: "Class",
       value: "Share of the pixels",
+      hint: "Choose a class to hide or show its colour.",
     },
   },
-  times: ({ decode, prepare, network }) => `${decode} ms to decode, ${prepare} ms to resize, ${network} ms in the network`,
-  about: (model, classes) => `${model}: ${classes} classes. The photograph stays on this device.`,
+  times: (decode, prepare, network, finish) => (
+    `${decode} to decode, ${prepare} to resize, ${network} in the network, ${finish} to finish`
+  ),
+  copy: "Copy as JSON",
+  copied: "Copied.",
+  notCopied: "This browser does not let the page copy.",
+  save: "Save the picture",
+  saving: "Drawing the picture ...",
+  saved: (width, height) => `Saved: ${width} × ${height} pixels.`,
+  notSaved: "This browser cannot draw the picture.",
+  facts: {
+    about: "About the model",
+    network: "Network",
+    task: "Task",
+    input: "Input",
+    accuracy: "Accuracy",
+    size: "Size",
+    runtime: "Runtime",
+    licence: "Licence of the weights",
+    runtimeLicence: "Licence of the runtime",
+    from: "Origin of the weights",
+    classes: "Classes",
+  },
+  taskNames: { classification: "Classification", detection: "Object detection", segmentation: "Semantic segmentation" },
+  pixels: (side) => `${side} × ${side} pixels`,
+  measured: (top1, low, high, top5, dataset) => (
+    `Top-1 ${top1} (95% interval ${low} to ${high}), top-5 ${top5}: ${dataset}`
+  ),
+  images: (count, text) => `${text} ${count === 1 ? "image" : "images"}`,
+  filter: "Filter the classes",
+  more: (text) => `and ${text} more`,
+  selfTest: {
+    title: "Self-test",
+    about: "Runs the inputs that were exported with the model, and compares the answers with those expected.",
+    run: "Run the self-test",
+    running: (done, all) => `${done} of ${all} ...`,
+    caption: "The largest error of each answer",
+    answer: "Answer",
+    error: "Largest error",
+    allowed: "Tolerance",
+    result: "Result",
+    pass: "passed",
+    fail: "failed",
+    passed: (count, text) => (
+      `Passed: ${count === 1 ? "the answer to the input is" : `the answers to ${text} inputs are`} within the tolerance.`
+    ),
+    failed: (failed, all) => `Failed: the answers to ${failed} of ${all} inputs are beyond the tolerance.`,
+    otherFile: "Failed: the expected answers are those of another model file. Export the page again.",
+  },
 };
