@@ -35,6 +35,7 @@ from fusiform.zoo.model import open_model
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import CHROMIUM, browsing, serving
+from node import node_or_skip
 
 sys.path.pop(0)
 
@@ -51,10 +52,7 @@ def graph(small_spec, lived_in_state):
 
 @pytest.fixture(scope="module")
 def node():
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed, which runs the page's JavaScript")
-    return found
+    return node_or_skip()
 
 
 def run_node(node, script, *arguments, text=""):
