@@ -63,11 +63,18 @@ class Page:
         assert ready, browser.evaluate("document.body.innerText")
         browser.evaluate(LISTEN)
 
-    def tell(self, *paths, count=None, seconds=100):
-        """What the worker tells of files that the visitor chooses, in the order of its messages."""
+    def tell(self, path, *, seconds=100):
+        """What the worker tells of a file that the visitor chooses."""
         self.browser.evaluate("window.told.length = 0")
-        self.browser.choose("#file", *paths)
-        return self.wait(len(paths) if count is None else count, seconds)
+        self.browser.choose("#file", path)
+        (told,) = self.wait(1, seconds)
+        return told
+
+    def drop(self, *paths, seconds=100):
+        """The same of files and folders that the visitor drops on the page."""
+        self.browser.evaluate("window.told.length = 0")
+        self.browser.drop(*paths)
+        return self.wait(len(paths), seconds)
 
     def wait(self, count, seconds=100):
         """The worker's first ``count`` messages since the last ``tell``."""
@@ -77,7 +84,7 @@ class Page:
 
     def answer(self, path):
         """The value that the worker answers for one picture."""
-        (told,) = self.tell(path)
+        told = self.tell(path)
         assert "error" not in told, (path, told)
         return told
 

@@ -35,6 +35,7 @@ from fusiform.zoo.model import open_model
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import CHROMIUM, browsing, serving
+from node import node_or_skip
 
 sys.path.pop(0)
 
@@ -51,10 +52,7 @@ def graph(small_spec, lived_in_state):
 
 @pytest.fixture(scope="module")
 def node():
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed, which runs the page's JavaScript")
-    return found
+    return node_or_skip()
 
 
 def run_node(node, script, *arguments, text=""):
@@ -344,6 +342,25 @@ def test_a_hundred_photographs(name, bundled, browser, shared_data):
     with serving(bundled[name]) as server:
         start(browser, server.address)
         check_answers(browser, bundled[name], photographs)
+        assert browser.problems == []
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_photographs_on_float_pages(precision, browser, shared_data, tmp_path):
+    photographs = sorted((shared_data / "imagenet_val").rglob("*.JPEG"))[::25]
+    assert len(photographs) == 20
+    export("mobilenet_v2", "web", tmp_path, precision=precision)
+    (site,) = tmp_path.glob("*_web")
+    with serving(site) as server:
+        start(browser, server.address)
+        for path in photographs:
+            guesses = show(browser, path)["guesses"]
+            expected = fusiform.predict(path, model=site)[0].top
+            assert [guess["name"] for guess in guesses] == [guess.name for guess in expected], path
+            for ours, theirs in zip(guesses, expected, strict=True):
+                assert abs(ours["probability"] - theirs.probability) < 1e-3, path
         assert browser.problems == []
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_said_in_a_sentence_and_the_next_picture_works(ma
     for path in sorted((folder / "refused").iterdir()):
         with pytest.raises(ImageError):
             read_image(path)
-        (told,) = page.tell(path)
+        told = page.tell(path)
         assert told["error"]["reason"] == reasons[path.name], (path, told)
         assert re.fullmatch(r"(is|cannot) [^.]+", told["error"]["message"]), told
     compare(page, site, [EXAMPLES / "cat.jpg"], 0)
@@ -94,6 +94,20 @@ def test_what_cannot_be_read_is_said_in_a_sentence_and_the_next_picture_works(ma
 def test_formats_that_browsers_do_not_decode_are_named(made, page, site):
     folder, formats = made
     for path in sorted((folder / "elsewhere").iterdir()):
-        (told,) = page.tell(path)
+        told = page.tell(path)
         assert (told["error"]["reason"], told["error"]["message"]) == ("undecodable", formats[path.name]), path
     compare(page, site, [EXAMPLES / "cat.jpg"], 0)
+
+
+def test_several_files_and_folders_that_are_dropped_are_answered_in_their_order(made, page, site):
+    if not hasattr(page.browser, "drop"):
+        pytest.skip("Firefox's protocol drops no files")
+    folder = made[0]
+    cat, coffee = EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"
+    (alone,) = page.drop(folder)
+    assert alone["error"]["reason"] == "unreadable"
+    told = page.drop(coffee, folder / "refused" / "cut_0.5.jpg", folder / "same", cat)
+    assert [answer.get("error", {}).get("reason") for answer in told] == [None, "cutShort", "unreadable", None]
+    for answer, path in ((told[0], coffee), (told[3], cat)):
+        assert answer["guesses"][0]["name"] == fusiform.predict(path, model=site)[0].top[0].name
+    compare(page, site, [coffee], 0)

@@ -82,7 +82,7 @@ function makeProgress() {
 
 function showTexts(task, count) {
   const { lead, seen, hint, ...table } = texts.tasks[task];
-  put({ ...table, lead: lead(count, numbers.integer(count)), "hint-rows": hint ?? "" });
+  put({ ...table, lead: lead(count, numbers.integer(count)), "hint-rows": hint });
   element("seen").setAttribute("aria-label", seen);
 }
 

@@ -15,7 +15,7 @@ export function listen(take, samples, texts) {
     next(input.files[0]);
     input.value = ""; // the same file may be chosen again
   });
-  document.addEventListener("drop", (event) => next(event.dataTransfer.files[0]));
+  document.addEventListener("drop", (event) => { for (const file of event.dataTransfer.files) next(file); });
   document.addEventListener("paste", (event) => next(event.clipboardData.files[0], texts.pasted));
   showSamples(samples, next);
 }

@@ -31,11 +31,20 @@ export async function readFormat(bytes) {
   const head = latin(bytes, 0, 256);
   const [format, , read] = FORMATS.find(([, start]) => start.test(head)) ?? [null];
   const found = { format, whole: true, orientation: 1, upright: [bytes], profile: undefined, width: 0, height: 0 };
-  const said = read ? read(bytes, new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)) : {};
+  const said = read ? readWithin(read, bytes) : {};
   if (said.profile instanceof Uint8Array) {
     said.profile = isForeign(said.deflated ? await inflate(said.profile) : said.profile);
   }
   return { ...found, ...said };
+}
+
+function readWithin(read, bytes) {
+  try {
+    return read(bytes, new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  } catch (error) {
+    if (error instanceof RangeError) return { whole: false }; // what it says lies behind its end
+    throw error;
+  }
 }
 
 // Whether so many pixels are more than any photograph has: they would take the memory of the whole device.

@@ -36,10 +36,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Erkennt, welche von ${text} ${count === 1 ? "Klasse" : "Klassen"} ein Foto zeigt.`,
-      seen: "Das Foto; das Netz sieht den hellen Teil",
+      seen: "Das Foto",
       caption: "Die wahrscheinlichsten Klassen",
       label: "Klasse",
       value: "Wahrscheinlichkeit",
+      hint: "Das Netz sieht den hellen Teil des Fotos.",
     },
     detection: {
       lead: (count, text) => `Findet in einem Foto Objekte aus ${text} ${count === 1 ? "Klasse" : "Klassen"} und umrahmt sie.`,
@@ -101,14 +102,13 @@ export const TEXTS = {
   notSaved: "Dieser Browser kann das Bild nicht zeichnen.",
   facts: {
     about: "Über das Modell",
-    network: "Netz",
     task: "Aufgabe",
     input: "Eingabe",
     accuracy: "Genauigkeit",
     size: "Größe",
     runtime: "Laufzeitumgebung",
     licence: "Lizenz der Gewichte",
-    runtimeLicence: "Lizenz der Laufzeitumgebung",
+    runtimeLicence: "Lizenz der Laufzeitumgebung (Apache-2.0)",
     from: "Herkunft der Gewichte",
     classes: "Klassen",
   },

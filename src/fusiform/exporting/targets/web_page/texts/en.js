@@ -39,10 +39,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Tells which of ${classes(count, text)} a photograph shows.`,
-      seen: "The photograph; the network sees its bright part",
+      seen: "The photograph",
       caption: "The likeliest classes",
       label: "Class",
       value: "Probability",
+      hint: "The network sees the bright part of the photograph.",
     },
     detection: {
       lead: (count, text) => `Finds objects of ${classes(count, text)} in a photograph and puts boxes around them.`,
@@ -104,14 +105,13 @@ export const TEXTS = {
   notSaved: "This browser cannot draw the picture.",
   facts: {
     about: "About the model",
-    network: "Network",
     task: "Task",
     input: "Input",
     accuracy: "Accuracy",
     size: "Size",
     runtime: "Runtime",
     licence: "Licence of the weights",
-    runtimeLicence: "Licence of the runtime",
+    runtimeLicence: "Licence of the runtime (Apache-2.0)",
     from: "Origin of the weights",
     classes: "Classes",
   },

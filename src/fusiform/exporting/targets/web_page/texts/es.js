@@ -36,10 +36,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Indica cuál de ${classes(count, text)} muestra una foto.`,
-      seen: "La foto; la red ve su parte clara",
+      seen: "La foto",
       caption: "Las clases más probables",
       label: "Clase",
       value: "Probabilidad",
+      hint: "La red ve la parte clara de la foto.",
     },
     detection: {
       lead: (count, text) => `Encuentra en una foto objetos de ${classes(count, text)} y los enmarca.`,
@@ -101,14 +102,13 @@ export const TEXTS = {
   notSaved: "Este navegador no puede dibujar la imagen.",
   facts: {
     about: "Sobre el modelo",
-    network: "Red",
     task: "Tarea",
     input: "Entrada",
     accuracy: "Exactitud",
     size: "Tamaño",
     runtime: "Entorno de ejecución",
     licence: "Licencia de los pesos",
-    runtimeLicence: "Licencia del entorno de ejecución",
+    runtimeLicence: "Licencia del entorno de ejecución (Apache-2.0)",
     from: "Origen de los pesos",
     classes: "Clases",
   },

@@ -35,10 +35,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `사진에 있는 것을 클래스 ${text}개 중에서 알려 줍니다.`,
-      seen: "사진. 밝은 부분이 신경망의 입력입니다",
+      seen: "사진",
       caption: "가능성이 높은 클래스",
       label: "클래스",
       value: "확률",
+      hint: "신경망은 사진의 밝은 부분을 봅니다.",
     },
     detection: {
       lead: (_count, text) => `사진에서 클래스 ${text}개의 객체를 찾아 경계 상자로 표시합니다.`,
@@ -100,14 +101,13 @@ export const TEXTS = {
   notSaved: "이 브라우저에서는 그림을 그릴 수 없습니다.",
   facts: {
     about: "모델 정보",
-    network: "신경망",
     task: "작업",
     input: "입력",
     accuracy: "정확도",
     size: "크기",
     runtime: "런타임",
     licence: "가중치 라이선스",
-    runtimeLicence: "런타임 라이선스",
+    runtimeLicence: "런타임 라이선스 (Apache-2.0)",
     from: "가중치 출처",
     classes: "클래스",
   },

@@ -35,10 +35,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `判断照片属于 ${text} 个类别中的哪一个。`,
-      seen: "照片；网络看到的是明亮的部分",
+      seen: "照片",
       caption: "最可能的类别",
       label: "类别",
       value: "概率",
+      hint: "网络看到的是照片中明亮的部分。",
     },
     detection: {
       lead: (_count, text) => `在照片中检测 ${text} 个类别的目标，并用边界框标出。`,
@@ -100,14 +101,13 @@ export const TEXTS = {
   notSaved: "此浏览器无法绘制该图片。",
   facts: {
     about: "关于模型",
-    network: "网络",
     task: "任务",
     input: "输入",
     accuracy: "准确率",
     size: "大小",
     runtime: "运行时",
     licence: "权重许可证",
-    runtimeLicence: "运行时许可证",
+    runtimeLicence: "运行时许可证 (Apache-2.0)",
     from: "权重来源",
     classes: "类别",
   },
