@@ -2,8 +2,9 @@
 
     python scripts/docs/web_screenshots.py page/mobilenet_v2_x1_0_int8_web --photo examples/cat.jpg --out shots/
 
-Writes STATE_WIDTH_SCHEME.png for each of the states before, answer, error and offline. ``--docs`` renews the two
-pictures of docs/guides/export-and-verify.md instead. Needs a Chromium, which tests/exporting/browser.py drives.
+Writes STATE_WIDTH_SCHEME.png for each of the states before, answer, error and offline; or with ``--docs 1280,light``
+the answer alone into one file, as docs/web_page.webp and docs/web_page_phone.webp were made. Needs a Chromium, which
+tests/exporting/browser.py drives.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SCHEMES = ("light", "dark")
 # What a telephone says of its pointer, which is coarse and hovers over nothing, and what a computer says.
 PHONE = "--blink-settings=primaryHoverType=1,availableHoverTypes=1,primaryPointerType=2,availablePointerTypes=2"
 MOUSE = "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
+SPEED = {"downloadThroughput": -1, "uploadThroughput": -1}
 SETTLED = "['ready', 'answered', 'failed'].includes(document.body.dataset.state)"
 
 
@@ -59,7 +61,7 @@ def shoot(browser: Any, *, whole: bool = True) -> Image.Image:
 
 def choose(browser: Any, photo: Path) -> None:
     browser.evaluate("document.body.dataset.state = 'asked'")
-    browser.choose("#file", photo)
+    browser.choose("#file", photo.resolve())
     browser.wait("['answered', 'failed'].includes(document.body.dataset.state)")
 
 
@@ -88,20 +90,22 @@ def shoot_all(site: Path, photo: Path, out: Path, language: str) -> None:
                     browser.send("Network.emulateNetworkConditions", offline=False, latency=0, **SPEED)
 
 
-SPEED = {"downloadThroughput": -1, "uploadThroughput": -1}
-
-
-def shoot_docs(pages: list[tuple[Path, Path, int, str, Path]]) -> None:
-    """Each page's answer to its photograph at a width in a scheme, as a small file."""
+def shoot_one(site: Path, photo: Path, width: int, scheme: str, path: Path) -> None:
+    """The page's answer to a photograph, as a small file."""
     tools = load_browser()
-    for site, photo, width, scheme, path in pages:
-        with tempfile.TemporaryDirectory() as profile, tools.serving(site) as server:
-            with tools.browsing(profile, PHONE if width < 700 else MOUSE) as browser:
-                set_up(browser, width, scheme)
-                browser.open(server.address)
-                browser.wait(SETTLED)
-                choose(browser, photo)
-                shoot(browser, whole=False).convert("RGB").save(path, "WEBP", quality=85, method=6)
+    flags = PHONE if width < 700 else MOUSE
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        tools.serving(site) as server,
+        tools.browsing(profile, flags) as browser,
+    ):
+        set_up(browser, width, scheme)
+        browser.open(server.address)
+        browser.wait(SETTLED)
+        browser.send("Emulation.setScrollbarsHidden", hidden=True)
+        choose(browser, photo)
+        choose(browser, photo)  # the first of all takes longer than those that follow
+        shoot(browser, whole=False).convert("RGB").save(path, "WEBP", quality=85, method=6)
 
 
 def main() -> None:
@@ -114,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.docs:
         width, scheme = arguments.docs.split(",")
-        shoot_docs([(arguments.site, arguments.photo, int(width), scheme, arguments.out)])
+        shoot_one(arguments.site, arguments.photo, int(width), scheme, arguments.out)
     else:
         shoot_all(arguments.site, arguments.photo, arguments.out, arguments.lang)
 

@@ -110,7 +110,7 @@ WORDS = (
     Word("--decoded", "decoding within the file", "", "export"),
     Word("--single-file", "the web page as one file", "", "export"),
     Word("--golden", "the number of inputs with expected answers", "N", "export"),
-    Word("--samples", "images that a page's visitors can try", "IMAGES", "export"),
+    Word("--samples", "images that a page's visitors can try", "IMAGES", "export demo"),
     Word("--against", "the model that a file was made from", "NAME|FILE", "verify"),
     Word("--tolerance", "the largest error", "SHARE", "verify"),
     Word("--seconds", "how long to measure", "S", "benchmark"),

@@ -379,3 +379,22 @@ def test_what_is_said_where_the_page_cannot_start(page, browser, tmp_path):
     browser.send("Page.addScriptToEvaluateOnNewDocument", source="delete self.DecompressionStream;")
     browser.open(path.as_uri())
     browser.wait(f"{STATUS}.textContent.startsWith('This browser is too old for this page: it needs Chrome 80')")
+
+
+@needs_browser
+def test_samples_languages_and_the_self_test_are_inside(tmp_path):
+    export("shufflenet_v2_x1_0", "web", tmp_path, precision="int8", single_file=True, golden=2)
+    path = tmp_path / "shufflenet_v2_x1_0_int8_web.html"
+    assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == []
+    with contextlib.closing(Watched(tmp_path / "profile")) as browser:
+        start(browser, f"{path.as_uri()}?lang=ko")
+        assert browser.evaluate("document.documentElement.lang") == "ko"
+        assert browser.wait("[...document.querySelectorAll('#sample-list img')].every((each) => each.naturalWidth)")
+        browser.evaluate("document.querySelector('#sample-list button').click()")
+        assert browser.wait("document.querySelector('#guesses th')?.textContent") == "Egyptian cat"
+        browser.evaluate("document.getElementById('licence').open = true")
+        browser.wait("document.getElementById('licence-text').textContent.includes('Apache License')")
+        browser.evaluate("document.getElementById('test-run').click()")
+        browser.wait("document.querySelector('#test-said').className")
+        assert browser.evaluate("document.querySelector('#test-said').className") == "passed"
+        assert browser.problems == []

@@ -27,6 +27,13 @@ from fusiform.report import printable
 @click.argument("model", default="mobilenet_v2", type=click.Path(), shell_complete=options.complete_model)
 @options.out_folder("Write the page into DIR, ready for a static host, in place of serving it.", required=False)
 @click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="An image, or a folder of which up to six are shown, for visitors to try.  [default: two of the package, if "
+    "the model knows what they show]",
+)
+@click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
@@ -40,7 +47,7 @@ from fusiform.report import printable
     help="The port to listen at; 0 takes any free one.  [default: 3874, or the next free one]",
 )
 @click.option("--browser/--no-browser", default=True, help="Whether to open the page in a browser.  [default: browser]")
-def command(model: str, out: Path | None, host: str, port: int | None, browser: bool) -> None:
+def command(model: str, out: Path | None, samples: Path | None, host: str, port: int | None, browser: bool) -> None:
     """Show MODEL on a web page that runs it in the visitor's browser.
 
     MODEL is a name, a model file, the folder of a run or of an exported page. It is served from this machine, and the
@@ -58,6 +65,7 @@ def command(model: str, out: Path | None, host: str, port: int | None, browser: 
     with demo(
         model,
         out,
+        samples=samples,
         host=host,
         port=port,
         browser=browser,
@@ -70,14 +78,14 @@ def command(model: str, out: Path | None, host: str, port: int | None, browser: 
             tell_next(
                 "table",
                 f"fusiform demo {place}  # looks at it",
-                f"hf upload USER/NAME {place} --repo-type space  # for others; {place}/README.md has more",
+                f"hf upload USER/NAME {place} . --repo-type space  # for others; its README.md has more",
             )
             return
-        with open_output(None):
-            click.echo(page.address)
-        for line in _hints(host, page.port, local=host in LOCAL):
-            click.echo(f"fusiform: {line}", err=True)
         try:
+            with open_output(None):
+                click.echo(page.address)
+            for line in _hints(host, page.port, local=host in LOCAL):
+                click.echo(f"fusiform: {line}", err=True)
             page.wait()
         except KeyboardInterrupt as interrupt:
             if isinstance(interrupt, Ended):

@@ -15,7 +15,7 @@ LONGEST_DESCRIPTION = 60
 
 _VERBS: Mapping[Task, str] = {
     "classification": "Classifies photographs",
-    "detection": "Finds objects in photographs",
+    "detection": "Detects objects",
     "segmentation": "Segments photographs",
 }
 # Hugging Face's names of licences; others are left out of its header, and stand in the text.
@@ -41,7 +41,7 @@ Model: {summary}. Licence of its weights: {weights}.
 
 Put this folder onto any static host with https, which browsers ask for before they lend a camera:
 
-- Hugging Face: a new Space of the kind "static", then `hf upload USER/NAME . --repo-type space` in this folder
+- Hugging Face: a new Space of the kind "static", then `hf upload USER/NAME . . --repo-type space` in this folder
 - GitHub Pages: push this folder as the branch `gh-pages`
 - Netlify: `npx netlify-cli deploy --prod --dir .`
 - Cloudflare Pages: `npx wrangler pages deploy .`

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from fusiform.errors import InputError
+from fusiform.errors import InputError, UsageError
 from fusiform.exporting.demo.hosts import is_site, write_folder
 from fusiform.exporting.demo.server import Server
 from fusiform.exporting.targets.base import Precision
 from fusiform.exporting.targets.web import site_files
+from fusiform.exporting.targets.web_samples import read_samples
 from fusiform.zoo.info import precision_of
 from fusiform.zoo.model import Model, open_model
 from fusiform.zoo.stated import assumption
@@ -73,6 +74,7 @@ def demo(
     model: str | os.PathLike[str] | Model = "mobilenet_v2",
     out: str | os.PathLike[str] | None = None,
     *,
+    samples: str | os.PathLike[str] | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = True,
@@ -87,6 +89,7 @@ def demo(
         model: A name, a model file, the folder of a training run, what ``fusiform.open_model`` has opened, or the
             folder of a page, which is served as it is.
         out: A folder to write the page into, ready for a static host, in place of serving it.
+        samples: A photograph, or a folder of them, that the page shows for visitors to try; see ``fusiform.export``.
         host: The address to listen at; ``0.0.0.0`` lets others in the network in, to whom browsers lend no camera
             without https.
         port: The port; None is 3874, or the next one that is free, and 0 any free one.
@@ -97,7 +100,7 @@ def demo(
         The page: ``address``, ``wait()``, ``close()``; or with ``out`` its ``folder``.
 
     Raises:
-        UsageError: For a port that is none.
+        UsageError: For a port that is none, and for samples where the page is there already.
         InputError: For a port that is taken, a host that is not this machine's, and a folder with other files in it.
         WeightsError: For a model that cannot be read, or is for one runtime alone.
         OutputError: For a folder that cannot be written.
@@ -110,7 +113,7 @@ def demo(
 
     """
     # On this machine's own wire a second at the start counts for more than a megabyte.
-    files = _files(model, say or (lambda _: None), level=1 if out is None else 9)
+    files = _files(model, samples, say or (lambda _: None), level=1 if out is None else 9)
     if out is not None:
         write_folder(files, Path(out))
         return Demo(None, Path(out), None)
@@ -121,9 +124,13 @@ def demo(
     return Demo(address, None, server)
 
 
-def _files(model: str | os.PathLike[str] | Model, say: Say, *, level: int) -> dict[str, bytes]:
+def _files(
+    model: str | os.PathLike[str] | Model, samples: str | os.PathLike[str] | None, say: Say, *, level: int
+) -> dict[str, bytes]:
     """The files of a model's page, or those of a folder that is one."""
     if not isinstance(model, Model) and is_site(folder := Path(model)):
+        if samples is not None:
+            raise UsageError(f"{folder}: is a page already; --samples is for a model: leave it out")
         return {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -134,7 +141,8 @@ def _files(model: str | os.PathLike[str] | Model, say: Say, *, level: int) -> di
         raise InputError(f"{opened.path}: decodes its answers itself; show the model that it was made from")
     if opened.assumed:
         say(assumption(str(opened.path), opened.spec.preprocess, opened.assumed))
-    return site_files(opened.graph(), cast("Precision", precision_of(opened) or "float32"), level=level)
+    precision = cast("Precision", precision_of(opened) or "float32")
+    return site_files(opened.graph(), precision, read_samples(samples, ("web",)), level=level)
 
 
 def address_of(host: str, port: int) -> str:

@@ -1,8 +1,9 @@
 """The page of a model in one file, for whoever has no host: it is opened from a disk, by a double click.
 
-``web_single/`` has the two scripts that stand in for the server: ``start.js`` unpacks the files in the page,
-``files.js`` gives them to the page's own scripts, which are those of the folder. A module cannot import another by its
-name where there are no addresses: ``import`` is written anew, with names that ``files.js`` replaces by addresses.
+``web_single/`` has the scripts that stand in for the server: ``start.js`` unpacks the files in the page, ``files.js``
+gives them to the page's own scripts, which are those of the folder, and ``wait.js`` has what is said meanwhile. A
+module cannot import another by its name where there are no addresses: ``import`` is written anew, with names that
+``files.js`` replaces by addresses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import html
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusiform.errors import WeightsError
@@ -74,7 +75,8 @@ def to_page(files: Mapping[str, bytes]) -> bytes:
     style = kept.pop(sheet).decode()
     if re.search(r"@import|url\((?!\s*[\"']?data:)", style):
         raise ValueError(f"{sheet}: loads another file, which a page in one file cannot")
-    script = "".join((_SCRIPTS / name).read_text(encoding="utf-8") for name in ("files.js", "start.js"))
+    wait, *others = ((_SCRIPTS / name).read_text(encoding="utf-8") for name in ("wait.js", "files.js", "start.js"))
+    script = "".join(others)
     for name, text, end in ((sheet, style, "</style"), ("start.js", script, "</script")):
         if end in text.lower():
             raise ValueError(f"{name}: {end} would end it where it stands in the page")
@@ -82,12 +84,15 @@ def to_page(files: Mapping[str, bytes]) -> bytes:
     markup = re.sub(r'\s*<script type="module"[^>]*></script>', "", markup)
     markup = markup.replace(f'<link rel="stylesheet" href="{sheet}">', f"<style>{style}</style>")
     markup = re.sub(r'\s*<link rel="(?:manifest|apple-touch-icon)"[^>]*>', "", markup)
-    status = re.compile(r'(?<=<p id="status" role="status">)[^<]*')
-    if len(status.findall(markup)) != 1:
+    markup, lines = re.subn(
+        r'(<p id="status" role="status">)[^<]*</p>',
+        lambda found: f"{found[1]}{_WITHOUT_SCRIPTS}</p><script>{wait}</script>",
+        markup,
+    )
+    if lines != 1:
         raise ValueError("index.html: there is no line that says what goes on")
-    markup = status.sub(_WITHOUT_SCRIPTS, markup)
     markup = re.sub(r'\b(href|src)="([^"#:]+)"', lambda found: f'{found[1]}="{_as_data(found[2], files)}"', markup)
-    markup = _with_policy(markup, script, style)
+    markup = _with_policy(markup, (wait, script), style)
     end = f'{blocks}\n<script data-first="{entry}">{script}</script>\n</body>'
     return f"\N{ZERO WIDTH NO-BREAK SPACE}{markup.replace('</body>', end)}".encode("utf-16-le")
 
@@ -110,13 +115,13 @@ def _as_data(name: str, files: Mapping[str, bytes]) -> str:
     return f"data:{_TYPES[ending]};base64,{base64.b64encode(files[name]).decode()}"
 
 
-def _with_policy(markup: str, script: str, style: str) -> str:
+def _with_policy(markup: str, scripts: Sequence[str], style: str) -> str:
     """The markup with the folder's content policy made that of one file: no address is left that could be asked."""
     (given,) = re.findall(r'http-equiv="Content-Security-Policy"\s+content="([^"]*)"', markup)
     directives = {words[0]: words[1:] for words in map(str.split, given.split(";")) if words}
     if directives.get("default-src") != ["'none'"]:
         raise ValueError("index.html: the policy does not forbid what it does not name")
-    directives["script-src"] = [*_hashes(script), "blob:", "'wasm-unsafe-eval'"]
+    directives["script-src"] = [*_hashes(*scripts), "blob:", "'wasm-unsafe-eval'"]
     directives["worker-src"] = ["blob:"]
     directives["style-src"] = _hashes(style)
     directives["trusted-types"] = [*directives["trusted-types"], "files"]
@@ -129,10 +134,10 @@ def _with_policy(markup: str, script: str, style: str) -> str:
     return markup.replace(given, policy)
 
 
-def _hashes(text: str) -> list[str]:
-    """The hashes by which a policy allows a text: of its UTF-8, as the standard says, or of its UTF-16, as WebKit."""
-    digests = (hashlib.sha256(text.encode(encoding)).digest() for encoding in ("utf-8", "utf-16-le"))
-    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+def _hashes(*texts: str) -> list[str]:
+    """The hashes by which a policy allows texts: of their UTF-8, as the standard says, and of UTF-16, as WebKit."""
+    encoded = (text.encode(encoding) for text in texts for encoding in ("utf-8", "utf-16-le"))
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(data).digest()).decode()}'" for data in encoded]
 
 
 def _rewritten(files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -30,12 +30,13 @@ export function showAnswer(name, value, { description: { spec }, texts, numbers 
   const chosen = new Set(spec.task === "segmentation" ? rows.keys() : []);
   element("guesses").replaceChildren(...rows.map(({ name: label, index, share }, k) => {
     // Nothing can be chosen of a classifier's answer, nor a mask's background, which has no colour.
-    const inside = spec.task === "classification" || (spec.task === "segmentation" && index === 0)
+    const plain = spec.task === "classification" || (spec.task === "segmentation" && index === 0);
+    const inside = plain
       ? make("span", { textContent: label })
       : makeButton(label, k, { chosen, redraw, points: spec.task === "detection" });
     const row = make("tr", {}, make("th", { scope: "row" }, inside), make("td", { textContent: numbers.percent(share) }));
     row.style.setProperty("--share", share);
-    if (inside.tagName === "BUTTON") row.style.setProperty("--bar", cssColour(index));
+    if (spec.task !== "classification") row.style.setProperty("--bar", plain ? "var(--dim)" : cssColour(index));
     if (spec.task === "detection") {
       row.addEventListener("pointerenter", () => redraw({ pointed: k, chosen }));
       row.addEventListener("pointerleave", () => redraw({ chosen }));
@@ -43,7 +44,9 @@ export function showAnswer(name, value, { description: { spec }, texts, numbers 
     return row;
   }));
   element("table").hidden = rows.length === 0;
-  element("hint-rows").hidden = !element("guesses").querySelector("button");
+  element("hint-rows").hidden = spec.task === "classification"
+    ? !isCropped(spec.preprocess)
+    : !element("guesses").querySelector("button");
   return sentence;
 }
 
@@ -122,9 +125,12 @@ function shrink(mask, { width, height }) {
   return { classes, width, height };
 }
 
+const isCropped = ({ fit = "crop" }) => fit === "crop";
+
 // The square that a classifier sees stays bright; all of a photograph that it sees whole.
-function shadeOutside(context, size, { fit, resize, crop }) {
-  if (fit && fit !== "crop") return;
+export function shadeOutside(context, size, preprocess) {
+  if (!isCropped(preprocess)) return;
+  const { resize, crop } = preprocess;
   const { width, height } = context.canvas;
   const side = (Math.min(size.width, size.height) * crop * width) / (resize * size.width);
   const [x, y] = [Math.max(0, (width - side) / 2), Math.max(0, (height - side) / 2)];

@@ -6,10 +6,12 @@ import { catchDrops, listen } from "./choose.js";
 import { startKeeping, startWorker } from "./client.js";
 import { showFacts } from "./facts.js";
 import { chooseLanguage, loadTexts } from "./language.js";
+import { prepareMoving } from "./moving.js";
 import { makeNumbers } from "./numbers.js";
 import { element, put, say, setState } from "./page.js";
 import { listenToSaving, offer } from "./saving.js";
 import { offerSelfTest } from "./selftest.js";
+import { isVideo } from "./video.js";
 
 catchDrops();
 const wanted = new URLSearchParams(location.search).get("lang");
@@ -33,12 +35,19 @@ function showTimes(milliseconds) {
   element("times").textContent = texts.times(...[decode, prepare, network, finish].map(numbers.milliseconds));
 }
 
+let turn = 0; // of the answer that the page is to show
+
 async function answer(name, given, model) {
+  const mine = ++turn;
   setState("looking");
   say(texts.looking(name));
   try {
     const source = typeof given === "function" ? await given() : given;
     const value = await model.ask("answer", { source });
+    if (mine !== turn) { // the camera has been started since
+      value.preview.close();
+      return;
+    }
     const sentence = showAnswer(name, value, model);
     offer({ name, source, value });
     showTimes(value.milliseconds);
@@ -73,7 +82,7 @@ function makeProgress() {
 
 function showTexts(task, count) {
   const { lead, seen, hint, ...table } = texts.tasks[task];
-  put({ ...table, lead: lead(count, numbers.integer(count)), "hint-rows": hint ?? "" });
+  put({ ...table, lead: lead(count, numbers.integer(count)), "hint-rows": hint });
   element("seen").setAttribute("aria-label", seen);
 }
 
@@ -97,7 +106,19 @@ try {
   showFacts(opened, texts, numbers);
   listenToSaving(model, texts, numbers);
   offerSelfTest(model, texts, numbers);
-  listen((source, name) => answer(name, source, model), description.samples ?? [], texts);
+  const moving = prepareMoving(model, {
+    hide: () => {
+      turn++;
+      element("answer").hidden = true;
+    },
+    take: (frame, name) => answer(name, frame, model),
+  });
+  const take = (source, name) => {
+    if (isVideo(source)) return moving.play(source);
+    moving.close();
+    return answer(name, source, model);
+  };
+  listen(take, description.samples ?? [], texts);
   setState("ready");
   say(texts.ready);
 } catch (error) {

@@ -29,9 +29,9 @@ export function startWorker() {
     for (const { reject } of waiting.values()) reject(new Error(event.message ?? "worker.js"));
     waiting.clear();
   });
-  return (kind, message = {}, tell = undefined) => new Promise((resolve, reject) => {
+  return (kind, message = {}, tell = undefined, transfer = []) => new Promise((resolve, reject) => {
     waiting.set(++sent, { resolve, reject, tell });
-    worker.postMessage({ ...message, kind, id: sent });
+    worker.postMessage({ ...message, kind, id: sent }, transfer);
   });
 }
 

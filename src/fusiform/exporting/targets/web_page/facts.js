@@ -5,7 +5,7 @@ import { element, make } from "./page.js";
 import { networkName } from "./record.js";
 
 const MOST = 200; // classes that are listed at once
-const LONG = 40; // letters of a fact that takes a line of its own
+const LONG = 24; // letters of a fact that takes a line of its own
 
 export function showFacts({ description, bytes }, texts, numbers) {
   const { spec } = description;
@@ -19,13 +19,12 @@ export function showFacts({ description, bytes }, texts, numbers) {
   });
   const rows = [
     [facts.task, texts.taskNames[spec.task]],
-    [facts.network, networkName(spec)],
     [facts.input, texts.pixels(numbers.integer(spec.input_size))],
     [facts.size, `${numbers.decimal(bytes / 1e6)} MB`],
+    [facts.runtime, description.runtime],
     ...measured.map((line) => [facts.accuracy, line]),
     [facts.licence, spec.license],
     [facts.from, spec.provenance],
-    [facts.runtime, `${description.runtime} (Apache-2.0)`],
   ].filter(([, text]) => text);
   element("facts-list").replaceChildren(...rows.map(([name, text]) => (
     make("div", { className: text.length > LONG ? "wide" : "" }, make("dt", { textContent: name }), make("dd", { textContent: text }))

@@ -3,7 +3,7 @@
 export function makeNumbers(tag) {
   const format = (options) => {
     const made = new Intl.NumberFormat(tag, options);
-    return (value) => made.format(value);
+    return (value) => made.format(value).replaceAll(" ", "\u00a0"); // no unit begins a line
   };
   return {
     percent: format({ style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }),

@@ -21,7 +21,8 @@ export function say(text, { error = false } = {}) {
   element("status").classList.toggle("error", error);
 }
 
-// What the page is doing: "loading", "ready", "looking", "answered" or "failed". The style goes by it.
+// What the page is doing: "loading", "ready", "looking", "answered" or "failed"; "moving" with a camera or a video, and
+// "stopped" where there is a word to say of its end. The style goes by it.
 export function setState(state) {
   document.body.dataset.state = state;
   element("main").setAttribute("aria-busy", String(state === "loading" || state === "looking"));

@@ -83,10 +83,16 @@ export function readStrips(bitmap, region, take) {
   }
 }
 
-// The whole picture of { width, height } for the page to draw on, at most so many pixels long: a bitmap, over white.
-export async function makePreview(bitmap, { width, height }, longest = 1600) {
+// The size of a picture of { width, height } that is at most so many pixels long.
+export function fitWithin({ width, height }, longest) {
   const scale = Math.min(1, longest / Math.max(width, height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  return { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
+}
+
+// The whole picture of a size for the page to draw on, at most so many pixels long: a bitmap, over white.
+export async function makePreview(bitmap, size, longest = 1600) {
+  const { width, height } = fitWithin(size, longest);
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { alpha: false });
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);

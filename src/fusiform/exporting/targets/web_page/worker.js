@@ -4,7 +4,8 @@
 // frame; or "draw" with a source and what was found in it, or "run" with a network's input. Each gets { id, value } or
 // { id, error: { message, reason, file, status } }; between them { id, progress: { name, loaded, total } } may come for
 // each large file, in bytes, `total` 0 where the server does not say it. The messages are answered in their order. After
-// an `open` that failed another may be sent.
+// an `open` that failed another may be sent. With `longest`, a frame is answered for the size at which it is shown, at
+// most so many pixels long, and comes back as it is for its preview: moving pictures have no time for more.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
@@ -105,8 +106,8 @@ async function open(_, say) {
   return { value: { description, bytes: bytes.length, milliseconds: performance.now() - started } };
 }
 
-async function answer({ source }) {
-  const { decodePicture, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
+async function answer({ source, longest }) {
+  const { decodePicture, fitWithin, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
   const times = [performance.now()];
   const lap = () => times.push(performance.now());
   let bitmap;
@@ -115,17 +116,18 @@ async function answer({ source }) {
   } catch (error) {
     throw Object.assign(new Error(error.message), { reason: error.reason ?? "undecodable" });
   }
-  const size = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
+  const full = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
   lap();
-  const crop = startCrop(size.width, size.height, spec.preprocess);
+  const crop = startCrop(full.width, full.height, spec.preprocess);
   readStrips(bitmap, crop.region, crop.take);
   const pixels = crop.finish();
   lap();
   const answers = await ask(pixels);
   lap();
+  const size = longest ? fitWithin(full, longest) : full;
   const { transfer = [], ...result } = decode(answers, spec, size);
-  const preview = await makePreview(bitmap, size);
-  bitmap.close();
+  const preview = longest ? bitmap : await makePreview(bitmap, full);
+  if (preview !== bitmap) bitmap.close();
   lap();
   const [decoding, prepare, network, finish] = times.slice(1).map((time, k) => time - times[k]);
   const value = { ...result, size, pixels, preview, milliseconds: { decode: decoding, prepare, network, finish } };

@@ -36,10 +36,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Erkennt, welche von ${text} ${count === 1 ? "Klasse" : "Klassen"} ein Foto zeigt.`,
-      seen: "Das Foto; das Netz sieht den hellen Teil",
+      seen: "Das Foto",
       caption: "Die wahrscheinlichsten Klassen",
       label: "Klasse",
       value: "Wahrscheinlichkeit",
+      hint: "Das Netz sieht den hellen Teil des Fotos.",
     },
     detection: {
       lead: (count, text) => `Findet in einem Foto Objekte aus ${text} ${count === 1 ? "Klasse" : "Klassen"} und umrahmt sie.`,
@@ -58,6 +59,37 @@ export const TEXTS = {
       hint: "Wählen Sie eine Klasse, um ihre Farbe aus- oder einzublenden.",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "Kamera",
+    stop: "Beenden",
+    keep: "Dieses Bild behalten",
+    turn: "Kamera wechseln",
+    starting: "Die Kamera wird gestartet …",
+    running: "Die Kamera ist an. Ihr Bild bleibt auf diesem Gerät.",
+    seen: {
+      classification: "Das ausgewertete Einzelbild; das Netz sieht den hellen Teil",
+      detection: "Das ausgewertete Einzelbild mit den Objekten in Rahmen",
+      segmentation: "Das ausgewertete Einzelbild, eingefärbt nach den Klassen seiner Pixel",
+    },
+    rate: (frames) => `${frames} Bilder pro Sekunde ausgewertet`,
+    name: (time) => `Kamera, ${time}`,
+    insecure: "Browser geben die Kamera nur für Seiten mit https-Adresse und für localhost frei.",
+    denied: "Diese Seite darf die Kamera nicht verwenden: Erlauben Sie den Zugriff in den Einstellungen des Browsers und starten Sie die Kamera erneut.",
+    none: "Es wurde keine Kamera gefunden.",
+    busy: "Die Kamera lässt sich nicht starten: Möglicherweise verwendet sie ein anderes Programm.",
+    ended: "Die Kamera wurde beendet: Sie wurde getrennt, oder der Zugriff wurde entzogen.",
+    hidden: "Die Kamera wurde ausgeschaltet, weil die Seite nicht mehr sichtbar war.",
+    failed: (reason) => `Das Bild der Kamera kann nicht ausgewertet werden (${reason}).`,
+  },
+  video: {
+    opening: (name) => `${name} …`,
+    open: (name) => `${name}: Spielen Sie das Video ab, oder springen Sie zu einer Stelle. Es bleibt auf diesem Gerät.`,
+    close: "Video schließen",
+    name: (name, time) => `${name}, ${time}`,
+    undecodable: (name) => `${name}: Dieser Browser kann das Video nicht abspielen. Versuchen Sie es mit einem MP4 (H.264) oder WebM.`,
+    failed: (name, reason) => `${name}: ${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `Dekodieren ${decode}, Skalieren ${prepare}, Netz ${network}, Abschluss ${finish}`
   ),
@@ -70,14 +102,13 @@ export const TEXTS = {
   notSaved: "Dieser Browser kann das Bild nicht zeichnen.",
   facts: {
     about: "Über das Modell",
-    network: "Netz",
     task: "Aufgabe",
     input: "Eingabe",
     accuracy: "Genauigkeit",
     size: "Größe",
     runtime: "Laufzeitumgebung",
     licence: "Lizenz der Gewichte",
-    runtimeLicence: "Lizenz der Laufzeitumgebung",
+    runtimeLicence: "Lizenz der Laufzeitumgebung (Apache-2.0)",
     from: "Herkunft der Gewichte",
     classes: "Klassen",
   },

@@ -39,10 +39,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Tells which of ${classes(count, text)} a photograph shows.`,
-      seen: "The photograph; the network sees its bright part",
+      seen: "The photograph",
       caption: "The likeliest classes",
       label: "Class",
       value: "Probability",
+      hint: "The network sees the bright part of the photograph.",
     },
     detection: {
       lead: (count, text) => `Finds objects of ${classes(count, text)} in a photograph and puts boxes around them.`,
@@ -61,6 +62,37 @@ export const TEXTS = {
       hint: "Choose a class to hide or show its colour.",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "Camera",
+    stop: "Stop",
+    keep: "Keep this frame",
+    turn: "Switch camera",
+    starting: "Starting the camera ...",
+    running: "The camera is on. What it shows stays on this device.",
+    seen: {
+      classification: "The answered frame; the network sees its bright part",
+      detection: "The answered frame with the objects in boxes",
+      segmentation: "The answered frame, tinted by the classes of its pixels",
+    },
+    rate: (frames) => `${frames} answered frames a second`,
+    name: (time) => `Camera, ${time}`,
+    insecure: "Browsers give the camera only to pages with an https address, and to those of localhost.",
+    denied: "This page may not use the camera: allow it in the browser's settings, then start the camera again.",
+    none: "No camera was found.",
+    busy: "The camera cannot be started: another program may be using it.",
+    ended: "The camera has stopped: it was disconnected, or its permission was withdrawn.",
+    hidden: "The camera was switched off because the page was out of sight.",
+    failed: (reason) => `The camera's picture cannot be answered (${reason}).`,
+  },
+  video: {
+    opening: (name) => `${name} ...`,
+    open: (name) => `${name}: play it, or seek a frame. It stays on this device.`,
+    close: "Close the video",
+    name: (name, time) => `${name}, ${time}`,
+    undecodable: (name) => `${name}: this browser cannot play it. Try an MP4 (H.264) or a WebM.`,
+    failed: (name, reason) => `${name}: ${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `${decode} to decode, ${prepare} to resize, ${network} in the network, ${finish} to finish`
   ),
@@ -73,14 +105,13 @@ export const TEXTS = {
   notSaved: "This browser cannot draw the picture.",
   facts: {
     about: "About the model",
-    network: "Network",
     task: "Task",
     input: "Input",
     accuracy: "Accuracy",
     size: "Size",
     runtime: "Runtime",
     licence: "Licence of the weights",
-    runtimeLicence: "Licence of the runtime",
+    runtimeLicence: "Licence of the runtime (Apache-2.0)",
     from: "Origin of the weights",
     classes: "Classes",
   },

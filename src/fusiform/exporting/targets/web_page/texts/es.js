@@ -36,10 +36,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (count, text) => `Indica cuál de ${classes(count, text)} muestra una foto.`,
-      seen: "La foto; la red ve su parte clara",
+      seen: "La foto",
       caption: "Las clases más probables",
       label: "Clase",
       value: "Probabilidad",
+      hint: "La red ve la parte clara de la foto.",
     },
     detection: {
       lead: (count, text) => `Encuentra en una foto objetos de ${classes(count, text)} y los enmarca.`,
@@ -58,6 +59,37 @@ export const TEXTS = {
       hint: "Elija una clase para ocultar o mostrar su color.",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "Cámara",
+    stop: "Detener",
+    keep: "Conservar este fotograma",
+    turn: "Cambiar de cámara",
+    starting: "Iniciando la cámara…",
+    running: "La cámara está encendida. Sus imágenes no salen de este dispositivo.",
+    seen: {
+      classification: "El fotograma analizado; la red ve la parte clara",
+      detection: "El fotograma analizado con los objetos en recuadros",
+      segmentation: "El fotograma analizado, coloreado según las clases de sus píxeles",
+    },
+    rate: (frames) => `${frames} fotogramas analizados por segundo`,
+    name: (time) => `Cámara, ${time}`,
+    insecure: "Los navegadores solo permiten usar la cámara en páginas con dirección https y en localhost.",
+    denied: "Esta página no tiene permiso para usar la cámara: concédalo en los ajustes del navegador e inicie la cámara de nuevo.",
+    none: "No se ha encontrado ninguna cámara.",
+    busy: "No se puede iniciar la cámara: es posible que otro programa la esté usando.",
+    ended: "La cámara se ha detenido: se ha desconectado o se ha retirado el permiso.",
+    hidden: "La cámara se ha apagado porque la página dejó de estar visible.",
+    failed: (reason) => `No se puede analizar la imagen de la cámara (${reason}).`,
+  },
+  video: {
+    opening: (name) => `${name}…`,
+    open: (name) => `${name}: reprodúzcalo o vaya a un fotograma. No sale de este dispositivo.`,
+    close: "Cerrar el vídeo",
+    name: (name, time) => `${name}, ${time}`,
+    undecodable: (name) => `${name}: este navegador no puede reproducirlo. Pruebe con un MP4 (H.264) o un WebM.`,
+    failed: (name, reason) => `${name}: ${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `Decodificación ${decode}, redimensionado ${prepare}, red ${network}, final ${finish}`
   ),
@@ -70,14 +102,13 @@ export const TEXTS = {
   notSaved: "Este navegador no puede dibujar la imagen.",
   facts: {
     about: "Sobre el modelo",
-    network: "Red",
     task: "Tarea",
     input: "Entrada",
     accuracy: "Exactitud",
     size: "Tamaño",
     runtime: "Entorno de ejecución",
     licence: "Licencia de los pesos",
-    runtimeLicence: "Licencia del entorno de ejecución",
+    runtimeLicence: "Licencia del entorno de ejecución (Apache-2.0)",
     from: "Origen de los pesos",
     classes: "Clases",
   },

@@ -35,10 +35,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `사진에 있는 것을 클래스 ${text}개 중에서 알려 줍니다.`,
-      seen: "사진. 밝은 부분이 신경망의 입력입니다",
+      seen: "사진",
       caption: "가능성이 높은 클래스",
       label: "클래스",
       value: "확률",
+      hint: "신경망은 사진의 밝은 부분을 봅니다.",
     },
     detection: {
       lead: (_count, text) => `사진에서 클래스 ${text}개의 객체를 찾아 경계 상자로 표시합니다.`,
@@ -57,6 +58,37 @@ export const TEXTS = {
       hint: "클래스를 선택하면 색을 숨기거나 표시합니다.",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "카메라",
+    stop: "중지",
+    keep: "이 프레임 보관",
+    turn: "카메라 전환",
+    starting: "카메라를 시작하는 중…",
+    running: "카메라가 켜져 있습니다. 영상은 이 기기를 벗어나지 않습니다.",
+    seen: {
+      classification: "분석한 프레임. 밝은 부분이 신경망의 입력입니다",
+      detection: "객체를 경계 상자로 표시한 프레임",
+      segmentation: "픽셀의 클래스에 따라 색을 입힌 프레임",
+    },
+    rate: (frames) => `초당 ${frames}프레임 분석`,
+    name: (time) => `카메라, ${time}`,
+    insecure: "브라우저는 https 주소의 페이지와 localhost에서만 카메라를 허용합니다.",
+    denied: "이 페이지에 카메라 사용 권한이 없습니다. 브라우저 설정에서 허용한 후 카메라를 다시 시작하세요.",
+    none: "카메라를 찾을 수 없습니다.",
+    busy: "카메라를 시작할 수 없습니다. 다른 프로그램에서 사용 중일 수 있습니다.",
+    ended: "카메라가 중지되었습니다. 연결이 끊어졌거나 사용 권한이 해제되었습니다.",
+    hidden: "페이지가 보이지 않게 되어 카메라를 껐습니다.",
+    failed: (reason) => `카메라 영상을 분석할 수 없습니다(${reason}).`,
+  },
+  video: {
+    opening: (name) => `${name}…`,
+    open: (name) => `${name}: 재생하거나 원하는 위치로 이동하세요. 동영상은 이 기기를 벗어나지 않습니다.`,
+    close: "동영상 닫기",
+    name: (name, time) => `${name}, ${time}`,
+    undecodable: (name) => `${name}: 이 브라우저에서 재생할 수 없는 파일입니다. MP4(H.264) 또는 WebM 파일을 사용해 보세요.`,
+    failed: (name, reason) => `${name}: ${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `디코딩 ${decode}, 크기 조정 ${prepare}, 신경망 ${network}, 마무리 ${finish}`
   ),
@@ -69,14 +101,13 @@ export const TEXTS = {
   notSaved: "이 브라우저에서는 그림을 그릴 수 없습니다.",
   facts: {
     about: "모델 정보",
-    network: "신경망",
     task: "작업",
     input: "입력",
     accuracy: "정확도",
     size: "크기",
     runtime: "런타임",
     licence: "가중치 라이선스",
-    runtimeLicence: "런타임 라이선스",
+    runtimeLicence: "런타임 라이선스 (Apache-2.0)",
     from: "가중치 출처",
     classes: "클래스",
   },

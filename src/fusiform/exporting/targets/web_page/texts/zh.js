@@ -35,10 +35,11 @@ export const TEXTS = {
   tasks: {
     classification: {
       lead: (_count, text) => `判断照片属于 ${text} 个类别中的哪一个。`,
-      seen: "照片；网络看到的是明亮的部分",
+      seen: "照片",
       caption: "最可能的类别",
       label: "类别",
       value: "概率",
+      hint: "网络看到的是照片中明亮的部分。",
     },
     detection: {
       lead: (_count, text) => `在照片中检测 ${text} 个类别的目标，并用边界框标出。`,
@@ -57,6 +58,37 @@ export const TEXTS = {
       hint: "选择一个类别，隐藏或显示它的颜色。",
     },
   },
+  // The camera and videos.
+  live: {
+    start: "摄像头",
+    stop: "停止",
+    keep: "保留此帧",
+    turn: "切换摄像头",
+    starting: "正在启动摄像头…",
+    running: "摄像头已开启，画面不会离开此设备。",
+    seen: {
+      classification: "已识别的帧；网络看到的是明亮的部分",
+      detection: "已识别的帧，目标以边界框标出",
+      segmentation: "已识别的帧，按像素类别着色",
+    },
+    rate: (frames) => `每秒识别 ${frames} 帧`,
+    name: (time) => `摄像头，${time}`,
+    insecure: "浏览器只允许 https 地址的网页和 localhost 使用摄像头。",
+    denied: "此网页没有使用摄像头的权限：请在浏览器设置中允许，然后重新启动摄像头。",
+    none: "未找到摄像头。",
+    busy: "无法启动摄像头：可能有其他程序正在使用它。",
+    ended: "摄像头已停止：连接已断开，或使用权限已被撤销。",
+    hidden: "网页不可见，摄像头已关闭。",
+    failed: (reason) => `无法识别摄像头画面（${reason}）。`,
+  },
+  video: {
+    opening: (name) => `${name}…`,
+    open: (name) => `${name}：请播放，或跳转到某一帧。视频不会离开此设备。`,
+    close: "关闭视频",
+    name: (name, time) => `${name}，${time}`,
+    undecodable: (name) => `${name}：此浏览器无法播放该文件。请尝试 MP4（H.264）或 WebM 文件。`,
+    failed: (name, reason) => `${name}：${reason}`,
+  },
   times: (decode, prepare, network, finish) => (
     `解码 ${decode}，缩放 ${prepare}，网络 ${network}，后处理 ${finish}`
   ),
@@ -69,14 +101,13 @@ export const TEXTS = {
   notSaved: "此浏览器无法绘制该图片。",
   facts: {
     about: "关于模型",
-    network: "网络",
     task: "任务",
     input: "输入",
     accuracy: "准确率",
     size: "大小",
     runtime: "运行时",
     licence: "权重许可证",
-    runtimeLicence: "运行时许可证",
+    runtimeLicence: "运行时许可证 (Apache-2.0)",
     from: "权重来源",
     classes: "类别",
   },
