@@ -415,7 +415,7 @@ def test_labels_are_text_and_a_broken_file_is_said(graph, browser, tmp_path):
         for name, said in (("broken.png", "is not a picture"), ("empty.jpg", "is empty (0 bytes)")):
             show(browser, tmp_path / name)
             shown = browser.evaluate(SHOWN)
-            assert shown["status"].startswith(f"{name}: {said}")
+            assert shown["status"].startswith(f"{name} {said}")
             assert (shown["error"], shown["hidden"]) == (True, True)
         show(browser, EXAMPLES / "coffee.jpg")
         assert not browser.evaluate(SHOWN)["error"]
