@@ -82,6 +82,8 @@ def main() -> None:
             profile = folder / f"profile {next(profiles)}"
             with serving(site) as server, browsing(profile, *flags) as browser:
                 browser.send("Page.addScriptToEvaluateOnNewDocument", source=LISTEN)
+                screen = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                browser.send("Emulation.setDeviceMetricsOverride", **screen)
                 browser.open(server.address)
                 browser.wait("!document.getElementById('camera').hidden")
                 browser.evaluate("document.getElementById('camera').click()")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusiform
-from fusiform.errors import UsageError, WeightsError
+from fusiform.errors import InputError, UsageError, WeightsError
 from fusiform.exporting.job import export
 from fusiform.exporting.targets.web import site_files, write
 from fusiform.exporting.targets.web_single import in_one_file, rewrite_imports, to_page
@@ -21,6 +21,7 @@ from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import open_model
 from fusiform.zoo.pages import read_text, write_text
+from fusiform.zoo.snippets import languages_for, write_snippet
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -205,6 +206,14 @@ def test_the_precision_of_a_page_is_that_of_its_model(graph, tmp_path):
         path = tmp_path / f"{precision}.html"
         path.write_bytes(to_page(site_files(graph, precision, level=1)))
         assert precision_of(open_model(path)) == precision
+
+
+def test_other_programs_read_no_pages(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_bytes(page)
+    with pytest.raises(InputError, match=r"is a web page with the model inside, .* --to litert --out DIR"):
+        write_snippet(path, "python")
+    assert languages_for(path) == ()
 
 
 @pytest.mark.parametrize(

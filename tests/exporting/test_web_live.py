@@ -19,6 +19,7 @@ from PIL import Image
 
 import fusiform
 from fusiform.exporting.targets.web import PAGE, write
+from fusiform.exporting.targets.web_single import in_one_file
 from fusiform.graph.build import build_graph
 from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess
@@ -271,6 +272,10 @@ def test_a_frame_is_shown_with_its_own_answer(classifier, tmp_path):
         assert browser.problems == []
 
 
+ON_TOP = """(() => {
+  const { left, top, width, height } = document.querySelector("#live .stage").getBoundingClientRect();
+  return document.elementFromPoint(left + width / 2, top + height / 2).tagName;
+})()"""
 HALVES = """(() => {
   const canvas = document.querySelector("#live canvas");
   const context = canvas.getContext("2d");
@@ -298,6 +303,7 @@ def test_who_looks_into_the_camera_sees_a_mirror_and_the_network_does_not(facing
         red = right if facing != "environment" else left
         assert red[0] > 200
         assert (left if red is right else right)[2] > 200
+        assert browser.evaluate(ON_TOP) == "CANVAS"
         mirrored = browser.evaluate("document.querySelector('#live video').classList.contains('mirrored')")
         assert mirrored == (facing != "environment")
 
@@ -412,6 +418,19 @@ def test_an_address_without_https_gets_no_camera(classifier, tmp_path):
         page.press("Camera")
         page.says("Browsers give the camera only to pages with an https address, and to those of localhost.")
         assert page.is_off()
+
+
+@needs_browser
+def test_a_page_in_one_file_has_a_camera_and_plays_videos(camera, video, tmp_path):
+    (written,) = write(small_network("detection"), "float32", tmp_path)
+    with browsing(tmp_path / "profile", *camera) as browser:
+        page = Page(browser, in_one_file(written).path.as_uri())
+        page.start()
+        browser.choose("#file", video)
+        page.says("pets.webm: play it")
+        assert browser.evaluate(STATES) == ["ended"]
+        browser.wait("document.querySelector('#live tbody th')")
+        assert browser.problems == []
 
 
 @needs_browser

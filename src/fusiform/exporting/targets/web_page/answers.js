@@ -1,12 +1,12 @@
 // An answer on the page: the picture with what was seen in it, the best of it in large letters, and all of it in a table.
 
 import { cssColour } from "./colours.js";
-import { drawBoxes, drawMask } from "./draw.js";
+import { drawBoxes } from "./draw.js";
 import { element, make, put } from "./page.js";
 
-const CONTEXT = { alpha: false, willReadFrequently: true }; // masks are mixed with what is there
 const SHADE = "rgb(0 0 0 / 60%)"; // over what is left out
 
+let painting = 0; // of the masks that were asked for, the last one is shown
 let drawn = null; // the bitmap that is on the canvas, beneath what was drawn
 
 // The photograph as the page's canvas, for others to draw on.
@@ -14,18 +14,19 @@ export function showPhotograph(preview) {
   const canvas = element("seen");
   [canvas.width, canvas.height] = [preview.width, preview.height];
   canvas.style.setProperty("--aspect", preview.width / preview.height);
-  const context = canvas.getContext("2d", CONTEXT);
+  const context = canvas.getContext("2d", { alpha: false });
   context.drawImage(preview, 0, 0);
   return context;
 }
 
 // Shows what the worker answers; the sentence for the status line, which is read aloud.
-export function showAnswer(name, value, { description: { spec }, texts, numbers }) {
+export async function showAnswer(name, value, model) {
+  const { description: { spec }, texts, numbers } = model;
   if (drawn !== value.preview) drawn?.close();
   drawn = value.preview;
-  const { best, sure, caption, rows, redraw, sentence } = SHOW[spec.task](name, value, { spec, texts, numbers });
+  const { best, sure, caption, rows, redraw, sentence } = SHOW[spec.task](name, value, { ...model, spec });
+  await redraw({});
   put({ best, sure, caption: caption ?? texts.tasks[spec.task].caption });
-  redraw({});
   // The rows that are chosen: boxes to be seen alone, classes that are shown.
   const chosen = new Set(spec.task === "segmentation" ? rows.keys() : []);
   element("guesses").replaceChildren(...rows.map(({ name: label, index, share }, k) => {
@@ -97,17 +98,21 @@ const SHOW = {
       sentence: texts.detected(name, boxes.length, numbers.integer(boxes.length)),
     };
   },
-  segmentation: (name, { mask, shares, preview }, { texts, numbers }) => {
+  segmentation: (name, { mask, shares, preview }, { ask, texts, numbers }) => {
     const small = shrink(mask, preview);
     const largest = shares.find(({ index }) => index !== 0) ?? shares[0]; // the first class is the background
     return {
       best: largest.name,
       sure: texts.ofPicture(numbers.percent(largest.share)),
       rows: shares,
-      redraw: ({ chosen }) => {
+      // By the worker: a large mask would hold up the page.
+      redraw: async ({ chosen }) => {
+        const turn = ++painting;
         const shown = new Set(shares.filter((_, k) => chosen?.has(k) ?? true).map(({ index }) => index));
         const classes = shown.size === shares.length ? small.classes : small.classes.map((k) => (shown.has(k) ? k : 0));
-        drawMask(showPhotograph(preview), { ...small, classes });
+        const tinted = await ask("tint", { preview, mask: { ...small, classes } });
+        if (turn === painting) showPhotograph(tinted);
+        tinted.close();
       },
       sentence: texts.segmented(name, shares.length, numbers.integer(shares.length)),
     };

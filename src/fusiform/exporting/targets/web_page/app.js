@@ -48,7 +48,8 @@ async function answer(name, given, model) {
       value.preview.close();
       return;
     }
-    const sentence = showAnswer(name, value, model);
+    const sentence = await showAnswer(name, value, model);
+    if (mine !== turn) return;
     offer({ name, source, value });
     showTimes(value.milliseconds);
     element("answer").hidden = false;

@@ -1,11 +1,12 @@
 // All the work, off the page's own thread: fetching, decoding, resizing, the network, and what its answers mean.
 //
 // The page sends { id, kind: "open" } once, then { id, kind: "answer", source } with a file, an ImageBitmap or a video's
-// frame; or "draw" with a source and what was found in it, or "run" with a network's input. Each gets { id, value } or
-// { id, error: { message, reason, file, status } }; between them { id, progress: { name, loaded, total } } may come for
-// each large file, in bytes, `total` 0 where the server does not say it. The messages are answered in their order. After
-// an `open` that failed another may be sent. With `longest`, a frame is answered for the size at which it is shown, at
-// most so many pixels long, and comes back as it is for its preview: moving pictures have no time for more.
+// frame; or "draw" with a source and what was found in it, "tint" with a small picture and its mask, or "run" with a
+// network's input. Each gets { id, value } or { id, error: { message, reason, file, status } }; between them
+// { id, progress: { name, loaded, total } } may come for each large file, in bytes, `total` 0 where the server does not
+// say it. The messages are answered in their order. After an `open` that failed another may be sent. With `longest`, a
+// frame is answered for the size at which it is shown, at most so many pixels long, and comes back as it is for its
+// preview: moving pictures have no time for more.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
@@ -166,7 +167,19 @@ async function draw({ source, boxes, mask }) {
   }
 }
 
-const KINDS = { open, answer, run, draw };
+// A picture, which is small enough for the page, tinted by a mask: a bitmap.
+async function tint({ preview, mask }) {
+  const { drawMask } = await import("./draw.js");
+  const canvas = new OffscreenCanvas(preview.width, preview.height);
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  context.drawImage(preview, 0, 0);
+  preview.close();
+  drawMask(context, mask);
+  const tinted = canvas.transferToImageBitmap();
+  return { value: tinted, transfer: [tinted] };
+}
+
+const KINDS = { open, answer, run, draw, tint };
 let last = Promise.resolve();
 
 self.addEventListener("message", ({ data }) => {
