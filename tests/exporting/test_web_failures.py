@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,15 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def browser(tmp_path_factory):
+def fresh(tmp_path_factory):
     with browsing(tmp_path_factory.mktemp("profile")) as opened:
-        opened.preload(LISTEN)
         yield opened
+
+
+@pytest.fixture
+def browser(fresh):
+    fresh.preload(LISTEN)
+    return fresh
 
 
 def check(page, site):
@@ -93,6 +99,15 @@ def check(page, site):
     guesses = page.answer(path)["guesses"]
     assert [guess["name"] for guess in guesses] == [guess.name for guess in expected]
 
+
+# Whether anything of a file is kept for later.
+KEPT = """(async () => {
+  for (const name of await caches.keys()) {
+    const kept = await (await caches.open(name)).keys();
+    if (kept.some(({ url }) => url.includes("NAME"))) return true;
+  }
+  return false;
+})()"""
 
 FAULTS = {
     (MODEL, refuse(404)): "refused",
@@ -125,8 +140,36 @@ def test_a_download_that_fails_is_said_and_reloading_helps(site, browser):
             assert error["message"].startswith(name if error["file"] == name else "the page's scripts"), (about, error)
             told = browser.wait("!document.body.innerText.includes('...') && document.body.innerText")
             assert error["file"] in told or "scripts" in told, (about, told)
+            if name in (MODEL, RUNTIME):
+                assert not browser.evaluate(KEPT.replace("NAME", name)), about
             del server.faults[name]
             check(Page(browser, server.address), site)
+
+
+def test_a_slow_download_says_how_far_it_is(site, fresh):
+    def drip(handler):
+        content = read(handler)
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        for at in range(0, len(content), len(content) // 20):
+            handler.wfile.write(content[at : at + len(content) // 20])
+            time.sleep(0.05)
+
+    fresh.preload(LISTEN.replace("if (!data.progress)", "if (data.progress) window.progress.push(data.progress); else"))
+    fresh.preload("window.progress = []")
+    with serving(site) as server:
+        server.faults[MODEL] = drip
+        check(Page(fresh, server.address), site)
+        told = fresh.evaluate("window.progress")
+    steps = [step for step in told if step["name"] == MODEL]
+    length = (site / MODEL).stat().st_size
+    assert len(steps) > 5
+    assert {step["total"] for step in steps} == {length}
+    loaded = [step["loaded"] for step in steps]
+    assert loaded == sorted(loaded)
+    assert loaded[-1] == length
+    assert {step["name"] for step in told} == {MODEL, RUNTIME}
 
 
 @pytest.mark.parametrize("name", [MODEL, RUNTIME])
