@@ -46,13 +46,8 @@ window.told = [];
 window.Worker = class extends Worker {
   constructor(...given) {
     super(...given);
-<<<<<<< HEAD
-    this.addEventListener("message", ({ data: { value, error, progress } }) => {
-      if (!progress && !(value instanceof ImageBitmap)) window.told.push(error ? { error } : value);
-=======
     this.addEventListener("message", ({ data: { value, error } }) => {
       if (error || value?.pixels) window.told.push(error ? { error } : value); // no drawings
->>>>>>> w15-live
     });
   }
 };

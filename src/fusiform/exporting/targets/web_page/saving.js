@@ -28,7 +28,7 @@ export function listenToSaving({ ask, description: { spec } }, texts, numbers) {
     tell(texts.saving);
     try {
       const { blob, width, height } = await ask("draw", { source, boxes, mask });
-      download(blob, `${name.replace(/\.[^.]*$/, "")}_${DRAWN[spec.task]}.png`);
+      download(blob, `${name.replace(/\.[a-z]\w*$/i, "")}_${DRAWN[spec.task]}.png`);
       tell(texts.saved(numbers.integer(width), numbers.integer(height)));
     } catch {
       tell(texts.notSaved);
