@@ -3,8 +3,8 @@
     python benchmarks/web_camera.py [PAGE...] [--json FILE]
 
 The pages of the bundled models (int8), and every PAGE that is named, a folder that ``fusiform export --to web`` wrote,
-in a headless Chromium whose fake camera shows one of the repository's photographs, 1280 x 720, thirty times a second:
-no rate exceeds that. The runtime has one thread. The stages are medians over the frames, in the worker: pixels taken
+in a headless Chromium, 1280 x 900, whose fake camera shows one of the repository's photographs, 1280 x 720, thirty
+times a second: no rate exceeds that. The runtime has one thread. The stages are medians over the frames, in the worker: pixels taken
 out of the frame and resized, the network, and what its answers mean (boxes, the mask at the size of the screen). What
 is left of the time between two frames is the page's, which takes the frame and draws it with its answer, and waiting
 for the next. Pages take turns, each in a browser of its own; the rate is the median of the rounds.

@@ -47,7 +47,7 @@ window.Worker = class extends Worker {
   constructor(...given) {
     super(...given);
     this.addEventListener("message", ({ data: { value, error, progress } }) => {
-      if (!progress) window.told.push(error ? { error } : value);
+      if (!progress && !(value instanceof ImageBitmap)) window.told.push(error ? { error } : value);
     });
   }
 };

@@ -533,6 +533,14 @@ def test_nothing_is_wider_than_the_window(width, sites, tmp_path_factory):
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), language
 
 
+@pytest.fixture
+def camera(tmp_path_factory):
+    """A browser that has a camera, which shows a disc."""
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with browsing(tmp_path_factory.mktemp("profile"), MOUSE, *flags) as opened:
+        yield opened
+
+
 def axe_core():
     """The script of axe-core, which is not part of the repository; see CONTRIBUTING.md."""
     named = os.environ.get("AXE_CORE")
@@ -547,32 +555,35 @@ def axe_core():
 )
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("task", TASKS)
-def test_axe_finds_nothing(task, scheme, sites, tested, browser, tmp_path):
+def test_axe_finds_nothing(task, scheme, sites, tested, camera, tmp_path):
     (tmp_path / "notes.txt").write_text("no photograph")
     script = axe_core().read_text(encoding="utf-8")
-    browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    camera.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def check(state):
-        found = browser.evaluate("axe.run().then(({ violations }) => violations)")
+        found = camera.evaluate("axe.run().then(({ violations }) => violations)")
         told = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
         assert told == [], state
 
     with serving(tested.get(task, sites[task])) as server:
-        open_page(browser, server.address)
-        browser.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-        browser.wait("document.getElementById('licence-text').textContent")
-        browser.evaluate(script)
+        open_page(camera, server.address)
+        camera.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        camera.wait("document.getElementById('licence-text').textContent")
+        camera.evaluate(script)
         check("before")
-        show(browser)
+        show(camera)
         check("answer")
         if task in tested:
-            browser.evaluate("document.getElementById('test-run').click()")
-            browser.wait("document.getElementById('test-said').className === 'passed'")
+            camera.evaluate("document.getElementById('test-run').click()")
+            camera.wait("document.getElementById('test-said').className === 'passed'")
             check("self-test")
-        show(browser, tmp_path / "notes.txt")
+        show(camera, tmp_path / "notes.txt")
         check("error")
-        browser.evaluate("document.getElementById('offline').hidden = false")
+        camera.evaluate("document.getElementById('offline').hidden = false")
         check("offline")
+        camera.evaluate("document.getElementById('camera').click()")
+        camera.wait("document.querySelector('#live tbody tr') || document.querySelector('.rate')?.textContent")
+        check("camera")
 
 
 def test_the_icons_are_drawn_by_the_script():

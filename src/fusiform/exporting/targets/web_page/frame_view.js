@@ -102,7 +102,9 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
       const value = make("td", { textContent: numbers.percent(share) });
       const row = make("tr", {}, make("th", { scope: "row", textContent: name }), value);
       row.style.setProperty("--share", share);
-      if (spec.task !== "classification") row.style.setProperty("--bar", cssColour(index));
+      // A classifier's classes have no colours, nor has a mask's background.
+      const coloured = spec.task === "detection" || (spec.task === "segmentation" && index !== 0);
+      if (coloured) row.style.setProperty("--bar", cssColour(index));
       return row;
     }));
     announcer.tell(seen[0]?.name ?? texts.objects(0, numbers.integer(0)));
