@@ -240,7 +240,7 @@ def watch(site: Path, photograph: Path, profile: Path) -> dict[str, Cell]:
         browser.choose("#file", photograph)
         browser.wait("window.answered > 0")
         milliseconds = 1000 * (time.perf_counter() - start)
-        browser.evaluate("new Promise((done) => setTimeout(done, 500))")  # what it shows belongs to it
+        browser.evaluate("new Promise((done) => setTimeout(done, 1500))")  # what it shows belongs to it
         watched = browser.evaluate("window.watched")
     return {
         "network": site.name,

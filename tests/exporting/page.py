@@ -15,11 +15,15 @@ LISTEN = """(() => {
   window.told = [];
   if (window.listened) return;
   window.listened = true;
+  const asked = new Map();
   const post = Worker.prototype.postMessage;
   Worker.prototype.postMessage = function (message, ...rest) {
+    asked.set(message.id, message.kind);
     if (!this.heard) {
       this.heard = true;
-      this.addEventListener("message", ({ data }) => { if (!data.progress) window.told.push(data); });
+      this.addEventListener("message", ({ data }) => {
+        if (!data.progress && ["open", "answer"].includes(asked.get(data.id))) window.told.push(data);
+      });
     }
     return post.call(this, message, ...rest);
   };

@@ -156,7 +156,8 @@ def test_a_slow_download_says_how_far_it_is(site, fresh):
             handler.wfile.write(content[at : at + len(content) // 20])
             time.sleep(0.05)
 
-    fresh.preload(LISTEN.replace("if (!data.progress)", "if (data.progress) window.progress.push(data.progress); else"))
+    note = "if (data.progress) window.progress.push(data.progress);"
+    fresh.preload(LISTEN.replace("({ data }) => {", f"({{ data }}) => {{ {note}"))
     fresh.preload("window.progress = []")
     with serving(site) as server:
         server.faults[MODEL] = drip

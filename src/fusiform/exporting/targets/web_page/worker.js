@@ -108,15 +108,20 @@ async function open(_, say) {
 }
 
 async function answer({ source, longest }) {
-  const { decodePicture, fitWithin, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
-  const times = [performance.now()];
-  const lap = () => times.push(performance.now());
-  let bitmap;
+  const started = performance.now();
+  const bitmap = await opened.decodePicture(source);
   try {
-    bitmap = await decodePicture(source);
+    return await answerBitmap(bitmap, started, longest);
   } catch (error) {
-    throw Object.assign(new Error(error.message), { reason: error.reason ?? "undecodable" });
+    bitmap.close(); // it may hold a hundred megabytes, or keep a camera waiting
+    throw error;
   }
+}
+
+async function answerBitmap(bitmap, started, longest) {
+  const { fitWithin, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
+  const times = [started];
+  const lap = () => times.push(performance.now());
   const full = { width: bitmap.displayWidth ?? bitmap.width, height: bitmap.displayHeight ?? bitmap.height };
   lap();
   const crop = startCrop(full.width, full.height, spec.preprocess);
