@@ -234,6 +234,7 @@ def watch(site: Path, photograph: Path, profile: Path) -> dict[str, Cell]:
         browser.preload(LISTEN)
         browser.open(server.address)
         browser.wait("!document.querySelector('#file').disabled")
+        browser.evaluate("new Promise((done) => setTimeout(done, 2000))")  # to rest: samples come last
         browser.evaluate(WATCH)
         start = time.perf_counter()
         browser.evaluate("window.answered = 0")
