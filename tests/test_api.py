@@ -26,6 +26,7 @@ FUNCTIONS = {
     "verify": "verify",
     "benchmark": "benchmark",
     "serve": "serve",
+    "demo": "demo",
     "choose": "choose",
     "analyze": "analyze",
     "port": "port",

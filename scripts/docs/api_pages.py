@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 GROUPS: dict[str, tuple[str, ...]] = {
     "Predict": ("predict", "predict_iter", "Predictor"),
     "Train and measure": ("train", "evaluate", "diagnose"),
-    "Export and verify": ("export", "verify", "benchmark", "choose", "analyze", "port"),
+    "Export and verify": ("export", "demo", "verify", "benchmark", "choose", "analyze", "port"),
     "Serve": ("serve", "Server", "Client"),
     "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),
     "Results": ("Predictions", "Prediction", "Run", "Report"),

@@ -320,6 +320,30 @@ def _memory() -> str:
     return markdown([*header, "LiteRT with XNNPACK, weights included, measured"], lines)
 
 
+def _web() -> str:
+    rows = result("web")["rows"]
+    networks = {"mobilenet_v2_x1_0": "MobileNetV2 int8", "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0 int8"}
+    figures = (
+        ("the network, in the page's worker, ms", "network", "page ms", "{:.1f}"),
+        ("in Python's LiteRT, ms", "network", "Python ms", "{:.1f}"),
+        ("the page takes times as long", "network", "page / Python", "{:.1f}"),
+        ("in onnxruntime-web, ms", "network", "onnxruntime-web ms", "{:.1f}"),
+        ("which takes times as long as the page", "network", "onnxruntime-web / page", "{:.1f}"),
+        ("12 megapixels, from the file to the answer, ms", "12 megapixels", "page ms", "{:.0f}"),
+        ("in Python, ms", "12 megapixels", "Python ms", "{:.0f}"),
+        ("48 megapixels, ms", "48 megapixels", "page ms", "{:.0f}"),
+        ("for which the page's own thread is blocked, ms", "48 megapixels", "blocked ms", "{:.0f}"),
+    )
+    lines = []
+    for text, what, key, form in figures:
+        found = {row["network"]: row[key] for row in rows if row["what"] == what and row.get(key) is not None}
+        lines.append([text, *(form.format(found[name]) if name in found else "" for name in networks)])
+    visits = {row["network"]: row for row in rows if row["what"] == "first visit"}
+    for text, key in (("first visit, MB", "bytes"), ("with gzip, MB", "bytes gzipped")):
+        lines.append([text, *(f"{visits[name][key] / 1e6:.2f}" for name in networks)])
+    return markdown(["one thread each", *networks.values()], lines)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
     "beside": _beside,
@@ -335,6 +359,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "tasks": _tasks,
     "time_to_accuracy": _time_to_accuracy,
     "training_step": _training_step,
+    "web": _web,
 }
 
 

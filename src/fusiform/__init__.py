@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
     from fusiform.evaluation.job import evaluate
+    from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
     from fusiform.exporting.verification.verify import verify
     from fusiform.porting.port import port
@@ -45,6 +46,7 @@ __all__ = [
     "analyze",
     "benchmark",
     "choose",
+    "demo",
     "diagnose",
     "evaluate",
     "export",
@@ -74,6 +76,7 @@ _WHERE = {
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
+    "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",

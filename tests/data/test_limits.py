@@ -260,6 +260,21 @@ def test_libtiff_says_nothing_beside_the_message(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", alone], capture_output=True, check=True).stderr != b""
 
 
+def test_pillow_says_nothing_beside_the_message(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "TIFF")
+    samples = struct.pack("<HHII", 277, 3, 1, 3)  # SamplesPerPixel, a SHORT
+    assert samples in stream.getvalue()
+    path = tmp_path / "many.tif"
+    path.write_bytes(stream.getvalue().replace(samples, struct.pack("<HHII", 277, 3, 1, 127)))
+    read = "from fusiform.data.image import read_image\ntry: read_image({!r})\nexcept Exception as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", read.format(str(path))], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert done.stderr == ""
+    alone = f"from PIL import Image\ntry: Image.open({str(path)!r})\nexcept Exception: pass"
+    assert b"More samples" in subprocess.run([sys.executable, "-c", alone], capture_output=True, check=True).stderr
+
+
 def test_a_name_of_any_length_is_no_file(tmp_path: Path) -> None:
     assert "cannot be read (File name too long): check where" in refusal(tmp_path / ("n" * 300 + ".jpg"))
     assert "no such file" in refusal(tmp_path / "a" / "b.jpg")

@@ -115,6 +115,10 @@ class Browser:
             }})()"""
         )
 
+    def preload(self, script):
+        """Run a script in every page from now on, before its own."""
+        self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def open(self, address):
         self.send("Page.navigate", url=address)
         self.evaluate("new Promise((r) => document.readyState === 'complete' ? r() : addEventListener('load', r))")
@@ -125,6 +129,12 @@ class Browser:
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
 
+    def drop(self, *paths):
+        """Drop files and folders on the page as a visitor would."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=200, y=200, data=data)
+
     def close(self):
         self.process.terminate()
         self.process.wait(30)
@@ -133,12 +143,23 @@ class Browser:
 
 
 class Server:
-    """Serves a folder on a port of its own; ``requests`` has what was asked for and how many bytes were answered."""
+    """Serves a folder on a port of its own; ``requests`` has what was asked for and how many bytes were answered.
+
+    ``faults`` has functions by the names of files, which answer such a request in the handler's place.
+    """
 
     def __init__(self, folder, port=0):
         requests = self.requests = []
+        faults = self.faults = {}
 
         class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self):
+                fault = faults.get(self.path.partition("?")[0].lstrip("/"))
+                if fault is None:
+                    super().do_GET()
+                else:
+                    fault(self)
+
             def copyfile(self, source, outputfile):
                 content = source.read()
                 requests.append((self.path, len(content)))

@@ -256,9 +256,11 @@ def test_a_plain_runtime_finds_the_expected_answers(ending: str, classifiers: Pa
 
 
 def test_the_page_has_the_golden_folder_of_the_file_inside_it(classifiers: Path, valid: Any) -> None:
-    folder = classifiers / "mobilenet_v2_x0_5_float32_web_golden"
+    site = classifiers / "mobilenet_v2_x0_5_float32_web"
+    folder = site / "golden"
     golden = check_whole(folder, valid)
-    assert golden["file"].startswith("mobilenet_v2_x0_5_float32_web/")
+    assert golden["file"] == "mobilenet_v2_x0_5_float32.tflite"
+    assert json.loads((site / "model.json").read_text(encoding="utf-8"))["golden"] == "golden"
     assert find_faults(folder) == []
 
 

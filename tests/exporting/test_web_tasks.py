@@ -10,10 +10,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import fusiform.exporting.targets
@@ -23,6 +23,12 @@ from fusiform.drawing.overlay import _readable_on, color_of
 from fusiform.graph.priors import IOU_THRESHOLD, MAX_BOXES, SCORE_THRESHOLD, prior_boxes
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks import classification, detection, segmentation
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from node import node_or_skip
+
+sys.path.pop(0)
 
 PAGE = Path(fusiform.exporting.targets.__file__).with_name("web_page")
 TESTS = Path(__file__).with_name("web_tasks.test.mjs")
@@ -299,9 +305,7 @@ def test_answers_are_decoded_and_drawn_as_in_python(tmp_path, monkeypatch):
     Not to the bit, because exponentials differ between numpy and browsers in the last digit. Drawings are the same but
     for the letters.
     """
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed, which runs the page's JavaScript")
+    node = node_or_skip()
     for module in PAGE.glob("*.js"):
         shutil.copy(module, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')  # what the page's <script type=module> says

@@ -385,6 +385,17 @@ def test_names_that_no_terminal_may_see(more: tuple[str, ...]) -> None:
     assert len(str(raised.value)) < 1000
 
 
+@pytest.mark.parametrize("held", ["a text", None])
+def test_names_beside_the_weights_that_no_terminal_may_see(held: str | None, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    names = ("conv1.0.weight\x1b[31m", "b\u2028", "x" * 5000)
+    torch.save({**dict.fromkeys(names, torch.zeros(2)), "stage\x1b": held}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match="holds no state dict") as raised:
+        read_pth(tmp_path / "m.pth")
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1000
+
+
 def test_what_pytorch_says_is_shown_without_control_characters(tmp_path: Path) -> None:
     """It repeats the archive's byte order as the file has it."""
     torch = pytest.importorskip("torch")

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
     "serve": ("fusiform.cli.serve:command", "Answer over HTTP."),
+    "demo": ("fusiform.cli.demo:command", "Show a model on a web page, or write one for a host."),
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
@@ -33,7 +34,7 @@ COMMANDS = {
 SECTIONS = {
     "Use a model": ("predict",),
     "Train on your images": ("doctor", "train", "choose", "evaluate"),
-    "Deploy": ("export", "verify", "benchmark", "serve"),
+    "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),
 }

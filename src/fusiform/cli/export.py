@@ -85,12 +85,25 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     "(litert, onnx, openvino).",
 )
 @click.option(
+    "--single-file",
+    is_flag=True,
+    help="Write the web page as one .html file with everything inside, which is opened from a disk (web).",
+)
+@click.option(
     "--golden",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests.",
+    help="Write N inputs with the expected answers into NAME_golden beside each file, for your program's own tests; "
+    "for a page's self-test into its folder, where they are published with it.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="An image, or a folder of which up to six are published with the page, for visitors to try (web).  [default: "
+    "two of the package, if the model knows what they show]",
 )
 @options.slices(1, "Compute MobileNetV2's expansions in N slices, in less memory.")
 @options.labels
@@ -114,7 +127,9 @@ def command(
     pixels: bool | None,
     output: Output | None,
     decoded: bool,
+    single_file: bool,
     golden: int,
+    samples: Path | None,
     slices: int,
     threads: int | None,
     labels: Path | None,
@@ -158,7 +173,9 @@ def command(
             pixels=pixels,
             output=output,
             decoded=decoded,
+            single_file=single_file,
             golden=golden,
+            samples=samples,
             slices=slices,
             threads=threads,
             labels=labels,
@@ -190,7 +207,10 @@ def _how_to_run(target: Cell, file: str) -> Iterator[str]:
 
     place = shlex.quote(file)
     if target == "web":
-        yield f"python -m http.server --directory {place}  # then open http://localhost:8000"
+        if file.endswith(".html"):
+            yield f"fusiform predict PHOTO --model {place}  # or open it in a browser: double-click"
+        else:
+            yield f"fusiform demo {place}  # opens it in a browser"
         return
     if target != "coreml":
         yield f"fusiform predict PHOTO --model {place}"

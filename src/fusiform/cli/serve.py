@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     default=8000,
     show_default=True,
     type=click.IntRange(0, 65535),
-    metavar="N",
+    metavar="PORT",
     help="The port to listen at; 0 is any that is free.",
 )
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import struct
 from collections.abc import Sequence
@@ -34,13 +35,15 @@ _DEPTHS = {_UNSIGNED: (8, 10, 12, 14, 16, 32, 64), _SIGNED: (16, 32), _FLOAT: (1
 
 
 @lru_cache(maxsize=1)
-def _silence_libtiff() -> None:
-    """Keep what libtiff writes to standard error to itself: it names no file, and Pillow's error says what failed.
+def _silence_readers() -> None:
+    """Keep what libtiff and Pillow's reader say on standard error to themselves: it names no file, and the error does.
 
-    Its handlers are one for the process (TIFFError(3tiff)), and the library is the one that Pillow has loaded.
+    libtiff's handlers are one for the process (TIFFError(3tiff)), and the library is the one that Pillow has loaded.
+    Pillow's logger is heard no more only where a program has not asked for logs.
     """
     import ctypes
 
+    TiffImagePlugin.logger.addHandler(logging.NullHandler())
     try:
         with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123
             paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "/libtiff" in line}
@@ -56,7 +59,7 @@ def _silence_libtiff() -> None:
 
 def open_tiff(stream: BinaryIO) -> ImageFile.ImageFile:
     """A TIFF picture, nothing decoded yet; UnreadKindError for a kind that would be read wrong or not at all."""
-    _silence_libtiff()
+    _silence_readers()
     tags = _first_directory(stream)
     if _is_deep(tags) or _has_strange_planes(tags):
         return DeepTiff(stream)

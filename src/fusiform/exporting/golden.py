@@ -1,7 +1,8 @@
 """Golden folders: inputs with the answers that are expected of a file, for the tests of programs in any language.
 
 Beside ``NAME`` lies ``NAME_golden/``: the bytes of each input tensor and of each answer, the input as an image, and
-``golden.json``, which says what they are and how far another build of the runtime may be off.
+``golden.json``, which says what they are and how far another build of the runtime may be off. A page's folder has them
+inside, in ``golden/``, where its self-test reads them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fusiform.data.preprocess import crop_pixels
 from fusiform.errors import ImageError, WeightsError
 from fusiform.exporting.runtimes import Plain, Values, open_plain
 from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.web import PAGE_GOLDEN, is_page, tell_of_golden
 from fusiform.exporting.verification.parity import MIN_AGREEMENT, NEAR_BOX, SAME_BOX, Parity
 from fusiform.exporting.verification.verify import evenly, smooth_image
 from fusiform.files import write_file
@@ -71,8 +73,8 @@ class Chosen(NamedTuple):
 
 
 def golden_folder(file: Path) -> Path:
-    """Where the golden folder of an exported file or folder lies."""
-    return file.with_name(f"{file.name}_golden")
+    """Where the golden folder of an exported file or folder lies: in a page's folder, or else beside it."""
+    return file / PAGE_GOLDEN if is_page(file) else file.with_name(f"{file.name}_golden")
 
 
 def choose_inputs(
@@ -142,7 +144,8 @@ def write_golden(
     model = open_model(written.path)
     plain = open_plain(model)
     inputs = choose_inputs(samples, model.spec, count, labelled=labelled)
-    folder, place = written.path.parent, golden_folder(written.path)
+    place = golden_folder(written.path)
+    folder = place.parent
     place.mkdir()
     rules = [_rule(name, model.spec, network) for name in plain.names]
     given, answers = plain.feed(inputs[0].pixels), plain.run(inputs[0].pixels)
@@ -182,6 +185,8 @@ def write_golden(
         "cases": cases,
     }
     write_file(place / DESCRIPTION, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+    if is_page(written.path):
+        tell_of_golden(written.path)
     return place
 
 

@@ -11,20 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from fusiform.data.annotated import AnnotatedSample
-from fusiform.data.dataset import Sample, Split
-from fusiform.data.image import find_images
-from fusiform.data.layouts.parquet import is_table
-from fusiform.data.layouts.rooted import refuse_root
+from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
-from fusiform.data.open import HELD_OUT, TRAINED_ON, check_named, choose_split, open_dataset, read_pictures
+from fusiform.data.open import check_named
 from fusiform.errors import FusiformError, InputError, SpecError, UsageError, WeightsError
 from fusiform.exporting.golden import write_golden
+from fusiform.exporting.pictures import Pictures, find_pictures
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
 from fusiform.exporting.quantization.quantize import LayerError
 from fusiform.exporting.quantization.train_quantized import train_quantized
 from fusiform.exporting.targets.base import Precision, TargetName, Written, file_stem
-from fusiform.exporting.targets.targets import DECODING, TARGETS
+from fusiform.exporting.targets.targets import DECODING, TARGETS, page_writer
+from fusiform.exporting.targets.web_samples import PageSample, read_samples
+from fusiform.exporting.targets.web_single import in_one_file
 from fusiform.exporting.verification.parity import MEASURES, Parity, ParityError
 from fusiform.exporting.verification.verify import verify_answers
 from fusiform.files import held, move, remove_leftovers, write_file
@@ -35,9 +34,8 @@ from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
 from fusiform.progress import Tracker, silent, tell, tracker
 from fusiform.report import Cell, Report
-from fusiform.spec import Colours, Fit, ModelSpec, Output
+from fusiform.spec import Colours, Fit, Output
 from fusiform.tasks.classification import rename
-from fusiform.training.classification_job import read_list
 from fusiform.training.recipes import quantize_small
 from fusiform.training.run_folder import make_folder
 from fusiform.zoo.model import Model, open_model
@@ -75,20 +73,6 @@ class ExportError(FusiformError):
         self.report = report
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """``calibration`` to quantise with, ``held_out`` to verify with, and whether the latter have known labels.
-
-    ``mask_labels`` are as in ``data.open.Pictures``.
-    """
-
-    calibration: Sequence[Sample | AnnotatedSample] = ()
-    held_out: Sequence[Sample | AnnotatedSample] = ()
-    labelled: bool = False
-    mask_labels: Sequence[int] | None = None
-    verified_on: str = "synthetic images and noise alone"
-
-
 def export(
     model: str | os.PathLike[str] | Model,
     to: str | Sequence[str],
@@ -105,7 +89,9 @@ def export(
     pixels: bool | None = None,
     output: Output | None = None,
     decoded: bool = False,
+    single_file: bool = False,
     golden: int = 0,
+    samples: str | os.PathLike[str] | None = None,
     slices: int = 1,
     threads: int | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -142,8 +128,12 @@ def export(
             The files of the other targets answer with logits.
         decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
+        single_file: Write the web page as one ``.html`` with everything inside, which is opened from a disk.
         golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
-            programs in any language: photographs of ``data``, else of the run, and synthetic images.
+            programs in any language: photographs of ``data``, else of the run, and synthetic images. A page has them
+            inside, for its self-test.
+        samples: A photograph, or a folder of them, of which a page shows up to six for visitors to try; None is the
+            package's own, for a model that knows what they show.
         slices: Compute MobileNetV2's expansions in so many pieces, in less memory.
         threads: The number of cores to use; None is all.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
@@ -180,7 +170,7 @@ def export(
     if labels is not None:
         opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision, decoded=decoded)
-    form = _Form(pixels, output, decoded)
+    form = _Form(pixels, output, decoded, single_file)
     _check(targets, precision, form, slices=slices, keep_float=keep_float, golden=golden)
     _check_output(targets, output, opened)
     _check_decoded(opened, decoded=decoded)
@@ -189,8 +179,9 @@ def export(
     graph = opened.graph()
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
-    pictures = _find_pictures(opened, calibrate, data, ignore, root)
-    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, threads, say, tracked)
+    pictures = find_pictures(opened, calibrate, data, ignore, root)
+    shown = read_samples(samples, targets)
+    work = _Work(opened, pictures, Path(out), precision, form, max_drop, golden, shown, threads, say, tracked)
     if precision != "int8":
         graph = to_float(graph)
         if slices > 1:
@@ -240,6 +231,8 @@ def _check(
             raise UsageError(f"--decoded: {name} files give the network's own answers; it is for {', '.join(DECODING)}")
         if form.pixels is False and name == "web":
             raise UsageError("--no-pixels: a page gives its model pixels; leave it out for web")
+    if form.single_file and "web" not in targets:
+        raise UsageError("--single-file: is for the page of --to web; leave it out")
     if form.pixels is False and precision == "int8":
         raise UsageError("--no-pixels: int8 files read pixels; leave it out")
     if not targets:
@@ -282,6 +275,7 @@ class _Form:
     pixels: bool | None
     output: Output | None
     decoded: bool
+    single_file: bool
 
     def of(self, graph: Graph, target: TargetName) -> Graph:
         """The graph in the form that a target's file is to have, before it decodes its answers."""
@@ -290,119 +284,26 @@ class _Form:
         return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
 
 
-def _find_pictures(
-    opened: Model,
-    calibrate_on: str | os.PathLike[str] | None,
-    data: str | os.PathLike[str] | None,
-    ignore: Ignore | None,
-    root: str | os.PathLike[str] | None,
-) -> _Pictures:
-    """The photographs to calibrate and to verify with, from what was named and from the model's run."""
-    found = _of_run(opened)
-    named = [Path(source) for source in (calibrate_on, data) if source is not None]
-    if root is not None and not any(source.is_file() for source in named):
-        raise refuse_root(named[0], root)
-    if calibrate_on is not None:
-        found = replace(
-            found, calibration=_to_calibrate(Path(calibrate_on), opened, ignore, _of_list(calibrate_on, root))
-        )
-    if data is not None:
-        found = _to_verify(found, Path(data), opened, ignore, _of_list(data, root))
-    elif not found.held_out and calibrate_on is not None:
-        found = replace(found, held_out=found.calibration, verified_on="the pictures of the calibration")
-    return found
-
-
-def _of_list(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """Where the paths of a list begin, if ``source`` is one beside another that is a folder."""
-    return root if Path(source).is_file() else None
-
-
-def _of_run(opened: Model) -> _Pictures:
-    """The photographs that a run trained on and held out; none for a model that is in no run's folder."""
-    run = opened.path.parent
-    classifier = opened.spec.task == "classification"
-    if not ((run / "run.json").is_file() and (run / ("data.csv" if classifier else "data.json")).is_file()):
-        return _Pictures()
-    splits: Mapping[Split, Sequence[Sample | AnnotatedSample]]
-    if classifier:
-        splits = read_list(run).splits
-    else:
-        from fusiform.training.annotation_job import read_annotated_list
-
-        splits = read_annotated_list(run).splits
-    calibration = splits.get("train", ())
-    # Not the test pictures if others will do: what is decided here must not show in the accuracy on them.
-    split: Split = "val" if splits.get("val") else "test"
-    held_out = splits.get(split, ())
-    if not held_out:
-        return _Pictures(calibration)
-    return _Pictures(calibration, held_out, True, verified_on=f"the run's {split} pictures")
-
-
-def _to_calibrate(
-    source: Path, opened: Model, ignore: Ignore | None, root: str | os.PathLike[str] | None
-) -> Sequence[Sample | AnnotatedSample]:
-    if opened.spec.task == "classification":
-        return _unlabelled(source, root, TRAINED_ON)
-    return read_pictures(
-        source, opened.spec, model=str(opened.path), prefer=TRAINED_ON, ignore=ignore, root=root
-    ).samples
-
-
-def _to_verify(
-    found: _Pictures, source: Path, opened: Model, ignore: Ignore | None, root: str | os.PathLike[str] | None
-) -> _Pictures:
-    """``found`` with the pictures of ``source`` to verify with."""
-    if opened.spec.task == "classification":
-        labelled = _labelled(source, opened.spec, root)
-        samples = _unlabelled(source, root, HELD_OUT) if labelled is None else labelled
-        found = replace(found, held_out=samples, labelled=labelled is not None)
-    else:
-        read = read_pictures(source, opened.spec, model=str(opened.path), ignore=ignore, root=root)
-        found = replace(found, held_out=read.samples, labelled=read.labelled, mask_labels=read.mask_labels)
-    return replace(found, verified_on=str(source) if found.labelled else f"{source}, unlabelled")
-
-
-def _unlabelled(source: Path, root: str | os.PathLike[str] | None, prefer: Sequence[Split]) -> tuple[Sample, ...]:
-    """The pictures of a folder, or the first of ``prefer`` of a list or of a file that holds many."""
-    if source.is_dir() and (files := find_images(source)):
-        return tuple(Sample(path, -1) for path in files)  # of no known class
-    if not source.exists() or (source.is_dir() and not is_table(source)):
-        raise InputError(f"{source}: has no pictures: name a folder of pictures, or a list")
-    dataset = open_dataset(source, task="classification", root=root)
-    _, samples = choose_split(dataset.source, dataset.splits, None, prefer=prefer)
-    return tuple(replace(sample, label=-1) for sample in samples)
-
-
-def _labelled(source: Path, spec: ModelSpec, root: str | os.PathLike[str] | None) -> tuple[Sample, ...] | None:
-    """The test, else validation, else all pictures, labelled by the model's outputs; None if they cannot be."""
-    try:
-        dataset = open_dataset(source, task="classification", spec=spec, root=root)
-    except UsageError:
-        return None
-    return choose_split(dataset.source, dataset.splits, None)[1]
-
-
 class _Work:
     """Files of one model: written into a hidden folder, verified, and moved to their place or thrown away."""
 
     def __init__(
         self,
         opened: Model,
-        pictures: _Pictures,
+        pictures: Pictures,
         out: Path,
         precision: Precision,
         form: _Form,
         max_drop: float | None,
         golden: int,
+        samples: Sequence[PageSample] | None,
         threads: int | None,
         say: Say,
         progress: Tracker,
     ) -> None:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
-        self.golden = golden
+        self.golden, self.samples = golden, samples
         self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
@@ -518,11 +419,17 @@ class _Work:
                     row |= {"layers_in_float": kept} if self.precision == "int8" else {}
                     seen = {figure: value for figure, value in _summary(parity).items() if value is not None}
                     if self.golden:
-                        golden.append(self._golden(model, network or parity))
-                        row |= {"golden": str(self.out / golden[-1].name)}
+                        place = self._golden(model, network or parity)
+                        golden += [place] if place.parent == folder else []  # a page's moves with it
+                        row |= {"golden": str(self.out / place.relative_to(folder))}
                     rows.append(row | numbers | seen | dict(model.figures))
             except (WeightsError, SpecError) as error:  # they name a file that nobody will find
                 raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from None
+            if self.form.single_file and name == "web":
+                written = [in_one_file(model) for model in written]
+                for row, model in zip(rows, written, strict=True):
+                    row |= {"file": str(self.out / model.path.name), "bytes": _size(model.files), **model.figures}
+                    row |= {"golden": row["file"]} if self.golden else {}
             for file in (*(file for model in written for file in model.files), *golden):
                 move(file, self.out / file.relative_to(folder))
         return rows
@@ -534,7 +441,8 @@ class _Work:
 
     def _written(self, name: TargetName, graph: Graph, folder: Path) -> Sequence[Written]:
         with self.progress(total=None, label=f"write {name}"):
-            return TARGETS[name].writer()(graph, self.precision, folder)
+            writer = page_writer(self.samples) if name == "web" else TARGETS[name].writer()
+            return writer(graph, self.precision, folder)
 
     def _passed(self, name: TargetName, model: Written) -> Parity:
         """What the verification found; ParityError, with the file's name to be, if it did not pass."""

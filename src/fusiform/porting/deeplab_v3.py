@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fusiform.errors import WeightsError
 from fusiform.graph.builder import BATCH_NORM_EPSILON
 from fusiform.zoo.checkpoint import State
+from fusiform.zoo.foreign_names import shown
 
 _BLOCKS = 17
 # The offsets that batch normalisation left behind are called after whichever operator TensorFlow had folded it into.
@@ -76,7 +77,7 @@ def port(arrays: Mapping[str, NDArray[Any]], *, source: str = "the weights") -> 
     state["classifier.bias"] = take("logits_semantic_biases", 1)
     if left:
         raise WeightsError(
-            f"{source}: {', '.join(sorted(left)[:3])} {'are' if len(left) > 1 else 'is'} unexpected. Only TensorFlow's "
-            "DeepLabv3 on MobileNetV2 without ASPP can be ported"
+            f"{source}: {', '.join(map(shown, sorted(left)[:3]))} {'are' if len(left) > 1 else 'is'} unexpected. Only "
+            "TensorFlow's DeepLabv3 on MobileNetV2 without ASPP can be ported"
         )
     return state

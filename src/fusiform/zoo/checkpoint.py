@@ -381,8 +381,8 @@ def _find_state(path: str | os.PathLike[str], loaded: object, tensor_type: type[
         return next(iter(others.values()))
     if other is not None or not tensors:
         raise WeightsError(
-            f"{path} holds no state dict: its entries are {', '.join(list(tensors)[:5]) or 'none'}"
-            + (f", and {other} is of type {type(tensors[other]).__name__}" if other is not None else "")
+            f"{path} holds no state dict: its entries are {', '.join(map(shown, list(tensors)[:5])) or 'none'}"
+            + (f", and {shown(other)} is of type {type(tensors[other]).__name__}" if other is not None else "")
         )
     return tensors
 

@@ -112,7 +112,8 @@ def precision_of(model: Model) -> str | None:
         return None
     if graph.quantization:
         return "int8"
-    return "float16" if size_of(model) < 3 * count_parameters(graph) else "float32"
+    stored_bytes = len(model.data) or size_of(model)  # of a page, the model in it
+    return "float16" if stored_bytes < 3 * count_parameters(graph) else "float32"
 
 
 def size_of(model: Model) -> int:

@@ -263,13 +263,16 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
     if not data:
         raise WeightsError(f"{path}: the file is empty; download or write it again")
     if data[4:8] == b"TFL3":
-        described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
-        _check_label_file(path, data, described)
-        return Model(path, "tflite", described, data)
+        return _describe_tflite(path, data)
     from fusiform.zoo.kinds import what_else  # after LiteRT's files, whose first answer is not to wait for it
 
     if (other := what_else(path, data)) is not None:
         raise WeightsError(f"{path}: {other}")
+    if data[:1] in (b"<", b"\xef", b"\xff"):
+        from fusiform.zoo.pages import is_page, read_page_model
+
+        if is_page(data):
+            return _describe_tflite(path, read_page_model(data, source=str(path)))
     if data[8:9] == b"{":
         from fusiform.zoo.checkpoint import read_safetensors
 
@@ -303,6 +306,12 @@ def _read(path: Path, spec: ModelSpec | None) -> Model:
         f"{path}: not a model file that fusiform knows (.tflite, .safetensors, .onnx, .pth, TorchScript .pt, OpenVINO "
         ".xml, ExecuTorch .pte, Core ML .mlpackage)"
     )
+
+
+def _describe_tflite(path: Path, data: bytes) -> Model:
+    described = ModelSpec.from_json(read_metadata(data, source=str(path)), source=str(path))
+    _check_label_file(path, data, described)
+    return Model(path, "tflite", described, data)
 
 
 _END_OF_ZIP = 22

@@ -17,7 +17,7 @@ from fusiform.data.preprocess import mean_color
 from fusiform.errors import InputError, UsageError
 from fusiform.report import printable
 from fusiform.tables import ssd_map_sizes
-from fusiform.zoo.info import precision_of
+from fusiform.zoo.info import precision_of, size_of
 from fusiform.zoo.model import FileFormat, Model, open_model
 
 Language = Literal["python", "js", "kotlin", "swift", "cpp"]
@@ -87,6 +87,11 @@ def _check(opened: Model, language: Language) -> None:
         raise InputError(
             f"{opened.path}: is a file of weights, which no other program runs: export it first, as in: "
             f"fusiform export {opened.path} --to onnx --out DIR"
+        )
+    if opened.format == "tflite" and size_of(opened) != len(opened.data):
+        raise InputError(
+            f"{opened.path}: is a web page with the model inside, which other programs do not read: export it first, "
+            f"as in: fusiform export {opened.path} --to litert --out DIR"
         )
     if opened.format not in _FORMATS[language]:
         raise UsageError(f"{opened.path}: there is no {language} for it; there is {_languages(opened.format)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fusiform.exporting.targets.base import Precision, TargetName, Writer
+from fusiform.exporting.targets.web_samples import PageSample
 from fusiform.spec import Task
 
 
@@ -74,6 +76,13 @@ def _web() -> Writer:
     from fusiform.exporting.targets.web import write
 
     return write
+
+
+def page_writer(samples: Sequence[PageSample] | None) -> Writer:
+    """The writer of a page that shows the ``samples``, None being the package's own."""
+    from fusiform.exporting.targets.web import write
+
+    return partial(write, samples=samples)
 
 
 _ALL: tuple[Precision, ...] = ("float32", "float16", "int8")

@@ -1,186 +1,130 @@
-// The page: a photograph in, what is seen in it out. The work is the worker's. Text is set as text, so that no label can
-// become markup.
+// The page: a photograph in, what is seen in it out. The work is the worker's; what each part of the page does is in a
+// module of its own.
 
-import { drawBoxes, drawMask } from "./draw.js";
-import { TEXTS } from "./texts/en.js";
+import { showAnswer } from "./answers.js";
+import { catchDrops, listen } from "./choose.js";
+import { startKeeping, startWorker } from "./client.js";
+import { showFacts } from "./facts.js";
+import { chooseLanguage, loadTexts } from "./language.js";
+import { prepareMoving } from "./moving.js";
+import { makeNumbers } from "./numbers.js";
+import { element, put, say, setState } from "./page.js";
+import { listenToSaving, offer } from "./saving.js";
+import { offerSelfTest } from "./selftest.js";
+import { isVideo } from "./video.js";
 
-const element = (id) => document.getElementById(id);
+catchDrops();
+const wanted = new URLSearchParams(location.search).get("lang");
+const { texts, tag } = await loadTexts(chooseLanguage([wanted, ...(navigator.languages ?? [])]));
+const numbers = makeNumbers(tag);
 
-// Where addresses of scripts have to be trusted, these two are.
-const SCRIPTS = ["worker.js", "sw.js"];
-const trusted = globalThis.trustedTypes?.createPolicy("fusiform", {
-  createScriptURL: (name) => {
-    if (!SCRIPTS.includes(name)) throw new TypeError(name);
-    return name;
-  },
-});
-const script = (name) => trusted?.createScriptURL(name) ?? name;
+const OF_PICTURES = ["unreadable", "empty", "notPicture", "cutShort", "damaged", "tooLarge"];
 
-function say(text, { error = false } = {}) {
-  element("status").textContent = text;
-  element("status").classList.toggle("error", error);
+// A sentence for what went wrong, by the reason that the worker gives.
+function explain(error, name) {
+  const { reason, message, file, status } = error;
+  if (OF_PICTURES.includes(reason)) return texts[reason](name);
+  if (reason === "undecodable") return texts.undecodable(name, message);
+  if (reason === "unreachable" || reason === "otherFile") return texts[reason](file);
+  if (reason === "refused") return texts.refused(file, status);
+  return name === undefined ? message : texts.failed(name, message);
 }
 
-// A function that sends the worker one message and gives the promise of its answer.
-function startWorker() {
-  const worker = new Worker(script("worker.js"));
-  const waiting = new Map();
-  let sent = 0;
-  worker.addEventListener("message", ({ data: { id, value, error, progress } }) => {
-    const { resolve, reject, tell } = waiting.get(id);
-    if (progress) {
-      tell?.(progress);
+function showTimes(milliseconds) {
+  const { decode, prepare, network, finish } = milliseconds;
+  element("times").textContent = texts.times(...[decode, prepare, network, finish].map(numbers.milliseconds));
+}
+
+let turn = 0; // of the answer that the page is to show
+
+async function answer(name, given, model) {
+  const mine = ++turn;
+  setState("looking");
+  say(texts.looking(name));
+  try {
+    const source = typeof given === "function" ? await given() : given;
+    const value = await model.ask("answer", { source });
+    if (mine !== turn) { // the camera has been started since
+      value.preview.close();
       return;
     }
-    waiting.delete(id);
-    if (error) reject(Object.assign(new Error(error.message), error));
-    else resolve(value);
-  });
-  worker.addEventListener("error", (event) => {
-    for (const { reject } of waiting.values()) reject(new Error(event.message ?? "worker.js"));
-    waiting.clear();
-  });
-  return (kind, message = {}, tell = undefined) => new Promise((resolve, reject) => {
-    waiting.set(++sent, { resolve, reject, tell });
-    worker.postMessage({ ...message, kind, id: sent });
-  });
-}
-
-// Keeps the page for when the network is gone. Not everywhere may it: in private windows, from addresses without https.
-async function startKeeping() {
-  const workers = navigator.serviceWorker;
-  if (!workers) return;
-  try {
-    await workers.register(script("sw.js"));
-  } catch {
-    return;
-  }
-  if (workers.controller) return;
-  // The model is fetched through it, so that it is fetched once; but a page that is not kept works as well.
-  await Promise.race([
-    new Promise((resolve) => { workers.addEventListener("controllerchange", resolve, { once: true }); }),
-    new Promise((resolve) => { setTimeout(resolve, 3000); }),
-  ]);
-}
-
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-
-const CONTEXT = { alpha: false, willReadFrequently: true }; // masks are mixed with what is there
-
-// Onto the page's canvas: the square that a classifier saw, or the whole photograph.
-function showPixels(pixels, { crop, color_order: order }) {
-  const image = new ImageData(crop, crop);
-  for (let k = 0; k < crop * crop; k++) {
-    for (let channel = 0; channel < 3; channel++) {
-      image.data[4 * k + channel] = pixels[3 * k + (order === "bgr" ? 2 - channel : channel)];
-    }
-    image.data[4 * k + 3] = 255;
-  }
-  const canvas = element("seen");
-  canvas.width = canvas.height = crop;
-  canvas.getContext("2d", CONTEXT).putImageData(image, 0, 0);
-}
-
-function showPhotograph(preview) {
-  const canvas = element("seen");
-  [canvas.width, canvas.height] = [preview.width, preview.height];
-  const context = canvas.getContext("2d", CONTEXT);
-  context.drawImage(preview, 0, 0);
-  return context;
-}
-
-// What was seen, in words and numbers: { name, share } a row.
-function showRows(rows) {
-  element("guesses").replaceChildren(...rows.map(({ name, share }) => {
-    const [row, label, value] = ["tr", "th", "td"].map((tag) => document.createElement(tag));
-    label.scope = "row";
-    label.textContent = name;
-    value.textContent = percent(share);
-    row.style.setProperty("--share", share);
-    row.append(label, value);
-    return row;
-  }));
-}
-
-// How each task's answer is shown; the sentence is for the status line, which is read aloud.
-const SHOW = {
-  classification: (name, { guesses, pixels }, { preprocess }) => {
-    showPixels(pixels, preprocess);
-    showRows(guesses.map((guess) => ({ name: guess.name, share: guess.probability })));
-    return TEXTS.classified(name, guesses[0].name, percent(guesses[0].probability));
-  },
-  detection: (name, { boxes, preview, size }) => {
-    drawBoxes(showPhotograph(preview), boxes, size);
-    showRows(boxes.map((box) => ({ name: box.name, share: box.score })));
-    return TEXTS.detected(name, boxes.length);
-  },
-  segmentation: (name, { mask, shares, preview }) => {
-    drawMask(showPhotograph(preview), mask);
-    showRows(shares);
-    return TEXTS.segmented(name, shares.length);
-  },
-};
-
-async function answer(name, source, { ask, description: { spec } }) {
-  say(TEXTS.looking(name));
-  try {
-    const value = await ask("answer", { source });
-    const sentence = SHOW[spec.task](name, value, spec);
-    value.preview.close();
-    const rounded = Object.entries(value.milliseconds).map(([stage, time]) => [stage, Math.round(time)]);
-    element("times").textContent = TEXTS.times(Object.fromEntries(rounded));
+    const sentence = await showAnswer(name, value, model);
+    if (mine !== turn) return;
+    offer({ name, source, value });
+    showTimes(value.milliseconds);
     element("answer").hidden = false;
+    element("choose").textContent = texts.another;
+    setState("answered");
     say(sentence);
   } catch (error) {
     element("answer").hidden = true;
-    say((TEXTS[error.reason] ?? TEXTS.failed)(name, error.message), { error: true });
+    setState("failed");
+    say(explain(error, name), { error: true });
   }
 }
 
-// One after the other, in the order in which they were given.
-function listen(model) {
-  let last = Promise.resolve();
-  const take = (file, name = file?.name) => {
-    if (file) last = last.then(() => answer(name, file, model));
+// How much of the model and its runtime has come, together.
+function makeProgress() {
+  const files = new Map();
+  return ({ name, loaded, total }) => {
+    files.set(name, { loaded: Math.min(loaded, total || loaded), total });
+    const known = [...files.values()];
+    const all = known.reduce((sum, file) => sum + file.total, 0);
+    const here = known.reduce((sum, file) => sum + file.loaded, 0);
+    const bar = element("progress");
+    if (known.some((file) => !file.total)) {
+      bar.removeAttribute("value");
+    } else {
+      bar.value = here / all;
+      say(texts.loadingBytes(numbers.decimal(here / 1e6), numbers.decimal(all / 1e6)));
+    }
   };
-  const input = element("file");
-  input.disabled = false;
-  input.addEventListener("change", () => {
-    take(input.files[0]);
-    input.value = ""; // the same file may be chosen again
-  });
-  document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
-  document.addEventListener("paste", (event) => take(event.clipboardData.files[0], TEXTS.pasted));
 }
 
-// From the start, so that a photograph dropped too early does not replace the page.
-for (const name of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(name, (event) => {
-    event.preventDefault();
-    element("drop").classList.toggle("over", name === "dragover");
-  });
+function showTexts(task, count) {
+  const { lead, seen, hint, ...table } = texts.tasks[task];
+  put({ ...table, lead: lead(count, numbers.integer(count)), "hint-rows": hint });
+  element("seen").setAttribute("aria-label", seen);
 }
 
-function put(texts) {
-  for (const [id, text] of Object.entries(texts)) element(id).textContent = text;
-}
-
-put({ title: TEXTS.title, choose: TEXTS.choose, hint: TEXTS.drop });
-document.title = TEXTS.title;
-say(TEXTS.loading("", null));
+document.documentElement.lang = tag;
+document.title = texts.title;
+put({ title: texts.title, choose: texts.choose, hint: texts.drop, about: texts.privacy, offline: texts.offline });
+put({ "samples-title": texts.samples, "facts-title": texts.facts.about, copy: texts.copy, save: texts.save });
+element("progress").setAttribute("aria-label", texts.loading);
+element("progress").hidden = false;
+setState("loading");
+say(texts.loading);
 
 try {
-  await startKeeping();
+  if (!globalThis.DecompressionStream || !globalThis.OffscreenCanvas) throw new Error(texts.unsupported);
+  await startKeeping((kept) => { element("offline").hidden = !kept; });
   const ask = startWorker();
-  const { description } = await ask("open", {}, ({ name, loaded, total }) => {
-    say(TEXTS.loading(name, total ? Math.floor((100 * loaded) / total) : null));
+  const opened = await ask("open", {}, makeProgress());
+  const { description } = opened;
+  const model = { ask, description, texts, numbers };
+  showTexts(description.spec.task, description.spec.labels.length);
+  showFacts(opened, texts, numbers);
+  listenToSaving(model, texts, numbers);
+  offerSelfTest(model, texts, numbers);
+  const moving = prepareMoving(model, {
+    hide: () => {
+      turn++;
+      element("answer").hidden = true;
+    },
+    take: (frame, name) => answer(name, frame, model),
   });
-  const { seen, ...table } = TEXTS.tasks[description.spec.task];
-  put({ ...table, about: TEXTS.about(description.model, description.spec.labels.length) });
-  element("seen").setAttribute("aria-label", seen);
-  element("answer").classList.toggle("wide", description.spec.task !== "classification");
-  listen({ ask, description });
-  say(TEXTS.ready);
+  const take = (source, name) => {
+    if (isVideo(source)) return moving.play(source);
+    moving.close();
+    return answer(name, source, model);
+  };
+  listen(take, description.samples ?? [], texts);
+  setState("ready");
+  say(texts.ready);
 } catch (error) {
-  say(error.message, { error: true });
+  setState("failed");
+  say(explain(error), { error: true });
+} finally {
+  element("progress").hidden = true;
 }

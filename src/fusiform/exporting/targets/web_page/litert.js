@@ -23,8 +23,9 @@ async function unpacked(response) {
 // that makes of a .tflite file's bytes another: from one input's values and shape to the list of the answers' values.
 export async function loadRuntime(get) {
   const { Tensor, loadAndCompile, loadLiteRt, supportsFeature } = await import(`./${FOLDER}index.js`);
-  // Safari has no relaxed SIMD: the other build is for it.
-  const build = (await supportsFeature("relaxedSimd")) ? "litert_wasm_internal" : "litert_wasm_compat_internal";
+  // Safari has no relaxed SIMD: the other build is for it, and alone in a page that is one file.
+  const relaxed = !self.inOneFile && (await supportsFeature("relaxedSimd"));
+  const build = relaxed ? "litert_wasm_internal" : "litert_wasm_compat_internal";
   const packed = await get(`${FOLDER}${build}.wasm.gz`);
   const wasm = new Response(await unpacked(packed), { headers: { "content-type": "application/wasm" } });
   const module = await WebAssembly.compileStreaming(wasm);
