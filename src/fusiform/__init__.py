@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusiform.prediction.results import Prediction, Predictions
     from fusiform.report import Report
     from fusiform.runs import Run, train
+    from fusiform.scaling.parts import predict_parts
     from fusiform.selection.job import choose
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
@@ -52,6 +53,7 @@ __all__ = [
     "port",
     "predict",
     "predict_iter",
+    "predict_parts",
     "train",
     "verify",
 ]
@@ -78,6 +80,7 @@ _WHERE = {
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "predict_parts": "fusiform.scaling.parts",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
 }
