@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fusiform
 from fusiform.engines import EngineName
 from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError
 from fusiform.prediction.listing import Item, list_items
-from fusiform.prediction.predictor import Predictor
-from fusiform.prediction.sources import Picture, pictures_of
 from fusiform.prediction.worker import Asked, check_asked
 from fusiform.progress import Progress, Tracker, clock, tracker
-from fusiform.scaling.folder import Done, PartsFolder, Shard, read_settings
+from fusiform.scaling.folder import PartsFolder, Shard, read_settings
 from fusiform.scaling.plan import Plan
-from fusiform.scaling.rows import PartFormat, Rows, has_parquet, rows_to
+from fusiform.scaling.rows import PartFormat, has_parquet
+from fusiform.scaling.work import Setup, on_this_machine
 from fusiform.spec import Colours, Fit
 from fusiform.zoo.model import Model, open_model
 
@@ -147,7 +145,7 @@ def predict_parts(
     check_asked(predictor.spec, asked)
     settings: dict[str, Any] = {
         "schema": "fusiform.parts/1",
-        "fusiform": fusiform.__version__,
+        "fusiform": version("fusiform"),
         "model": str(opened.path if isinstance(model, Model) else os.fspath(model)),
         "sources": names,
         "images_per_part": part,
@@ -176,7 +174,7 @@ def predict_parts(
                 bar = stack.enter_context(show(total=total, label="predict", unit="images"))
                 tell = _Telling(bar, len(mine), earlier, counted=total is not None)
                 if on is None:
-                    work = _on_this_machine(predictor, plan, waiting, target, asked, tell)
+                    work = on_this_machine(predictor, plan, waiting, target, asked, tell.advance)
                 else:
                     from fusiform.scaling.ray import on_ray
 
@@ -190,31 +188,6 @@ def predict_parts(
             raise
     images, errors = (sum(each[k] for each in done.values()) for k in (0, 1))
     return Parts(folder, images, errors, len(mine), earlier)
-
-
-class Setup(NamedTuple):
-    """What opens a Predictor, here or on another machine, and what it is asked."""
-
-    model: Model
-    asked: Asked
-    engine: EngineName | None
-    device: str
-    threads: int | None
-    batch: int
-    fast: bool
-    labels: str | tuple[str, ...] | None
-
-    def predictor(self, threads: int | None = None) -> Predictor:
-        """The Predictor, with other ``threads`` where these are given."""
-        return Predictor(
-            self.model,
-            engine=self.engine,
-            device=self.device,
-            threads=threads or self.threads,
-            batch=self.batch,
-            fast=self.fast,
-            labels=self.labels,
-        )
 
 
 def _names(labels: str | os.PathLike[str] | Sequence[str] | None) -> str | tuple[str, ...] | None:
@@ -265,7 +238,7 @@ class _Telling:
         self.bar, self.parts, self.done, self.earlier, self.counted = bar, parts, earlier, earlier, counted
         self.started = time.monotonic()
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int) -> None:
         """So many more images are answered."""
         note = f"{self.done} of {self.parts} parts"
         if self.done > self.earlier and not self.counted:
@@ -276,82 +249,3 @@ class _Telling:
     def finished(self) -> None:
         """One more part is."""
         self.done += 1
-
-
-def _on_this_machine(
-    predictor: Predictor, plan: Plan, waiting: Sequence[int], target: PartsFolder, asked: Asked, tell: _Telling
-) -> Iterator[tuple[int, Done]]:
-    """Answer parts one after the other, and give the number of each and what it holds once it is in its place.
-
-    The pictures are one stream, so that no core waits at the end of a part.
-    """
-    source = _Pictures(plan, waiting)
-    with closing(predictor.answers(source, asked)) as answers:
-        for number in waiting:
-            with target.writing(number) as file:
-                rows = rows_to(file, target.form, predictor.spec.task)
-                images = errors = 0
-                while source.has_more(number, images):
-                    answer = next(answers)
-                    rows.add(answer)
-                    images, errors = images + 1, errors + (answer.error is not None)
-                    tell.advance()
-                rows.close()
-            yield number, Done(images, errors)
-
-
-class _Pictures(Iterable[Picture]):
-    """The pictures of several parts, and where each part ends."""
-
-    def __init__(self, plan: Plan, parts: Sequence[int]) -> None:
-        self._stream = self._pictures(plan, parts)
-        self._counts: dict[int, int] = {}
-        self._whole: set[int] = set()
-        self._ahead: deque[Picture] = deque()
-
-    def __iter__(self) -> Iterator[Picture]:
-        while True:
-            if self._ahead:
-                yield self._ahead.popleft()
-            elif (picture := next(self._stream, None)) is not None:
-                yield picture
-            else:
-                return
-
-    def _pictures(self, plan: Plan, parts: Sequence[int]) -> Iterator[Picture]:
-        for number in parts:
-            self._counts[number] = 0
-            for item in plan.items(number):
-                for picture in pictures_of(item):
-                    self._counts[number] += 1
-                    yield picture
-            self._whole.add(number)
-
-    def has_more(self, part: int, images: int) -> bool:
-        """Whether a part has more pictures than so many, of which the last may be the last that was taken."""
-        while self._counts.get(part, 0) <= images and part not in self._whole:
-            picture = next(self._stream, None)
-            if picture is None:
-                break
-            self._ahead.append(picture)
-        return self._counts.get(part, 0) > images
-
-
-def answer_part(predictor: Predictor, items: Sequence[Item], asked: Asked, rows: Rows) -> Done:
-    """Answer the pictures of one part into rows, as a worker does that has nothing but this part."""
-    images = errors = 0
-    with closing(predictor.answers(_Items(items), asked)) as answers:
-        for answer in answers:
-            rows.add(answer)
-            images, errors = images + 1, errors + (answer.error is not None)
-    rows.close()
-    return Done(images, errors)
-
-
-class _Items(Iterable[Picture]):
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[Picture]:
-        for item in self._items:
-            yield from pictures_of(item)

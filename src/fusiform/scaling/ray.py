@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusiform.errors import FusiformError, MissingExtraError
 from fusiform.prediction.listing import Item
 from fusiform.scaling.folder import Done, PartsFolder
 from fusiform.scaling.plan import Plan
 from fusiform.scaling.rows import PartFormat, rows_to
-
-if TYPE_CHECKING:
-    from fusiform.scaling.parts import Setup
+from fusiform.scaling.work import Setup, answer_part
 
 TRIES = 5
 """Workers that may die at one part before it is taken for the part's fault."""
@@ -33,8 +31,6 @@ class PartWorker:
 
     def answer(self, number: int, items: Sequence[Item], form: PartFormat) -> tuple[int, bytes, int, int]:
         """The part's number, its file, and how many pictures and errors it holds."""
-        from fusiform.scaling.parts import answer_part
-
         file = io.BytesIO()
         rows = rows_to(file, form, self.predictor.spec.task)
         done = answer_part(self.predictor, items, self.setup.asked, rows)
