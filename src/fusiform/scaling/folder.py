@@ -177,7 +177,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     place = folder / "parts.json"
     try:
         settings = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}): choose another folder for --out") from None

@@ -29,12 +29,20 @@ class Plan:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the plan
         self._places: list[_Place] = []
         digest = sha256()
-        for lines, images in _parts(items, size):
-            text = "\n".join(lines).encode()
-            digest.update(text + b"\n\n")
-            packed = zlib.compress(text, 1)
-            self._places.append(_Place(self._file.tell(), len(packed), images))
-            self._file.write(packed)
+
+        def hashed() -> Iterator[Item]:
+            for item in items:
+                digest.update(item.line().encode() + b"\n")
+                yield item
+
+        try:
+            for lines, images in _parts(hashed(), size):
+                packed = zlib.compress("\n".join(lines).encode(), 1)
+                self._places.append(_Place(self._file.tell(), len(packed), images))
+                self._file.write(packed)
+        except BaseException:
+            self.close()
+            raise
         self.fingerprint = digest.hexdigest()
         counts = [place.images for place in self._places]
         self.images = None if None in counts else sum(count or 0 for count in counts)
