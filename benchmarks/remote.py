@@ -78,6 +78,7 @@ def main() -> None:
     rates = {name: [len(images) / wall for wall, _ in found] for name, found in results.items()}
     costs = {name: [1000 * used / len(images) for _, used in found] for name, found in results.items()}
     local, remote = contenders
+    ratio = common.median_ratio(rates[remote], rates[local])
     figures = {
         "images": len(images),
         "bytes an image": round(statistics.mean(image.stat().st_size for image in images)),

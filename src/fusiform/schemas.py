@@ -427,7 +427,7 @@ def _parts() -> Schema:
     shares = {name: {**_UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou")}
     more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
     named = {"schema": _named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
-    return _closed({**named, **dict.fromkeys(texts, {"type": "string"})})
+    return _closed({**named, **{name: {"type": "string"} for name in texts}})
 
 
 def _environment() -> Schema:

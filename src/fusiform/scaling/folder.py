@@ -68,6 +68,7 @@ class PartsFolder:
         self._label = f"{shard.number}-of-{shard.machines}"
         self._journal = self._lock(folder / f"done-{self._label}.jsonl", shard)
         remove_leftovers(folder, f".part-*.{self._label}.part")
+        remove_leftovers(folder, "parts.json.*.part")
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         place = self.folder / "parts.json"
