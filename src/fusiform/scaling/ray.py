@@ -83,7 +83,7 @@ def _work(
     if gpus:
         places = min(places, int(resources.get("GPU", 0)))
     # A GPU's worker needs few cores, and the threads of the others are theirs.
-    actor = ray.remote(num_cpus=cores, num_gpus=gpus, max_restarts=-1)(PartWorker)
+    actor = ray.remote(num_cpus=cores, num_gpus=gpus)(PartWorker)
     shared = ray.put(setup)
     workers = [actor.remote(shared, cores) for _ in range(max(1, min(places, len(waiting))))]
     todo = list(reversed(waiting))
@@ -103,7 +103,12 @@ def _work(
         number, worker = at.pop(ready)
         try:
             _, data, images, errors = ray.get(ready)
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayActorError as error:
+            if "creation task" in str(error):
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise FusiformError(
+                    f"a worker of Ray cannot start ({reason}): it needs this version of fusiform, as this machine has"
+                ) from None
             died[number] += 1
             if died[number] == TRIES:
                 raise FusiformError(
@@ -111,7 +116,7 @@ def _work(
                     "machine with more"
                 ) from None
             todo.append(number)
-            give(worker)  # Ray starts it again
+            give(actor.remote(shared, cores))
             continue
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
