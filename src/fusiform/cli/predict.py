@@ -197,17 +197,21 @@ def command(
     if save is not None and drawing is not None:
         for note in drawing.save(save, answered + len(errors)):
             click.echo(f"fusiform: {printable(note)}", err=True)
-    if image_ids.shared:
-        note = f"fusiform: {image_ids.shared} pictures have the image_id of another one: go by their paths"
-        click.echo(note, err=True)
-    if errors:
-        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
-        for error in errors:
-            click.echo(f"  {printable(error)}", err=True)
+    _tell(errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _tell(errors: list[str], answered: int, shared_ids: int) -> None:
+    """Say on standard error what the answers do not say."""
+    if shared_ids:
+        click.echo(f"fusiform: {shared_ids} pictures have the image_id of another one: go by their paths", err=True)
+    if errors:
+        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
+        for error in errors:
+            click.echo(f"  {printable(error)}", err=True)
 
 
 def _mask_folder(folder: Path, spec: ModelSpec) -> MaskFolder:
