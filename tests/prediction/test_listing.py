@@ -103,6 +103,17 @@ def test_a_list_that_cannot_be_understood_is_refused(tmp_path: Path, text: str, 
         listed(tmp_path / "a.csv", column=column)
 
 
+def test_a_pattern_takes_for_a_list_only_what_it_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "notes.txt").write_text("b.png\n")
+    assert names(tmp_path / "*") == [str(tmp_path / name) for name in ("a.png", "b.png", "notes.txt")]
+    assert names(tmp_path / "*.txt") == [str(tmp_path / "b.png")]
+    assert names(tmp_path / "{a,b}.png") == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    for pattern, paths in (("*", ["a.png", "b.png", "notes.txt"]), ("n*.txt", ["b.png"])):
+        found = fusiform.predict(tmp_path / pattern, "shufflenet_v2_x1_0", threads=1)
+        assert [Path(each.path).name for each in found] == paths
+
+
 def test_a_list_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("é.png\n".encode("latin-1"))
     with pytest.raises(InputError, match="is not UTF-8 text"):

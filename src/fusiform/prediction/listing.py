@@ -85,8 +85,17 @@ def _of_pattern(pattern: str, root: str | None, column: str | None) -> Iterator[
         if not matches:
             yield Item("error", expanded, more=f"{expanded}: no file matches this pattern")
         for match in matches:
-            if not is_of_system(os.path.basename(match)):  # noqa: PTH119
+            if is_of_system(os.path.basename(match)):  # noqa: PTH119
+                continue
+            if match.lower().endswith((*LISTS, ".parquet")) and not _asks_for(expanded, match):
+                yield Item("picture", match)  # notes beside images are no list of them: it says that it is no image
+            else:
                 yield from _of_source(match, root, column)
+
+
+def _asks_for(pattern: str, match: str) -> bool:
+    """Whether a pattern names the ending of what it matched."""
+    return os.path.splitext(pattern)[1].lower() == os.path.splitext(match)[1].lower()  # noqa: PTH122
 
 
 def _of_file(name: str, root: str | None, column: str | None) -> Iterator[Item]:

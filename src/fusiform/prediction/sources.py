@@ -316,6 +316,8 @@ def _find_matches(pattern: str) -> Iterator[Picture]:
             continue
         if os.path.isdir(match):  # noqa: PTH112
             yield from _find_in_folder(match)
+        elif match.lower().endswith(CONTAINERS) and match.rpartition(".")[2] == pattern.rpartition(".")[2]:
+            yield from _find_listed(match)
         else:
             yield Picture(match, partial(_same, match))
 
