@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar, cast
 
 from fusiform.errors import ImageError, MissingExtraError, UsageError
@@ -24,6 +25,8 @@ LIMIT = 64 * 2**20
 TRIES = 5
 PAUSE = 0.5
 """Seconds before the second try through fsspec, doubled each time; obstore tries again by itself."""
+PATIENCE = timedelta(seconds=60)
+"""How long obstore tries an object again."""
 BUFFER = 8 * 2**20
 """Bytes that are read at once of a tar or Parquet file."""
 
@@ -176,7 +179,7 @@ def _open_store(root: str) -> _Store:
     if root.startswith("s3") and os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
         options["client_options"] = {"allow_http": True}
     try:
-        store = from_url(root, retry_config={"max_retries": TRIES}, **options)
+        store = from_url(root, retry_config={"max_retries": TRIES, "retry_timeout": PATIENCE}, **options)
     except (obstore.exceptions.BaseError, OSError, ValueError) as error:
         raise ImageError(f"{root}: cannot be opened: {_reason(error)}") from None
     return _Store(obstore, store)
@@ -198,7 +201,16 @@ def _told(address: str, error: Exception) -> ImageError:
         return ImageError(f"{address}: no such object: check the address")
     if isinstance(error, PermissionError) or name in ("PermissionDeniedError", "UnauthenticatedError"):
         return ImageError(f"{address}: may not be read ({_reason(error)}): check the credentials in the environment")
+    if METADATA in str(error):
+        return ImageError(
+            f"{address}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or for a public bucket "
+            "AWS_SKIP_SIGNATURE=true"
+        )
     return ImageError(f"{address}: cannot be fetched: {_reason(error)}")
+
+
+METADATA = "http://169.254.169.254"
+"""Where a machine of Amazon's asks for its credentials, which is the last that obstore tries."""
 
 
 def _reason(error: Exception) -> str:
