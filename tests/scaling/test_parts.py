@@ -203,6 +203,16 @@ def test_leftovers_of_a_killed_process_go(photos: Path, tmp_path: Path) -> None:
     assert ours.exists() is (sys.platform == "win32")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_a_file_name_that_is_no_utf8(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "p\udcff"
+    photos.rename(folder)
+    out = tmp_path / "out"
+    assert predict_parts(folder, out, MODEL, part=3, format="jsonl", threads=1).errors == 1
+    assert predict_parts(folder, out, MODEL, part=3, format="jsonl", threads=1).earlier == 3
+    assert [row["path"] for row in rows(out)] == [str(folder / name) for name in IN_ORDER]
+
+
 def tar_of(path: Path, names: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, data in names.items():
