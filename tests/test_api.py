@@ -43,6 +43,11 @@ ONLY_OPTIONS = {
     ("benchmark", "out"): "where the printed text goes",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
+    ("predict", "part"): "predict_parts",
+    ("predict", "shard"): "predict_parts",
+    ("predict", "on"): "predict_parts",
+    ("predict", "root"): "predict_parts",
+    ("predict", "column"): "predict_parts",
     ("train", "recipes"): "prints what training.glossary says",
     ("train", "show"): "prints the recipe: training.recipes.choose_recipe",
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
@@ -121,6 +126,11 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
         if not alike:
             wrong.append((name, shown, here))
     assert wrong == []
+
+
+def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
+    parameters = inspect.signature(fusiform.predict_parts).parameters
+    assert set(options("predict")) - {"strict", "save", "masks"} == set(parameters) - {"progress"}
 
 
 def public() -> list[str]:

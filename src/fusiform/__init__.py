@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusiform.prediction.results import Prediction, Predictions
     from fusiform.report import Report
     from fusiform.runs import Run, train
+    from fusiform.scaling.parts import predict_parts
     from fusiform.selection.job import choose
     from fusiform.serving.client import Client
     from fusiform.serving.server import Server, serve
@@ -56,6 +57,7 @@ __all__ = [
     "port",
     "predict",
     "predict_iter",
+    "predict_parts",
     "serve",
     "train",
     "verify",
@@ -85,6 +87,7 @@ _WHERE = {
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "predict_parts": "fusiform.scaling.parts",
     "serve": "fusiform.serving.server",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",

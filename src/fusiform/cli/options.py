@@ -309,9 +309,9 @@ prediction_form = click.option(
     "form",
     default="table",
     show_default=True,
-    type=click.Choice(["table", "json", "jsonl", "csv", "coco"]),
+    type=click.Choice(["table", "json", "jsonl", "csv", "coco", "parquet"]),
     help="How the result is written: a table for people, the others for programs; coco is a detector's boxes in COCO's "
-    "result format.",
+    "result format. Parts are parquet, where pyarrow is installed, or jsonl.",
 )
 
 strict = click.option("--strict", is_flag=True, help="Exit with code 3 if any image could not be read.")

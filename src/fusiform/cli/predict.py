@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusiform.cli import options
+from fusiform.cli import options, parts
 from fusiform.cli.output import open_output, tell_device
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -30,7 +30,7 @@ SAVED = 64
     examples=(
         "fusiform predict photo.jpg",
         "fusiform predict photos/ --model runs/first --format csv --out answers.csv",
-        "fusiform predict street.jpg --model detector.tflite --save boxes.png",
+        "fusiform predict s3://bucket/photos/ --out answers/ --part 10000",
     ),
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
@@ -75,6 +75,7 @@ SAVED = 64
 @options.engine
 @options.strict
 @options.preprocessing
+@parts.part_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -100,11 +101,22 @@ def command(
     crop: int | None,
     fit: Fit | None,
     strict: bool,
+    part: int | None,
+    shard: tuple[int, int] | None,
+    on: str | None,
+    root: Path | None,
+    column: str | None,
 ) -> None:
     """Classify images, detect objects in them, or segment them, whichever the model is for.
 
     SOURCE is an image, a folder (with its subfolders), a glob pattern, an http(s) address, or - for an image on
     standard input. Images that cannot be read are listed on standard error at the end.
+
+    SOURCE may also be a list of paths or addresses (.txt, .csv, .tsv, .parquet), a Parquet file of images, a WebDataset
+    shard (.tar, shards-{0000..0127}.tar), or an address such as s3://bucket/photo.jpg; one that ends in / is a folder.
+
+    With --part the answers for very many images go into the folder that --out names, as files of so many rows each.
+    Interrupted, the same command goes on; an image that cannot be read is a row with an error.
 
     A classifier gives the most probable classes. The grid of --save shows each image with its most probable class: in
     green or red where the image lies in a folder named after one of the model's classes, so that it is known to be
@@ -121,6 +133,11 @@ def command(
 
     Exit codes: 0 if any image was answered, 1 if none was, 3 with --strict if any image could not be read.
     """
+    of_parts = {"shard": shard, "on": on, "root": root, "column": column}
+    if part is not None:
+        parts.answer_in_parts(ctx, part, of_parts)
+        return
+    parts.refuse_without_part(ctx, form, of_parts)
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
     from fusiform.zoo.model import open_model
@@ -180,17 +197,21 @@ def command(
     if save is not None and drawing is not None:
         for note in drawing.save(save, answered + len(errors)):
             click.echo(f"fusiform: {printable(note)}", err=True)
-    if image_ids.shared:
-        note = f"fusiform: {image_ids.shared} pictures have the image_id of another one: go by their paths"
-        click.echo(note, err=True)
-    if errors:
-        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
-        for error in errors:
-            click.echo(f"  {printable(error)}", err=True)
+    _tell(errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _tell(errors: list[str], answered: int, shared_ids: int) -> None:
+    """Say on standard error what the answers do not say."""
+    if shared_ids:
+        click.echo(f"fusiform: {shared_ids} pictures have the image_id of another one: go by their paths", err=True)
+    if errors:
+        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
+        for error in errors:
+            click.echo(f"  {printable(error)}", err=True)
 
 
 def _mask_folder(folder: Path, spec: ModelSpec) -> MaskFolder:

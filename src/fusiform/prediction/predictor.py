@@ -125,6 +125,17 @@ class Predictor:
             picture._replace(keep=k < thumbnails or (picture.fleeting and k < KEPT))
             for k, picture in enumerate(pictures)
         )
+        answers = self._stream(pictures, asked)
+        return PredictionStream(self.spec, _tracked(answers, total, show) if total > 1 else answers)
+
+    def answers(self, pictures: Iterable[Picture], asked: Asked) -> PredictionStream:
+        """The answers for pictures that are found already, in their order, each as soon as its turn comes."""
+        check_asked(self.spec, asked)
+        return PredictionStream(self.spec, self._stream(iter(pictures), asked))
+
+    def _stream(self, pictures: Iterator[Picture], asked: Asked) -> Generator[Prediction, None, None]:
+        """Answers by the workers that the pictures are worth; the first engine is opened before any is read."""
+        pictures = _read_ahead(pictures)
         # Few pictures are shared among the workers rather than grouped.
         first = list(islice(pictures, self._cores * max(self._batch, GROUP)))
         size = max(self._batch, min(GROUP, -(-len(first) // self._cores)))
@@ -147,8 +158,7 @@ class Predictor:
             groups: Iterator[list[Prediction]] = in_order(batches, answer, workers=workers, ahead=ahead)
         else:
             groups = map(answer, batches)
-        answers = _flat(groups)
-        return PredictionStream(self.spec, _tracked(answers, total, show) if total > 1 else answers)
+        return _flat(groups)
 
     def close(self) -> None:
         """Let go of the engines; the next question opens new ones."""
@@ -204,6 +214,17 @@ class PredictionStream(Iterator[Prediction]):
     def close(self) -> None:
         """Stop before the end, and the threads with it."""
         self._answers.close()
+
+
+def _read_ahead(pictures: Iterator[Picture]) -> Iterator[Picture]:
+    """The pictures, those on other machines being fetched before their turn comes."""
+    for picture in pictures:
+        if picture.far:
+            from fusiform.prediction.ahead import read_ahead  # only where a machine is waited for
+
+            yield from read_ahead(chain([picture], pictures))
+            return
+        yield picture
 
 
 def _flat(groups: Iterator[list[Prediction]]) -> Generator[Prediction, None, None]:

@@ -375,6 +375,15 @@ def _run() -> Schema:
     )
 
 
+def _parts() -> Schema:
+    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in ("top", "limit", "images", "parts")}
+    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou")}
+    more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
+    rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
+    return closed({**rest, **{name: {"type": "string"} for name in texts}})
+
+
 def _environment() -> Schema:
     text, absent = {"type": "string"}, {"type": ["string", "null"]}
     count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
@@ -534,6 +543,7 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", _run()),
     "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
+    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", _parts()),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",
