@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fusiform.prediction.predict import predict, predict_iter
     from fusiform.prediction.predictor import Predictor
     from fusiform.prediction.results import Prediction, Predictions
+    from fusiform.prediction.streams.video import predict_video
     from fusiform.report import Report
     from fusiform.runs import Run, train
     from fusiform.selection.job import choose
@@ -52,6 +53,7 @@ __all__ = [
     "port",
     "predict",
     "predict_iter",
+    "predict_video",
     "train",
     "verify",
 ]
@@ -78,6 +80,7 @@ _WHERE = {
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "predict_video": "fusiform.prediction.streams.video",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
 }

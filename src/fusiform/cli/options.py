@@ -315,3 +315,35 @@ prediction_form = click.option(
 )
 
 strict = click.option("--strict", is_flag=True, help="Exit with code 3 if any image could not be read.")
+
+
+_FRAMES = (
+    click.option(
+        "--video",
+        metavar="VIDEO",
+        help="In place of SOURCE: a video file, a camera (/dev/video0), a network stream (rtsp://..., http://...), or "
+        "- for JPEG images one after the other on standard input.",
+    ),
+    click.option("--every", type=click.IntRange(min=1), metavar="N", help="Videos: answer each Nth frame."),
+    click.option(
+        "--fps",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="FPS",
+        help="Videos: answer so many frames a second of the video's time, at most all.",
+    ),
+    click.option(
+        "--reconnect",
+        type=click.FloatRange(min=0),
+        default=60,
+        show_default=True,
+        metavar="SECONDS",
+        help="Videos: how long to try to connect again to a live source that was lost.",
+    ),
+)
+
+
+def frames(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of videos, in their order."""
+    for option in reversed(_FRAMES):
+        command = option(command)
+    return command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
+from fusiform.cli import video as of_video
 from fusiform.cli.output import open_output, tell_device
 from fusiform.errors import UsageError
 from fusiform.report import printable
@@ -31,9 +32,10 @@ SAVED = 64
         "fusiform predict photo.jpg",
         "fusiform predict photos/ --model runs/first --format csv --out answers.csv",
         "fusiform predict street.jpg --model detector.tflite --save boxes.png",
+        "fusiform predict --video clip.mp4 --every 5 --save answered.mp4",
     ),
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
+@click.argument("sources", metavar="SOURCE...", nargs=-1, type=click.Path())
 @options.model("A name that fusiform models lists, a model file, or the folder of a run.", default="mobilenet_v2")
 @options.prediction_form
 @options.out
@@ -42,7 +44,7 @@ SAVED = 64
     type=click.Path(path_type=Path),
     metavar="FILE",
     help=f"Draw the first {SAVED} images with their answers into a PNG or JPEG; a single detected or segmented image "
-    "is drawn at its own size, up to 1600 pixels.",
+    "is drawn at its own size, up to 1600 pixels. With --video: draw the answered frames into an .mp4, .mov or .mkv.",
 )
 @click.option(
     "--masks",
@@ -74,6 +76,7 @@ SAVED = 64
 @options.device
 @options.engine
 @options.strict
+@options.frames
 @options.preprocessing
 @click.pass_context
 def command(
@@ -100,6 +103,10 @@ def command(
     crop: int | None,
     fit: Fit | None,
     strict: bool,
+    video: str | None,
+    every: int | None,
+    fps: float | None,
+    reconnect: float,
 ) -> None:
     """Classify images, detect objects in them, or segment them, whichever the model is for.
 
@@ -119,13 +126,17 @@ def command(
     A segmenter gives each class's share of the image's pixels. The masks of --masks have the size of the upright image
     and Pascal VOC's colours; 0 is the model's first class, the background.
 
+    --video answers the frames of a video file, a camera or a network stream, each with its number and time. Of a live
+    source the newest frame is answered and those that came meanwhile are dropped and counted; Ctrl-C ends it.
+
     Exit codes: 0 if any image was answered, 1 if none was, 3 with --strict if any image could not be read.
     """
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
     from fusiform.zoo.model import open_model
 
-    if save is not None:
+    of_video.check(ctx)
+    if save is not None and video is None:
         from fusiform.drawing.grid import check_place
         from fusiform.prediction.sheet import Drawing
 
@@ -140,6 +151,29 @@ def command(
 
         device = place_of(opened, engine, device)
         tell_device(device)
+    if video is not None:
+        of_video.run(
+            ctx,
+            form,
+            out,
+            strict,
+            source=video,
+            model=opened,
+            every=every,
+            fps=fps,
+            reconnect=reconnect,
+            save=save,
+            top=top,
+            score=score,
+            iou=iou,
+            limit=limit,
+            engine=engine,
+            device=device,
+            threads=threads,
+            batch=batch,
+            labels=labels,
+        )
+        return
     with open_output(out) as stream:
         predictions = predict_iter(
             sources,

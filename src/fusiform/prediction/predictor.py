@@ -142,7 +142,7 @@ class Predictor:
         # The first engine is opened here: a wrong model or device is told before any picture is read.
         pool = self._pool(engine_threads)
         pool.warm()
-        answer = partial(self._answer, asked=asked, threads=engine_threads, alone=len(first) == 1)
+        answer = partial(self.answer, asked=asked, threads=engine_threads, alone=len(first) == 1)
         if workers > 1:
             groups: Iterator[list[Prediction]] = in_order(batches, answer, workers=workers, ahead=ahead)
         else:
@@ -176,8 +176,13 @@ class Predictor:
                 self._pools[threads] = Engines(start, max(1, self._cores // threads))
             return self._pools[threads]
 
-    def _answer(self, pictures: Sequence[Picture], *, asked: Asked, threads: int, alone: bool) -> list[Prediction]:
-        """The answers for a group, in its order; the network sees ``batch`` of its pictures at a time."""
+    def answer(
+        self, pictures: Sequence[Picture], *, asked: Asked, threads: int, alone: bool = False
+    ) -> list[Prediction]:
+        """The answers for a group, in its order, by an engine of so many threads; ``batch`` go through it together.
+
+        For what asks by itself, from a thread for each core or from one: videos do. ``asked`` has to fit the model.
+        """
         with self._opening:
             self._calls += 1
             # Questions that come at the same time, from several threads, share the cores rather than wait.
