@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fusiform.prediction.predictor import Predictor
     from fusiform.prediction.results import Prediction, Predictions
     from fusiform.prediction.streams.video import predict_video
+    from fusiform.prediction.streams.watch import watch
     from fusiform.report import Report
     from fusiform.runs import Run, train
     from fusiform.selection.job import choose
@@ -56,6 +57,7 @@ __all__ = [
     "predict_video",
     "train",
     "verify",
+    "watch",
 ]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
@@ -83,6 +85,7 @@ _WHERE = {
     "predict_video": "fusiform.prediction.streams.video",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
+    "watch": "fusiform.prediction.streams.watch",
 }
 
 

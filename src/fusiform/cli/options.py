@@ -222,6 +222,23 @@ score = click.option(
     metavar="SCORE",
     help="Detectors: leave out boxes below this confidence score, from 0 to 1.  [default: 0.3]",
 )
+top = click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Classifiers: how many classes to list per image.  [default: 5]",
+)
+iou = click.option(
+    "--iou",
+    type=click.FloatRange(0, 1),
+    metavar="IOU",
+    help="Detectors: of boxes of one class that overlap by more than this (intersection over union), keep the "
+    "highest-scoring.  [default: 0.6]",
+)
+limit = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
+)
+fast = click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
 max_drop = click.option(
     "--max-drop",
     type=click.FloatRange(min=0),

@@ -52,25 +52,12 @@ SAVED = 64
     metavar="DIR",
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Classifiers: how many classes to list per image.  [default: 5]",
-)
+@options.top
 @options.score
-@click.option(
-    "--iou",
-    type=click.FloatRange(0, 1),
-    metavar="IOU",
-    help="Detectors: of boxes of one class that overlap by more than this (intersection over union), keep the "
-    "highest-scoring.  [default: 0.6]",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
-)
+@options.iou
+@options.limit
 @options.labels
-@click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
+@options.fast
 @options.batch
 @options.threads
 @options.device

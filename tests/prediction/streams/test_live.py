@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_numbers_count_all_frames_and_what_was_dropped_before_each() -> None:
         time.sleep(0.1)
     places = [frame.number for frame in found if frame.number is not None]
     assert places == sorted(set(places))
-    gaps = [second - first - 1 for first, second in zip(places, places[1:], strict=False)]
+    gaps = [second - first - 1 for first, second in pairwise(places)]
     assert [frame.dropped for frame in found][1:] == gaps
     assert source.dropped == sum(gaps) + found[0].dropped
     assert places[-1] == 59

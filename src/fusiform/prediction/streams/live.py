@@ -100,6 +100,8 @@ class Newest:
             end = str(error).removeprefix(f"{self._shown}: ")
         except OSError as error:
             end = error.strerror or type(error).__name__
+        except Exception as error:  # of a library: its thread is not to end unnoticed, its words may have the address
+            end = type(error).__name__
         with self._changed:
             if generation == self._generation:
                 self._end = end
