@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "predict": "predict",
+    "watch": "watch",
     "train": "train",
     "evaluate": "evaluate",
     "doctor": "diagnose",
@@ -47,6 +48,9 @@ ONLY_OPTIONS = {
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
 }
 """Options without a parameter, and why."""
+
+OF_VIDEOS = {"video": "source", "every": "every", "fps": "fps", "reconnect": "reconnect"}
+"""The options of ``predict`` that are parameters of ``predict_video``, and which; it has no others but ``save``."""
 
 ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
@@ -82,9 +86,11 @@ def options(command: str) -> dict[str, click.Parameter]:
 
 
 def left_out(names: dict[Any, str], command: str) -> set[str]:
-    return {name for name in names if isinstance(name, str)} | {
-        name[1] for name in names if isinstance(name, tuple) and name[0] == command
-    }
+    return (
+        {name for name in names if isinstance(name, str)}
+        | {name[1] for name in names if isinstance(name, tuple) and name[0] == command}
+        | (set(OF_VIDEOS) if command == "predict" and names is ONLY_OPTIONS else set())
+    )
 
 
 def test_every_command_that_does_something_has_a_function() -> None:
@@ -120,6 +126,17 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
         if not alike:
             wrong.append((name, shown, here))
     assert wrong == []
+
+
+def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:
+    ours = inspect.signature(fusiform.predict_video).parameters
+    images = inspect.signature(fusiform.predict).parameters
+    given = options("predict")
+    for option, name in OF_VIDEOS.items():
+        default = given[option].to_info_dict()["default"]
+        assert option == "video" or default == ours[name].default
+    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "progress"}
+    assert all(ours[name].default == images[name].default for name in set(ours) & set(images))
 
 
 def public() -> list[str]:

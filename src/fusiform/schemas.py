@@ -146,6 +146,7 @@ _DIAGNOSED = (
     "note_count"
 )
 _FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
 
@@ -362,9 +363,8 @@ _SIZED: dict[str, Schema] = {
 _CLASS: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}, "name": {"type": "string"}}
 
 
-def _prediction(place: Mapping[str, Schema] | None = None, *, mask: Schema | None = None) -> Schema:
-    """An image with what the model says of it, or with an error; ``place`` are further keys of all of them."""
-    more = place or {}
+def _prediction() -> Schema:
+    """An image with what the model says of it, or with an error."""
     share = _UNITS["share"]
     box = {
         **_CLASS,
@@ -377,53 +377,26 @@ def _prediction(place: Mapping[str, Schema] | None = None, *, mask: Schema | Non
             "maxItems": 4,
         },
     }
-    mask = mask or {"type": ["string", "null"], "description": "the file of --masks"}
+    mask = {"type": ["string", "null"], "description": "the file of --masks"}
     return {
         "oneOf": [
-            _closed({**more, **_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
-            _closed({**more, **_IMAGE, "top": _list(_closed({**_CLASS, "probability": share}))}),
-            _closed({**more, **_SIZED, "boxes": _list(_closed(box))}),
-            _closed({**more, **_SIZED, "classes": _list(_closed({**_CLASS, "share": share})), "mask": mask}),
+            _closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
+            _closed({**_IMAGE, "top": _list(_closed({**_CLASS, "probability": share}))}),
+            _closed({**_SIZED, "boxes": _list(_closed(box))}),
+            _closed({**_SIZED, "classes": _list(_closed({**_CLASS, "share": share})), "mask": mask}),
         ]
     }
 
 
-def _predictions() -> Schema:
-    return _around("predictions", _prediction())
-
-
-def _around(name: str, each: Schema) -> Schema:
+def _predictions(name: str = "predictions", keys: str = "") -> Schema:
     fields = {"schema": _named(name), "network": _value(KEYS["network"]), "task": {"enum": list(TASKS)}}
-    return _closed({**fields, "predictions": _list(each)})
+    return _closed({**fields, "predictions": _list(_placed(keys))})
 
 
-def _frame() -> Schema:
-    """A frame of a video, or what is wrong with a part of it."""
-    seconds = {"type": ["number", "null"], "minimum": 0}
-    place: dict[str, Schema] = {
-        "frame": {
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "description": "its number from 0; null of an error alone",
-        },
-        "seconds": {**seconds, "description": "its time from the beginning; of a live source from the first frame"},
-        "dropped": {
-            "type": "integer",
-            "minimum": 0,
-            "description": "frames of a live source that came since the one answered before and were not answered",
-        },
-        "age": {**seconds, "description": "from a live frame's arrival to its answer"},
-    }
-    return _prediction(place, mask={"type": "null"})
-
-
-def _watched() -> Schema:
-    """A file of a watched folder, in the state in which it was answered."""
-    place: dict[str, Schema] = {
-        "bytes": _value(KEYS["bytes"]),
-        "modified": {"type": "string", "description": "when the file was changed, in UTC, to the nanosecond"},
-    }
-    return _prediction(place, mask={"type": "null"})
+def _placed(keys: str) -> Schema:
+    """As a prediction, with ``keys`` in front of the others that say which picture it is."""
+    place = _object(keys)["properties"]
+    return {"oneOf": [_closed({**place, **each["properties"]}) for each in _prediction()["oneOf"]]}
 
 
 def _epoch() -> Schema:
@@ -610,9 +583,9 @@ def _golden() -> Schema:
 FILES: dict[str, tuple[str, str, Schema]] = {
     "predictions": ("What a model says of images", "`fusiform predict`", _predictions()),
     "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
-    "frames": ("What a model says of a video", "`fusiform predict --video`", _around("frames", _frame())),
-    "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`, a line each", _frame()),
-    "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _watched()),
+    "frames": ("What a model says of a video", "`fusiform predict --video`", _predictions("frames", _FRAME)),
+    "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
+    "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", _run()),
     "environment": ("Where a training took place", "`environment.json` of a run", _environment()),

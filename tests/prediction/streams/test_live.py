@@ -206,7 +206,7 @@ def test_pictures_on_standard_input_need_no_extra(model: Model, monkeypatch: pyt
     for answer in found:
         assert answer.thumbnail is not None
         assert number_of(answer.thumbnail) == answer.frame
-        assert answer.age is not None
+        assert answer.age_ms is not None
     assert len(found) + stream.dropped == 60
     assert found[-1].frame == 59
 

@@ -46,7 +46,7 @@ def test_every_frame_is_answered_once_in_order_at_its_time(
     assert numbers(found) == [answer.frame for answer in found] == list(range(50))
     assert [answer.seconds for answer in found] == pytest.approx(EVEN, abs=1e-3)
     assert {answer.top[0].name for answer in found} == {"red"}
-    assert {(answer.path, answer.dropped, answer.age) for answer in found} == {(str(path), 0, None)}
+    assert {(answer.path, answer.dropped, answer.age_ms) for answer in found} == {(str(path), 0, None)}
 
 
 def test_times_that_are_not_even_stay_so(tmp_path: Path, model: Model) -> None:

@@ -58,19 +58,20 @@ class FramePrediction(Prediction):
     """The answer for a frame: as of an image, and ``frame``, its number from 0, and ``seconds`` from the beginning.
 
     Of a live source ``dropped`` is how many frames came since the one answered before and were not answered, and
-    ``age`` how many seconds after its arrival the frame was answered. ``frame`` is None where there is only an
+    ``age_ms`` how many milliseconds after its arrival the frame was answered. ``frame`` is None where there is only an
     ``error``: of a damaged part, or a connection that was lost. ``thumbnail`` is the whole frame, to draw on.
     """
 
     frame: int | None = None
     seconds: float | None = None
     dropped: int = 0
-    age: float | None = None
+    age_ms: float | None = None
 
     def place(self) -> dict[str, Any]:
         """What says which frame it is; the columns and keys that stand before the others."""
-        seconds, age = (None if value is None else round(value, 6) for value in (self.seconds, self.age))
-        return {"frame": self.frame, "seconds": seconds, "dropped": self.dropped, "age": age}
+        seconds = None if self.seconds is None else round(self.seconds, 6)
+        age_ms = None if self.age_ms is None else round(self.age_ms, 3)
+        return {"frame": self.frame, "seconds": seconds, "dropped": self.dropped, "age_ms": age_ms}
 
     def title(self) -> str:
         """Which frame it is, for people."""
@@ -79,7 +80,7 @@ class FramePrediction(Prediction):
         return f"{self.path}  {clock(self.seconds)}  frame {self.frame}"
 
 
-COLUMNS = ("frame", "seconds", "dropped", "age")
+COLUMNS = ("frame", "seconds", "dropped", "age_ms")
 
 
 def clock(seconds: float | None) -> str:

@@ -90,7 +90,7 @@ def predict_video(
         fit: See ``fusiform.open_model``.
 
     Returns:
-        An iterator of answers, which are as ``predict``'s with ``frame``, ``seconds``, ``dropped`` and ``age`` beside
+        An iterator of answers, as ``predict``'s with ``frame``, ``seconds``, ``dropped`` and ``age_ms`` beside
         them; ``thumbnail`` is the frame itself. What is damaged in a file, or a connection that was lost, is an answer
         with an ``error``. ``close`` ends it before its end.
 
@@ -225,7 +225,7 @@ def _placed(
     picture: Image.Image | None = None,
     error: str | None = None,
 ) -> FramePrediction:
-    age = None if frame.arrived is None else time.monotonic() - frame.arrived
+    age_ms = None if frame.arrived is None else 1000 * (time.monotonic() - frame.arrived)
     return FramePrediction(
         shown,
         answer.classification if answer else None,
@@ -236,7 +236,7 @@ def _placed(
         frame=frame.number,
         seconds=frame.seconds,
         dropped=frame.dropped,
-        age=age,
+        age_ms=age_ms,
     )
 
 
