@@ -35,6 +35,7 @@ class Word(NamedTuple):
 
 FORMATS = "[table|json|jsonl|csv]"
 TASKS = "[classification|detection|segmentation]"
+FITS = "[crop|stretch|pad]"
 RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
 WORDS = (
     # What the commands have in common.
@@ -219,7 +220,7 @@ def test_short_forms_arguments_and_help(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_can_be_read(name: str) -> None:
     examples = command_of(name).examples
-    assert 2 <= len(examples) <= 3
+    assert 2 <= len(examples) <= 4
     for line in examples:
         program, command, *words = line.partition(" > ")[0].split()
         assert (program, command) == ("fusiform", name)

@@ -19,7 +19,7 @@ from fusiform.cli import commands
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "prediction" / "streams"))
 
-from numbered_frames import jpeg, make_video
+from numbered_frames import damage, jpeg, make_video
 
 sys.path.pop(0)
 
@@ -95,10 +95,7 @@ def test_errors_and_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     assert run("--video", tmp_path / "text.mp4").exit_code == 1
     clip = make_video(tmp_path / "clip.avi", [number / 10 for number in range(12)], codec="mjpeg")
-    data = bytearray(clip.read_bytes())
-    at = data.find(b"\xff\xd8", len(data) // 2)
-    data[at : at + 200] = bytes(200)
-    clip.write_bytes(data)
+    damage(clip, 6)
     for more, code in (((), 0), (("--strict",), 3)):
         result = run("--video", clip, "-f", "jsonl", *more)
         assert result.exit_code == code, result.stderr

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     cls=options.Command,
     examples=(
         "fusiform watch incoming/ --out answers.jsonl",
-        "fusiform watch /mnt/share/camera --recursive --poll --out answers.jsonl --model detector.tflite",
+        "fusiform watch /mnt/share --recursive --poll --out answers.jsonl",
     ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))

@@ -94,3 +94,14 @@ def make_video(
             container.mux(track.encode(quiet))
             container.mux(track.encode(None))
     return path
+
+
+def damage(path: Path, number: int) -> None:
+    """Make zeros of the packet of this number, all but its beginning."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    at, size = places[number]
+    data = bytearray(path.read_bytes())
+    data[at + 8 : at + size] = bytes(size - 8)
+    path.write_bytes(data)
