@@ -10,7 +10,7 @@ import griffe
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Predict": ("predict", "predict_iter", "Predictor"),
+    "Predict": ("predict", "predict_iter", "Predictor", "predict_video", "watch"),
     "Train and measure": ("train", "evaluate", "diagnose"),
     "Export and verify": ("export", "demo", "verify", "benchmark", "choose", "analyze", "port"),
     "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),

@@ -87,6 +87,8 @@ WORDS = (
     Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
     Word("--limit", "the number of boxes", "N", "predict watch"),
     Word("--fast", "decode at a reduced size", "", "predict watch"),
+    Word("--tiles", "the side of a tile", "PIXELS", "predict watch"),
+    Word("--overlap", "what tiles have in common", "SHARE", "predict watch"),
     Word("--video", "the video, in place of images", "VIDEO", "predict"),
     Word("--every", "which frames of a video", "N", "predict"),
     Word("--fps", "the frames of a video's second", "FPS", "predict"),

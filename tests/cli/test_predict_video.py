@@ -80,6 +80,8 @@ def test_a_video_is_saved_beside_the_answers(clip: Path, tmp_path: Path) -> None
         (("--video", "b.mp4", "-f", "coco"), "--format coco is for images", 2),
         (("--video", "b.mp4", "--save", "b.png"), "videos are saved as .mp4", 2),
         (("--video", "b.mp4", "--fps", "0"), "0", 2),
+        (("a.jpg", "--overlap", "0.3"), "--overlap is for --tiles", 2),
+        (("a.jpg", "--tiles", "640"), "tiles is for detection", 2),
         (("--video", "absent.mp4"), "absent.mp4: no such file", 1),
         (("--video", "ftp://u:secret@h/x"), "ftp://***@h/x: ftp is not read", 2),
     ],

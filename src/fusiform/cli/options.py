@@ -239,6 +239,33 @@ limit = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
 )
 fast = click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
+
+
+def _overlap(ctx: click.Context, param: click.Parameter, share: float) -> float:
+    """The overlap; it is not asked for where there are no tiles, which are read before it."""
+    if ctx.params.get("tiles") is None and ctx.get_parameter_source(str(param.name)) is _TYPED:
+        raise click.UsageError("--overlap is for --tiles: give it too, or leave --overlap out", ctx)
+    return share
+
+
+tiles = click.option(
+    "--tiles",
+    is_eager=True,
+    type=click.IntRange(min=64),
+    metavar="PIXELS",
+    help="Detectors, for small objects in large images: look at overlapping tiles of this side too, and merge the "
+    "boxes.",
+)
+overlap = click.option(
+    "--overlap",
+    callback=_overlap,
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    metavar="SHARE",
+    help="The share of a tile's side that neighbours have in common.",
+)
+
 max_drop = click.option(
     "--max-drop",
     type=click.FloatRange(min=0),

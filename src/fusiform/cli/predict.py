@@ -56,6 +56,8 @@ SAVED = 64
 @options.score
 @options.iou
 @options.limit
+@options.tiles
+@options.overlap
 @options.labels
 @options.fast
 @options.batch
@@ -74,6 +76,8 @@ def command(
     score: float | None,
     iou: float | None,
     limit: int | None,
+    tiles: int | None,
+    overlap: float,
     masks: Path | None,
     form: PredictionFormat,
     out: Path | None,
@@ -154,6 +158,8 @@ def command(
             score=score,
             iou=iou,
             limit=limit,
+            tiles=tiles,
+            overlap=overlap,
             engine=engine,
             device=device,
             threads=threads,
@@ -169,6 +175,8 @@ def command(
             score=score,
             iou=iou,
             limit=limit,
+            tiles=tiles,
+            overlap=overlap,
             engine=engine,
             device=device,
             threads=threads,

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 @options.score
 @options.iou
 @options.limit
+@options.tiles
+@options.overlap
 @options.labels
 @options.fast
 @options.batch
@@ -63,6 +65,8 @@ def command(
     score: float | None,
     iou: float | None,
     limit: int | None,
+    tiles: int | None,
+    overlap: float,
     labels: Path | None,
     fast: bool,
     batch: int,
@@ -110,6 +114,8 @@ def command(
         score=score,
         iou=iou,
         limit=limit,
+        tiles=tiles,
+        overlap=overlap,
         engine=engine,
         device=device,
         threads=threads,

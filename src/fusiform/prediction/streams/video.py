@@ -52,6 +52,8 @@ def predict_video(
     threads: int | None = None,
     batch: int = 1,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -83,6 +85,8 @@ def predict_video(
         threads: See ``predict``.
         batch: See ``predict``; of a live source frames go through the network one by one.
         labels: See ``predict``.
+        tiles: See ``predict``.
+        overlap: See ``predict``.
         mean: See ``fusiform.open_model``.
         std: See ``fusiform.open_model``.
         resize: See ``fusiform.open_model``.
@@ -112,7 +116,9 @@ def predict_video(
     if save is not None:
         check_place(save)
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, labels=labels)
+    predictor = Predictor(
+        opened, engine=engine, device=device, threads=threads, batch=batch, labels=labels, tiles=tiles, overlap=overlap
+    )
     asked = Asked(top, score, iou, limit)
     check_asked(predictor.spec, asked)
     frames = open_source(source, pick, reconnect=reconnect)

@@ -48,6 +48,8 @@ def watch(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -78,6 +80,8 @@ def watch(
         batch: See ``predict``.
         fast: See ``predict``.
         labels: See ``predict``.
+        tiles: See ``predict``.
+        overlap: See ``predict``.
         mean: See ``fusiform.open_model``.
         std: See ``fusiform.open_model``.
         resize: See ``fusiform.open_model``.
@@ -103,7 +107,17 @@ def watch(
 
     """
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
+    predictor = Predictor(
+        opened,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        fast=fast,
+        labels=labels,
+        tiles=tiles,
+        overlap=overlap,
+    )
     asked = Asked(top, score, iou, limit)
     check_asked(predictor.spec, asked)
     if not Path(folder).is_dir():
