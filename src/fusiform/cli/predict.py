@@ -10,7 +10,7 @@ import click
 
 from fusiform.cli import options
 from fusiform.cli import video as of_video
-from fusiform.cli.output import open_output, tell_device
+from fusiform.cli.output import open_output, open_told
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
@@ -124,7 +124,6 @@ def command(
     """
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
-    from fusiform.zoo.model import open_model
 
     of_video.check(ctx)
     if save is not None and video is None:
@@ -132,40 +131,9 @@ def command(
         from fusiform.prediction.sheet import Drawing
 
         check_place(save)
-    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    if opened.assumed:
-        from fusiform.zoo.stated import assumption
-
-        click.echo(f"fusiform: {printable(assumption(model, opened.spec.preprocess, opened.assumed))}", err=True)
-    if device == "auto":
-        from fusiform.engines import place_of
-
-        device = place_of(opened, engine, device)
-        tell_device(device)
+    opened, device = open_told(model, engine, device, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     if video is not None:
-        of_video.run(
-            ctx,
-            form,
-            out,
-            strict,
-            source=video,
-            model=opened,
-            every=every,
-            fps=fps,
-            reconnect=reconnect,
-            save=save,
-            top=top,
-            score=score,
-            iou=iou,
-            limit=limit,
-            tiles=tiles,
-            overlap=overlap,
-            engine=engine,
-            device=device,
-            threads=threads,
-            batch=batch,
-            labels=labels,
-        )
+        of_video.run(ctx, opened, device, every=every, fps=fps, reconnect=reconnect)
         return
     with open_output(out) as stream:
         predictions = predict_iter(
@@ -209,17 +177,21 @@ def command(
     if save is not None and drawing is not None:
         for note in drawing.save(save, answered + len(errors)):
             click.echo(f"fusiform: {printable(note)}", err=True)
-    if image_ids.shared:
-        note = f"fusiform: {image_ids.shared} pictures have the image_id of another one: go by their paths"
-        click.echo(note, err=True)
-    if errors:
-        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
-        for error in errors:
-            click.echo(f"  {printable(error)}", err=True)
+    _tell(errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _tell(errors: list[str], answered: int, shared: int) -> None:
+    """Say at the end which images were not read, and how many have COCO's number of another one."""
+    if shared:
+        click.echo(f"fusiform: {shared} pictures have the image_id of another one: go by their paths", err=True)
+    if errors:
+        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
+        for error in errors:
+            click.echo(f"  {printable(error)}", err=True)
 
 
 def _mask_folder(folder: Path, spec: ModelSpec) -> MaskFolder:

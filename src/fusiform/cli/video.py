@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +13,9 @@ from fusiform.errors import UsageError
 from fusiform.report import printable
 
 if TYPE_CHECKING:
-    from fusiform.prediction.formats import PredictionFormat
     from fusiform.prediction.streams.frames import FramePrediction
     from fusiform.prediction.streams.video import FrameStream
+    from fusiform.zoo.model import Model
 
 
 def check(ctx: click.Context) -> None:
@@ -40,8 +39,12 @@ def check(ctx: click.Context) -> None:
         raise UsageError("--format coco is for images: take jsonl with --video")
 
 
-def run(ctx: click.Context, form: PredictionFormat, out: Path | None, strict: bool, **asked: Any) -> None:
-    """Answer the frames, as ``asked`` of ``predict_video``, write each answer as it comes, and sum up at the end.
+ALIKE = ("save", "top", "score", "iou", "limit", "tiles", "overlap", "engine", "threads", "batch", "labels")
+"""The options that mean for frames what they mean for images."""
+
+
+def run(ctx: click.Context, model: Model, device: str, **frames: Any) -> None:
+    """Answer the frames, write each answer as it comes, and sum up at the end; ``frames`` are the options of videos.
 
     Ctrl-C, the usual end of a live source, completes the files.
     """
@@ -49,7 +52,9 @@ def run(ctx: click.Context, form: PredictionFormat, out: Path | None, strict: bo
     from fusiform.prediction.streams.frames import COLUMNS
     from fusiform.prediction.streams.video import predict_video
 
-    stream = predict_video(**asked)
+    form, out, strict = (ctx.params[name] for name in ("form", "out", "strict"))
+    asked = {name: ctx.params[name] for name in ALIKE}
+    stream = predict_video(ctx.params["video"], model, device=device, **frames, **asked)
     answers = _UntilInterrupted(stream)
     answered = errors = 0
     with open_output(out) as output:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusiform.cli import options
-from fusiform.cli.output import tell_device
+from fusiform.cli.output import open_told
 from fusiform.cli.process import Ended
 from fusiform.report import printable
 
@@ -92,18 +92,8 @@ def command(
     """
     from fusiform.prediction.show import summary
     from fusiform.prediction.streams.watch import watch
-    from fusiform.zoo.model import open_model
 
-    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    if opened.assumed:
-        from fusiform.zoo.stated import assumption
-
-        _say(assumption(model, opened.spec.preprocess, opened.assumed))
-    if device == "auto":
-        from fusiform.engines import place_of
-
-        device = place_of(opened, engine, device)
-        tell_device(device)
+    opened, device = open_told(model, engine, device, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     answers = watch(
         folder,
         out,
