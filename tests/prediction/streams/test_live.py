@@ -211,6 +211,17 @@ def test_pictures_on_standard_input_need_no_extra(model: Model, monkeypatch: pyt
     assert found[-1].frame == 59
 
 
+@pytest.mark.parametrize("content", [b"", b"no picture", jpeg(1)[:-10]])
+def test_standard_input_without_a_whole_picture_is_an_error(
+    model: Model, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    with standard_input(monkeypatch) as writing:
+        os.write(writing, content)
+        os.close(writing)
+        with pytest.raises(InputError, match="-: the source ended: send whole JPEG pictures"):
+            list(fusiform.predict_video("-", model))
+
+
 def test_each_nth_frame_of_a_live_source_is_answered_and_the_others_are_not_dropped(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

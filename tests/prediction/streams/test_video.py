@@ -141,6 +141,23 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path, model: Model) -> No
         answers(tmp_path / "sound.wav", model)
 
 
+def test_a_picture_of_a_cover_is_no_video(tmp_path: Path, model: Model) -> None:
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        track = container.add_stream("aac", rate=8000)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        quiet = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        quiet.sample_rate, quiet.pts = 8000, 0
+        for stream, frame in ((track, quiet), (cover, av.VideoFrame.from_image(numbered(1)))):
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "song.mp4")) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(InputError, match="there is no video in it"):
+        answers(tmp_path / "song.mp4", model)
+
+
 def test_a_list_in_a_file_cannot_ask_the_network(tmp_path: Path, model: Model) -> None:
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(InputError, match=r"list\.m3u8: "):

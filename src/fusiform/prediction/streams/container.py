@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_FAULTS = 1000
 """Damaged parts of a file in a row, after which the rest is given up."""
 
+_ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _TRANSPOSE = Image.Transpose
 # The display matrix's first two rows, as signs, and what brings such a picture upright: (x, y) is shown at
 # (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.5.2; FFmpeg's libavutil/display.h).
@@ -41,7 +42,6 @@ def import_av(purpose: str = "reading a video") -> Any:
         import av
     except ImportError:
         raise MissingExtraError("av", "video", purpose) from None
-    av.logging.set_level(av.logging.PANIC)  # what goes wrong is raised; FFmpeg would write to standard error beside it
     return av
 
 
@@ -120,9 +120,7 @@ def opened(
 
 def _is_cover(stream: Any) -> bool:
     """Whether it is the picture of a record's cover."""
-    import av
-
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)  # older versions of PyAV do not tell
 
 
 def reason(error: BaseException) -> str:

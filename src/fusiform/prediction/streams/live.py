@@ -63,7 +63,10 @@ class Newest:
                     continue
                 why = self._end or f"no frame for {self._stall:g} seconds"
                 if not self._count:
-                    raise InputError(f"{self._shown}: {why}: check the address, and that it sends pictures")
+                    check = "check the address, and that it sends pictures"
+                    if self._shown == "-":
+                        check = "send whole JPEG pictures, one after the other"
+                    raise InputError(f"{self._shown}: {why}: {check}")
                 if not self._again:
                     if self._end != _ENDED:
                         yield Frame(None, self._now(), None, f"{self._shown}: {why}")
