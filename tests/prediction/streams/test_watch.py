@@ -310,9 +310,9 @@ def test_arguments_that_do_not_fit_are_told_at_once(folder: Path, model: Model, 
 # The command.
 
 
-def started(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fusiform", "watch", str(folder), "--out", str(out), "--threads", "1", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+def started(folder: Path, out: Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fusiform", "watch", str(folder), "--out", str(out), "--threads", "1"]
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def wait_for_lines(out: Path, count: int, seconds: float = 60) -> None:
@@ -360,7 +360,7 @@ def arrive(folder: Path, count: int) -> Iterator[str]:
 @pytest.mark.slow
 def test_a_thousand_files_over_kills_and_a_restart_are_answered_once_each(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    process = started(folder, out)
+    process = started(folder, out, subprocess.DEVNULL)
     names = []
     for number, name in enumerate(arrive(folder, 1000)):
         names.append(name)
@@ -368,7 +368,7 @@ def test_a_thousand_files_over_kills_and_a_restart_are_answered_once_each(folder
             wait_for_lines(out, number // 3, 300)
             process.kill()
             process.communicate()
-            process = started(folder, out)
+            process = started(folder, out, subprocess.DEVNULL)
     wait_for_lines(out, 1000, 300)
     for name in names[::10]:  # replaced by the other picture
         other = (ROOT / "examples" / ("coffee.jpg" if int(name[:4]) % 2 else "cat.jpg")).read_bytes()
