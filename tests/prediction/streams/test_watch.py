@@ -49,7 +49,6 @@ class Watching:
         self.notes: list[str] = []
         self.errors: list[BaseException] = []
         self._answers = fusiform.watch(folder, model=model, say=self.notes.append, **how)
-        self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Watching:
@@ -57,15 +56,12 @@ class Watching:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A generator is closed in the thread that runs it, between two answers: one more image lets it go on.
-        self._end.set()
+        return  # a generator is closed in the thread that runs it: its folder goes after the test
 
     def _run(self) -> None:
         try:
             for answer in self._answers:
                 self.found.append(answer)
-                if self._end.is_set():
-                    return
         except BaseException as error:
             self.errors.append(error)
 
@@ -85,11 +81,13 @@ class Watching:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that is watched; that it goes ends the threads that watch it."""
     place = tmp_path / "in"
     place.mkdir()
     monkeypatch.setattr(Watching, "_folder", place)
-    return place
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
