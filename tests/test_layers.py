@@ -23,6 +23,8 @@ HEAVY = {
     "executorch": ("exporting/targets/executorch.py",),
     "coremltools": ("exporting/targets/coreml.py",),
     "faster_coco_eval": (),
+    "av": (),
+    "watchfiles": (),
     "matplotlib": ("training/curves.py", "training/lr_finder.py"),
 }
 

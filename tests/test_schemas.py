@@ -67,8 +67,8 @@ def test_a_key_has_one_unit_everywhere() -> None:
 def test_the_vocabulary_has_no_word_that_nothing_says() -> None:
     said = {key for name in names() for each in objects(json_schema(name)) for key in each["properties"]}
     unsaid = set(KEYS) - said
-    # The other meaning of precision, and a column of the CSV file that layers_file names.
-    assert unsaid == {"precision_of_weights", "logit_error"}
+    # The other meanings of precision and seconds, and a column of the CSV file that layers_file names.
+    assert unsaid == {"precision_of_weights", "seconds_of_frame", "logit_error"}
 
 
 def test_what_is_not_of_the_schema_is_refused() -> None:

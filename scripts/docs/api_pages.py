@@ -10,7 +10,7 @@ import griffe
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Predict": ("predict", "predict_iter", "predict_parts", "Predictor"),
+    "Predict": ("predict", "predict_iter", "predict_parts", "predict_video", "watch", "Predictor"),
     "Train and measure": ("train", "evaluate", "diagnose"),
     "Export and verify": ("export", "demo", "verify", "benchmark", "choose", "analyze", "port"),
     "Serve": ("serve", "Server", "Client"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fusiform.prediction.predict import predict, predict_iter
     from fusiform.prediction.predictor import Predictor
     from fusiform.prediction.results import Prediction, Predictions
+    from fusiform.prediction.streams.video import predict_video
+    from fusiform.prediction.streams.watch import watch
     from fusiform.report import Report
     from fusiform.runs import Run, train
     from fusiform.scaling.parts import predict_parts
@@ -58,9 +60,11 @@ __all__ = [
     "predict",
     "predict_iter",
     "predict_parts",
+    "predict_video",
     "serve",
     "train",
     "verify",
+    "watch",
 ]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
@@ -88,9 +92,11 @@ _WHERE = {
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
     "predict_parts": "fusiform.scaling.parts",
+    "predict_video": "fusiform.prediction.streams.video",
     "serve": "fusiform.serving.server",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
+    "watch": "fusiform.prediction.streams.watch",
 }
 
 

@@ -34,6 +34,7 @@ SPEC = ModelSpec("mobilenet_v2", 0.35, ("green", "red"), input_size=32, preproce
 
 LEAST = {
     "predict": ["a.jpg"],
+    "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
     "train": ["data", "--out", "run"],
     "choose": ["data", "--out", "best"],
@@ -105,6 +106,9 @@ CASES: list[tuple[int, str]] = [
     # 1: what is named is missing, damaged, or does not fit, or the machine lacks something.
     (1, "predict nowhere.png --model small.tflite"),
     (1, "predict empty --model small.tflite"),
+    (1, "predict --video nowhere.mp4 --model small.tflite"),
+    (1, "watch nowhere --out answers.jsonl --model small.tflite"),
+    (1, "watch empty --out nowhere/answers.jsonl --model small.tflite"),
     (1, "predict texts --model small.tflite"),
     (1, "predict broken.png --model small.tflite"),
     (1, "predict photo.png --model nope"),
@@ -213,6 +217,9 @@ CASES: list[tuple[int, str]] = [
     (2, "completion tcsh"),
     (2, "nope"),
     (2, "predict photo.png --nope"),
+    (2, "predict --video nowhere.mp4 --masks masks"),
+    (2, "watch empty"),
+    (2, "watch empty --out answers.jsonl --model small.tflite --score 0.5"),
     # 3: done, but --strict asked whether all was well.
     (3, "predict photo.png broken.png --model small.tflite --strict"),
     (3, "doctor damaged --strict"),
@@ -239,6 +246,7 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py
             "port": {0},  # tests/porting
+            "watch": {0},  # goes on until it is interrupted: tests/prediction/streams/test_watch.py
         }
         assert codes >= {0, 1, 2} - lacking.get(name, set()), name
 

@@ -35,10 +35,11 @@ class Word(NamedTuple):
 
 FORMATS = "[table|json|jsonl|csv]"
 TASKS = "[classification|detection|segmentation]"
+FITS = "[crop|stretch|pad]"
 RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
 WORDS = (
     # What the commands have in common.
-    Word("--model", "the model, where the command is about images", "NAME|FILE", "predict doctor train"),
+    Word("--model", "the model, where the command is about images", "NAME|FILE", "predict watch doctor train"),
     Word("--data", "the images, where the command is about models", "DATA", "export verify benchmark"),
     Word(
         "--format",
@@ -47,21 +48,21 @@ WORDS = (
         "doctor train choose evaluate export verify benchmark models info analyze",
     ),
     Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
-    Word("--out", "where the result goes", "FILE", "predict doctor evaluate verify benchmark port"),
+    Word("--out", "where the result goes", "FILE", "predict doctor evaluate verify benchmark port watch"),
     Word("--out", "where the result goes", "DIR", "train choose export demo"),
     Word("--html", "a page beside the result", "FILE.html", "doctor evaluate"),
     Word("--task", "what the data are for", TASKS, "doctor train"),
     Word("--root", "where the paths of a list begin", "DIR", "predict doctor train choose evaluate export"),
     Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),
-    Word("--labels", "names of the classes", "FILE", "predict evaluate export port"),
-    Word("--score", "the lowest confidence of a box", "SCORE", "predict evaluate"),
-    Word("--engine", "the runtime", f"[{RUNTIMES}]", "predict evaluate serve"),
+    Word("--labels", "names of the classes", "FILE", "predict evaluate export port watch"),
+    Word("--score", "the lowest confidence of a box", "SCORE", "predict evaluate watch"),
+    Word("--engine", "the runtime", f"[{RUNTIMES}]", "predict watch evaluate serve"),
     Word("--engine", "the runtime", "ENGINE,...", "benchmark"),
     Word("--engine", "the runtime", "[litert|onnxruntime]", "choose"),
-    Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate serve"),
-    Word("--batch", "images per forward pass", "N", "predict evaluate"),
-    Word("--threads", "cores to use", "N", "predict doctor train evaluate export serve"),
+    Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate serve watch"),
+    Word("--batch", "images per forward pass", "N", "predict evaluate watch"),
+    Word("--threads", "cores to use", "N", "predict doctor train evaluate export serve watch"),
     Word("--threads", "threads of the runtime that is measured", "N", "choose verify"),
     Word("--threads", "threads of the runtime that is measured", "N,...", "benchmark"),
     Word("--strict", "exit with 3 where something is wrong", "", "predict doctor evaluate"),
@@ -73,22 +74,32 @@ WORDS = (
     Word("--slices", "the slices of an expansion", "N", "export analyze"),
     Word("--size", "the side of the input", "PIXELS", "analyze"),
     Word("--size", "the side of the input", "PIXELS,...", "choose"),
-    Word("--mean", "preprocessing: the mean", "R,G,B", "predict evaluate export port"),
-    Word("--std", "preprocessing: the standard deviation", "R,G,B", "predict evaluate export port"),
-    Word("--resize", "preprocessing: the shorter side", "PIXELS", "predict evaluate export port"),
-    Word("--crop", "preprocessing: the side of the crop", "PIXELS", "predict evaluate export port"),
-    Word("--fit", "preprocessing: how the square is filled", "[crop|stretch|pad]", "predict evaluate export port"),
+    Word("--mean", "preprocessing: the mean", "R,G,B", "predict watch evaluate export port"),
+    Word("--std", "preprocessing: the standard deviation", "R,G,B", "predict watch evaluate export port"),
+    Word("--resize", "preprocessing: the shorter side", "PIXELS", "predict watch evaluate export port"),
+    Word("--crop", "preprocessing: the side of the crop", "PIXELS", "predict watch evaluate export port"),
+    Word(
+        "--fit", "preprocessing: how the square is filled", "[crop|stretch|pad]", "predict watch evaluate export port"
+    ),
     # What one command has.
     Word("--save", "a drawing of the images with their answers", "FILE", "predict"),
     Word("--masks", "a folder of masks", "DIR", "predict"),
-    Word("--top", "the number of classes", "N", "predict"),
-    Word("--iou", "the overlap of two boxes of one object", "IOU", "predict"),
-    Word("--limit", "the number of boxes", "N", "predict"),
-    Word("--fast", "decode at a reduced size", "", "predict serve"),
+    Word("--top", "the number of classes", "N", "predict watch"),
+    Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
+    Word("--limit", "the number of boxes", "N", "predict watch"),
+    Word("--fast", "decode at a reduced size", "", "predict serve watch"),
     Word("--part", "the images of a file", "N", "predict"),
     Word("--shard", "which of the parts", "I/N", "predict"),
     Word("--on", "the cluster that answers", "ray[://HOST]", "predict"),
     Word("--column", "the column of images", "NAME", "predict"),
+    Word("--tiles", "the side of a tile", "PIXELS", "predict watch"),
+    Word("--overlap", "what tiles have in common", "SHARE", "predict watch"),
+    Word("--video", "the video, in place of images", "VIDEO", "predict"),
+    Word("--every", "which frames of a video", "N", "predict"),
+    Word("--fps", "the frames of a video's second", "FPS", "predict"),
+    Word("--reconnect", "the time to look for a lost source", "SECONDS", "predict"),
+    Word("--recursive", "folders within", "", "watch"),
+    Word("--poll", "look for changes by itself", "", "watch"),
     Word("--fix", "a clean copy of the list", "FILE.csv|DIR", "doctor"),
     Word("--recipes", "explain the recipes", "", "train"),
     Word("--show", "print the hyperparameters", "", "train"),
@@ -144,6 +155,7 @@ SHORT = {"--out": "-o", "--model": "-m", "--format": "-f"}
 
 ARGUMENTS = {
     "predict": "SOURCE...",
+    "watch": "DIR",
     "doctor": "DATA",
     "train": "[DATA]",
     "choose": "DATA",
@@ -225,7 +237,7 @@ def test_short_forms_arguments_and_help(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_can_be_read(name: str) -> None:
     examples = command_of(name).examples
-    assert 2 <= len(examples) <= 3
+    assert 2 <= len(examples) <= 4
     for line in examples:
         program, command, *words = line.partition(" > ")[0].split()
         assert (program, command) == ("fusiform", name)

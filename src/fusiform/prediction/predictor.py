@@ -10,7 +10,7 @@ from itertools import chain, islice
 from types import TracebackType
 
 from fusiform import engines
-from fusiform.engines import EngineName
+from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import GROUP, LOOK_AHEAD, Engines, in_order
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
@@ -44,6 +44,9 @@ class Predictor:
         fast: Decode large JPEGs at a reduced size: the pixels, and with them the answers, may differ a little.
             Detectors and segmenters decode whole pictures all the same, to answer in their own pixels.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        tiles: For small objects in large pictures: the side of the tiles, in pixels, that a detector is shown one by
+            one, beside the whole picture. None shows it the whole picture alone.
+        overlap: The share of a tile's side that neighbours have in common, up to 0.9.
 
     Raises:
         UsageError: For arguments that do not fit.
@@ -69,6 +72,8 @@ class Predictor:
         batch: int = 1,
         fast: bool = False,
         labels: str | os.PathLike[str] | Sequence[str] | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> None:
         for name, count in (("batch", batch), ("threads", threads)):
             if count is not None and count < 1:
@@ -83,6 +88,11 @@ class Predictor:
         if labels is not None:
             self.spec = rename(self.spec, labels)
         check_fit(self.spec, self._model.path)
+        self._tiles = None
+        if tiles is not None or overlap != 0.2:
+            from fusiform.prediction.tiles import check_tiles  # naming a photograph is not to wait for it
+
+            self._tiles = check_tiles(self.spec, tiles, overlap)
         self._pools: dict[int, Engines] = {}
         self._opening = threading.Lock()
         self._calls = 0
@@ -153,7 +163,7 @@ class Predictor:
         # The first engine is opened here: a wrong model or device is told before any picture is read.
         pool = self._pool(engine_threads)
         pool.warm()
-        answer = partial(self._answer, asked=asked, threads=engine_threads, alone=len(first) == 1)
+        answer = partial(self.answer, asked=asked, threads=engine_threads, alone=len(first) == 1)
         if workers > 1:
             groups: Iterator[list[Prediction]] = in_order(batches, answer, workers=workers, ahead=ahead)
         else:
@@ -186,19 +196,30 @@ class Predictor:
                 self._pools[threads] = Engines(start, max(1, self._cores // threads))
             return self._pools[threads]
 
-    def _answer(self, pictures: Sequence[Picture], *, asked: Asked, threads: int, alone: bool) -> list[Prediction]:
-        """The answers for a group, in its order; the network sees ``batch`` of its pictures at a time."""
+    def answer(
+        self, pictures: Sequence[Picture], *, asked: Asked, threads: int, alone: bool = False
+    ) -> list[Prediction]:
+        """The answers for a group, in its order, by an engine of so many threads; ``batch`` go through it together.
+
+        For what asks by itself, from a thread for each core or from one: videos do. ``asked`` has to fit the model.
+        """
         with self._opening:
             self._calls += 1
             # Questions that come at the same time, from several threads, share the cores rather than wait.
             threads = threads if self._calls == 1 or threads == 1 else max(1, self._cores // self._calls)
         try:
             with self._pool(threads).lend() as engine:
-                worker = Worker(engine, self.spec, self._model.path, fast=self._fast, batch=self._batch, alone=alone)
-                return worker.answer(pictures, asked)
+                return self._worker(engine, alone).answer(pictures, asked)
         finally:
             with self._opening:
                 self._calls -= 1
+
+    def _worker(self, engine: Engine, alone: bool) -> Worker:
+        if self._tiles is None:
+            return Worker(engine, self.spec, self._model.path, fast=self._fast, batch=self._batch, alone=alone)
+        from fusiform.prediction.tiles import TiledWorker
+
+        return TiledWorker(engine, self.spec, self._model.path, self._tiles, batch=self._batch, alone=alone)
 
 
 class PredictionStream(Iterator[Prediction]):

@@ -143,18 +143,24 @@ class Worker:
             answers.append(Prediction(one.path, segmentation=mask, thumbnail=one.thumbnail))
         return answers
 
-    def _see(self, picture: Picture) -> Read:
-        preprocess, fast = self.spec.preprocess, self.fast
+    def open(self, picture: Picture) -> Image.Image:
+        """The picture, upright, decoded smaller where the model does not need more; raises ImageError."""
         source = picture.fetch()
         if isinstance(source, Image.Image):
-            image = ImageOps.exif_transpose(source)
-        else:
-            # Where things are is told in the picture's own pixels, which one decoded smaller does not know.
-            smaller = fast and self.spec.task == "classification"
-            shorter_side = FAST_MARGIN * preprocess.resize if smaller else None
-            image = read_image(source, name=picture.path, shorter_side=shorter_side, max_pixels=self.max_pixels)
-        size, pixels = image.size, crop_pixels(image, preprocess, fast=fast)
-        return Read(picture.path, pixels, size, _thumbnail(image, self._side()) if picture.keep else None)
+            return ImageOps.exif_transpose(source)
+        # Where things are is told in the picture's own pixels, which one decoded smaller does not know.
+        smaller = self.fast and self.spec.task == "classification"
+        shorter_side = FAST_MARGIN * self.spec.preprocess.resize if smaller else None
+        return read_image(source, name=picture.path, shorter_side=shorter_side, max_pixels=self.max_pixels)
+
+    def thumbnail(self, image: Image.Image) -> Image.Image:
+        """The picture to show with the answer; it may be the given one, changed."""
+        return _thumbnail(image, self._side())
+
+    def _see(self, picture: Picture) -> Read:
+        image = self.open(picture)
+        size, pixels = image.size, crop_pixels(image, self.spec.preprocess, fast=self.fast)
+        return Read(picture.path, pixels, size, self.thumbnail(image) if picture.keep else None)
 
     def _side(self) -> int:
         if self.spec.task == "classification":

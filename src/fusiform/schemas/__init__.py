@@ -99,6 +99,7 @@ _DIAGNOSED = (
     "note_count"
 )
 _FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
 
@@ -341,9 +342,15 @@ def _prediction() -> Schema:
     }
 
 
-def _predictions() -> Schema:
-    fields = {"schema": named("predictions"), "network": value_of(KEYS["network"]), "task": {"enum": list(TASKS)}}
-    return closed({**fields, "predictions": list_of(_prediction())})
+def _predictions(name: str = "predictions", keys: str = "") -> Schema:
+    fields = {"schema": named(name), "network": value_of(KEYS["network"]), "task": {"enum": list(TASKS)}}
+    return closed({**fields, "predictions": list_of(_placed(keys))})
+
+
+def _placed(keys: str) -> Schema:
+    """As a prediction, with ``keys`` in front of the others that say which picture it is."""
+    place = object_of(keys)["properties"]
+    return {"oneOf": [closed({**place, **each["properties"]}) for each in _prediction()["oneOf"]]}
 
 
 def _epoch() -> Schema:
@@ -540,6 +547,9 @@ _SERVER = "`fusiform serve`"
 FILES: dict[str, tuple[str, str, Schema]] = {
     "predictions": ("What a model says of images", "`fusiform predict` and `fusiform serve`", _predictions()),
     "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
+    "frames": ("What a model says of a video", "`fusiform predict --video`", _predictions("frames", _FRAME)),
+    "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
+    "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", _run()),
     "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
