@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 import pytest
+
+from fusiform.exporting.targets.web import PAGE
 
 LEAST = (18, 15)  # ``node --test`` has named its reporters since
 
@@ -30,3 +34,22 @@ def node_or_skip():
     if program is None:
         pytest.skip(missing)
     return program
+
+
+def run_tests(script, folder, *, timeout=120):
+    """Run tests in JavaScript on a copy of the page in ``folder``, where their vectors lie; how many have passed."""
+    program = node_or_skip()
+    shutil.copytree(PAGE, folder, dirs_exist_ok=True)
+    (folder / "package.json").write_text('{"type": "module"}')  # what the page's <script type=module> says
+    done = subprocess.run(
+        [program, "--test", "--test-reporter=tap", Path(__file__).with_name(script)],
+        env={**os.environ, "FUSIFORM_WEB": str(folder)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, "\n".join(re.findall(r"(?ms)^ *not ok.*?^ *\.\.\.$", done.stdout)) + done.stderr
+    passed = re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)
+    assert passed is not None, done.stdout
+    return int(passed[1])

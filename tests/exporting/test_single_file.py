@@ -16,9 +16,6 @@ from fusiform.errors import InputError, UsageError, WeightsError
 from fusiform.exporting.job import export
 from fusiform.exporting.targets.web import site_files, write
 from fusiform.exporting.targets.web_single import in_one_file, rewrite_imports, to_page
-from fusiform.graph.build import build_graph
-from fusiform.graph.shapes import state_shapes
-from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import open_model
 from fusiform.zoo.pages import read_text, write_text
 from fusiform.zoo.snippets import languages_for, write_snippet
@@ -26,38 +23,18 @@ from fusiform.zoo.snippets import languages_for, write_snippet
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import CHROMIUM, Browser, serving
+from networks import small_network
 
 sys.path.pop(0)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MARKUP = "</script><img src=x onerror=alert(1)> & Zürich \N{CAT FACE}"
-
-
-def small_network(task):
-    """A network with random weights, whose labels are markup."""
-    side = {"classification": 48, "detection": 96, "segmentation": 65}[task]
-    fit = {"classification": "crop", "detection": "stretch", "segmentation": "pad"}[task]
-    strides = {"output_stride": 16} if task == "segmentation" else {}
-    labels = tuple(f"{MARKUP} {k}" for k in range(3))
-    preprocess = Preprocess(side, side, fit=fit)
-    spec = ModelSpec("mobilenet_v2", 0.5, labels, task=task, input_size=side, preprocess=preprocess, **strides)
-    random = np.random.default_rng(9)
-    state = {}
-    for name, shape in state_shapes(spec).items():
-        if name.endswith("running_var"):
-            state[name] = random.uniform(0.5, 1.5, shape)
-        elif len(shape) > 1:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-        else:
-            state[name] = (
-                random.uniform(0.7, 1.5, shape) if name.endswith("weight") else random.uniform(-0.3, 0.3, shape)
-            )
-    return build_graph(spec, state)
+LABELS = tuple(f"{MARKUP} {k}" for k in range(3))
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return small_network("classification")
+    return small_network("classification", *LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +285,7 @@ def show(browser, path):
 @needs_browser
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_the_page_in_a_file_answers_as_the_folder_does(task, browser, tmp_path):
-    (written,) = write(small_network(task), "float32", tmp_path)
+    (written,) = write(small_network(task, *LABELS), "float32", tmp_path)
     path = in_one_file(written).path
     with serving(written.path) as server:
         start(browser, server.address)

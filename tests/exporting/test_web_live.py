@@ -6,9 +6,6 @@ import base64
 import io
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import wave
 from pathlib import Path
@@ -18,17 +15,16 @@ import pytest
 from PIL import Image
 
 import fusiform
-from fusiform.exporting.targets.web import PAGE, write
+from fusiform.exporting.targets.web import write
 from fusiform.exporting.targets.web_single import in_one_file
-from fusiform.graph.build import build_graph
-from fusiform.graph.shapes import state_shapes
-from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import open_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import CHROMIUM, browsing, serving
 from moving_pictures import make_mjpeg, make_webm, vp8_of
+from networks import small_network
+from node import run_tests
 
 sys.path.pop(0)
 
@@ -82,21 +78,7 @@ LAST = """(() => {
 
 
 def test_what_is_no_page(tmp_path):
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed, which runs the page's JavaScript")
-    for module in PAGE.glob("*.js"):
-        shutil.copy(module, tmp_path)
-    (tmp_path / "package.json").write_text('{"type": "module"}')  # what the page's <script type=module> says
-    result = subprocess.run(
-        [node, "--test", "--test-reporter=tap", HERE / "web_live.test.mjs"],
-        env={**os.environ, "FUSIFORM_WEB": str(tmp_path)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, "\n".join(re.findall(r"(?ms)^ *not ok.*?^ *\.\.\.$", result.stdout)) + result.stderr
+    assert run_tests("web_live.test.mjs", tmp_path)
 
 
 class Page:
@@ -158,27 +140,6 @@ def check_requests(server, site):
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     return write(open_model("mobilenet_v2_x1_0").graph(), "int8", tmp_path_factory.mktemp("classifier"))[0].path
-
-
-def small_network(task):
-    """A detector or segmenter with random weights, which finds something in any picture."""
-    side = {"detection": 96, "segmentation": 65}[task]
-    preprocess = Preprocess(side, side, fit="stretch" if task == "detection" else "pad")
-    strides = {} if task == "detection" else {"output_stride": 16}
-    labels = tuple(f"class {k}" for k in range(3))
-    spec = ModelSpec("mobilenet_v2", 0.5, labels, task=task, input_size=side, preprocess=preprocess, **strides)
-    random = np.random.default_rng(9)
-    state = {}
-    for name, shape in state_shapes(spec).items():
-        if name.endswith("running_var"):
-            state[name] = random.uniform(0.5, 1.5, shape)
-        elif len(shape) > 1:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-        else:
-            state[name] = (
-                random.uniform(0.7, 1.5, shape) if name.endswith("weight") else random.uniform(-0.3, 0.3, shape)
-            )
-    return build_graph(spec, state)
 
 
 @pytest.fixture(scope="module")

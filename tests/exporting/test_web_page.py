@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,8 +23,7 @@ from fusiform.exporting.job import export
 from fusiform.exporting.targets.web import PAGE, write
 from fusiform.exporting.targets.web_samples import LARGEST, LONGEST, MOST, make_sample, own_samples, read_samples
 from fusiform.graph.build import build_graph
-from fusiform.graph.shapes import state_shapes
-from fusiform.spec import Accuracy, ModelSpec, Preprocess
+from fusiform.spec import Accuracy
 from fusiform.tasks.classification_metrics import wilson_interval
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.model import open_model
@@ -33,6 +31,8 @@ from fusiform.zoo.model import open_model
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import CHROMIUM, browsing, serving
+from networks import lively_state, small_spec
+from node import run_tests
 
 sys.path.pop(0)
 
@@ -51,36 +51,10 @@ CATCH = "navigator.clipboard.writeText = async (text) => { window.copied = text;
 def spec_of(task):
     """A small network, one of whose classes is a cat, as a photograph of the package shows."""
     labels = (*(f"class {k}" for k in range(11)), "cat") if task == "classification" else ("wall", "cat", "dog")
-    side = {"classification": 48, "detection": 96, "segmentation": 65}[task]
-    fit = {"classification": "crop", "detection": "stretch", "segmentation": "pad"}[task]
-    preprocess = Preprocess(56 if fit == "crop" else side, side, fit=fit)
-    strides = {"output_stride": 16} if task == "segmentation" else {}
-    accuracy = (Accuracy("a dataset of ours", 0.5, 0.75, 2000, "a test"),) if task == "classification" else ()
-    return ModelSpec(
-        *("mobilenet_v2", 0.5, labels, task),
-        input_size=side,
-        preprocess=preprocess,
-        license="MIT" if task == "classification" else "",
-        accuracy=accuracy,
-        **strides,
-    )
-
-
-def state_of(spec):
-    """Random weights, with which something is found in any picture."""
-    random = np.random.default_rng(9)
-    state = {}
-    for name, shape in state_shapes(spec).items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = np.array(1)
-        elif name.endswith("running_var"):
-            state[name] = random.uniform(0.5, 1.5, shape).astype(np.float32)
-        elif len(shape) > 1:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
-        else:
-            low, high = (0.7, 1.5) if name.endswith("weight") else (-0.3, 0.3)
-            state[name] = random.uniform(low, high, shape).astype(np.float32)
-    return state
+    if task != "classification":
+        return small_spec(task, labels)
+    accuracy = (Accuracy("a dataset of ours", 0.5, 0.75, 2000, "a test"),)
+    return small_spec(task, labels, resize=56, license="MIT", accuracy=accuracy)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +62,9 @@ def sites(tmp_path_factory):
     """A page for each task."""
     folder = tmp_path_factory.mktemp("sites")
     specs = {task: spec_of(task) for task in TASKS}
-    return {task: write(build_graph(spec, state_of(spec)), "float32", folder)[0].path for task, spec in specs.items()}
+    return {
+        task: write(build_graph(spec, lively_state(spec)), "float32", folder)[0].path for task, spec in specs.items()
+    }
 
 
 def description_of(site):
@@ -135,11 +111,6 @@ def pixels_after(browser, before):
 
 def test_texts_languages_and_numbers(tmp_path):
     """All that does not need a browser, in Node."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed, which runs the page's JavaScript")
-    shutil.copytree(PAGE, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
     counts = [(0, 7), (7, 7), (347, 500), (1, 3), (36000, 50000)]
     intervals = [(right, count, *wilson_interval(right, count)) for right, count in counts]
     specs = [spec_of(task).replace(width=width) for task in TASKS for width in (0.35, 1.0, 0.5, 2.0)]
@@ -150,16 +121,7 @@ def test_texts_languages_and_numbers(tmp_path):
         "digits": [{"value": value, "rounded": float(f"{value:.6g}")} for value in values],
     }
     (tmp_path / "numbers.json").write_text(json.dumps(expected))
-    done = subprocess.run(
-        [node, "--test", "--test-reporter=tap", Path(__file__).with_name("web_page.test.mjs")],
-        env={**os.environ, "FUSIFORM_WEB": str(tmp_path)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, "\n".join(re.findall(r"(?ms)^ *not ok.*?^ *\.\.\.$", done.stdout)) + done.stderr
-    assert "# pass 10" in done.stdout
+    assert run_tests("web_page.test.mjs", tmp_path) == 10
 
 
 @needs_browser
@@ -202,7 +164,7 @@ def test_models_that_do_not_know_what_is_on_them_have_no_samples(tmp_path):
     assert names == ["cat.jpg", "coffee.jpg"]
     spec = spec_of("classification").replace(labels=("daisy", "rose"))
     assert own_samples(spec) == []
-    (written,) = write(build_graph(spec, state_of(spec)), "float32", tmp_path)
+    (written,) = write(build_graph(spec, lively_state(spec)), "float32", tmp_path)
     assert description_of(written.path)["samples"] == []
     assert not (written.path / "samples").exists()
 
@@ -376,7 +338,7 @@ def tested(tmp_path_factory):
     found = {}
     for task in ("classification", "detection"):
         spec = spec_of(task)
-        write_safetensors(folder / f"{task}.safetensors", state_of(spec), spec)
+        write_safetensors(folder / f"{task}.safetensors", lively_state(spec), spec)
         report = export(folder / f"{task}.safetensors", "web", folder / task, golden=2)
         found[task] = Path(report.rows[0]["file"])
         assert Path(report.rows[0]["golden"]) == found[task] / "golden"

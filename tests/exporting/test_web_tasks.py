@@ -6,10 +6,6 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +22,7 @@ from fusiform.tasks import classification, detection, segmentation
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from node import node_or_skip
+from node import run_tests
 
 sys.path.pop(0)
 
@@ -305,20 +301,5 @@ def test_answers_are_decoded_and_drawn_as_in_python(tmp_path, monkeypatch):
     Not to the bit, because exponentials differ between numpy and browsers in the last digit. Drawings are the same but
     for the letters.
     """
-    node = node_or_skip()
-    for module in PAGE.glob("*.js"):
-        shutil.copy(module, tmp_path)
-    (tmp_path / "package.json").write_text('{"type": "module"}')  # what the page's <script type=module> says
     cases = write_vectors(tmp_path, monkeypatch)
-    result = subprocess.run(
-        [node, "--test", "--test-reporter=tap", TESTS],
-        env={**os.environ, "FUSIFORM_WEB": str(tmp_path)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, "\n".join(re.findall(r"(?ms)^ *not ok.*?^ *\.\.\.$", result.stdout)) + result.stderr
-    passed = re.search(r"^# pass (\d+)$", result.stdout, re.MULTILINE)
-    assert passed is not None
-    assert int(passed[1]) > cases, result.stdout
+    assert run_tests("web_tasks.test.mjs", tmp_path, timeout=300) > cases
