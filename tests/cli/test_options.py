@@ -237,7 +237,7 @@ def test_short_forms_arguments_and_help(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_can_be_read(name: str) -> None:
     examples = command_of(name).examples
-    assert 2 <= len(examples) <= 4
+    assert 2 <= len(examples) <= 5
     for line in examples:
         program, command, *words = line.partition(" > ")[0].split()
         assert (program, command) == ("fusiform", name)

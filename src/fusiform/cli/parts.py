@@ -109,7 +109,7 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
     if device == "auto" and of_parts["on"] is None:
         device = place_of(opened, given["engine"], device)
         tell_device(device)
-    same = ("top", "score", "iou", "limit", "engine", "threads", "batch", "fast", "labels")
+    same = ("top", "score", "iou", "limit", "engine", "threads", "batch", "fast", "labels", "tiles", "overlap")
     try:
         parts = predict_parts(
             given["sources"],

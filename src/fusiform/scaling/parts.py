@@ -61,6 +61,8 @@ def predict_parts(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -101,6 +103,8 @@ def predict_parts(
         batch: See ``predict``.
         fast: See ``predict``.
         labels: See ``predict``.
+        tiles: See ``predict``.
+        overlap: See ``predict``.
         mean: See ``predict``.
         std: See ``predict``.
         resize: See ``predict``.
@@ -140,7 +144,7 @@ def predict_parts(
     form = _form(folder, format)
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     asked = Asked(top, score, iou, limit)
-    setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels))
+    setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels), tiles, overlap)
     predictor = setup.predictor()
     check_asked(predictor.spec, asked)
     settings: dict[str, Any] = {
@@ -153,6 +157,8 @@ def predict_parts(
         "engine": engine,
         **asked._asdict(),
         "fast": fast,
+        "tiles": tiles,
+        "overlap": None if tiles is None else overlap,
         "model_sha256": _hash(opened),
         "description_sha256": sha256(predictor.spec.to_json().encode()).hexdigest(),
     }

@@ -8,6 +8,7 @@ answered once comes from the parts' names and not from Ray.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def on_ray(
                 address=None if address == "ray" else address,
                 log_to_driver=False,
                 include_dashboard=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -29,6 +29,8 @@ class Setup(NamedTuple):
     batch: int
     fast: bool
     labels: str | tuple[str, ...] | None
+    tiles: int | None
+    overlap: float
 
     def predictor(self, threads: int | None = None) -> Predictor:
         """The Predictor, with other ``threads`` where these are given."""
@@ -40,6 +42,8 @@ class Setup(NamedTuple):
             batch=self.batch,
             fast=self.fast,
             labels=self.labels,
+            tiles=self.tiles,
+            overlap=self.overlap,
         )
 
 

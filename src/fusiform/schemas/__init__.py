@@ -384,8 +384,9 @@ def _run() -> Schema:
 
 def _parts() -> Schema:
     texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
-    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in ("top", "limit", "images", "parts")}
-    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou")}
+    of_counts = ("top", "limit", "tiles", "images", "parts")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in of_counts}
+    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou", "overlap")}
     more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
     rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
     return closed({**rest, **{name: {"type": "string"} for name in texts}})
