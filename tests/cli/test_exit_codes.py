@@ -43,6 +43,7 @@ LEAST = {
     "verify": ["m.tflite", "--against", "mobilenet_v2"],
     "benchmark": ["m.tflite"],
     "demo": ["m.tflite"],
+    "serve": ["m.tflite"],
     "models": [],
     "info": ["m.tflite"],
     "analyze": ["m.tflite"],
@@ -156,6 +157,10 @@ CASES: list[tuple[int, str]] = [
     (1, "demo broken.tflite --out page"),
     (1, "demo small.tflite --out data"),
     (1, "demo small.tflite --host 192.0.2.1 --no-browser"),
+    (1, "serve nope"),
+    (1, "serve broken.tflite"),
+    (1, "serve small.tflite --host 192.0.2.1"),
+    (1, "serve small.tflite --token-file nowhere.txt"),
     (1, "info nope"),
     (1, "info broken.tflite"),
     (1, "info data"),
@@ -197,6 +202,11 @@ CASES: list[tuple[int, str]] = [
     (2, "export small.safetensors --to onnx --out ship --single-file"),
     (2, "demo small.tflite --port 70000"),
     (2, "demo small.tflite --out page --port 8000"),
+    (2, "serve"),
+    (2, "serve a=small.tflite a=small.safetensors"),
+    (2, "serve small.tflite --port 70000"),
+    (2, "serve small.tflite --max-bytes many"),
+    (2, "serve small.tflite --queue-seconds -1"),
     (2, "export small.safetensors --to onnx --out ship --decoded"),
     (2, "export small.safetensors --to torchscript --precision int8 --out ship"),
     (2, "export small.safetensors --to onnx --precision int8 --out ship"),
@@ -246,6 +256,7 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py
             "port": {0},  # tests/porting
+            "serve": {0},  # goes on until it is told to stop: tests/serving
             "watch": {0},  # goes on until it is interrupted: tests/prediction/streams/test_watch.py
         }
         assert codes >= {0, 1, 2} - lacking.get(name, set()), name
