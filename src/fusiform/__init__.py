@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from fusiform.prediction.predict import predict, predict_iter
     from fusiform.prediction.predictor import Predictor
     from fusiform.prediction.results import Prediction, Predictions
+    from fusiform.prediction.streams.video import predict_video
+    from fusiform.prediction.streams.watch import watch
     from fusiform.report import Report
     from fusiform.runs import Run, train
+    from fusiform.scaling.parts import predict_parts
     from fusiform.selection.job import choose
+    from fusiform.serving.client import Client
+    from fusiform.serving.server import Server, serve
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
     from fusiform.zoo.model import Model, open_model
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Client",
     "Model",
     "ModelSpec",
     "Prediction",
@@ -38,6 +44,7 @@ __all__ = [
     "Preprocess",
     "Report",
     "Run",
+    "Server",
     "__version__",
     "analyze",
     "benchmark",
@@ -52,12 +59,17 @@ __all__ = [
     "port",
     "predict",
     "predict_iter",
+    "predict_parts",
+    "predict_video",
+    "serve",
     "train",
     "verify",
+    "watch",
 ]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
+    "Client": "fusiform.serving.client",
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
     "Prediction": "fusiform.prediction.results",
@@ -66,6 +78,7 @@ _WHERE = {
     "Preprocess": "fusiform.spec",
     "Report": "fusiform.report",
     "Run": "fusiform.runs",
+    "Server": "fusiform.serving.server",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
@@ -78,8 +91,12 @@ _WHERE = {
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "predict_parts": "fusiform.scaling.parts",
+    "predict_video": "fusiform.prediction.streams.video",
+    "serve": "fusiform.serving.server",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
+    "watch": "fusiform.prediction.streams.watch",
 }
 
 

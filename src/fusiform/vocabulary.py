@@ -122,7 +122,9 @@ _COUNTS: dict[str, Key] = {
     "error_count": Key("count", "the findings that are errors", "errors"),
     "expansions": Key("count", "the inverted residuals that can be computed in slices"),
     "findings": Key("count", "the findings of this kind"),
+    "dropped": Key("count", "frames of a live source that came since the one answered before, and were passed over"),
     "found": Key("count", "the objects that were found"),
+    "frame": Key("count", "the frame's number, from 0; null where there is only an error"),
     "images": Key("count", "the images that count"),
     "input_channels": Key("count", "the channels of the network's input"),
     "input_size": Key("count", "the side of the network's square input, in pixels"),
@@ -182,12 +184,14 @@ _SIZES: dict[str, Key] = {
 """Bytes."""
 
 _TIMES: dict[str, Key] = {
+    "age_ms": Key("milliseconds", "from a live frame's arrival to its answer", "age"),
     "best_ms": Key("milliseconds", "the fastest answer", "best"),
     "decode_ms": Key("milliseconds", "what making boxes or a mask of an answer takes, the median", "decode"),
     "load_ms": Key("milliseconds", "from a fresh process to the first answer", "load"),
     "median_ms": Key("milliseconds", "the latency of an image, the median", "median"),
     "p95_ms": Key("milliseconds", "the latency that 95 % of the answers keep", "p95"),
     "seconds": Key("seconds", "how long it took", "time"),
+    "seconds_of_frame": Key("seconds", "when it is shown, from the beginning; of a live source when it came"),
     "slowest_ms": Key("milliseconds", "the slowest of several medians", "slowest"),
     "timed_seconds": Key("seconds", "how long each contender is timed", "timed"),
 }
@@ -269,6 +273,7 @@ _WORDS: dict[str, Key] = {
     "measured_by": Key("text", "who or what measured it"),
     "measured_on": Key("text", "the images that it was measured on"),
     "message": Key("text", "what was found, and what to do"),
+    "modified": Key("text", "when the file was changed, in UTC, to the nanosecond"),
     "model": Key("text", "the model, as it was named, or its file"),
     "name": Key("text", "a name"),
     "network": Key("text", "the network with its width"),

@@ -34,6 +34,7 @@ SPEC = ModelSpec("mobilenet_v2", 0.35, ("green", "red"), input_size=32, preproce
 
 LEAST = {
     "predict": ["a.jpg"],
+    "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
     "train": ["data", "--out", "run"],
     "choose": ["data", "--out", "best"],
@@ -42,6 +43,7 @@ LEAST = {
     "verify": ["m.tflite", "--against", "mobilenet_v2"],
     "benchmark": ["m.tflite"],
     "demo": ["m.tflite"],
+    "serve": ["m.tflite"],
     "models": [],
     "info": ["m.tflite"],
     "analyze": ["m.tflite"],
@@ -105,6 +107,9 @@ CASES: list[tuple[int, str]] = [
     # 1: what is named is missing, damaged, or does not fit, or the machine lacks something.
     (1, "predict nowhere.png --model small.tflite"),
     (1, "predict empty --model small.tflite"),
+    (1, "predict --video nowhere.mp4 --model small.tflite"),
+    (1, "watch nowhere --out answers.jsonl --model small.tflite"),
+    (1, "watch empty --out nowhere/answers.jsonl --model small.tflite"),
     (1, "predict texts --model small.tflite"),
     (1, "predict broken.png --model small.tflite"),
     (1, "predict photo.png --model nope"),
@@ -152,6 +157,10 @@ CASES: list[tuple[int, str]] = [
     (1, "demo broken.tflite --out page"),
     (1, "demo small.tflite --out data"),
     (1, "demo small.tflite --host 192.0.2.1 --no-browser"),
+    (1, "serve nope"),
+    (1, "serve broken.tflite"),
+    (1, "serve small.tflite --host 192.0.2.1"),
+    (1, "serve small.tflite --token-file nowhere.txt"),
     (1, "info nope"),
     (1, "info broken.tflite"),
     (1, "info data"),
@@ -193,6 +202,11 @@ CASES: list[tuple[int, str]] = [
     (2, "export small.safetensors --to onnx --out ship --single-file"),
     (2, "demo small.tflite --port 70000"),
     (2, "demo small.tflite --out page --port 8000"),
+    (2, "serve"),
+    (2, "serve a=small.tflite a=small.safetensors"),
+    (2, "serve small.tflite --port 70000"),
+    (2, "serve small.tflite --max-bytes many"),
+    (2, "serve small.tflite --queue-seconds -1"),
     (2, "export small.safetensors --to onnx --out ship --decoded"),
     (2, "export small.safetensors --to torchscript --precision int8 --out ship"),
     (2, "export small.safetensors --to onnx --precision int8 --out ship"),
@@ -213,6 +227,9 @@ CASES: list[tuple[int, str]] = [
     (2, "completion tcsh"),
     (2, "nope"),
     (2, "predict photo.png --nope"),
+    (2, "predict --video nowhere.mp4 --masks masks"),
+    (2, "watch empty"),
+    (2, "watch empty --out answers.jsonl --model small.tflite --score 0.5"),
     # 3: done, but --strict asked whether all was well.
     (3, "predict photo.png broken.png --model small.tflite --strict"),
     (3, "doctor damaged --strict"),
@@ -239,6 +256,8 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py
             "port": {0},  # tests/porting
+            "serve": {0},  # goes on until it is told to stop: tests/serving
+            "watch": {0},  # goes on until it is interrupted: tests/prediction/streams/test_watch.py
         }
         assert codes >= {0, 1, 2} - lacking.get(name, set()), name
 

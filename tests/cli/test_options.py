@@ -35,10 +35,11 @@ class Word(NamedTuple):
 
 FORMATS = "[table|json|jsonl|csv]"
 TASKS = "[classification|detection|segmentation]"
+FITS = "[crop|stretch|pad]"
 RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
 WORDS = (
     # What the commands have in common.
-    Word("--model", "the model, where the command is about images", "NAME|FILE", "predict doctor train"),
+    Word("--model", "the model, where the command is about images", "NAME|FILE", "predict watch doctor train"),
     Word("--data", "the images, where the command is about models", "DATA", "export verify benchmark"),
     Word(
         "--format",
@@ -46,21 +47,22 @@ WORDS = (
         FORMATS,
         "doctor train choose evaluate export verify benchmark models info analyze",
     ),
-    Word("--format", "how the result is written", "[table|json|jsonl|csv|coco]", "predict"),
-    Word("--out", "where the result goes", "FILE", "predict doctor evaluate verify benchmark port"),
+    Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
+    Word("--out", "where the result goes", "FILE", "predict doctor evaluate verify benchmark port watch"),
     Word("--out", "where the result goes", "DIR", "train choose export demo"),
     Word("--html", "a page beside the result", "FILE.html", "doctor evaluate"),
     Word("--task", "what the data are for", TASKS, "doctor train"),
-    Word("--root", "where the paths of a list begin", "DIR", "doctor train choose evaluate export verify benchmark"),
+    Word("--root", "where the paths of a list begin", "DIR", "predict doctor train choose evaluate export"),
+    Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),
-    Word("--labels", "names of the classes", "FILE", "predict evaluate export port"),
-    Word("--score", "the lowest confidence of a box", "SCORE", "predict evaluate"),
-    Word("--engine", "the runtime", f"[{RUNTIMES}]", "predict evaluate"),
+    Word("--labels", "names of the classes", "FILE", "predict evaluate export port watch"),
+    Word("--score", "the lowest confidence of a box", "SCORE", "predict evaluate watch"),
+    Word("--engine", "the runtime", f"[{RUNTIMES}]", "predict watch evaluate serve"),
     Word("--engine", "the runtime", "ENGINE,...", "benchmark"),
     Word("--engine", "the runtime", "[litert|onnxruntime]", "choose"),
-    Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate"),
-    Word("--batch", "images per forward pass", "N", "predict evaluate"),
-    Word("--threads", "cores to use", "N", "predict doctor train evaluate export"),
+    Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate serve watch"),
+    Word("--batch", "images per forward pass", "N", "predict evaluate watch"),
+    Word("--threads", "cores to use", "N", "predict doctor train evaluate export serve watch"),
     Word("--threads", "threads of the runtime that is measured", "N", "choose verify"),
     Word("--threads", "threads of the runtime that is measured", "N,...", "benchmark"),
     Word("--strict", "exit with 3 where something is wrong", "", "predict doctor evaluate"),
@@ -72,18 +74,32 @@ WORDS = (
     Word("--slices", "the slices of an expansion", "N", "export analyze"),
     Word("--size", "the side of the input", "PIXELS", "analyze"),
     Word("--size", "the side of the input", "PIXELS,...", "choose"),
-    Word("--mean", "preprocessing: the mean", "R,G,B", "predict evaluate export port"),
-    Word("--std", "preprocessing: the standard deviation", "R,G,B", "predict evaluate export port"),
-    Word("--resize", "preprocessing: the shorter side", "PIXELS", "predict evaluate export port"),
-    Word("--crop", "preprocessing: the side of the crop", "PIXELS", "predict evaluate export port"),
-    Word("--fit", "preprocessing: how the square is filled", "[crop|stretch|pad]", "predict evaluate export port"),
+    Word("--mean", "preprocessing: the mean", "R,G,B", "predict watch evaluate export port"),
+    Word("--std", "preprocessing: the standard deviation", "R,G,B", "predict watch evaluate export port"),
+    Word("--resize", "preprocessing: the shorter side", "PIXELS", "predict watch evaluate export port"),
+    Word("--crop", "preprocessing: the side of the crop", "PIXELS", "predict watch evaluate export port"),
+    Word(
+        "--fit", "preprocessing: how the square is filled", "[crop|stretch|pad]", "predict watch evaluate export port"
+    ),
     # What one command has.
     Word("--save", "a drawing of the images with their answers", "FILE", "predict"),
     Word("--masks", "a folder of masks", "DIR", "predict"),
-    Word("--top", "the number of classes", "N", "predict"),
-    Word("--iou", "the overlap of two boxes of one object", "IOU", "predict"),
-    Word("--limit", "the number of boxes", "N", "predict"),
-    Word("--fast", "decode at a reduced size", "", "predict"),
+    Word("--top", "the number of classes", "N", "predict watch"),
+    Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
+    Word("--limit", "the number of boxes", "N", "predict watch"),
+    Word("--fast", "decode at a reduced size", "", "predict serve watch"),
+    Word("--part", "the images of a file", "N", "predict"),
+    Word("--shard", "which of the parts", "I/N", "predict"),
+    Word("--on", "the cluster that answers", "ray[://HOST]", "predict"),
+    Word("--column", "the column of images", "NAME", "predict"),
+    Word("--tiles", "the side of a tile", "PIXELS", "predict watch"),
+    Word("--overlap", "what tiles have in common", "SHARE", "predict watch"),
+    Word("--video", "the video, in place of images", "VIDEO", "predict"),
+    Word("--every", "which frames of a video", "N", "predict"),
+    Word("--fps", "the frames of a video's second", "FPS", "predict"),
+    Word("--reconnect", "the time to look for a lost source", "SECONDS", "predict"),
+    Word("--recursive", "folders within", "", "watch"),
+    Word("--poll", "look for changes by itself", "", "watch"),
     Word("--fix", "a clean copy of the list", "FILE.csv|DIR", "doctor"),
     Word("--recipes", "explain the recipes", "", "train"),
     Word("--show", "print the hyperparameters", "", "train"),
@@ -115,8 +131,17 @@ WORDS = (
     Word("--tolerance", "the largest error", "SHARE", "verify"),
     Word("--seconds", "how long to measure", "S", "benchmark"),
     Word("--plot", "a drawing of the measurements", "FILE.png", "benchmark"),
-    Word("--host", "the address to listen at", "ADDRESS", "demo"),
-    Word("--port", "the port to listen at", "PORT", "demo"),
+    Word("--host", "the address to listen at", "ADDRESS", "demo serve"),
+    Word("--port", "the port to listen at", "PORT", "demo serve"),
+    Word("--workers", "processes of a server", "N", "serve"),
+    Word("--queue-seconds", "how long an image may wait", "S", "serve"),
+    Word("--max-bytes", "the largest request", "SIZE", "serve"),
+    Word("--max-pixels", "the largest image", "N", "serve"),
+    Word("--timeout", "how long a request may take to arrive", "S", "serve"),
+    Word("--drain", "how long requests are taken at the end", "S", "serve"),
+    Word("--token-file", "what clients have to show", "FILE", "serve"),
+    Word("--cors", "pages that may ask", "ORIGIN", "serve"),
+    Word("--log", "what is written to standard error", "[requests|events|nothing]", "serve"),
     Word("--browser", "whether to open a browser", "", "demo"),
     Word("--snippet", "code in a language", "[python|js|kotlin|swift|cpp]", "info"),
     Word("--classes", "the number of classes of a network", "N", "analyze"),
@@ -130,6 +155,7 @@ SHORT = {"--out": "-o", "--model": "-m", "--format": "-f"}
 
 ARGUMENTS = {
     "predict": "SOURCE...",
+    "watch": "DIR",
     "doctor": "DATA",
     "train": "[DATA]",
     "choose": "DATA",
@@ -137,6 +163,7 @@ ARGUMENTS = {
     "export": "MODEL",
     "verify": "FILE",
     "benchmark": "MODEL...",
+    "serve": "[NAME=]MODEL...",
     "demo": "[MODEL]",
     "models": "",
     "info": "MODEL",
@@ -210,7 +237,7 @@ def test_short_forms_arguments_and_help(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_can_be_read(name: str) -> None:
     examples = command_of(name).examples
-    assert 2 <= len(examples) <= 3
+    assert 2 <= len(examples) <= 5
     for line in examples:
         program, command, *words = line.partition(" > ")[0].split()
         assert (program, command) == ("fusiform", name)

@@ -422,7 +422,7 @@ def test_few_masks_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.Monke
         read.append(options["name"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr("fusiform.prediction.predictor.read_image", read_image)
+    monkeypatch.setattr("fusiform.prediction.worker.read_image", read_image)
     predictions = predict_iter([path] * 100, threads=2)
     assert predictions.spec.task == "segmentation"
     for taken in range(1, 30):

@@ -14,6 +14,7 @@ from fusiform.errors import FusiformError
 # Name -> the click command and what --help says of it, so that --help imports nothing more; in the order of the work.
 COMMANDS = {
     "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them, or segment them."),
+    "watch": ("fusiform.cli.watch:command", "Answer the images that come into a folder."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
@@ -22,6 +23,7 @@ COMMANDS = {
     "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
     "demo": ("fusiform.cli.demo:command", "Show a model on a web page, or write one for a host."),
+    "serve": ("fusiform.cli.serve:command", "Answer over HTTP."),
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
@@ -31,9 +33,9 @@ COMMANDS = {
 
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
-    "Use a model": ("predict",),
+    "Use a model": ("predict", "watch"),
     "Train on your images": ("doctor", "train", "choose", "evaluate"),
-    "Deploy": ("export", "verify", "benchmark", "demo"),
+    "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),
 }

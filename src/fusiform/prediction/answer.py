@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -48,3 +48,11 @@ class Answer:
     def top(self) -> tuple[Guess, ...]:
         """A classifier's likeliest classes, likeliest first; empty where the picture could not be read."""
         return self.classification.top if self.classification else ()
+
+    def place(self) -> dict[str, Any]:
+        """What says beside the path which picture it is, such as the number of a frame; of an image nothing."""
+        return {}
+
+    def title(self) -> str:
+        """What stands above the answer for people: the path."""
+        return self.path

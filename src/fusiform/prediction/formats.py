@@ -106,7 +106,7 @@ def _rounded(value: float) -> float:
 
 def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
     """See ``Prediction.to_dict``; ``mask`` is the file that a segmenter's mask was written to."""
-    record: dict[str, Any] = {"path": prediction.path, "error": prediction.error}
+    record: dict[str, Any] = {**prediction.place(), "path": prediction.path, "error": prediction.error}
     if prediction.error is not None:
         return record
     if prediction.detections is not None:
@@ -134,9 +134,9 @@ def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
     return {**record, "top": top}
 
 
-def envelope(spec: ModelSpec) -> dict[str, Any]:
+def envelope(spec: ModelSpec, schema: str = "predictions") -> dict[str, Any]:
     """What stands around the predictions of a model."""
-    return {"schema": "fusiform.predictions/1", "network": spec.name, "task": spec.task}
+    return {"schema": f"fusiform.{schema}/1", "network": spec.name, "task": spec.task}
 
 
 def to_rows(predictions: Sequence[Answer], spec: ModelSpec) -> list[Mapping[str, Cell]]:
@@ -160,10 +160,14 @@ def write_predictions(
     stream: TextIO,
     masks: MaskFolder | None,
     image_ids: ImageIds,
+    *,
+    schema: str = "predictions",
+    places: Sequence[str] = (),
 ) -> Iterator[Answer]:
     """Write each prediction of the model that ``spec`` describes as it comes, and its mask, if any; then pass it on.
 
-    Raises UsageError for COCO's format and a model that is no detector.
+    ``places`` are the keys of what the predictions' ``place`` gives, ``schema`` names the document of ``json``. Raises
+    UsageError for COCO's format and a model that is no detector.
     """
     task = spec.task
     if form == "coco" and task != "detection":
@@ -173,11 +177,11 @@ def write_predictions(
     full, begun = ("#", "") if ascii_only else ("\N{FULL BLOCK}", "\N{LEFT HALF BLOCK}")
     before = "\n  "  # what stands before the next object in a list of JSON
     if form == "json":
-        stream.write(f'{json.dumps(envelope(spec))[:-1]}, "predictions": [')
+        stream.write(f'{json.dumps(envelope(spec, schema))[:-1]}, "predictions": [')
     elif form == "coco":
         stream.write("[")
     elif form == "csv":
-        stream.write(csv_lines([CSV_COLUMNS[task]]))
+        stream.write(csv_lines([(*places, *CSV_COLUMNS[task])]))
     for place, prediction in enumerate(predictions, 1):
         mask = _write_mask(prediction, masks)
         if form == "table":
@@ -188,7 +192,8 @@ def write_predictions(
         if form in ("csv", "coco") and prediction.detections is not None:
             results = _coco(prediction, place, image_ids, categories)
         if form == "csv":
-            stream.write(csv_lines(_rows(prediction, task, results, mask)))
+            which = tuple(prediction.place().values())
+            stream.write(csv_lines((*which, *row) for row in _rows(prediction, task, results, mask)))
         else:
             # COCO's format has a place neither for an error nor for an image without boxes.
             for record in results if form == "coco" else [to_dict(prediction, mask)]:
@@ -228,7 +233,7 @@ def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
         shares = prediction.segmentation.shares()
         lines = [f"{percent(share.share)}{OF_PICTURE}  {bar(share.share)}  {printable(share.name)}" for share in shares]
         lines += [f"mask: {printable(mask)}"] if mask else []
-    return "\n  ".join([printable(prediction.path), *lines]) + "\n"
+    return "\n  ".join([printable(prediction.title()), *lines]) + "\n"
 
 
 NOTHING = "nothing found"

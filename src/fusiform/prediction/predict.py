@@ -28,6 +28,8 @@ def predict(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -61,6 +63,10 @@ def predict(
         fast: Decode large JPEGs at a reduced size: the answers may differ a little. Detectors and segmenters decode
             whole images all the same, to answer in their own pixels.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        tiles: For small objects in large images: the side of the tiles, in pixels, that a detector is shown one by
+            one, beside the whole image; the boxes of all are merged. None shows it the whole image alone.
+        overlap: The share of a tile's side that neighbours have in common (0.2), up to 0.9: objects up to so large are
+            whole in one of them.
         mean: What weights that were saved without fusiform do not say of their preprocessing; see
             ``fusiform.open_model``.
         std: See ``fusiform.open_model``.
@@ -88,7 +94,17 @@ def predict(
 
     """
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
+    predictor = Predictor(
+        opened,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        fast=fast,
+        labels=labels,
+        tiles=tiles,
+        overlap=overlap,
+    )
     return predictor(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
 
 
@@ -106,6 +122,8 @@ def predict_iter(
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -130,6 +148,8 @@ def predict_iter(
         batch: See ``predict``.
         fast: See ``predict``.
         labels: See ``predict``.
+        tiles: See ``predict``.
+        overlap: See ``predict``.
         mean: See ``predict``.
         std: See ``predict``.
         resize: See ``predict``.
@@ -155,5 +175,15 @@ def predict_iter(
 
     """
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
+    predictor = Predictor(
+        opened,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        fast=fast,
+        labels=labels,
+        tiles=tiles,
+        overlap=overlap,
+    )
     return predictor.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress, thumbnails=thumbnails)

@@ -8,17 +8,29 @@ of is null. A document that differs between the tasks has a variant for each, to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fusiform.vocabulary import KEYS, Key
+from fusiform.schemas.parts import (
+    CLASS,
+    TASKS,
+    UNITS,
+    VERSIONS,
+    Schema,
+    closed,
+    list_of,
+    named,
+    object_of,
+    or_null,
+    value_of,
+)
+from fusiform.schemas.server import refusal, served, served_model
+from fusiform.vocabulary import KEYS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-TASKS = ("classification", "detection", "segmentation")
-Schema = dict[str, Any]
 
 
 class Variant(NamedTuple):
-    """The keys of a report, in the notation of ``_object``: ``figures``, ``rows``, further ``tables``, and ``more``."""
+    """The keys of a report, as ``object_of`` reads them: ``figures``, ``rows``, further ``tables``, and ``more``."""
 
     figures: str = ""
     rows: str = ""
@@ -34,82 +46,23 @@ class Document(NamedTuple):
     variants: Mapping[str, Variant]
 
 
-def _object(keys: str) -> Schema:
-    """An object with the keys named, separated by blanks, and no others.
-
-    ``NAME?`` may be null, ``NAME...`` comes with the ends of its interval, and ``NAME:OTHER`` means what the vocabulary
-    says of another key.
-    """
-    properties: dict[str, Schema] = {}
-    for word in keys.split():
-        interval, word = word.endswith("..."), word.removesuffix("...")
-        null, word = word.endswith("?"), word.removesuffix("?")
-        name, _, other = word.partition(":")
-        for end in ("", "_low", "_high") if interval else ("",):
-            properties[name + end] = _value(KEYS[(other or name) + end], null=null)
-    return _closed(properties)
-
-
-def _closed(properties: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> Schema:
-    """An object with these keys, all but the ``optional`` ones always there, and no others."""
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": [name for name in properties if name not in optional],
-        "additionalProperties": False,
-    }
-
-
-_UNITS: dict[str, Schema] = {
-    "text": {"type": "string"},
-    "flag": {"type": "boolean"},
-    "count": {"type": "integer", "minimum": 0},
-    "number": {"type": "number"},
-    "share": {"type": "number", "minimum": 0, "maximum": 1},
-    "difference": {"type": "number", "minimum": -1, "maximum": 1},
-    "ratio": {"type": "number", "minimum": 0},
-    "rate": {"type": "number", "minimum": 0},
-    "bytes": {"type": "integer", "minimum": 0},
-    "seconds": {"type": "number", "minimum": 0},
-    "milliseconds": {"type": "number", "minimum": 0},
-    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
-    "texts": {"type": "array", "items": {"type": "string"}},
-    "numbers": {"type": "array", "items": {"type": "number"}},
-}
-
-
-def _value(key: Key, *, null: bool = False) -> Schema:
-    schema = dict(_UNITS[key.unit])
-    if null:
-        schema["type"] = [schema["type"], "null"]
-    return {"description": key.says, **schema}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-TEXTS = _UNITS["texts"]
+TEXTS = UNITS["texts"]
 WEIGHTS = "precision:precision_of_weights"
 
 _EVALUATION = "model data split task engine"
 _CONFUSION: Schema = {
     "type": "object",
     "description": "counts has a list for each of the data's classes, in the order of columns",
-    "properties": {"columns": TEXTS, "counts": _list(_list(_UNITS["count"]))},
+    "properties": {"columns": TEXTS, "counts": list_of(list_of(UNITS["count"]))},
     "required": ["columns", "counts"],
     "additionalProperties": False,
 }
-_CURVES = _list(
+_CURVES = list_of(
     {
         "type": "object",
         "properties": {
-            "iou": _UNITS["share"],
-            "precisions": _or_null(_list(_UNITS["share"])),
+            "iou": UNITS["share"],
+            "precisions": or_null(list_of(UNITS["share"])),
         },
         "required": ["iou", "precisions"],
         "additionalProperties": False,
@@ -122,8 +75,8 @@ def _of_evaluation(comparison: str, calibration: str = "") -> dict[str, Schema]:
     return {
         "skipped_images": TEXTS,
         "notes": TEXTS,
-        "comparison": _or_null(_object(f"model other images {comparison} sentence")),
-        "calibration": _or_null(_object(calibration)) if calibration else {"type": "null"},
+        "comparison": or_null(object_of(f"model other images {comparison} sentence")),
+        "calibration": or_null(object_of(calibration)) if calibration else {"type": "null"},
     }
 
 
@@ -146,6 +99,7 @@ _DIAGNOSED = (
     "note_count"
 )
 _FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
 
@@ -303,8 +257,6 @@ DOCUMENTS: dict[str, Document] = {
     ),
 }
 """The reports, by the name that stands in their ``schema``."""
-VERSIONS: Mapping[str, int] = {}
-"""Those whose schema is no longer the first."""
 
 
 def json_schema(name: str) -> Schema:
@@ -332,22 +284,18 @@ def names() -> Sequence[str]:
 
 
 def _report(name: str, task: str, variant: Variant) -> Schema:
-    figures = _object(variant.figures)
+    figures = object_of(variant.figures)
     if task:
         figures["properties"]["task"] = {"const": task}
     properties: dict[str, Schema] = {
-        "schema": _named(name),
+        "schema": named(name),
         "title": {"type": "string", "description": "for people; what it says is in the figures"},
         "figures": figures,
-        "rows": _list(_object(variant.rows)) if variant.rows else {"type": "array", "maxItems": 0},
-        **{table: _list(_object(keys)) for table, keys in variant.tables.items()},
+        "rows": list_of(object_of(variant.rows)) if variant.rows else {"type": "array", "maxItems": 0},
+        **{table: list_of(object_of(keys)) for table, keys in variant.tables.items()},
         **variant.more,
     }
-    return _closed(properties)
-
-
-def _named(name: str) -> Schema:
-    return {"const": f"fusiform.{name}/{VERSIONS.get(name, 1)}"}
+    return closed(properties)
 
 
 _IMAGE: dict[str, Schema] = {
@@ -359,14 +307,13 @@ _SIZED: dict[str, Schema] = {
     "width": {"type": "integer", "minimum": 1},
     "height": {"type": "integer", "minimum": 1},
 }
-_CLASS: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}, "name": {"type": "string"}}
 
 
 def _prediction() -> Schema:
     """An image with what the model says of it, or with an error."""
-    share = _UNITS["share"]
+    share = UNITS["share"]
     box = {
-        **_CLASS,
+        **CLASS,
         "score": share,
         "bbox": {
             "type": "array",
@@ -376,37 +323,51 @@ def _prediction() -> Schema:
             "maxItems": 4,
         },
     }
-    mask = {"type": ["string", "null"], "description": "the file of --masks"}
+    mask = {
+        "type": ["string", "null"],
+        "description": "the file of --masks; of a server that is asked with mask=png the PNG file in base64",
+    }
+    rle = {
+        **closed({"size": UNITS["shape"], "counts": {"type": "string"}}),
+        "description": "of a server that is asked with mask=rle: the class's pixels in COCO's compressed run lengths",
+    }
+    shown = closed({**CLASS, "share": share, "rle": rle}, optional=("rle",))
     return {
         "oneOf": [
-            _closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
-            _closed({**_IMAGE, "top": _list(_closed({**_CLASS, "probability": share}))}),
-            _closed({**_SIZED, "boxes": _list(_closed(box))}),
-            _closed({**_SIZED, "classes": _list(_closed({**_CLASS, "share": share})), "mask": mask}),
+            closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
+            closed({**_IMAGE, "top": list_of(closed({**CLASS, "probability": share}))}),
+            closed({**_SIZED, "boxes": list_of(closed(box))}),
+            closed({**_SIZED, "classes": list_of(shown), "mask": mask}),
         ]
     }
 
 
-def _predictions() -> Schema:
-    fields = {"schema": _named("predictions"), "network": _value(KEYS["network"]), "task": {"enum": list(TASKS)}}
-    return _closed({**fields, "predictions": _list(_prediction())})
+def _predictions(name: str = "predictions", keys: str = "") -> Schema:
+    fields = {"schema": named(name), "network": value_of(KEYS["network"]), "task": {"enum": list(TASKS)}}
+    return closed({**fields, "predictions": list_of(_placed(keys))})
+
+
+def _placed(keys: str) -> Schema:
+    """As a prediction, with ``keys`` in front of the others that say which picture it is."""
+    place = object_of(keys)["properties"]
+    return {"oneOf": [closed({**place, **each["properties"]}) for each in _prediction()["oneOf"]]}
 
 
 def _epoch() -> Schema:
     """A line of metrics.jsonl: the first has what training starts from, and none has what is not measured."""
-    always = _object("phase epoch step")
-    more = _object(
+    always = object_of("phase epoch step")
+    more = object_of(
         "lr train_loss train_top1 train_object_accuracy train_pixel_accuracy images_per_second waited seconds val_loss "
         "val_top1 val_map val_map50 val_miou val_pixel_accuracy val_images"
     )
-    return _closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
+    return closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
 
 
 def _run() -> Schema:
     text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    return _closed(
+    return closed(
         {
-            "schema": _named("run"),
+            "schema": named("run"),
             "data": text,
             "model": text,
             "teacher": absent,
@@ -421,16 +382,26 @@ def _run() -> Schema:
     )
 
 
+def _parts() -> Schema:
+    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
+    of_counts = ("top", "limit", "tiles", "images", "parts")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in of_counts}
+    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou", "overlap")}
+    more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
+    rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
+    return closed({**rest, **{name: {"type": "string"} for name in texts}})
+
+
 def _environment() -> Schema:
     text, absent = {"type": "string"}, {"type": ["string", "null"]}
     count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
-    device = _closed(
+    device = closed(
         {"device": text, "name": text, "memory_bytes": size, "capability": text},
         optional=("memory_bytes", "capability"),
     )
-    return _closed(
+    return closed(
         {
-            "schema": _named("environment"),
+            "schema": named("environment"),
             "started": {"type": "string", "description": "ISO 8601 in UTC"},
             "command": TEXTS,
             "fusiform": text,
@@ -447,7 +418,7 @@ def _environment() -> Schema:
             "interop_threads": count,
             "cuda": absent,
             "cudnn": count,
-            "devices": _list(device),
+            "devices": list_of(device),
             "variables": {"type": "object", "additionalProperties": text},
         },
         optional=("interop_threads", "cuda", "cudnn"),
@@ -457,64 +428,64 @@ def _environment() -> Schema:
 def _search() -> Schema:
     """choose.json."""
     plan = "network architecture width input_size"
-    times = _list({"type": "number", "minimum": 0})
-    candidate = _object(f"{plan} {WEIGHTS} median_ms bytes multiply_adds fits")["properties"]
-    file = _object(f"{plan} {WEIGHTS} file median_ms bytes val_top1 holds")["properties"]
+    times = list_of({"type": "number", "minimum": 0})
+    candidate = object_of(f"{plan} {WEIGHTS} median_ms bytes multiply_adds fits")["properties"]
+    file = object_of(f"{plan} {WEIGHTS} file median_ms bytes val_top1 holds")["properties"]
     recipe = {"type": "object", "description": "the hyperparameters, as in recipe.json"}
-    chosen = {**_object(DOCUMENTS["choice"].variants[""].figures)}
-    return _closed(
+    chosen = {**object_of(DOCUMENTS["choice"].variants[""].figures)}
+    return closed(
         {
-            "schema": _named("search"),
+            "schema": named("search"),
             "data": {"type": "string"},
             "classes": {**TEXTS, "description": "the names of the classes"},
             "recipe": recipe,
             "distillation": recipe,
-            "engine": _value(KEYS["engine"]),
-            "threads": _value(KEYS["threads"]),
+            "engine": value_of(KEYS["engine"]),
+            "threads": value_of(KEYS["threads"]),
             "noise": {
                 "type": "number",
                 "minimum": 0,
                 "description": "the share by which latencies vary",
             },
-            "budget": _object("median_ms? bytes? top1?"),
-            "candidates": _list(_closed({**candidate, "passes_ms": times})),
-            "trainings": _list(_object(f"{plan} epochs distilled val_top1 val_loss seconds run")),
-            "files": _list(_closed({**file, "checks_ms": times})),
-            "chosen": _or_null(chosen),
+            "budget": object_of("median_ms? bytes? top1?"),
+            "candidates": list_of(closed({**candidate, "passes_ms": times})),
+            "trainings": list_of(object_of(f"{plan} epochs distilled val_top1 val_loss seconds run")),
+            "files": list_of(closed({**file, "checks_ms": times})),
+            "chosen": or_null(chosen),
         }
     )
 
 
 def _spec() -> Schema:
     """What a model says of itself inside its file: ``ModelSpec.to_dict``."""
-    share = _UNITS["share"]
+    share = UNITS["share"]
     accuracy = {"dataset": {"type": "string"}, "top1": share, "top5": share}
     accuracy |= {"pictures": {"type": "integer", "minimum": 1}, "source": {"type": "string"}}
     three = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
     preprocess = {
-        **_object("resize crop interpolation antialias")["properties"],
+        **object_of("resize crop interpolation antialias")["properties"],
         "mean": three,
         "std": three,
-        **_object("color_order fit")["properties"],
+        **object_of("color_order fit")["properties"],
     }
     first = ("architecture", "width", "labels")
-    fields = _object(
+    fields = object_of(
         "architecture width labels task label_ids input_size input_channels padding output temperature scores "
         "output_stride aspp align_corners decoded"
     )["properties"]
     fields |= {
         "task": {"enum": list(TASKS)},
-        "preprocess": _closed(preprocess, optional=("fit",)),
+        "preprocess": closed(preprocess, optional=("fit",)),
         "provenance": {"type": "string"},
         "license": {"type": "string"},
-        "accuracy": _list(_closed(accuracy)),
+        "accuracy": list_of(closed(accuracy)),
         "version": {
             "enum": [1, 2],
             "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
             "percent",
         },
     }
-    return _closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
+    return closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
 
 
 def _golden() -> Schema:
@@ -522,7 +493,7 @@ def _golden() -> Schema:
     text, absent = {"type": "string"}, {"type": ["string", "null"]}
     number: Schema = {"type": ["number", "null"], "minimum": 0}
     written: dict[str, Schema] = {"path": text, "sha256": text}
-    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": _UNITS["shape"]}
+    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": UNITS["shape"]}
     three = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
     share = {"type": "number"}
     given: dict[str, Schema] = {
@@ -542,43 +513,48 @@ def _golden() -> Schema:
         },
         "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
     }
-    box = {**_CLASS, "score": _UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
+    box = {**CLASS, "score": UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
     case: dict[str, Schema] = {
         "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
         "label": {**absent, "description": "the true class, where it is known"},
-        "image": {**_closed(written), "description": "the input as a PNG file, red, green, blue"},
-        "input": {**_closed(written), "description": "the bytes of the input tensor, little-endian"},
-        "outputs": _list(_closed({**written, "allowed": allowed})),
-        "top1": {**_or_null(_closed(_CLASS)), "description": "the likeliest class"},
+        "image": {**closed(written), "description": "the input as a PNG file, red, green, blue"},
+        "input": {**closed(written), "description": "the bytes of the input tensor, little-endian"},
+        "outputs": list_of(closed({**written, "allowed": allowed})),
+        "top1": {**or_null(closed(CLASS)), "description": "the likeliest class"},
         "top1_certain": {
             "type": ["boolean", "null"],
             "description": "whether another class cannot be the likeliest by rounding",
         },
-        "boxes": _or_null(_list(_closed(box))),
+        "boxes": or_null(list_of(closed(box))),
     }
-    return _closed(
+    return closed(
         {
-            "schema": _named("golden"),
+            "schema": named("golden"),
             "file": {**text, "description": "what the runtime opens, from the folder that the golden folder lies in"},
-            "files": {**_list(_closed(written)), "description": "all files that the model consists of"},
-            "network": _value(KEYS["network"]),
+            "files": {**list_of(closed(written)), "description": "all files that the model consists of"},
+            "network": value_of(KEYS["network"]),
             "task": {"enum": list(TASKS)},
-            "precision": _value(KEYS["precision_of_weights"]),
+            "precision": value_of(KEYS["precision_of_weights"]),
             "runtime": {**text, "description": "what gave the expected answers"},
-            "input": _closed(given),
-            "outputs": _list(_closed({**kind, **compared})),
+            "input": closed(given),
+            "outputs": list_of(closed({**kind, **compared})),
             "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
-            "cases": _list(_closed(case)),
+            "cases": list_of(closed(case)),
         }
     )
 
 
+_SERVER = "`fusiform serve`"
 FILES: dict[str, tuple[str, str, Schema]] = {
-    "predictions": ("What a model says of images", "`fusiform predict`", _predictions()),
+    "predictions": ("What a model says of images", "`fusiform predict` and `fusiform serve`", _predictions()),
     "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
+    "frames": ("What a model says of a video", "`fusiform predict --video`", _predictions("frames", _FRAME)),
+    "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
+    "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", _run()),
     "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
+    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", _parts()),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",
@@ -586,5 +562,8 @@ FILES: dict[str, tuple[str, str, Schema]] = {
         _golden(),
     ),
     "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
+    "served": ("The models of a server", f"{_SERVER}, `/v1/models`", served()),
+    "served_model": ("What a served model says of itself", f"{_SERVER}, `/v1/models/NAME`", served_model(_spec())),
+    "refusal": ("Why a request was not answered", f"{_SERVER}, with a status from 400 on", refusal()),
 }
 """The other documents: title, what writes them, and the schema."""

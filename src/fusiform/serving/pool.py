@@ -1,0 +1,204 @@
+"""A bounded queue, and threads that answer what waits in it, each with an engine of its own.
+
+The queue is bounded by time: what would wait longer than it may is refused at once, and what did wait longer is refused
+when its turn comes, so that whoever is answered is answered soon. Nothing waits for others to fill a batch: runtimes on
+a CPU answer a batch picture by picture. A thread takes what waits, its share of it, up to ``GROUP`` pictures.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from fusiform.engines.crew import GROUP
+from fusiform.prediction.results import Prediction
+from fusiform.prediction.sources import Picture
+from fusiform.prediction.worker import Asked, Worker
+from fusiform.serving.models import Served
+
+LEARNING = 0.03
+"""The weight of the last picture in a model's mean seconds a picture: some take a hundred times as long as others."""
+
+GROUP_SECONDS = 0.1
+"""Pictures that take longer together are no group."""
+
+
+class BusyError(Exception):
+    """The queue is as long as it may be; ``seconds`` is how long a picture would wait in it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the queue is {seconds:.1f} s long")
+        self.seconds = seconds
+
+
+class Observer(Protocol):
+    """Who is told what happens to pictures; called from any thread."""
+
+    def waiting(self, change: int) -> None:
+        """So many more pictures, or less, wait in the queue."""
+        ...
+
+    def answered(self, model: str, waited: Sequence[float], decode: float, network: float) -> None:
+        """A group of a model's pictures was answered: the seconds that each waited, and that the group took."""
+        ...
+
+    def shed(self, count: int) -> None:
+        """So many pictures were refused because the queue was too long."""
+        ...
+
+    def dropped(self, count: int) -> None:
+        """So many pictures were not answered because nobody waits for them any more."""
+        ...
+
+
+class _Job:
+    """A picture that waits, and who waits for its answer; times by ``time.monotonic``, ``cost`` in seconds of work."""
+
+    __slots__ = ("asked", "came", "cost", "deadline", "future", "model", "picture")
+
+    def __init__(
+        self, model: Served, picture: Picture, asked: Asked, came: float, deadline: float, cost: float
+    ) -> None:
+        self.model, self.picture, self.asked = model, picture, asked
+        self.came, self.deadline, self.cost = came, deadline, cost
+        self.future: Future[Prediction] = Future()
+
+
+class Pool:
+    """``threads`` threads that answer pictures in the order in which they come.
+
+    ``seconds`` is the longest that a picture may wait. A ``Served`` model has a worker for each thread.
+    """
+
+    def __init__(self, threads: int, *, seconds: float, observer: Observer) -> None:
+        self.threads, self.seconds = threads, seconds
+        self._observer = observer
+        self._jobs: deque[_Job] = deque()
+        self._queued = 0.0
+        """The seconds of work that wait in the queue."""
+        self._turn = threading.Condition()
+        self._closed = False
+        self._running = [
+            threading.Thread(target=self._work, args=(k,), name=f"fusiform-{k}", daemon=True) for k in range(threads)
+        ]
+        for thread in self._running:
+            thread.start()
+
+    def wait(self) -> float:
+        """The seconds that a picture would wait if it came now."""
+        return self._queued / self.threads
+
+    def refuse(self) -> None:
+        """Count a picture that was refused before it was read."""
+        self._observer.shed(1)
+
+    def submit(self, model: Served, pictures: Sequence[Picture], asked: Asked) -> list[Future[Prediction]]:
+        """A future answer for each picture; one that is cancelled before its turn is dropped.
+
+        Raises BusyError where the last of them would wait too long, unless nothing waits. A future raises it too where
+        its turn came too late, and else what ``Worker.answer`` does.
+        """
+        now = time.monotonic()
+        with self._turn:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            cost = model.seconds
+            work = cost * len(pictures)
+            wait = (self._queued + work - cost) / self.threads
+            if self._jobs and wait > self.seconds:
+                self._observer.shed(len(pictures))
+                raise BusyError(wait)
+            # Pictures of one request wait for each other, too: of many, the last one may.
+            deadline = now + self.seconds + 2 * (work - cost) / self.threads
+            jobs = [_Job(model, picture, asked, now, deadline, cost) for picture in pictures]
+            self._jobs += jobs
+            self._queued += work
+            self._turn.notify(len(jobs))
+        self._observer.waiting(len(jobs))
+        return [job.future for job in jobs]
+
+    def close(self, seconds: float | None = None) -> None:
+        """Answer what waits, then end the threads; wait so long for each, at most."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+        for thread in self._running:
+            thread.join(seconds)
+
+    def _work(self, number: int) -> None:
+        while jobs := self._take():
+            self._answer(number, jobs)
+
+    def _take(self) -> list[_Job]:
+        """The next pictures of one model with the same options; none once the pool is closed and the queue empty."""
+        with self._turn:
+            while not self._jobs and not self._closed:
+                self._turn.wait()
+            most = min(GROUP, -(-len(self._jobs) // self.threads))
+            if self._jobs:  # the first of a group waits for the last
+                most = min(most, max(1, int(GROUP_SECONDS / self._jobs[0].cost)))
+            jobs: list[_Job] = []
+            while self._jobs and len(jobs) < most:
+                job = self._jobs[0]
+                if jobs and (job.model is not jobs[0].model or job.asked != jobs[0].asked):
+                    break
+                jobs.append(self._jobs.popleft())
+                self._queued -= jobs[-1].cost
+            if not self._jobs:
+                self._queued = 0.0  # and nothing of rounding
+        if jobs:
+            self._observer.waiting(-len(jobs))
+        return jobs
+
+    def _answer(self, number: int, taken: list[_Job]) -> None:
+        now = time.monotonic()
+        jobs, late, left = [], 0, 0
+        for job in taken:
+            if not job.future.set_running_or_notify_cancel():
+                left += 1
+            elif now > job.deadline:
+                late += 1
+                job.future.set_exception(BusyError(now - job.came))
+            else:
+                jobs.append(job)
+        if left:
+            self._observer.dropped(left)
+        if late:
+            self._observer.shed(late)
+        if not jobs:
+            return
+        model = jobs[0].model
+        worker = model.workers[number]
+        try:
+            read = [worker.read(job.picture) for job in jobs]
+            between = time.monotonic()
+            answers = worker.infer(read, jobs[0].asked)
+        except Exception as error:  # whatever it is, it belongs to those who wait, and the thread goes on
+            model.mend(number)
+            self._one_by_one(model.workers[number], jobs, error)
+            return
+        end = time.monotonic()
+        model.seconds += (1 - (1 - LEARNING) ** len(jobs)) * ((end - now) / len(jobs) - model.seconds)
+        self._observer.answered(model.name, [now - job.came for job in jobs], between - now, end - between)
+        for job, answer in zip(jobs, answers, strict=True):
+            job.future.set_result(answer)
+
+    def _one_by_one(self, worker: Worker, jobs: list[_Job], error: Exception) -> None:
+        """Answer those of a group that failed that can be answered alone; one alone gets the error."""
+        if len(jobs) == 1:
+            jobs[0].future.set_exception(error)
+            return
+        for job in jobs:
+            self._alone(worker, job)
+
+    def _alone(self, worker: Worker, job: _Job) -> None:
+        try:
+            (answer,) = worker.answer([job.picture], job.asked)
+        except Exception as error:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(answer)
