@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -58,15 +59,20 @@ def on_ray(
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(
-                address=None if address == "ray" else address,
-                log_to_driver=False,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # it repeats what it raises
+                ray.init(
+                    address=None if address == "ray" else address,
+                    log_to_driver=False,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FusiformError(f"{address}: no Ray cluster answers there ({reason}): check the address") from None
+        raise FusiformError(
+            f"{address}: no Ray cluster answers there ({reason}): check the address, and that RAY_AUTH_MODE and the "
+            "token are the cluster's"
+        ) from None
     try:
         yield from _work(ray, setup, plan, waiting, target, advance)
     finally:
