@@ -47,10 +47,10 @@ class Limits:
 
 
 class Guard:
-    """An application behind its limits and tokens."""
+    """An application behind its limits and tokens; addresses of which ``public`` says so need no token."""
 
-    def __init__(self, app: Application, limits: Limits, tokens: Tokens) -> None:
-        self._app, self._limits, self._tokens = app, limits, tokens
+    def __init__(self, app: Application, limits: Limits, tokens: Tokens, public: Callable[[str], bool]) -> None:
+        self._app, self._limits, self._tokens, self._public = app, limits, tokens, public
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -67,7 +67,7 @@ class Guard:
 
     def _refusal(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> Refusal | None:
         """What is wrong with a request before its body is read."""
-        if self._tokens and scope["path"] not in OPEN and not self._tokens.admit(headers.get(b"authorization")):
+        if self._tokens and not self._public(scope["path"]) and not self._tokens.admit(headers.get(b"authorization")):
             return Refusal(
                 401,
                 "unauthorized",
