@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +18,7 @@ from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
 from fusiform.prediction.worker import Asked, check_asked
 from fusiform.report import printable
-from fusiform.serving.limits import Receive
+from fusiform.serving.connection import Connection, connection_of
 from fusiform.serving.log import Log
 from fusiform.serving.models import Models, Served
 from fusiform.serving.pool import BusyError, Pool
@@ -41,6 +43,7 @@ class Answering:
 
     def __init__(self, models: Models, pool: Pool, log: Log) -> None:
         self.models, self.pool, self.log = models, pool, log
+        self._mailbox = _Mailbox()
         self.draining = False
 
     def model(self, name: str) -> Served:
@@ -60,15 +63,15 @@ class Answering:
             raise busy(wait)
 
     async def answer(
-        self, model: Served, pictures: Sequence[Picture], asked: Asked, receive: Receive
+        self, model: Served, pictures: Sequence[Picture], asked: Asked, request: Request
     ) -> list[Prediction]:
-        """The answers for images, in their order; those whose client leaves are dropped.
+        """The answers for a request's images, in their order; they are dropped where its client leaves.
 
         Raises Refusal where the queue is full, the client left or the model fails.
         """
         try:
             futures = self.pool.submit(model, pictures, asked)
-            return await _unless_left(futures, receive)
+            return await self._mailbox.collect(futures, connection_of(request.scope))
         except BusyError as error:
             raise busy(error.seconds) from None
         except Refusal:
@@ -80,25 +83,57 @@ class Answering:
             raise Refusal(500, "failed", "the model failed on this image; the server's log says how") from None
 
 
-async def _unless_left(futures: Sequence[Future[Prediction]], receive: Receive) -> list[Prediction]:
-    answers = asyncio.gather(*map(asyncio.wrap_future, futures))
-    left = asyncio.ensure_future(_leaves(receive))
-    try:
-        await asyncio.wait((answers, left), return_when=asyncio.FIRST_COMPLETED)
-        if answers.done():
-            return answers.result()
-        raise Refusal(499, "client_left", "the client left before its answer")
-    finally:
-        left.cancel()
-        if not answers.done():
-            answers.cancel()
-        for future in futures:  # where one failed, the others are not waited for either
-            future.cancel()
+class _Mailbox:
+    """The way of answers from the pool's threads to the event loop.
 
+    Each way into another thread costs a system call and a turn at the interpreter's lock: answers that come while the
+    loop is still at others go with them.
+    """
 
-async def _leaves(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def __init__(self) -> None:
+        self._arrived: deque[asyncio.Future[None]] = deque()
+        self._called = False
+
+    async def collect(self, futures: Sequence[Future[Prediction]], connection: Connection) -> list[Prediction]:
+        """The results of all, in their order; raises the first error, and Refusal where the client leaves."""
+        loop = asyncio.get_running_loop()
+        complete: asyncio.Future[None] = loop.create_future()
+        waiting, lock = len(futures), threading.Lock()
+
+        def arrive(future: Future[Prediction]) -> None:  # in any thread
+            nonlocal waiting
+            with lock:
+                waiting -= 1
+            if waiting == 0 or (not future.cancelled() and future.exception() is not None):
+                self._arrived.append(complete)
+                if not self._called and not loop.is_closed():
+                    self._called = True
+                    loop.call_soon_threadsafe(self._deliver)
+
+        def leave() -> None:
+            if not complete.done():
+                complete.set_exception(Refusal(499, "client_left", "the client left before its answer"))
+
+        connection.left.add(leave)
+        try:
+            for future in futures:
+                future.add_done_callback(arrive)
+            await complete
+            for future in futures:
+                if future.done() and (error := future.exception()) is not None:
+                    raise error
+            return [future.result() for future in futures]
+        finally:
+            connection.left.discard(leave)
+            for future in futures:  # where one failed, the others are not waited for either
+                future.cancel()
+
+    def _deliver(self) -> None:
+        self._called = False  # first: what arrives from now on calls again
+        while self._arrived:
+            complete = self._arrived.popleft()
+            if not complete.done():
+                complete.set_result(None)
 
 
 def read_options(given: Mapping[str, object], spec: ModelSpec) -> Asked:

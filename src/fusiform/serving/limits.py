@@ -8,6 +8,7 @@ is closed on bytes that nobody read is reset, and takes the answer with it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -81,6 +82,29 @@ class Guard:
         return None
 
 
+async def _within(waited: Awaitable[Message], deadline: float) -> Message:
+    """``asyncio.wait_for`` without a task of its own, which most bodies, all there already, would pay for."""
+    task, expired = asyncio.current_task(), False
+    assert task is not None
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_at(deadline, expire)
+    try:
+        return await waited
+    except asyncio.CancelledError:
+        if not expired:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise asyncio.TimeoutError from None
+    finally:
+        timer.cancel()
+
+
 class _Body:
     """The way of one request's body and answer."""
 
@@ -101,9 +125,8 @@ class _Body:
         if not self._unread and self._seen:
             return await self._receive()  # that the client left
         self._seen = True
-        left = self._deadline - asyncio.get_running_loop().time()
         try:
-            message = await asyncio.wait_for(self._receive(), left)
+            message = await _within(self._receive(), self._deadline)
         except asyncio.TimeoutError:
             self._long = True
             seconds = f"{self._limits.timeout:g} s"
