@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -29,6 +30,10 @@ _OPTIONS: Mapping[str, Callable[[Any], float | int]] = {"top": int, "score": flo
 """The options of ``Asked`` and what reads them."""
 
 
+FORGETTING = 0.95
+"""How much of what the event loop was behind counts at the next answer."""
+
+
 class Json(Response):
     """JSON in ASCII: whatever a client's names hold, it can be written."""
 
@@ -43,7 +48,7 @@ class Answering:
 
     def __init__(self, models: Models, pool: Pool, log: Log) -> None:
         self.models, self.pool, self.log = models, pool, log
-        self._mailbox = _Mailbox()
+        self._mailbox = _Mailbox(pool)
         self.draining = False
 
     def model(self, name: str) -> Served:
@@ -87,11 +92,13 @@ class _Mailbox:
     """The way of answers from the pool's threads to the event loop.
 
     Each way into another thread costs a system call and a turn at the interpreter's lock: answers that come while the
-    loop is still at others go with them.
+    loop is still at others go with them. How long they lie here is how far the loop is behind; new requests wait as
+    long for it to see them, which the pool is told.
     """
 
-    def __init__(self) -> None:
-        self._arrived: deque[asyncio.Future[None]] = deque()
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._arrived: deque[tuple[asyncio.Future[None], float]] = deque()
         self._called = False
 
     async def collect(self, futures: Sequence[Future[Prediction]], connection: Connection) -> list[Prediction]:
@@ -105,7 +112,7 @@ class _Mailbox:
             with lock:
                 waiting -= 1
             if waiting == 0 or (not future.cancelled() and future.exception() is not None):
-                self._arrived.append(complete)
+                self._arrived.append((complete, time.monotonic()))
                 if not self._called and not loop.is_closed():
                     self._called = True
                     loop.call_soon_threadsafe(self._deliver)
@@ -130,8 +137,10 @@ class _Mailbox:
 
     def _deliver(self) -> None:
         self._called = False  # first: what arrives from now on calls again
+        now = time.monotonic()
         while self._arrived:
-            complete = self._arrived.popleft()
+            complete, arrived = self._arrived.popleft()
+            self._pool.behind = max(now - arrived, FORGETTING * self._pool.behind)
             if not complete.done():
                 complete.set_result(None)
 
