@@ -453,6 +453,7 @@ def overload(arguments: argparse.Namespace) -> Result:
         with Memory(process.pid) as sizes:
             load = asyncio.run(open_loop(url, bodies, rate=arguments.times * capacity, seconds=arguments.seconds))
             filled = sizes.taken[max(1, len(sizes.taken) // 10)]
+            time.sleep(1)
     statuses = {status: len(found) for status, found in sorted(load.latencies.items())}
     rows: list[dict[str, Cell]] = [
         {

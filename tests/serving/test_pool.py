@@ -19,7 +19,7 @@ from fusiform.prediction.sources import Picture
 from fusiform.prediction.worker import Asked
 from fusiform.serving.answering import _Mailbox
 from fusiform.serving.models import Served
-from fusiform.serving.pool import BusyError, Pool
+from fusiform.serving.pool import REST_SECONDS, RUSH, BusyError, Pool, give_back_memory
 
 from .conftest import COLORS, ColorEngine, served
 
@@ -274,3 +274,26 @@ def test_the_mailbox_says_how_far_the_loop_is_behind(make: Callable[..., Pool]) 
     assert [answer.path for answer in asyncio.run(ask())] == ["a"]
     assert 0.1 <= pool.behind < 0.5
     assert connection.left == set()
+
+
+def test_memory_is_given_back_once_after_a_rush(make: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("fusiform.serving.pool.give_back_memory", lambda: given.append(time.monotonic()))
+    model, pool = served(threads=2), make(2)
+    names(pool.submit(model, [picture()] * RUSH, Asked()))
+    time.sleep(3 * REST_SECONDS)
+    assert given == []
+    names(pool.submit(model, [picture()] * (RUSH + 1), Asked()))
+    for _ in range(100):
+        if given:
+            break
+        time.sleep(0.05)
+    time.sleep(3 * REST_SECONDS)
+    assert len(given) == 1
+    assert names(pool.submit(model, [picture("red")], Asked())) == ["red"]
+
+
+def test_giving_back_memory_does_no_harm() -> None:
+    held = [bytes(100_000) for _ in range(100)]
+    give_back_memory()
+    assert sum(map(len, held)) == 10_000_000

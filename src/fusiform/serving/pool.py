@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from fusiform.engines.crew import GROUP
@@ -27,6 +28,10 @@ GROUP_SECONDS = 0.1
 """Pictures that take longer together are no group."""
 MOST_BEHIND = 0.75
 """The share of the seconds that a picture may wait that being behind may take: where all is slow, some are answered."""
+RUSH = 32
+"""Pictures that wait at the same time; their bodies have taken memory that is worth giving back."""
+REST_SECONDS = 0.1
+"""How long nothing waits before that is done."""
 
 
 class BusyError(Exception):
@@ -57,6 +62,17 @@ class Observer(Protocol):
         ...
 
 
+def give_back_memory() -> None:
+    """Give back to the system what is free in between what is in use: of glibc; others do it by themselves, or cannot.
+
+    The bodies of a long queue are small enough for the heap, which otherwise stays as large as it was.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):  # no malloc_trim; Windows
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Job:
     """A picture that waits, and who waits for its answer; times by ``time.monotonic``, ``cost`` in seconds of work."""
 
@@ -85,7 +101,7 @@ class Pool:
         self._queued = 0.0
         """The seconds of work that wait in the queue."""
         self._turn = threading.Condition()
-        self._closed = False
+        self._closed = self._rush = False
         self._running = [
             threading.Thread(target=self._work, args=(k,), name=f"fusiform-{k}", daemon=True) for k in range(threads)
         ]
@@ -126,6 +142,7 @@ class Pool:
             jobs = [_Job(model, picture, asked, now, deadline, cost) for picture in pictures]
             self._jobs += jobs
             self._queued += work
+            self._rush = self._rush or len(self._jobs) > RUSH
             self._turn.notify(len(jobs))
         self._observer.waiting(len(jobs))
         return [job.future for job in jobs]
@@ -151,7 +168,13 @@ class Pool:
         """
         with self._turn:
             while not self._jobs and not self._closed:
-                self._turn.wait()
+                if not self._turn.wait(REST_SECONDS if self._rush else None) and self._rush:
+                    self._rush = False
+                    self._turn.release()  # it takes some milliseconds
+                    try:
+                        give_back_memory()
+                    finally:
+                        self._turn.acquire()
                 since = 0.0
             since = since or time.monotonic()
             most = min(GROUP, -(-len(self._jobs) // self.threads))
