@@ -20,6 +20,7 @@ from fusiform.prediction.worker import Asked
 from fusiform.serving.answering import _Mailbox
 from fusiform.serving.models import Served
 from fusiform.serving.pool import REST_SECONDS, RUSH, BusyError, Pool, give_back_memory
+from fusiform.serving.refusals import Refusal
 
 from .conftest import COLORS, ColorEngine, served
 
@@ -262,7 +263,7 @@ def test_the_mailbox_says_how_far_the_loop_is_behind(make: Callable[..., Pool]) 
     pool = make()
     mailbox = _Mailbox(pool)
     future: Future[Prediction] = Future()
-    connection: Any = SimpleNamespace(left=set())
+    connection: Any = SimpleNamespace(left=set(), gone=False)
 
     async def ask() -> list[Prediction]:
         answers = asyncio.ensure_future(mailbox.collect([future], connection))
@@ -297,3 +298,28 @@ def test_giving_back_memory_does_no_harm() -> None:
     held = [bytes(100_000) for _ in range(100)]
     give_back_memory()
     assert sum(map(len, held)) == 10_000_000
+
+
+def test_the_mailbox_waits_for_nobody_who_has_left(make: Callable[..., Pool], seen: Seen) -> None:
+    model, pool = served(), make()
+    mailbox = _Mailbox(pool)
+    first = held(model, pool)
+    connection: Any = SimpleNamespace(left=set(), gone=False)
+
+    async def ask() -> None:
+        answers = asyncio.ensure_future(mailbox.collect(pool.submit(model, [picture()] * 2, Asked()), connection))
+        await asyncio.sleep(0.01)
+        connection.gone = True
+        for tell in tuple(connection.left):
+            tell()
+        with pytest.raises(Refusal, match="the client left"):
+            await answers
+        with pytest.raises(Refusal, match="the client left"):
+            await mailbox.collect(pool.submit(model, [picture()], Asked()), connection)
+
+    asyncio.run(ask())
+    engine(model).gate.set()
+    first.result(10)
+    pool.close()
+    assert seen.dropped_count == 3
+    assert sum(engine(model).batches) == 1

@@ -122,6 +122,8 @@ class _Mailbox:
                 complete.set_exception(Refusal(499, "client_left", "the client left before its answer"))
 
         connection.left.add(leave)
+        if connection.gone:  # while the body was made into images in another thread
+            leave()
         try:
             for future in futures:
                 future.add_done_callback(arrive)

@@ -77,8 +77,10 @@ class Connection(HttpToolsProtocol):
         self._stuck: TimerHandle | None = None
         self.asked = False
         """Whether a request has come."""
+        self.gone = False
+        """Whether the client has left."""
         self.left: set[Callable[[], None]] = set()
-        """What is called when the client leaves."""
+        """What is called when it leaves."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -89,6 +91,7 @@ class Connection(HttpToolsProtocol):
         if self._stuck is not None:
             self._stuck.cancel()
         super().connection_lost(exc)
+        self.gone = True
         for tell in tuple(self.left):
             tell()
 
