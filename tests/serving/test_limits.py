@@ -171,6 +171,28 @@ def test_pipelined_requests_are_answered_in_their_order(start: Start, colors: li
     assert fine(server)
 
 
+def test_who_asks_first_is_told_to_go_on_and_answered_in_one_piece(start: Start, colors: list[Served]) -> None:
+    server = start()
+    image = encoded()
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=10) as connection:
+        connection.sendall(head(f"Content-Length: {len(image)}", "Expect: 100-continue"))
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(image)
+        answer = connection.recv(1 << 16)  # headers and body come together
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"}")
+    refused = talk(server, head("Content-Length: 999999999", "Expect: 100-continue"), seconds=2)
+    assert refused.startswith(b"HTTP/1.1 413 ")
+
+
+def test_answers_without_a_body(start: Start, colors: list[Served]) -> None:
+    server = start()
+    answer = talk(server, head("Connection: close", method="HEAD", path="/healthz"))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+    assert b"content-length: 15\r\n" in answer
+
+
 def test_bodies_in_memory_are_bounded_together(
     start: Start, colors: list[Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:

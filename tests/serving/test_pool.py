@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from PIL import Image
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
 from fusiform.prediction.worker import Asked
+from fusiform.serving.answering import _Mailbox
 from fusiform.serving.models import Served
-from fusiform.serving.pool import BusyError, Pool
+from fusiform.serving.pool import REST_SECONDS, RUSH, BusyError, Pool, give_back_memory
+from fusiform.serving.refusals import Refusal
 
 from .conftest import COLORS, ColorEngine, served
 
@@ -224,3 +228,98 @@ def test_the_estimate_learns(make: Callable[..., Pool]) -> None:
     for _ in range(100):
         names(pool.submit(model, [picture()], Asked()))
     assert 0.015 < model.seconds < 0.2
+
+
+def test_being_behind_counts_as_waiting(make: Callable[..., Pool], seen: Seen) -> None:
+    model, pool = served(seconds=0.1), make(seconds=1.0)
+    first = held(model, pool)
+    pool.behind = 0.2
+    waiting = [future for _ in range(7) for future in pool.submit(model, [picture()], Asked())]
+    assert pool.wait() == pytest.approx(1.1)
+    with pytest.raises(BusyError):
+        pool.submit(model, [picture()], Asked())
+    # However far behind, some are taken.
+    pool.behind = 100.0
+    assert pool.wait() == pytest.approx(0.7 + 0.75)
+    for future in waiting:
+        future.cancel()
+    engine(model).gate.set()
+    first.result(10)
+    assert names(pool.submit(model, [picture("red")], Asked())) == ["red"]
+
+
+def test_what_passes_between_two_pictures_counts(make: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pool = served(), make()
+
+    def answered(*_: Any) -> None:
+        time.sleep(0.05)  # as where the processor is others'
+
+    monkeypatch.setattr(pool._observer, "answered", answered)
+    names(pool.submit(model, [picture()] * 100, Asked()))
+    assert model.seconds > 0.004, "0.05 s for up to 8"
+
+
+def test_the_mailbox_says_how_far_the_loop_is_behind(make: Callable[..., Pool]) -> None:
+    pool = make()
+    mailbox = _Mailbox(pool)
+    future: Future[Prediction] = Future()
+    connection: Any = SimpleNamespace(left=set(), gone=False)
+
+    async def ask() -> list[Prediction]:
+        answers = asyncio.ensure_future(mailbox.collect([future], connection))
+        await asyncio.sleep(0)
+        future.set_result(Prediction("a", error="unreadable"))
+        time.sleep(0.1)  # the loop is at something else
+        return await answers
+
+    assert [answer.path for answer in asyncio.run(ask())] == ["a"]
+    assert 0.1 <= pool.behind < 0.5
+    assert connection.left == set()
+
+
+def test_memory_is_given_back_once_after_a_rush(make: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("fusiform.serving.pool.give_back_memory", lambda: given.append(time.monotonic()))
+    model, pool = served(threads=2), make(2)
+    names(pool.submit(model, [picture()] * RUSH, Asked()))
+    time.sleep(3 * REST_SECONDS)
+    assert given == []
+    names(pool.submit(model, [picture()] * (RUSH + 1), Asked()))
+    for _ in range(100):
+        if given:
+            break
+        time.sleep(0.05)
+    time.sleep(3 * REST_SECONDS)
+    assert len(given) == 1
+    assert names(pool.submit(model, [picture("red")], Asked())) == ["red"]
+
+
+def test_giving_back_memory_does_no_harm() -> None:
+    held = [bytes(100_000) for _ in range(100)]
+    give_back_memory()
+    assert sum(map(len, held)) == 10_000_000
+
+
+def test_the_mailbox_waits_for_nobody_who_has_left(make: Callable[..., Pool], seen: Seen) -> None:
+    model, pool = served(), make()
+    mailbox = _Mailbox(pool)
+    first = held(model, pool)
+    connection: Any = SimpleNamespace(left=set(), gone=False)
+
+    async def ask() -> None:
+        answers = asyncio.ensure_future(mailbox.collect(pool.submit(model, [picture()] * 2, Asked()), connection))
+        await asyncio.sleep(0.01)
+        connection.gone = True
+        for tell in tuple(connection.left):
+            tell()
+        with pytest.raises(Refusal, match="the client left"):
+            await answers
+        with pytest.raises(Refusal, match="the client left"):
+            await mailbox.collect(pool.submit(model, [picture()], Asked()), connection)
+
+    asyncio.run(ask())
+    engine(model).gate.set()
+    first.result(10)
+    pool.close()
+    assert seen.dropped_count == 3
+    assert sum(engine(model).batches) == 1

@@ -25,6 +25,7 @@ import fusiform
 from fusiform.errors import InputError
 from fusiform.serving import models
 from fusiform.serving.models import Served
+from fusiform.serving.shutdown import _begin_no_more
 
 from .conftest import ask, encoded, form, port_of, talk
 
@@ -124,6 +125,30 @@ def test_sigterm_under_load_answers_all_that_was_accepted() -> None:
 def test_sigterm_under_load_twenty_times() -> None:
     for k in range(20):
         stop_under_load((0.0, 0.1, 0.5)[k % 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_no_connection_begins_while_those_that_wait_are_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as made, socket.create_connection(address) as waiting:
+            taken, _ = listener.accept()
+            assert _begin_no_more(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            # What is there goes on.
+            made.sendall(bytes(200_000))
+            assert len(taken.recv(200_000, socket.MSG_WAITALL)) == 200_000
+            taken.sendall(b"x")
+            assert made.recv(1) == b"x"
+            listener.accept()[0].close()
+            assert waiting.recv(1) == b""
+            taken.close()
+        refusing = threading.Timer(0.3, listener.close)
+        refusing.start()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=10)
+        refusing.join()
 
 
 def test_readiness_fails_at_once_and_requests_go_on(start: Start, colors: list[Served]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "fusiform serve mobilenet_v2",
         "fusiform serve birds=runs/birds street=detector.tflite --port 9000",
         "fusiform serve mobilenet_v2 --host 0.0.0.0 --token-file tokens.txt",
+        "fusiform serve mobilenet_v2 --page",
     ),
 )
 @click.argument("models", metavar="[NAME=]MODEL...", nargs=-1, required=True, shell_complete=options.complete_model)
@@ -93,6 +94,12 @@ if TYPE_CHECKING:
     metavar="ORIGIN",
     help="An origin whose web pages may ask, such as https://example.org; may be repeated.",
 )
+@click.option(
+    "--page",
+    is_flag=True,
+    help="Answer / with the web page of fusiform demo, of the first MODEL. Anybody may open it, and so has that model: "
+    "tokens guard the other addresses alone.",
+)
 @options.engine
 @options.device
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may differ a little.")
@@ -116,6 +123,7 @@ def command(
     drain: float,
     token_file: Path | None,
     cors: tuple[str, ...],
+    page: bool,
     engine: EngineName | None,
     device: str,
     fast: bool,
@@ -147,6 +155,7 @@ def command(
         drain=drain,
         token_file=token_file,
         cors=cors,
+        page=page,
         engine=engine,
         device=device,
         fast=fast,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +19,7 @@ from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
 from fusiform.prediction.worker import Asked, check_asked
 from fusiform.report import printable
-from fusiform.serving.limits import Receive
+from fusiform.serving.connection import Connection, connection_of
 from fusiform.serving.log import Log
 from fusiform.serving.models import Models, Served
 from fusiform.serving.pool import BusyError, Pool
@@ -25,6 +28,10 @@ from fusiform.spec import ModelSpec
 
 _OPTIONS: Mapping[str, Callable[[Any], float | int]] = {"top": int, "score": float, "iou": float, "limit": int}
 """The options of ``Asked`` and what reads them."""
+
+
+FORGETTING = 0.95
+"""How much of what the event loop was behind counts at the next answer."""
 
 
 class Json(Response):
@@ -41,6 +48,7 @@ class Answering:
 
     def __init__(self, models: Models, pool: Pool, log: Log) -> None:
         self.models, self.pool, self.log = models, pool, log
+        self._mailbox = _Mailbox(pool)
         self.draining = False
 
     def model(self, name: str) -> Served:
@@ -60,15 +68,15 @@ class Answering:
             raise busy(wait)
 
     async def answer(
-        self, model: Served, pictures: Sequence[Picture], asked: Asked, receive: Receive
+        self, model: Served, pictures: Sequence[Picture], asked: Asked, request: Request
     ) -> list[Prediction]:
-        """The answers for images, in their order; those whose client leaves are dropped.
+        """The answers for a request's images, in their order; they are dropped where its client leaves.
 
         Raises Refusal where the queue is full, the client left or the model fails.
         """
         try:
             futures = self.pool.submit(model, pictures, asked)
-            return await _unless_left(futures, receive)
+            return await self._mailbox.collect(futures, connection_of(request.scope))
         except BusyError as error:
             raise busy(error.seconds) from None
         except Refusal:
@@ -80,25 +88,63 @@ class Answering:
             raise Refusal(500, "failed", "the model failed on this image; the server's log says how") from None
 
 
-async def _unless_left(futures: Sequence[Future[Prediction]], receive: Receive) -> list[Prediction]:
-    answers = asyncio.gather(*map(asyncio.wrap_future, futures))
-    left = asyncio.ensure_future(_leaves(receive))
-    try:
-        await asyncio.wait((answers, left), return_when=asyncio.FIRST_COMPLETED)
-        if answers.done():
-            return answers.result()
-        raise Refusal(499, "client_left", "the client left before its answer")
-    finally:
-        left.cancel()
-        if not answers.done():
-            answers.cancel()
-        for future in futures:  # where one failed, the others are not waited for either
-            future.cancel()
+class _Mailbox:
+    """The way of answers from the pool's threads to the event loop.
 
+    Each way into another thread costs a system call and a turn at the interpreter's lock: answers that come while the
+    loop is still at others go with them. How long they lie here is how far the loop is behind; new requests wait as
+    long for it to see them, which the pool is told.
+    """
 
-async def _leaves(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._arrived: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._called = False
+
+    async def collect(self, futures: Sequence[Future[Prediction]], connection: Connection) -> list[Prediction]:
+        """The results of all, in their order; raises the first error, and Refusal where the client leaves."""
+        loop = asyncio.get_running_loop()
+        complete: asyncio.Future[None] = loop.create_future()
+        waiting, lock = len(futures), threading.Lock()
+
+        def arrive(future: Future[Prediction]) -> None:  # in any thread
+            nonlocal waiting
+            with lock:
+                waiting -= 1
+            if waiting == 0 or (not future.cancelled() and future.exception() is not None):
+                self._arrived.append((complete, time.monotonic()))
+                if not self._called and not loop.is_closed():
+                    self._called = True
+                    loop.call_soon_threadsafe(self._deliver)
+
+        def leave() -> None:
+            if not complete.done():
+                complete.set_exception(Refusal(499, "client_left", "the client left before its answer"))
+
+        connection.left.add(leave)
+        if connection.gone:  # while the body was made into images in another thread
+            leave()
+        try:
+            for future in futures:
+                future.add_done_callback(arrive)
+            await complete
+            for future in futures:
+                if future.done() and (error := future.exception()) is not None:
+                    raise error
+            return [future.result() for future in futures]
+        finally:
+            connection.left.discard(leave)
+            for future in futures:  # where one failed, the others are not waited for either
+                future.cancel()
+
+    def _deliver(self) -> None:
+        self._called = False  # first: what arrives from now on calls again
+        now = time.monotonic()
+        while self._arrived:
+            complete, arrived = self._arrived.popleft()
+            self._pool.behind = max(now - arrived, FORGETTING * self._pool.behind)
+            if not complete.done():
+                complete.set_result(None)
 
 
 def read_options(given: Mapping[str, object], spec: ModelSpec) -> Asked:

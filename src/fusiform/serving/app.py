@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fusiform.serving.answering import Answering, Json, query
-from fusiform.serving.limits import Application, Guard, Limits, Message, Receive, Send
+from fusiform.serving.limits import OPEN, Application, Guard, Limits, Message, Receive, Send
 from fusiform.serving.log import Log
 from fusiform.serving.metrics import Metrics
 from fusiform.serving.models import NAME
@@ -25,6 +25,9 @@ from fusiform.serving.protocols.own import Own
 from fusiform.serving.protocols.torchserve import TorchServe
 from fusiform.serving.refusals import Code, Refusal
 from fusiform.serving.tokens import Tokens
+
+if TYPE_CHECKING:
+    from fusiform.serving.page import Page
 
 
 class _Name(Convertor[str]):
@@ -40,9 +43,19 @@ class _Name(Convertor[str]):
 
 
 def make_app(
-    answering: Answering, limits: Limits, tokens: Tokens, metrics: Metrics, log: Log, *, cors: Sequence[str] = ()
+    answering: Answering,
+    limits: Limits,
+    tokens: Tokens,
+    metrics: Metrics,
+    log: Log,
+    *,
+    cors: Sequence[str] = (),
+    page: Page | None = None,
 ) -> Application:
-    """All endpoints, behind tokens and limits, counted and logged; ``cors`` are origins whose pages may ask."""
+    """All endpoints, behind tokens and limits, counted and logged; ``cors`` are origins whose pages may ask.
+
+    The ``page`` is for everybody, as a browser that follows a link shows no token.
+    """
     register_url_convertor("model", _Name())
     own, oip, torchserve = Own(answering), OpenInference(answering), TorchServe(answering)
     about = _About(answering, metrics, tokens)
@@ -65,7 +78,12 @@ def make_app(
     ]
     app = Starlette(routes=routes, exception_handlers={Refusal: _refuse, HTTPException: _refuse_http, Exception: _fail})
     app.router.redirect_slashes = False
-    guarded: Application = Guard(app, limits, tokens)
+    guarded: Application = Guard(
+        app if page is None else page.before(app),
+        limits,
+        tokens,
+        lambda path: path in OPEN or (page is not None and page.has(path)),
+    )
     if cors:  # outside of the guard: a browser asks first, and without the token
         guarded = CORSMiddleware(
             guarded,

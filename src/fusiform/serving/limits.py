@@ -8,6 +8,7 @@ is closed on bytes that nobody read is reset, and takes the answer with it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -47,10 +48,10 @@ class Limits:
 
 
 class Guard:
-    """An application behind its limits and tokens."""
+    """An application behind its limits and tokens; addresses of which ``public`` says so need no token."""
 
-    def __init__(self, app: Application, limits: Limits, tokens: Tokens) -> None:
-        self._app, self._limits, self._tokens = app, limits, tokens
+    def __init__(self, app: Application, limits: Limits, tokens: Tokens, public: Callable[[str], bool]) -> None:
+        self._app, self._limits, self._tokens, self._public = app, limits, tokens, public
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -67,7 +68,7 @@ class Guard:
 
     def _refusal(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> Refusal | None:
         """What is wrong with a request before its body is read."""
-        if self._tokens and scope["path"] not in OPEN and not self._tokens.admit(headers.get(b"authorization")):
+        if self._tokens and not self._public(scope["path"]) and not self._tokens.admit(headers.get(b"authorization")):
             return Refusal(
                 401,
                 "unauthorized",
@@ -79,6 +80,29 @@ class Guard:
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return Refusal(415, "unsupported_type", "the body is compressed: send it as it is (images are already)")
         return None
+
+
+async def _within(waited: Awaitable[Message], deadline: float) -> Message:
+    """``asyncio.wait_for`` without a task of its own, which most bodies, all there already, would pay for."""
+    task, expired = asyncio.current_task(), False
+    assert task is not None
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_at(deadline, expire)
+    try:
+        return await waited
+    except asyncio.CancelledError:
+        if not expired:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise asyncio.TimeoutError from None
+    finally:
+        timer.cancel()
 
 
 class _Body:
@@ -101,9 +125,8 @@ class _Body:
         if not self._unread and self._seen:
             return await self._receive()  # that the client left
         self._seen = True
-        left = self._deadline - asyncio.get_running_loop().time()
         try:
-            message = await asyncio.wait_for(self._receive(), left)
+            message = await _within(self._receive(), self._deadline)
         except asyncio.TimeoutError:
             self._long = True
             seconds = f"{self._limits.timeout:g} s"

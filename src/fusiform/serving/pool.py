@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from fusiform.engines.crew import GROUP
@@ -25,6 +26,12 @@ LEARNING = 0.03
 
 GROUP_SECONDS = 0.1
 """Pictures that take longer together are no group."""
+MOST_BEHIND = 0.75
+"""The share of the seconds that a picture may wait that being behind may take: where all is slow, some are answered."""
+RUSH = 32
+"""Pictures that wait at the same time; their bodies have taken memory that is worth giving back."""
+REST_SECONDS = 0.1
+"""How long nothing waits before that is done."""
 
 
 class BusyError(Exception):
@@ -55,6 +62,17 @@ class Observer(Protocol):
         ...
 
 
+def give_back_memory() -> None:
+    """Give back to the system what is free in between what is in use: of glibc; others do it by themselves, or cannot.
+
+    The bodies of a long queue are small enough for the heap, which otherwise stays as large as it was.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):  # no malloc_trim; Windows
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Job:
     """A picture that waits, and who waits for its answer; times by ``time.monotonic``, ``cost`` in seconds of work."""
 
@@ -71,17 +89,19 @@ class _Job:
 class Pool:
     """``threads`` threads that answer pictures in the order in which they come.
 
-    ``seconds`` is the longest that a picture may wait. A ``Served`` model has a worker for each thread.
+    ``seconds`` is the longest that a picture may wait. A ``Served`` model has a worker for each thread. ``behind`` is
+    set by whoever asks: the seconds that it comes late to asking, and to hearing the answer.
     """
 
     def __init__(self, threads: int, *, seconds: float, observer: Observer) -> None:
         self.threads, self.seconds = threads, seconds
+        self.behind = 0.0
         self._observer = observer
         self._jobs: deque[_Job] = deque()
         self._queued = 0.0
         """The seconds of work that wait in the queue."""
         self._turn = threading.Condition()
-        self._closed = False
+        self._closed = self._rush = False
         self._running = [
             threading.Thread(target=self._work, args=(k,), name=f"fusiform-{k}", daemon=True) for k in range(threads)
         ]
@@ -90,7 +110,12 @@ class Pool:
 
     def wait(self) -> float:
         """The seconds that a picture would wait if it came now."""
-        return self._queued / self.threads
+        return self._queued / self.threads + self._lost
+
+    @property
+    def _lost(self) -> float:
+        """Of the seconds that a picture may wait, those that are lost before and after the queue."""
+        return min(2 * self.behind, MOST_BEHIND * self.seconds)
 
     def refuse(self) -> None:
         """Count a picture that was refused before it was read."""
@@ -108,15 +133,16 @@ class Pool:
                 raise RuntimeError("the pool is closed")
             cost = model.seconds
             work = cost * len(pictures)
-            wait = (self._queued + work - cost) / self.threads
+            wait = (self._queued + work - cost) / self.threads + self._lost
             if self._jobs and wait > self.seconds:
                 self._observer.shed(len(pictures))
                 raise BusyError(wait)
             # Pictures of one request wait for each other, too: of many, the last one may.
-            deadline = now + self.seconds + 2 * (work - cost) / self.threads
+            deadline = now + self.seconds - self._lost + 2 * (work - cost) / self.threads
             jobs = [_Job(model, picture, asked, now, deadline, cost) for picture in pictures]
             self._jobs += jobs
             self._queued += work
+            self._rush = self._rush or len(self._jobs) > RUSH
             self._turn.notify(len(jobs))
         self._observer.waiting(len(jobs))
         return [job.future for job in jobs]
@@ -130,14 +156,27 @@ class Pool:
             thread.join(seconds)
 
     def _work(self, number: int) -> None:
-        while jobs := self._take():
-            self._answer(number, jobs)
+        since = 0.0
+        while taken := self._take(since):
+            since = self._answer(number, *taken)
 
-    def _take(self) -> list[_Job]:
-        """The next pictures of one model with the same options; none once the pool is closed and the queue empty."""
+    def _take(self, since: float) -> tuple[list[_Job], float] | None:
+        """The next pictures of one model with the same options; None once the pool is closed and the queue empty.
+
+        With them comes the time from which on they cost this thread: ``since``, at which it was done with those before,
+        where it did not have to wait for these.
+        """
         with self._turn:
             while not self._jobs and not self._closed:
-                self._turn.wait()
+                if not self._turn.wait(REST_SECONDS if self._rush else None) and self._rush:
+                    self._rush = False
+                    self._turn.release()  # it takes some milliseconds
+                    try:
+                        give_back_memory()
+                    finally:
+                        self._turn.acquire()
+                since = 0.0
+            since = since or time.monotonic()
             most = min(GROUP, -(-len(self._jobs) // self.threads))
             if self._jobs:  # the first of a group waits for the last
                 most = min(most, max(1, int(GROUP_SECONDS / self._jobs[0].cost)))
@@ -150,11 +189,13 @@ class Pool:
                 self._queued -= jobs[-1].cost
             if not self._jobs:
                 self._queued = 0.0  # and nothing of rounding
-        if jobs:
-            self._observer.waiting(-len(jobs))
-        return jobs
+        if not jobs:
+            return None
+        self._observer.waiting(-len(jobs))
+        return jobs, since
 
-    def _answer(self, number: int, taken: list[_Job]) -> None:
+    def _answer(self, number: int, taken: list[_Job], since: float) -> float:
+        """Answer pictures that have cost this thread time ``since`` then; returns when it was done."""
         now = time.monotonic()
         jobs, late, left = [], 0, 0
         for job in taken:
@@ -170,7 +211,7 @@ class Pool:
         if late:
             self._observer.shed(late)
         if not jobs:
-            return
+            return since
         model = jobs[0].model
         worker = model.workers[number]
         try:
@@ -180,12 +221,13 @@ class Pool:
         except Exception as error:  # whatever it is, it belongs to those who wait, and the thread goes on
             model.mend(number)
             self._one_by_one(model.workers[number], jobs, error)
-            return
+            return time.monotonic()
         end = time.monotonic()
-        model.seconds += (1 - (1 - LEARNING) ** len(jobs)) * ((end - now) / len(jobs) - model.seconds)
+        model.seconds += (1 - (1 - LEARNING) ** len(jobs)) * ((end - since) / len(jobs) - model.seconds)
         self._observer.answered(model.name, [now - job.came for job in jobs], between - now, end - between)
         for job, answer in zip(jobs, answers, strict=True):
             job.future.set_result(answer)
+        return end
 
     def _one_by_one(self, worker: Worker, jobs: list[_Job], error: Exception) -> None:
         """Answer those of a group that failed that can be answered alone; one alone gets the error."""

@@ -39,15 +39,19 @@ def picture_of(name: str, data: bytes | bytearray) -> Picture:
     return Picture(name, partial(bytes, data), fleeting=True)
 
 
-async def read_body(receive: Receive) -> bytearray:
+async def read_body(receive: Receive) -> bytes | bytearray:
     """All of a body, within the limits that ``receive`` keeps."""
-    body = bytearray()
+    body: bytes | bytearray = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
             raise Refusal(499, "client_left", "the client left before the end of the body")
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        if not body and not more:  # most come whole, and are not copied
+            return bytes(piece)
+        body = bytearray(body) if isinstance(body, bytes) else body
+        body += piece
+        if not more:
             return body
 
 
@@ -78,7 +82,7 @@ async def read_pictures(request: Request) -> Given:
     )
 
 
-async def off_the_loop(read: Callable[[bytearray], Any], body: bytearray) -> Any:
+async def off_the_loop(read: Callable[[bytes | bytearray], Any], body: bytes | bytearray) -> Any:
     """What ``read`` makes of a body, in a thread where that would take long."""
     if len(body) <= _AT_ONCE:
         return read(body)
@@ -113,7 +117,7 @@ def too_many_images(count: int | None = None) -> Refusal:
     return Refusal(400, "too_many_images", f"up to {MAX_IMAGES} images are taken at a time, not {given}: send less")
 
 
-def _pictures_of_json(body: bytearray) -> list[Picture]:
+def _pictures_of_json(body: bytes | bytearray) -> list[Picture]:
     found = read_json(body)
     keys = [key for key in ("images", "instances") if key in found]
     if len(keys) != 1 or len(found) > 1:

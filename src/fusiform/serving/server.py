@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fusiform.engines import EngineName
-from fusiform.errors import InputError, MissingExtraError, UsageError
+from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError
 from fusiform.serving.log import Log, LogLevel
 from fusiform.serving.settings import Settings, read_count, read_settings
+
+if TYPE_CHECKING:
+    from fusiform.serving.page import Page
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than proxies keep theirs, so that it is they who close it."""
@@ -104,6 +107,7 @@ def serve(
     drain: float = 2.0,
     token_file: str | os.PathLike[str] | None = None,
     cors: Sequence[str] = (),
+    page: bool = False,
     engine: EngineName | None = None,
     device: str = "auto",
     fast: bool = False,
@@ -126,6 +130,8 @@ def serve(
         token_file: A file with tokens, one a line, of which clients have to show one; None is those in the environment
             variable ``FUSIFORM_TOKENS``, separated by blanks, if it is set.
         cors: Origins (``https://example.org``, or ``*``) whose web pages may ask.
+        page: Answer ``/`` with the page of ``fusiform.demo``, of the first model: it runs the model in the visitor's
+            browser. It asks for no token, and has the model in it: the tokens are for asking the server alone.
         engine: The runtime; None is the one that each file is for.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
@@ -162,6 +168,7 @@ def serve(
         drain=drain,
         token_file=None if token_file is None else os.fspath(token_file),
         cors=tuple(cors),
+        page=page,
         engine=engine,
         device=device,
         fast=fast,
@@ -244,11 +251,13 @@ class Serving:
             fast=settings.fast,
             max_pixels=settings.max_pixels,
         )
+        self._first = next(iter(settings.models))
+        self._page = _open_page(settings.models[self._first]) if settings.page else None
         self._models = Models(settings.models, opening, self._tell)
         self._pool = Pool(settings.threads, seconds=settings.queue_seconds, observer=metrics)
         self._answering = Answering(self._models, self._pool, self._log)
         limits = Limits(max_bytes=settings.max_bytes, timeout=settings.timeout)
-        app = make_app(self._answering, limits, tokens, metrics, self._log, cors=settings.cors)
+        app = make_app(self._answering, limits, tokens, metrics, self._log, cors=settings.cors, page=self._page)
         connection = type("Connection", (Connection,), {"seconds": settings.timeout})
         self._server = Stopping(
             uvicorn.Config(
@@ -308,8 +317,19 @@ class Serving:
         self._metrics.loaded(name, well=error is None)
         if error is None:
             self._log.event("a model was opened again", model=name, why=why)
+            if self._page is not None and name == self._first:
+                try:
+                    self._page.make()
+                except (FusiformError, MemoryError, OSError) as fault:
+                    self._log.error("the page stays as it was", fault, model=name, why=why, reason=str(fault))
         else:
             self._log.error("a model stays as it was", error, model=name, why=why, reason=str(error))
+
+
+def _open_page(source: str) -> Page:
+    from fusiform.serving.page import Page  # what a page is made with takes memory
+
+    return Page(source)
 
 
 class _Processes:

@@ -35,6 +35,7 @@ class Settings:
     drain: float
     token_file: str | None
     cors: tuple[str, ...]
+    page: bool
     engine: EngineName | None
     device: str
     fast: bool

@@ -96,7 +96,7 @@ class OpenInference:
         outputs = given.outputs if given.outputs is not None else dict.fromkeys(known, binary)
         if wrong := [name for name in outputs if name not in known]:
             raise bad(f"{model.name} has no output {wrong[0]!r}; it has {', '.join(known)}")
-        predictions = await self._answering.answer(model, _pictures(given.inputs), asked, request.receive)
+        predictions = await self._answering.answer(model, _pictures(given.inputs), asked, request)
         for prediction in predictions:
             if prediction.error is not None:  # the protocol has no place for an answer to some of the images
                 raise Refusal(400, "unreadable_image", prediction.error)

@@ -38,7 +38,7 @@ class Own:
         _check_mask(mask, model)
         self._answering.check_queue()
         pictures, alone = await read_pictures(request)
-        predictions = await self._answering.answer(model, pictures, asked, request.receive)
+        predictions = await self._answering.answer(model, pictures, asked, request)
         if alone and (error := predictions[0].error) is not None:
             raise Refusal(400, "unreadable_image", error)
         if model.spec.task == "segmentation":  # of large masks this takes long

@@ -26,7 +26,7 @@ class TorchServe:
         pictures, _ = await read_pictures(request)
         if len(pictures) != 1:
             raise bad(f"send one image, not {len(pictures)}; several are taken at /v1/models/{model.name}:predict")
-        (prediction,) = await self._answering.answer(model, pictures, asked, request.receive)
+        (prediction,) = await self._answering.answer(model, pictures, asked, request)
         if prediction.error is not None:
             raise Refusal(400, "unreadable_image", prediction.error)
         return Json(_answer(prediction))
