@@ -133,6 +133,7 @@ WORDS = (
     Word("--plot", "a drawing of the measurements", "FILE.png", "benchmark"),
     Word("--host", "the address to listen at", "ADDRESS", "demo serve"),
     Word("--port", "the port to listen at", "PORT", "demo serve"),
+    Word("--page", "the web page of a model, at /", "", "serve"),
     Word("--workers", "processes of a server", "N", "serve"),
     Word("--queue-seconds", "how long an image may wait", "S", "serve"),
     Word("--max-bytes", "the largest request", "SIZE", "serve"),
