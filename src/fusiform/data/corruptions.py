@@ -78,7 +78,7 @@ def _glass_blur(x: Pixels, k: int, luck: Generator) -> Pixels:
     sigma, farthest, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[k]
     sigma, farthest = sigma * _scale(x), max(1, round(farthest * _scale(x)))
     seen = np.round(_gaussian(x, sigma) * 255) / 255
-    # The authors' program goes from the last pixel to the first and swaps two views of one array, which copies the second.
+    # The authors' program goes from the last pixel to the first, and swaps two views of one array: that copies.
     inner = np.indices(x.shape[:2])[:, farthest : x.shape[0] - farthest, farthest : x.shape[1] - farthest]
     for _ in range(rounds):
         down, across = inner + luck.integers(-farthest, farthest, inner.shape)
