@@ -115,6 +115,7 @@ WORDS = (
     Word("--compare", "a rival for the same images", "NAME|FILE", "evaluate"),
     Word("--explain", "the images to explain", "N|IMAGE", "evaluate"),
     Word("--fit-temperature", "a copy of the model with a temperature", "FILE", "evaluate"),
+    Word("--stress", "show corrupted images too", "", "evaluate"),
     Word("--multi-scale", "average over scales", "", "evaluate"),
     Word("--to", "the targets", "TARGET,...", "export"),
     Word("--precision", "what the weights are stored as", "[float32|float16|int8]", "export"),

@@ -59,6 +59,12 @@ if TYPE_CHECKING:
     help="Calibrate a classifier: fit a temperature on other images than the report's (val, else test, else half of "
     "them), and write a copy of the model that uses it to FILE, unless the report's figures get worse.",
 )
+@click.option(
+    "--stress",
+    is_flag=True,
+    help="Classifiers: also show the images with ImageNet-C's fifteen corruptions (noise, blur, weather, compression) "
+    "at five strengths; takes 76 times as long and more.",
+)
 @options.score
 @click.option(
     "--multi-scale",
@@ -90,6 +96,7 @@ def command(
     html: Path | None,
     explain: tuple[str, ...],
     fit_temperature: Path | None,
+    stress: bool,
     score: float | None,
     multi_scale: bool,
     ignore: Ignore | None,
@@ -133,6 +140,7 @@ def command(
         batch=batch,
         explain=explain,
         fit_temperature=fit_temperature,
+        stress=stress,
         score=score,
         multi_scale=multi_scale,
         ignore=ignore,

@@ -29,8 +29,9 @@ from fusiform.evaluation.comparison import ClassificationComparison
 from fusiform.evaluation.figures import OTHER, percent, rounded
 from fusiform.evaluation.page_parts import FEW_IMAGES
 from fusiform.evaluation.source import choose_classes
+from fusiform.evaluation.stress import Stress, stress_figures, stress_rows, stress_text
 from fusiform.progress import Tracker, silent
-from fusiform.report import Cell, Report, cell_text
+from fusiform.report import Cell, Report, cell_text, rows_table
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import Interval
 from fusiform.tasks.classification import to_logits
@@ -68,7 +69,7 @@ class ClassificationEvaluation(Evaluation):
     ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
     (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, up to a constant
     in each row where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the
-    page.
+    page. ``stress`` is what became of corrupted images, None where that was not asked for.
     """
 
     main = "top-1"
@@ -78,6 +79,7 @@ class ClassificationEvaluation(Evaluation):
     truth: NDArray[np.int64] = field(repr=False)
     logits: NDArray[np.float32] = field(repr=False)
     explained: tuple[tuple[Image.Image, str], ...] = field(default=(), repr=False)
+    stress: Stress | None = field(default=None, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -269,10 +271,17 @@ class ClassificationEvaluation(Evaluation):
             "confusion": {"columns": columns, "counts": self.confusion[:, : len(columns)].tolist()},
             "most_confused": self.most_confused(),
             "mistakes": self.mistakes(),
+            "stress": None if self.stress is None else stress_figures(self.stress),
         }
 
     def _tables(self) -> dict[str, Rows]:
         return {"Most confused": self.most_confused(), "Most confident mistakes": self.mistakes()}
+
+    def to_table(self) -> str:
+        text = super().to_table()
+        if self.stress is None:
+            return text
+        return f"{text}\n{stress_text(self.stress)}\n\n{rows_table(stress_rows(self.stress))}\n"
 
     def _keys(self) -> Sequence[Hashable]:
         return self.samples  # a list may have a picture twice, under two classes
@@ -407,6 +416,7 @@ def _fill_page(evaluation: ClassificationEvaluation, page: Page) -> None:
         names, columns, counts = _matrix(e)
         page.add_svg(charts.heat_table(names, columns, counts), keeps_size=not few)
     _add_calibration(e, page)
+    _add_stress(e, page)
     page.add_heading("Least certain answers")
     page.add_text("The images with the lowest confidence. Where to look first when more are to be labelled.")
     unsure = np.argsort(e.confidence, kind="stable")[:SHOWN_CARDS]
@@ -456,6 +466,14 @@ def _add_calibration(e: ClassificationEvaluation, page: Page) -> None:
     )
     if e.calibration is not None:
         page.add_text(calibration_text(e.calibration))
+
+
+def _add_stress(e: ClassificationEvaluation, page: Page) -> None:
+    if e.stress is None:
+        return
+    page.add_heading("Corrupted images", count=len(e.stress.right))
+    page.add_text(stress_text(e.stress))
+    page.add_table(page_parts.shares(stress_rows(e.stress)))
 
 
 def _matrix(e: ClassificationEvaluation) -> tuple[list[str], list[str], list[list[int]]]:

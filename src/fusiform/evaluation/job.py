@@ -18,6 +18,7 @@ from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
+from fusiform.evaluation.stress import stress as stress_with
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import Colours, Fit, Task
 from fusiform.tasks.classification import rename
@@ -43,6 +44,7 @@ def evaluate(
     html: str | os.PathLike[str] | None = None,
     explain: Sequence[int | str | os.PathLike[str]] = (),
     fit_temperature: str | os.PathLike[str] | None = None,
+    stress: bool = False,
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
@@ -80,6 +82,8 @@ def evaluate(
         fit_temperature: For a classifier: fit a temperature on other pictures than the report's (val, else test, else
             half of them), and write a copy of the model there whose probabilities use it, unless the report's get
             worse.
+        stress: For a classifier: show it the images corrupted in 75 ways as well, by ImageNet-C's fifteen corruptions
+            at five strengths.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
@@ -126,7 +130,9 @@ def evaluate(
     if labels is not None:
         stated = replace(stated, spec=rename(stated.spec, labels))
     models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
-    _check_task(models, bool(explain), fit_temperature is not None, score is not None, multi_scale, ignore is not None)
+    _check_task(
+        models, bool(explain), fit_temperature is not None, score is not None, multi_scale, ignore is not None, stress
+    )
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
     for path in (html, fit_temperature):
@@ -153,6 +159,18 @@ def evaluate(
     if isinstance(result, ClassificationEvaluation):
         if fit_temperature is not None and divided is not None:
             result = _calibrated(result, models[0], divided, how, fit_temperature)
+        if stress:
+            found = stress_with(
+                opened,
+                result.samples,
+                result.truth,
+                engine=engine,
+                device=device,
+                threads=threads,
+                batch=batch,
+                progress=how.progress,
+            )
+            result = result.including(stress=found)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
@@ -212,6 +230,7 @@ def _check_task(
     score: bool,
     multi_scale: bool,
     ignore: bool,
+    stress: bool,
 ) -> None:
     """UsageError for what was asked for and is for models of another task, a second model included."""
     opened, name = models[0]
@@ -219,6 +238,7 @@ def _check_task(
     given: dict[str, tuple[bool, Task]] = {
         "--explain": (explain, "classification"),
         "--fit-temperature": (fit_temperature, "classification"),
+        "--stress": (stress, "classification"),
         "--score": (score, "detection"),
         "--multi-scale": (multi_scale, "segmentation"),
         "--ignore": (ignore, "segmentation"),

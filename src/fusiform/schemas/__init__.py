@@ -57,6 +57,11 @@ _CONFUSION: Schema = {
     "required": ["columns", "counts"],
     "additionalProperties": False,
 }
+_STRESS = object_of("images clean_top1 corrupted_top1... mean_corruption_error retained? seconds")
+_STRESS["properties"]["corruptions"] = list_of(
+    object_of("corruption strength_1 strength_2 strength_3 strength_4 strength_5 top1...")
+)
+_STRESS["required"].append("corruptions")
 _CURVES = list_of(
     {
         "type": "object",
@@ -160,6 +165,7 @@ DOCUMENTS: dict[str, Document] = {
                 },
                 {
                     "confusion": _CONFUSION,
+                    "stress": or_null(_STRESS),
                     **_of_evaluation(
                         "top1 other_top1 both only_model only_other neither p_value top1_difference...",
                         "temperature fitted_on images ece_before ece_after nll_before nll_after written",
