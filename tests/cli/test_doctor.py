@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
         for number in range(5):
             noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
-            noise.resize((240, 240), Image.Resampling.BICUBIC).save(root / name / f"{number}.jpg")
+            noise.resize((240, 240), Image.Resampling.NEAREST).save(root / name / f"{number}.jpg")
     return root
 
 
@@ -127,7 +127,7 @@ def boxes(tmp_path: Path) -> Path:
     images, annotations = [], []
     for n in range(1, 13):
         noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
-        noise.resize((400, 330), Image.Resampling.BICUBIC).save(root / "images" / f"{n}.jpg")
+        noise.resize((400, 330), Image.Resampling.NEAREST).save(root / "images" / f"{n}.jpg")
         images.append({"id": n, "file_name": f"{n}.jpg", "width": 400, "height": 330})
         annotations += [{"image_id": n, "category_id": k, "bbox": [9 * k, 9 * n, 90, 70 + n]} for k in (1, 2)]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]

@@ -29,11 +29,12 @@ CLASSES = ("blue", "green", "red")
 
 
 def photograph(channel: int, seed: int, width: int = 256, height: int = 240) -> Image.Image:
-    """A scene that no other seed gives: smooth noise with shapes, most of it in the colour of one channel."""
+    """A scene that no other seed gives: patches and shapes, all but the border in the colour of one channel."""
     random = np.random.default_rng([channel, seed])
-    noise = random.integers(0, 140, (6, 6, 3), np.uint8)
-    noise[..., channel] += 110
-    image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+    noise = random.integers(0, 250, (10, 10, 3), np.uint8)
+    noise[1:-1, 1:-1] = random.integers(0, 140, (8, 8, 3), np.uint8)
+    noise[1:-1, 1:-1, channel] += 110
+    image = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     for _ in range(5):
         x, y, right, down = (int(v) for v in random.integers(10, (width - 80, height - 80, 70, 70)))

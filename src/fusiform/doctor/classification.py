@@ -20,6 +20,7 @@ from fusiform.doctor.classes import about_imbalance, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, Kind, by_split, counted, in_severity, in_split, relative
 from fusiform.doctor.judge import Answer, Judge
 from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
+from fusiform.doctor.shortcuts import about_shortcuts
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
@@ -79,6 +80,10 @@ def examine(
         groups = find_groups([look.fingerprint for look in looks])
     for group in groups:
         findings += _about_group(dataset, group.kind, [entries[i] for i in group.members])
+    copies = {i for group in groups for i in group.members[1:]}
+    once = [(look, entry) for i, (look, entry) in enumerate(zip(looks, entries, strict=True)) if i not in copies]
+    shown = [(look.appearance, sample.label) for look, (_, sample) in once if look.appearance is not None]
+    findings += about_shortcuts([each for each, _ in shown], [label for _, label in shown], dataset.classes)
     findings += _about_classes(dataset)
     findings += _about_other_files(dataset)
     findings += [Finding("dataset", "note", note) for note in dataset.notes]

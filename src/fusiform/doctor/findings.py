@@ -33,6 +33,7 @@ Kind = Literal[
     "dataset",
     "grey",
     "small",
+    "shortcut",
     "exact duplicates",
     "near duplicates",
     "leak between splits",
