@@ -158,6 +158,9 @@ SHORT = {"--out": "-o", "--model": "-m", "--format": "-f"}
 ARGUMENTS = {
     "predict": "SOURCE...",
     "watch": "DIR",
+    "embed": "SOURCE...",
+    "search": "QUERY INDEX",
+    "add-class": "MODEL DIR...",
     "doctor": "DATA",
     "train": "[DATA]",
     "choose": "DATA",
