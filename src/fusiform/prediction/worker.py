@@ -18,7 +18,7 @@ from fusiform.errors import ImageError, SpecError, UsageError, WeightsError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
-from fusiform.spec import ModelSpec, Task
+from fusiform.spec import FEATURES, ModelSpec, Task
 from fusiform.tasks.classification import Classification, decode
 
 FAST_MARGIN = 2
@@ -51,7 +51,8 @@ class Worker:
     """One engine and the way from pictures to answers through it; serves one thread.
 
     ``path`` is the model's file, for messages; the network sees ``batch`` pictures at a time; ``alone`` says that
-    thumbnails are of a picture beside no other. A picture of more than ``max_pixels`` is not decoded.
+    thumbnails are of a picture beside no other. A picture of more than ``max_pixels`` is not decoded. With
+    ``features`` the answers bring a classifier's features along, which the engine has to answer.
     """
 
     def __init__(
@@ -64,12 +65,15 @@ class Worker:
         batch: int = 1,
         alone: bool = False,
         max_pixels: int | None = None,
+        features: bool = False,
     ) -> None:
         self.engine, self.path = engine, path
         self.fast, self.batch, self.alone, self.max_pixels = fast, batch, alone, max_pixels
         # An engine that the file was not made for runs its weights, without a softmax at their end.
         output = engine.spec.output
         self.spec = spec if spec.output == output else spec.replace(output=output)
+        if self.spec.features != features:
+            self.spec = self.spec.replace(features=features)
 
     def answer(self, pictures: Sequence[Picture], asked: Asked) -> list[Prediction]:
         """The answers for a group, in its order, each with what is wrong with its picture, if anything is.
@@ -111,9 +115,10 @@ class Worker:
         if self.spec.task == "segmentation":
             return self._segmentations(read, values)
         guesses = decode(values[self.spec.output], self.spec, asked.top or TOP)
+        features = values.get(FEATURES, [None] * len(read))
         return [
-            Prediction(one.path, Classification(one.path, top), thumbnail=one.thumbnail)
-            for one, top in zip(read, guesses, strict=True)
+            Prediction(one.path, Classification(one.path, top), thumbnail=one.thumbnail, features=row)
+            for one, top, row in zip(read, guesses, features, strict=True)
         ]
 
     def _detections(self, read: Sequence[Read], values: dict[str, NDArray[Any]], asked: Asked) -> list[Prediction]:

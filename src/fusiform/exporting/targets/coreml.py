@@ -57,9 +57,10 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     A network of three colours takes a picture as iOS hands it over, an image of the input size in the spec's colour
     order: the mean is subtracted first, and the first weights divide by the standard deviation. Others take normalised
     float32 (1, channels, size, size). The answers are multi-arrays under the spec's names: ``logits`` (or
-    ``probabilities``) of a classifier, and where no two of its labels are the same, ``classLabel`` and the probability
-    of each label; ``logits`` (1, priors, 1 + classes) and ``codes`` (1, priors, 4) of a detector, ``logits`` (1, rows,
-    columns, classes) of a segmenter. ``float16`` stores weights and activations in half the space.
+    ``probabilities``) of a classifier, its ``features`` where the spec says so, and where no two of its labels are the
+    same, ``classLabel`` and the probability of each label; ``logits`` (1, priors, 1 + classes) and ``codes`` (1,
+    priors, 4) of a detector, ``logits`` (1, rows, columns, classes) of a segmenter. ``float16`` stores weights and
+    activations in half the space.
 
     Raises MissingExtraError without coremltools.
     """
@@ -220,7 +221,7 @@ def _program(graph: Graph, system: Any) -> Any:
         answers = [Builder.identity(x=values[name], name=answer) for answer, name in graph.outputs.items()]
         if not _classifies(spec):
             return answers
-        (scores,) = answers
+        scores = answers[0]
         if spec.temperature != 1:
             scores = Builder.mul(x=scores, y=np.float32(1 / spec.temperature), name="tempered")
         if spec.output == "logits":
