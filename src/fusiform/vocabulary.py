@@ -58,6 +58,7 @@ _INTERVALS: dict[str, Key] = {
 _MEASURES: dict[str, Key] = {
     "ap": Key("share", "the class's average precision, intersection over union 0.50 to 0.95", "AP"),
     "ap50": Key("share", "the class's average precision at an intersection over union of 0.50", "AP 0.50"),
+    "gain": Key("share", "the right labels that are expected to be more for each that is corrected"),
     "balanced_accuracy": Key("share", "the mean of the classes' recalls"),
     "boxes_near": Key("share", "the share of the boxes of both sides with an IoU of 0.50 or more to one of the other"),
     "boxes_same": Key("share", "the share of the boxes of both sides with an IoU of 0.95 or more to one of the other"),
@@ -306,6 +307,7 @@ _WORDS: dict[str, Key] = {
     "shortfall": Key("text", "what is short of what was asked for"),
     "source": Key("text", "who trained the weights, and how"),
     "split": Key("text", "train, val, test or all"),
+    "suggested": Key("text", "the class that a picture probably is of"),
     "system": Key("text", "the operating system and the kind of machine"),
     "target": Key("text", "what was exported to"),
     "task": Key("text", "classification, detection or segmentation"),

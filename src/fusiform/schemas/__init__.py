@@ -98,7 +98,7 @@ _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
     "note_count"
 )
-_FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
 _FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
