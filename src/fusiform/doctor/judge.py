@@ -50,7 +50,8 @@ class Judge:
     def look(self, image: Image.Image) -> NDArray[np.float16]:
         """What the model sees in a picture; half precision, for there may be a million of them."""
         values = self._engine().run(crop_pixels(image, self.spec.preprocess)[None])[self._answer][0]
-        return values.clip(-6e4, 6e4).astype(np.float16)
+        halved: NDArray[np.float16] = values.clip(-6e4, 6e4).astype(np.float16)
+        return halved
 
     def findings(
         self,

@@ -203,6 +203,21 @@ DOCUMENTS: dict[str, Document] = {
             "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
         },
     ),
+    "plan": Document(
+        "Whether there are enough images, with a row for each class",
+        "`fusiform plan`",
+        {
+            "": Variant(
+                "data model measured split classes train_images test_images top1... images_to_tell images_to_compare "
+                "doubted notes",
+                "class train_images test_images recall? recall_low? recall_high? images_to_tell? doubted limit?",
+                {
+                    "curve": "train_images top1",
+                    "more": "more_images train_images foretold foretold_low foretold_high foretold_gain",
+                },
+            )
+        },
+    ),
     "export": Document(
         "The files that a model was exported to",
         "`fusiform export`, `NAME_export.json` beside the files",

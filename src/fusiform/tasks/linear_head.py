@@ -40,7 +40,11 @@ class Statistics(NamedTuple):
 
     def without(self, other: Statistics) -> Statistics:
         """Those of the pictures that the other one does not have."""
-        return Statistics(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return Statistics(self.counts - other.counts, self.sums - other.sums, self.products - other.products)
+
+    def with_(self, other: Statistics) -> Statistics:
+        """Those of both."""
+        return Statistics(self.counts + other.counts, self.sums + other.sums, self.products + other.products)
 
 
 def statistics(features: NDArray[Any], labels: NDArray[np.integer[Any]], classes: int) -> Statistics:
