@@ -26,6 +26,7 @@ FUNCTIONS = {
     "train": "train",
     "evaluate": "evaluate",
     "doctor": "diagnose",
+    "plan": "plan",
     "export": "export",
     "verify": "verify",
     "benchmark": "benchmark",
@@ -42,6 +43,7 @@ ONLY_OPTIONS = {
     "strict": "an exit code: results have their errors and findings",
     ("predict", "out"): "where the printed text goes",
     ("evaluate", "out"): "where the printed text goes",
+    ("plan", "out"): "where the printed text goes",
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
     ("benchmark", "out"): "where the printed text goes",
@@ -70,7 +72,7 @@ ONLY_PARAMETERS = {
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = ("diagnose", "plan", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""

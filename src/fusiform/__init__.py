@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.plan import plan
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
@@ -64,6 +65,7 @@ __all__ = [
     "list_models",
     "load",
     "open_model",
+    "plan",
     "port",
     "predict",
     "predict_iter",
@@ -101,6 +103,7 @@ _WHERE = {
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
+    "plan": "fusiform.advice.plan",
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",

@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": ("fusiform.cli.embed:command", "Compute the features of images."),
     "search": ("fusiform.cli.search:command", "Find the images that are most similar to one."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
+    "plan": ("fusiform.cli.plan:command", "Say whether there are enough images."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
     "add-class": ("fusiform.cli.add_class:command", "Add classes from a few images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
@@ -37,7 +38,7 @@ COMMANDS = {
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
     "Use a model": ("predict", "watch", "embed", "search"),
-    "Train on your images": ("doctor", "train", "add-class", "choose", "evaluate"),
+    "Train on your images": ("doctor", "plan", "train", "add-class", "choose", "evaluate"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),

@@ -103,7 +103,7 @@ _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
     "note_count"
 )
-_FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
 _FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
@@ -222,6 +222,21 @@ DOCUMENTS: dict[str, Document] = {
             "classification": _diagnosis("images train_images? val_images? test_images?"),
             "detection": _diagnosis("objects train_objects? val_objects? test_objects? small"),
             "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
+        },
+    ),
+    "plan": Document(
+        "Whether there are enough images, with a row for each class",
+        "`fusiform plan`",
+        {
+            "": Variant(
+                "data model measured split classes train_images test_images top1... images_to_tell images_to_compare "
+                "doubted notes",
+                "class train_images test_images recall? recall_low? recall_high? images_to_tell? doubted limit?",
+                {
+                    "curve": "train_images top1",
+                    "more": "more_images train_images foretold foretold_low foretold_high foretold_gain",
+                },
+            )
         },
     ),
     "export": Document(
