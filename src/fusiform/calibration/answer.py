@@ -42,3 +42,8 @@ class Reader:
         if features is None or self._detector is None or unknown is None:
             return [None] * images
         return [unknown.table.p_value(float(score)) for score in self._detector.scores(features)]
+
+    def scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """What p-values are made from: larger for images that show none of the classes."""
+        assert self._detector is not None
+        return self._detector.scores(features)
