@@ -52,7 +52,16 @@ KEPT = (0, 1, 2, 4, 8)
 
 
 _VERIFIED = (
-    *("images", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"),
+    *(
+        "images",
+        "largest_error",
+        "agreement",
+        "features_cosine",
+        "boxes",
+        "boxes_same",
+        "boxes_near",
+        "pixel_agreement",
+    ),
     *(f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")),
     *("drop", "drop_low", "drop_high"),
 )
@@ -89,6 +98,7 @@ def export(
     pixels: bool | None = None,
     output: Output | None = None,
     decoded: bool = False,
+    features: bool = False,
     single_file: bool = False,
     golden: int = 0,
     samples: str | os.PathLike[str] | None = None,
@@ -128,6 +138,9 @@ def export(
             The files of the other targets answer with logits.
         decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
+        features: Let a classifier's files answer with its features too, what its last layer reads, beside its logits or
+            probabilities: programs of your own find similar images by them. MediaPipe shows a second answer as a second
+            list of classes: leave it out for MediaPipe.
         single_file: Write the web page as one ``.html`` with everything inside, which is opened from a disk.
         golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
             programs in any language: photographs of ``data``, else of the run, and synthetic images. A page has them
@@ -170,13 +183,16 @@ def export(
     if labels is not None:
         opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision, decoded=decoded)
-    form = _Form(pixels, output, decoded, single_file)
+    form = _Form(pixels, output, decoded, single_file, features)
     _check(targets, precision, form, slices=slices, keep_float=keep_float, golden=golden)
     _check_output(targets, output, opened)
     _check_decoded(opened, decoded=decoded)
+    if features and opened.spec.task != "classification":
+        raise UsageError(f"{opened.path}: is for {opened.spec.task}; --features is for classifiers: leave it out")
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
+    graph = replace(graph, spec=graph.spec.replace(features=False))  # of a file that has them; see _Form
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = find_pictures(opened, calibrate, data, ignore, root)
@@ -276,9 +292,11 @@ class _Form:
     output: Output | None
     decoded: bool
     single_file: bool
+    features: bool
 
     def of(self, graph: Graph, target: TargetName) -> Graph:
         """The graph in the form that a target's file is to have, before it decodes its answers."""
+        graph = replace(graph, spec=graph.spec.replace(features=self.features))
         if target == "litert":
             return for_litert(graph, pixels=self.pixels, output=self.output)
         return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
@@ -304,7 +322,7 @@ class _Work:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
         self.golden, self.samples = golden, samples
-        self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
+        self.name = file_stem(opened.spec.replace(decoded=form.decoded, features=form.features), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
             "network": opened.spec.name,

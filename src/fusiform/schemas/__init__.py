@@ -90,9 +90,9 @@ _VERIFIED = "file reference engine task int8 passed failures images"
 _LIMITS = "min_agreement? allowed_drop? notes"
 _ERRORS = "explained_error? max_error? tolerance? largest_error? batch_error?"
 _EXPORTED = (
-    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? boxes? "
-    "boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... "
-    "delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
+    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? features_cosine? "
+    "boxes? boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? "
+    "drop?... delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
 )
 _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
@@ -220,7 +220,8 @@ DOCUMENTS: dict[str, Document] = {
         "`fusiform verify`",
         {
             "classification": Variant(
-                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? {_LIMITS}",
+                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? "
+                f"explained_error_features? max_error_features? features_error? features_cosine? {_LIMITS}",
                 "kind batch images largest_error rms_error agreement? other_class",
             ),
             "detection": Variant(
@@ -482,7 +483,7 @@ def _spec() -> Schema:
     first = ("architecture", "width", "labels")
     fields = object_of(
         "architecture width labels task label_ids input_size input_channels padding output temperature scores "
-        "output_stride aspp align_corners decoded"
+        "output_stride aspp align_corners decoded features"
     )["properties"]
     fields |= {
         "task": {"enum": list(TASKS)},

@@ -23,7 +23,7 @@ from torch import Tensor
 from fusiform.engines.batch import Batch, as_normalized, check_batch
 from fusiform.engines.quiet import quietly
 from fusiform.errors import MissingExtraError, OutputError, WeightsError
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.files import write_file
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import (
@@ -89,7 +89,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
         description = model.get_spec()
         weights = (Path(model.weights_dir) / "weight.bin").read_bytes()
     _describe(description, spec)
-    path = folder / f"{spec.name}_{precision}.mlpackage"
+    path = folder / f"{file_stem(spec, precision)}.mlpackage"
     _write_package(path, description.SerializeToString(deterministic=True), weights)
     return [Written(path, (path,), {"verified_by": "interpreter, not Core ML"})]
 
