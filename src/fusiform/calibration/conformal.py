@@ -14,6 +14,7 @@ images alone where the first name is wrong, and a promise that is smaller than t
 
 from __future__ import annotations
 
+import decimal
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ PENALTY, FREE = 0.01, 5
 """What ``raps`` adds for each rank after the first five: the published values for ImageNet's classes."""
 SEED = 0
 _ROWS = 4096
+_SIX_DIGITS = decimal.Context(prec=6, rounding=decimal.ROUND_CEILING)
 
 
 def set_scores(
@@ -155,7 +157,4 @@ def measure_sets(probabilities: NDArray[Any], truth: Truth, sets: Sets, share: f
 
 def _rounded_up(value: float) -> float:
     """Six significant digits, no smaller: the promise is about scores up to this one."""
-    rounded = float(f"{value:.6g}")
-    if rounded >= value:
-        return rounded
-    return float(f"{value + abs(value) * 5e-6:.6g}")
+    return float(_SIX_DIGITS.create_decimal_from_float(float(value)))

@@ -102,7 +102,7 @@ def fit_temperature(
     value = metrics.fit_temperature(logits, truth)
     stays = np.full(len(truth), own)
     right = int((logits.argmax(1) == truth).sum())
-    if value in metrics.TEMPERATURES or len(truth) < 2 * FOLDS:
+    if value in metrics.TEMPERATURES or right == len(truth) or len(truth) < FOLDS:
         ece, nll = _figures(logits / own, truth)
         why = f"no temperature fits {len(truth)} images of which {right} are named right"
         return Temperature(own, ece, ece, nll, nll, why), stays
