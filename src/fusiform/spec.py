@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fusiform.certainty import Certainty
 from fusiform.errors import SpecError
 from fusiform.fields import check_types, from_dict, show
 from fusiform.tables import TRAITS, num_features, ssd_priors
@@ -157,6 +158,9 @@ class ModelSpec:
     A classifier's file with ``features`` answers with those too: what its last layer reads, the averages of the last
     feature map.
 
+    A classifier's ``certainty`` says which sets of names hold the right one, and which images show none of its classes;
+    see ``fusiform.evaluate`` with ``calibrate``.
+
     Example:
         >>> import fusiform
         >>> spec = fusiform.ModelSpec("mobilenet_v2", 0.35, ("cat", "dog"))
@@ -185,6 +189,7 @@ class ModelSpec:
     provenance: str = ""
     license: str = ""
     accuracy: tuple[Accuracy, ...] = ()
+    certainty: Certainty | None = None
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
@@ -259,6 +264,11 @@ class ModelSpec:
             raise SpecError(f"{self.task}: decoded is for detection and segmentation")
         if self.task != "classification" and self.features:
             raise SpecError(f"{self.task}: features is for classification")
+        if self.certainty is not None:
+            if self.task != "classification":
+                raise SpecError(f"{self.task}: certainty is for classification")
+            _check_text("certainty: source", self.certainty.source)
+            self.certainty.check(self.num_classes, self.num_features)
 
     @property
     def backbone(self) -> str:
@@ -336,7 +346,7 @@ class ModelSpec:
         """What ``to_json`` writes."""
         fields = dataclasses.asdict(self)
         # What says nothing is left out, which keeps the bytes of files from before there was such a field.
-        for name in ("temperature", "scores", "output_stride", "aspp", "align_corners", "decoded", "features"):
+        for name in _LEFT_OUT:
             if fields[name] == _DEFAULTS[name]:
                 del fields[name]
         if self.preprocess.fit == "crop":
@@ -390,6 +400,7 @@ def _as_shares(accuracies: Any) -> Any:
     ]
 
 
+_LEFT_OUT = ("temperature", "scores", "output_stride", "aspp", "align_corners", "decoded", "features", "certainty")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
 
 

@@ -52,6 +52,11 @@ _INTERVALS: dict[str, Key] = {
     "map_difference": Key("difference", "the first model's map less the other's", "mAP difference"),
     "map50_difference": Key("difference", "the first model's map50 less the other's", "mAP 0.50 difference"),
     "miou_difference": Key("difference", "the first model's miou less the other's", "mean IoU difference"),
+    "coverage": Key("share", "the share of the images whose set of names holds the right one"),
+    "set_size": Key("ratio", "the names that a set has on average", "names in a set"),
+    "false_unknown": Key("share", "the share of the images that is called unknown though it shows one of the classes"),
+    "auroc": Key("share", "how often an unknown image scores above a known one", "AUROC"),
+    "caught": Key("share", "the share of the unknown images that is called so"),
     "pixel_accuracy_difference": Key("difference", "the first model's pixel_accuracy less the other's"),
 }
 """Keys that have their 95 % interval beside them, in ``NAME_low`` and ``NAME_high``."""
@@ -69,6 +74,9 @@ _MEASURES: dict[str, Key] = {
     "boxes_same": Key("share", "the share of the boxes of both sides with an IoU of 0.95 or more to one of the other"),
     "calibrated_error": Key("ratio", "the quantised network's error of the logits, of their root mean square"),
     "clean_top1": Key("share", "top1 on the images as they are"),
+    "certain": Key("share", "the share of images that a calibrated model makes its promises for"),
+    "detector_auroc": Key("share", "how well classes left out of the fit were told from the others"),
+    "p_known": Key("share", "the p-value of an image's showing any of the classes"),
     "confidence": Key("share", "the probability of the likeliest class"),
     "ece": Key("share", "the expected calibration error", "calibration error"),
     "ece_after": Key("share", "the expected calibration error with the new temperature"),
@@ -125,6 +133,7 @@ _MEASURES: dict[str, Key] = {
 """How good something is."""
 
 _COUNTS: dict[str, Key] = {
+    "unknown_images": Key("count", "the images that show none of the classes"),
     "best_epoch": Key("count", "the epoch whose weights are kept; 0 is what training started from"),
     "bits": Key("count", "the bits of a value of an activation"),
     "both": Key("count", "the images that both models are right about"),
@@ -271,7 +280,6 @@ _FLAGS: dict[str, Key] = {
     "multi_scale": Key("flag", "whether each image was shown at six scales and mirrored"),
     "passed": Key("flag", "whether the file gives the reference's answers"),
     "usable": Key("flag", "whether it can be opened here"),
-    "written": Key("flag", "whether the calibrated copy was written"),
     **{
         f"{name}_excludes_zero": Key("flag", f"whether the interval of {name}_difference leaves out 0")
         for name in ("map", "map50", "miou", "pixel_accuracy")
@@ -290,7 +298,10 @@ _WORDS: dict[str, Key] = {
     "engine": Key("text", "the runtime"),
     "file": Key("text", "the path of a file"),
     "fit": Key("text", "how an image comes into the square: crop, stretch or pad"),
-    "fitted_on": Key("text", "the images that the temperature was fitted on"),
+    "detected_by": Key("text", "the evidence that unknown images are told by"),
+    "fitted_on": Key("text", "the images that the calibration was fitted on"),
+    "refused": Key("text", "why the model's own temperature stays; empty where it does not"),
+    "set_score": Key("text", "the score that sets of names are made by: lac, aps or raps"),
     "form": Key("text", "which of a target's forms the file has"),
     "format": Key("text", "the kind of file"),
     "fusiform": Key("text", "fusiform's version"),

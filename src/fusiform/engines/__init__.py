@@ -129,6 +129,14 @@ def own_engine(model: Model) -> EngineName:
     return _OWN.get(model.format, "litert")
 
 
+def tells_unknown(model: Model) -> bool:
+    """Whether a classifier tells unknown images by its features, and can answer those."""
+    certainty = model.spec.certainty
+    if certainty is None or certainty.unknown is None:
+        return False
+    return model.spec.features or model.format not in PROGRAMS
+
+
 def check_features(model: Model) -> None:
     """UsageError for a model that has no features to answer with: no classifier, or a program without them."""
     if model.spec.task != "classification":

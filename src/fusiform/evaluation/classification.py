@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,49 +16,34 @@ from PIL import Image
 
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.drawing import charts
-from fusiform.drawing.page import LARGE, Card, Headline, Page, percent_cell, percent_text
+from fusiform.drawing.page import Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
-from fusiform.errors import ImageError
-from fusiform.evaluation import page_parts
 from fusiform.evaluation.base import SCHEMA, Evaluation, Rows
-from fusiform.evaluation.calibration import calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison
 from fusiform.evaluation.figures import OTHER, percent, rounded
-from fusiform.evaluation.page_parts import FEW_IMAGES
+from fusiform.evaluation.promises import Promises, Seen, promise_figures, slipped
 from fusiform.evaluation.source import choose_classes
 from fusiform.evaluation.stress import Stress, stress_figures, stress_rows, stress_text
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text, rows_table
+from fusiform.spec import FEATURES
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import Interval
 from fusiform.tasks.classification import to_logits
 from fusiform.zoo.model import Model
 
-SHOWN_CARDS = 12
-LARGEST_MATRIX = 50
-"""More classes than these make a matrix that nobody can read; the page then has only the most confused pairs."""
-NARROW_MATRIX = 11
-"""Classes up to which the matrix has room beside another section."""
-SURE = 0.9
-"""A confidence from which a mistake is worth a look at its label."""
-MISCALIBRATED = 0.05
-"""A calibration error from which a temperature is worth fitting."""
-OFTEN = 3
-"""Mistakes of one kind that are no accident."""
-_EXPLAINS = ("right: ", "predicted: ", "true: ")
-"""What the captions of ``explain`` begin with, but for that of the photograph itself."""
-
 
 class Answers(NamedTuple):
     """What a model says of pictures: ``values`` (pictures, classes), logits also where its file gives probabilities.
 
-    The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index.
+    The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index. ``features``
+    (pictures, features) are there where they were asked for.
     """
 
     values: NDArray[np.float32]
     errors: Mapping[int, str]
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -68,8 +52,10 @@ class ClassificationEvaluation(Evaluation):
 
     ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
     (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, up to a constant
-    in each row where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the
-    page. ``stress`` is what became of corrupted images, None where that was not asked for.
+    in each row where its file ends in a softmax; ``features`` (images, features) are kept where promises take them.
+    ``promises`` is what a calibrated model's came to, or what those of this ``calibration`` would. ``explained`` are
+    images with Grad-CAM's heat and captions, for the page; ``stress`` is what became of corrupted images, None where
+    that was not asked for.
     """
 
     main = "top-1"
@@ -78,6 +64,8 @@ class ClassificationEvaluation(Evaluation):
     outputs: tuple[int, ...]
     truth: NDArray[np.int64] = field(repr=False)
     logits: NDArray[np.float32] = field(repr=False)
+    features: NDArray[np.float32] | None = field(default=None, repr=False)
+    promises: Promises | None = None
     explained: tuple[tuple[Image.Image, str], ...] = field(default=(), repr=False)
     stress: Stress | None = field(default=None, repr=False)
 
@@ -120,6 +108,11 @@ class ClassificationEvaluation(Evaluation):
         place[list(self.outputs)] = np.arange(len(self.outputs))
         columns = len(self.outputs) + 1
         return metrics.confusion_matrix(place[self.truth], place[self.predicted], len(self.outputs), columns=columns)
+
+    @property
+    def seen(self) -> Seen:
+        """The answers alone."""
+        return Seen(self.samples, self.logits, self.features)
 
     @property
     def has_others(self) -> bool:
@@ -165,6 +158,7 @@ class ClassificationEvaluation(Evaluation):
             "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
             "temperature": temperature,
             "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
+            **promise_figures(self.promises),
             "seconds": round(self.seconds, 3),
         }
         rows: tuple[dict[str, Cell], ...] = tuple(
@@ -203,6 +197,7 @@ class ClassificationEvaluation(Evaluation):
             "calibration error": percent(figures, "ece"),
             "log likelihood loss": cell_text(figures["nll"]),
             "temperature": f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}",
+            **promised(figures),
             "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
         }
 
@@ -272,10 +267,21 @@ class ClassificationEvaluation(Evaluation):
             "most_confused": self.most_confused(),
             "mistakes": self.mistakes(),
             "stress": None if self.stress is None else stress_figures(self.stress),
+            "slipped": self.slipped(),
         }
 
+    def slipped(self) -> list[dict[str, Cell]]:
+        """The images of none of the classes that were not called unknown, the most alike to a known class first."""
+        if self.promises is None or self.promises.strangers is None:
+            return []
+        return slipped(self.promises.strangers, self.spec, self.promises.certain)
+
     def _tables(self) -> dict[str, Rows]:
-        return {"Most confused": self.most_confused(), "Most confident mistakes": self.mistakes()}
+        return {
+            "Most confused": self.most_confused(),
+            "Most confident mistakes": self.mistakes(),
+            "Unknown images that slipped through": self.slipped(),
+        }
 
     def to_table(self) -> str:
         text = super().to_table()
@@ -287,7 +293,9 @@ class ClassificationEvaluation(Evaluation):
         return self.samples  # a list may have a picture twice, under two classes
 
     def _fill(self, page: Page) -> None:
-        _fill_page(self, page)
+        from fusiform.evaluation.classification_page import fill_page
+
+        fill_page(self, page)
 
 
 def evaluate(
@@ -300,9 +308,10 @@ def evaluate(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    features: bool = False,
     progress: Tracker = silent,
 ) -> ClassificationEvaluation:
-    """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``.
+    """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``, and ``answers``.
 
     Raises UsageError for a split that is not there or has no picture that can be read, and what ``bind_classes`` and
     ``answers`` raise.
@@ -312,8 +321,15 @@ def evaluate(
     chosen = choose_classes(data, spec, split=split)
     samples = chosen.samples
     started = time.perf_counter()
-    values, errors = answers(
-        model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
+    values, errors, found = answers(
+        model,
+        samples,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        features=features,
+        progress=progress,
     )
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), errors)
@@ -328,6 +344,7 @@ def evaluate(
         samples=tuple(samples[i] for i in read),
         truth=np.array([chosen.outputs[samples[i].label] for i in read], np.int64),
         logits=logits,
+        features=None if found is None else found[read],
         skipped=tuple(errors.values()),
         notes=chosen.notes,
         seconds=seconds,
@@ -342,22 +359,24 @@ def answers(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    features: bool = False,
     progress: Tracker = silent,
 ) -> Answers:
     """Show every picture to a model, with the exact preprocessing of its spec; no more than the answers is kept.
 
     ``model`` is a name, a file, or a model that was opened before. ``threads`` is the number of cores to use, all by
     default, with an engine for each; ``device`` is where the engine ``torch`` computes; ``batch`` is the number of
-    pictures that go through the network together. A picture that cannot be read is in the answer's ``errors``. Raises
-    UsageError for arguments that do not fit, WeightsError for a model that cannot be used or answers with values that
-    are not finite, and what ``open_engine`` raises.
+    pictures that go through the network together; ``features`` asks for them too. A picture that cannot be read is in
+    the answer's ``errors``. Raises UsageError for arguments that do not fit, WeightsError for a model that cannot be
+    used or answers with values that are not finite, and what ``open_engine`` raises.
     """
 
     def start(cores: int) -> Engine:
-        return engines.open_engine(model, engine=engine, threads=cores, device=device)
+        return engines.open_engine(model, engine=engine, threads=cores, device=device, features=features)
 
     crew = Crew(start, len(samples), threads=threads, batch=batch)
     values = np.full((len(samples), crew.spec.num_classes), np.nan, np.float32)
+    found = np.full((len(samples), crew.spec.num_features), np.nan, np.float32) if features else None
     errors: dict[int, str] = {}
 
     def answer(mine: Engine, group: range) -> None:
@@ -365,12 +384,15 @@ def answers(
         read, pixels = read_pixels([samples[i] for i in group], mine.spec, errors, first=group.start)
         for k in range(0, len(read), batch):
             rows = [i for i, _ in read[k : k + batch]]
-            values[rows] = to_logits(mine.run(np.stack(pixels[k : k + batch]))[mine.spec.output], mine.spec)
+            answered = mine.run(np.stack(pixels[k : k + batch]))
+            values[rows] = to_logits(answered[mine.spec.output], mine.spec)
+            if found is not None:
+                found[rows] = answered[FEATURES]
 
     crew.work(answer, progress)
     if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():
         raise not_finite(model)
-    return Answers(values, dict(sorted(errors.items())))
+    return Answers(values, dict(sorted(errors.items())), found)
 
 
 def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, tuple[float, float, float]]:
@@ -382,197 +404,18 @@ def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[st
     return found
 
 
-# --- the page ---
-
-
-def _fill_page(evaluation: ClassificationEvaluation, page: Page) -> None:
-    """Add all of it to a page that has begun."""
-    e = evaluation
-    _add_figures(e, page)
-    page.add_notes(e.notes)
-    page_parts.add_comparison(page, e.comparison)
-    worst = e.worst()
-    if worst:
-        page.add_heading("Most confident mistakes", count=len(worst))
-        page.add_cards(_card(e, i) for i in worst[:SHOWN_CARDS])
-    if e.explained:
-        page.add_heading("What it looks at")
-        page.add_text(
-            "Grad-CAM: the brighter a place, the more it speaks for the class that is named. Where hardly anything is "
-            "bright, nothing in the image speaks for that class."
-        )
-        page.add_cards(_explained(e))
-    if pairs := e.most_confused():
-        page.add_heading("Most confused", wide=False, count=len(pairs))
-        page.add_table(page_parts.shares(pairs), first=10)
-    page_parts.add_advice(page, _advice(e))
-    rows = e.report().rows
-    few = len(rows) <= NARROW_MATRIX
-    page.add_heading("Classes", wide=not few, count=len(rows))
-    page.add_table(page_parts.shares(rows), first=20)
-    if len(e.outputs) <= LARGEST_MATRIX:
-        page.add_heading("Confusion matrix", wide=not few)
-        page.add_text("True classes are rows, predicted ones columns; the share of the row makes the colour.")
-        names, columns, counts = _matrix(e)
-        page.add_svg(charts.heat_table(names, columns, counts), keeps_size=not few)
-    _add_calibration(e, page)
-    _add_stress(e, page)
-    page.add_heading("Least certain answers")
-    page.add_text("The images with the lowest confidence. Where to look first when more are to be labelled.")
-    unsure = np.argsort(e.confidence, kind="stable")[:SHOWN_CARDS]
-    page.add_cards(_card(e, int(i)) for i in unsure)
-    e._add_end(page, _terms(e))
-
-
-def _add_figures(e: ClassificationEvaluation, page: Page) -> None:
-    figures = e.report().figures
-    share = {name: float(value) for name, value in figures.items() if isinstance(value, (int, float))}
-    count, classes = len(e.samples), len(e.outputs)
-    top5 = page_parts.figure(share["top5"], "top-5", "the true class is among five")
-    others = [
-        *([top5] if e.spec.num_classes > 5 else []),
-        page_parts.figure(share["balanced_accuracy"], "balanced accuracy", "mean recall of the classes"),
-        page_parts.figure(share["macro_f1"], "macro F1", "mean F1 of the classes"),
-        page_parts.figure(share["ece"], "calibration error", "between confidence and accuracy"),
-        Headline(f"{count:,}", "images", note=f"{len(e.skipped):,} could not be read" if e.skipped else ""),
-        Headline(f"{classes:,}", "classes", note=f"of the model's {e.spec.num_classes:,}" if e.has_others else ""),
-    ]
-    page.add_headlines([page_parts.deciding(e.interval, "top-1 accuracy", f"{count:,} images")], others)
-    wrong = int((~e.right).sum())
-    sure = int((~e.right & (e.confidence >= SURE)).sum())
-    mistakes = "no image is named wrongly" if not wrong else f"{wrong:,} are mistakes"
-    confident = f", {sure:,} of them made with a confidence of {percent_text(SURE, 0)} or more" if sure else ""
-    page.add_lead(f"The first answer is right for {count - wrong:,} of {count:,} images; {mistakes}{confident}.")
-
-
-def _add_calibration(e: ClassificationEvaluation, page: Page) -> None:
-    page.add_heading("Calibration")
-    page.add_text(
-        "Does it know when it is right? Each circle holds the answers of one confidence, its area their number. On the "
-        "dashed line the model is right as often as it says; below it, less often."
-    )
-    bins = [each for each in metrics.reliability(e.confidence, e.right) if each.pictures]
-    page.add_drawing_with_table(
-        charts.reliability_diagram([(b.confidence, b.accuracy, b.pictures) for b in bins]),
-        [
-            {
-                "mean confidence, %": percent_cell(b.confidence),
-                "right, %": percent_cell(b.accuracy),
-                "images": b.pictures,
-            }
-            for b in bins
-        ],
-        caption="The circles, from the lowest confidence to the highest",
-    )
-    if e.calibration is not None:
-        page.add_text(calibration_text(e.calibration))
-
-
-def _add_stress(e: ClassificationEvaluation, page: Page) -> None:
-    if e.stress is None:
-        return
-    page.add_heading("Corrupted images", count=len(e.stress.right))
-    page.add_text(stress_text(e.stress))
-    page.add_table(page_parts.shares(stress_rows(e.stress)))
-
-
-def _matrix(e: ClassificationEvaluation) -> tuple[list[str], list[str], list[list[int]]]:
-    names = [e.names[output] for output in e.outputs]
-    columns = [*names, OTHER] if e.has_others else names
-    counts: list[list[int]] = e.confusion[:, : len(columns)].tolist()
-    return names, columns, counts
-
-
-def _card(e: ClassificationEvaluation, i: int) -> Card:
-    sample, right = e.samples[i], bool(e.right[i])
-    said = f"{e.names[e.predicted[i]]} {percent_text(e.confidence[i])}"
-    lines = [] if right else [f"true: {e.names[e.truth[i]]} {percent_text(e.probability[i])}"]
-    image: Image.Image | None = None
-    try:
-        image = sample.read(shorter_side=LARGE)
-    except ImageError:  # it was there a moment ago
-        image = None
-    return Card([(image, "")], said, lines, Path(sample.name).name, "right" if right else "wrong")
-
-
-def _explained(e: ClassificationEvaluation) -> Iterator[Card]:
-    """A card for each photograph with the heat maps that follow it."""
-    pictures: list[tuple[Image.Image | None, str]] = []
-    name = ""
-    for image, caption in e.explained:
-        if caption.startswith(_EXPLAINS):
-            pictures.append((image, caption))
-            continue
-        if pictures:
-            yield Card(pictures, name=name)
-        pictures, name = [(image, "")], caption
-    yield Card(pictures, name=name)
-
-
-def _advice(e: ClassificationEvaluation) -> Iterator[str]:
-    """What would make the model better, as far as these answers show it."""
-    wrong = ~e.right
-    if e.has_others:
-        known = np.isin(e.predicted, list(e.outputs))
-        if (strange := float((~known).mean())) >= MISCALIBRATED:
-            yield (
-                f"{percent_text(strange, 0)} of the answers are classes that this data does not have. A model of these "
-                "classes alone, from fusiform train, does not make such mistakes."
-            )
-    if sure := int((wrong & (e.confidence >= SURE)).sum()):
-        yield (
-            f"{sure:,} mistakes were made with a confidence of {percent_text(SURE, 0)} or more. Look whether their "
-            "labels are right: fusiform doctor DATA --model MODEL lists such images of a whole dataset."
-        )
-    confusion = e.confusion.copy()
-    support = confusion.sum(1)
-    np.fill_diagonal(confusion, 0)
-    names = [e.names[output] for output in e.outputs]
-    among = confusion[:, : len(names)]
-    true, said = (int(k) for k in np.unravel_index(int(among.argmax()), among.shape))
-    if confusion[true, said] >= OFTEN:
-        yield (
-            f"{names[true]} is taken for {names[said]} in {confusion[true, said]} images, more often than any other. "
-            "Add training images in which the two are hard to tell apart, or join the classes if nobody needs the "
-            "difference."
-        )
-    scored = np.flatnonzero(support >= FEW_IMAGES)
-    if len(scored) > 1 and wrong.any():
-        recalls = 1 - confusion.sum(1)[scored] / support[scored]
-        yield (
-            f"{names[scored[recalls.argmin()]]} has the lowest recall, {percent_text(recalls.min(), 0)}. More images "
-            "of it in training help more than more of the others."
-        )
-    if few := len(support) - len(scored):
-        yield (
-            f"{few:,} of {len(support):,} classes have fewer than {FEW_IMAGES} images here. Their own figures say "
-            "little."
-        )
-    yield from page_parts.interval_advice(e.interval, len(e.samples))
-    ece = float(str(e.report().figures["ece"]))
-    if e.calibration is None and ece >= MISCALIBRATED:
-        too = "more" if float(e.confidence.mean()) > e.value else "less"
-        yield (
-            f"The model is {too} confident than it is right. --fit-temperature FILE writes a copy whose confidence is "
-            "closer to its accuracy; the answers stay the same."
-        )
-    if not wrong.any():
-        yield "Nothing is wrong on these images. Harder ones, from where the model will be used, would tell more."
-
-
-def _terms(e: ClassificationEvaluation) -> list[tuple[str, str, str]]:
-    figures = e.report().figures
-    nll, temperature, best = (float(str(figures[key])) for key in ("nll", "temperature", "best_temperature"))
-    return [
-        (
-            "mean log loss",
-            f"{nll:.3f}",
-            "In nats: 0 if every true class got all the confidence. It is what training reduces.",
-        ),
-        (
-            "temperature",
-            f"{temperature:.2f}, best {best:.2f}",
-            "What the logits are divided by before they become confidence. Above 1 makes it lower. The best one fits "
-            "these images; --fit-temperature finds one on others.",
-        ),
-    ]
+def promised(figures: Mapping[str, Cell]) -> dict[str, str]:
+    """The promises' figures in the words of people; nothing where there are none."""
+    certain = figures["certain"]
+    if not isinstance(certain, float):
+        return {}
+    found = {f"sets with the right name, {certain:.0%} promised": percent(figures, "coverage")}
+    size, low, high = (figures[f"set_size{end}"] for end in ("", "_low", "_high"))
+    found["names in a set"] = f"{size:.2f} (95 % interval {low:.2f} to {high:.2f})"
+    if figures["false_unknown"] is not None:
+        found[f"known, but called unknown, up to {1 - certain:.0%} promised"] = percent(figures, "false_unknown")
+    if figures["caught"] is not None:
+        found[f"unknown, and called so, of {cell_text(figures['unknown_images'])} images"] = percent(figures, "caught")
+        area, low, high = (figures[f"auroc{end}"] for end in ("", "_low", "_high"))
+        found["AUROC of unknown images"] = f"{area:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    return found

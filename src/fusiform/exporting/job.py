@@ -11,10 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named
 from fusiform.errors import FusiformError, InputError, SpecError, UsageError, WeightsError
+from fusiform.evaluation.calibration import fit_calibration
+from fusiform.evaluation.classification import answers
+from fusiform.evaluation.promises import Seen
 from fusiform.exporting.golden import write_golden
 from fusiform.exporting.pictures import Pictures, find_pictures
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
@@ -32,8 +37,9 @@ from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
+from fusiform.graph.tflite import to_tflite
 from fusiform.progress import Tracker, silent, tell, tracker
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, printable
 from fusiform.spec import Colours, Fit, Output
 from fusiform.tasks.classification import rename
 from fusiform.training.recipes import quantize_small
@@ -43,6 +49,8 @@ from fusiform.zoo.stated import assumption
 
 Say = Callable[[str], None]
 
+_PROGRAMS: Sequence[TargetName] = ("torchscript", "openvino", "executorch")
+"""Targets whose files answer what they were made to answer, whoever opens them."""
 VERIFICATION_PICTURES = 500
 """Photographs that a file is verified on: held-out ones if there are any."""
 TRAINING_PICTURES = 5000
@@ -296,7 +304,10 @@ class _Form:
 
     def of(self, graph: Graph, target: TargetName) -> Graph:
         """The graph in the form that a target's file is to have, before it decodes its answers."""
-        graph = replace(graph, spec=graph.spec.replace(features=self.features))
+        certainty = graph.spec.certainty
+        # A program cannot be given features later, as other files are when they are opened.
+        needed = target in _PROGRAMS and certainty is not None and certainty.unknown is not None
+        graph = replace(graph, spec=graph.spec.replace(features=self.features or needed))
         if target == "litert":
             return for_litert(graph, pixels=self.pixels, output=self.output)
         return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
@@ -376,9 +387,34 @@ class _Work:
         def freeze(kept: int) -> Graph:
             network.kept = frozenset(worst[:kept])
             with self.progress(total=None, label="make int8"):
-                return network.freeze()
+                frozen = network.freeze()
+            return self._calibrated(frozen)
 
         return {kept: partial(freeze, kept) for kept in (KEPT if keep_float is None else (keep_float,))}
+
+    def _calibrated(self, graph: Graph) -> Graph:
+        """An int8 graph whose promises are made anew, from its own answers; without labelled photographs, with none."""
+        if graph.spec.certainty is None:
+            return graph
+        graph = replace(graph, spec=graph.spec.replace(certainty=None))
+        samples = [sample for sample in self.pictures.held_out if isinstance(sample, Sample)]
+        if not self.pictures.labelled:
+            self.say("int8 answers otherwise, and there are no labelled photographs: calibrate it (fusiform evaluate)")
+            return graph
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "int8.tflite"
+            file.write_bytes(to_tflite(graph))
+            model = open_model(file)
+            found = answers(model, samples, threads=self.threads, features=True, progress=self.progress)
+            read = [k for k in range(len(samples)) if k not in found.errors]
+            if not read or found.features is None:
+                return graph
+            seen = Seen(tuple(samples[k] for k in read), found.values[read], found.features[read])
+            truth = np.array([samples[k].label for k in read])
+            calibrated = fit_calibration(model, seen, truth, source=printable(self.pictures.verified_on))
+        self.say(f"calibrated int8 on {self.pictures.verified_on}: {len(read)} photographs")
+        certainty, temperature = calibrated.certainty, calibrated.temperature.value
+        return replace(graph, spec=graph.spec.replace(certainty=certainty, temperature=temperature))
 
     def _write_layers(self, layers: Sequence[LayerError]) -> None:
         rows: tuple[dict[str, Cell], ...] = tuple(

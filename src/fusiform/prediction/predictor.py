@@ -94,6 +94,7 @@ class Predictor:
         if features:
             engines.check_features(self._model)
         self._features = features
+        self._answers_features = features or engines.tells_unknown(self._model)
         self._tiles = None
         if tiles is not None or overlap != 0.2:
             from fusiform.prediction.tiles import check_tiles  # naming a photograph is not to wait for it
@@ -111,10 +112,11 @@ class Predictor:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
         progress: bool | Tracker | None = None,
     ) -> Predictions:
         """Answer each image, in the order of ``sources``; arguments and errors are those of ``fusiform.predict``."""
-        answers = self.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
+        answers = self.iter(sources, top=top, score=score, iou=iou, limit=limit, certain=certain, progress=progress)
         return Predictions(answers, self.spec)
 
     def iter(
@@ -125,11 +127,12 @@ class Predictor:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
         progress: bool | Tracker | None = False,
         thumbnails: int = 0,
     ) -> PredictionStream:
         """Yield each answer as soon as its turn comes; see ``fusiform.predict_iter``."""
-        asked = Asked(top, score, iou, limit)
+        asked = Asked(top, score, iou, limit, certain)
         check_asked(self.spec, asked)
 
         pictures: Iterable[Picture] = find_pictures(sources)
@@ -202,7 +205,7 @@ class Predictor:
                     engine=self._engine,
                     threads=threads,
                     device=self._device,
-                    features=self._features,
+                    features=self._answers_features,
                 )
                 self._pools[threads] = Engines(start, max(1, self._cores // threads))
             return self._pools[threads]

@@ -157,18 +157,21 @@ DOCUMENTS: dict[str, Document] = {
         {
             "classification": Variant(
                 f"{_EVALUATION} images skipped classes model_classes top1... top5... macro_f1 balanced_accuracy ece "
-                "nll temperature best_temperature seconds",
+                "nll temperature best_temperature certain? unknown_images? coverage?... set_size?... false_unknown?... "
+                "auroc?... caught?... seconds",
                 "class images precision recall f1",
                 {
                     "most_confused": "true predicted images share",
                     "mistakes": "predicted confidence true probability path",
+                    "slipped": "predicted p_known path",
                 },
                 {
                     "confusion": _CONFUSION,
                     "stress": or_null(_STRESS),
                     **_of_evaluation(
                         "top1 other_top1 both only_model only_other neither p_value top1_difference...",
-                        "temperature fitted_on images ece_before ece_after nll_before nll_after written",
+                        "temperature fitted_on images ece_before ece_after nll_before nll_after refused set_score "
+                        "detected_by? detector_auroc?",
                     ),
                 },
             ),
@@ -368,11 +371,19 @@ def _prediction() -> Schema:
         **closed({"size": UNITS["shape"], "counts": {"type": "string"}}),
         "description": "of a server that is asked with mask=rle: the class's pixels in COCO's compressed run lengths",
     }
+    named_classes = list_of(closed({**CLASS, "probability": share}))
+    promised: dict[str, Schema] = {
+        "set": {**named_classes, "description": "of a calibrated model: the right class is among these, as promised"},
+        "known": {"type": ["boolean", "null"], "description": "whether it shows any of the classes; null: not told"},
+        "p_known": value_of(KEYS["p_known"], null=True),
+        "certain": value_of(KEYS["certain"]),
+    }
     shown = closed({**CLASS, "share": share, "rle": rle}, optional=("rle",))
     return {
         "oneOf": [
             closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
-            closed({**_IMAGE, "top": list_of(closed({**CLASS, "probability": share}))}),
+            closed({**_IMAGE, "top": named_classes}),
+            closed({**_IMAGE, "top": named_classes, **promised}),
             closed({**_SIZED, "boxes": list_of(closed(box))}),
             closed({**_SIZED, "classes": list_of(shown), "mask": mask}),
         ]
