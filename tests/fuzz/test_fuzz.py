@@ -25,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,6 +245,7 @@ NEEDED = {
 KINDS = [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("executorch", "coreml"))) for kind in MODELS]
 
 
+@cache  # ExecuTorch takes ten seconds a file
 def seeds_of(kind: str) -> Mapping[str, bytes]:
     for package in NEEDED.get(kind, ()):
         pytest.importorskip(package)
