@@ -72,7 +72,19 @@ ONLY_PARAMETERS = {
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "plan", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = (
+    "diagnose",
+    "plan",
+    "train",
+    "Run",
+    "evaluate",
+    "export",
+    "verify",
+    "port",
+    "benchmark",
+    "choose",
+    "add_class",
+)
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""

@@ -17,7 +17,7 @@ from fusiform.report import Format
     examples=(
         "fusiform add-class runs/first photos/heron --out birds.safetensors",
         "fusiform add-class runs/first photos/new --name heron --out birds.safetensors",
-        "fusiform add-class birds.safetensors photos/stork photos/crane --data birds/ --out more.safetensors",
+        "fusiform add-class birds.onnx stork/ crane/ --data birds --out more.safetensors",
     ),
 )
 @click.argument("model", type=click.Path(), shell_complete=options.complete_model)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     examples=(
         "fusiform embed photos/ --out photos.npz",
         "fusiform embed photos/ --model runs/first --out photos.parquet",
-        "fusiform search photo.jpg photos.npz --save similar.png",
     ),
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())

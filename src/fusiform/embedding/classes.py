@@ -27,8 +27,10 @@ from fusiform.tables import TRAITS
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.model import Model, open_model
 
-ENOUGH = 20
-"""Images of each old class that are looked at: more move the bias by less than its own uncertainty."""
+LOOKED_AT = 600
+"""Images of the old classes, evenly of each, that say how far a new class may reach."""
+ENOUGH = 5
+"""The fewest of each."""
 
 
 class _Old(NamedTuple):
@@ -178,7 +180,7 @@ def _old(
 def _look(predictor: Predictor, spec: ModelSpec, data: str | os.PathLike[str], root: Any, show: Tracker) -> _Old | None:
     dataset = open_dataset(Path(data), task="classification", spec=spec, root=root)
     _, samples = choose_split(dataset.source, dataset.splits, None, prefer=TRAINED_ON)
-    chosen = _evenly(samples, max(ENOUGH, 400 // spec.num_classes))
+    chosen = _evenly(samples, max(ENOUGH, LOOKED_AT // spec.num_classes))
     labels: list[int] = []
     rows: list[NDArray[np.float32]] = []
     with show(total=len(chosen), label="old classes", unit="images") as bar:

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -232,12 +233,20 @@ class Growing:
         self.size, self.count = size, 0
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the rows are needed
 
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
     def add(self, row: Vectors) -> None:
         self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
         self.count += 1
 
     def rows(self) -> Vectors:
-        """All that came, mapped into memory where there are any."""
+        """All that came, mapped into memory where there are any: they stay when the file is closed."""
         self._file.flush()
         if not self.count:
             return np.empty((0, self.size), np.float32)

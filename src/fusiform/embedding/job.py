@@ -75,19 +75,20 @@ def embed(
         check_ending(out)
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, features=True)
-    rows, paths, errors = Growing(opened.spec.num_features), [], []
-    for answer in predictor.iter(sources, top=1, progress=progress):
-        if answer.features is None:
-            errors.append(answer.error or answer.path)
-        else:
-            rows.add(answer.features)
-            paths.append(answer.path)
+    paths, errors = [], []
+    with Growing(opened.spec.num_features) as rows:
+        for answer in predictor.iter(sources, top=1, progress=progress):
+            if answer.features is None:
+                errors.append(answer.error or answer.path)
+            else:
+                rows.add(answer.features)
+                paths.append(answer.path)
+        features = rows.rows()
     if not paths:
         reason = f": {errors[0]}" if errors else ""
         raise InputError(f"no image could be read{reason}")
     name = str(opened.path) if isinstance(model, Model) else os.fspath(model)
-    origin, features = Origin.of(opened, name), rows.rows()
-    file = None if out is None else Path(out)
+    origin, file = Origin.of(opened, name), None if out is None else Path(out)
     if file is not None:
         write_features(paths, features, origin, file)
     return Embeddings(tuple(paths), features, origin, tuple(errors), file)

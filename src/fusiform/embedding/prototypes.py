@@ -124,8 +124,8 @@ def _best_scale(logits: Reals, labels: Labels) -> float:
         scaled = logits * scale / typical
         return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]).mean())
 
-    best = float(min(map(float, _SCALES), key=loss))
-    return best / typical
+    best = min(range(len(_SCALES)), key=lambda k: loss(float(_SCALES[k])))
+    return float(_SCALES[best] / typical)
 
 
 class Added(NamedTuple):
@@ -143,27 +143,33 @@ def added_class(head: Head, new: Features, old: Features, old_labels: Labels) ->
     class and all old ones, as large as the old rows are in their logits. Its bias is the largest with which it takes at
     most ``LOST`` of the old images that the head names right, measured on images that its covariance has not seen.
     """
-    classes = len(head.bias)
-    spread, center = Spread(old, old_labels, classes), old.mean(0, dtype=np.float64)
     logits = old @ head.weight.T + head.bias
-    size = float(logits.std())
-
-    def row(images: Features, of: Spread) -> Reals:
-        direction: Reals = of.solve((images.mean(0, dtype=np.float64) - center)[None], SHRINKAGE)[0]
-        direction *= size / max(float((old @ direction).std()), np.finfo(np.float32).tiny)
-        return direction
-
-    weight = row(new, spread)
+    maker = _Row(old, old_labels, logits)
     margins = np.empty(len(old))
-    halves = np.arange(len(old)) % 2
-    for half in (0, 1):
-        mine = halves == half
-        other = Spread(old[~mine], old_labels[~mine], classes) if (~mine).any() else spread
-        margins[mine] = logits[mine].max(1) - old[mine] @ row(new, other)
+    folds = _folds(old_labels, 0)
+    for fold in range(int(folds.max()) + 1):
+        mine, others = folds == fold, folds != fold
+        row = _Row(old[others], old_labels[others], logits[others]) if others.any() else maker
+        margins[mine] = logits[mine].max(1) - old[mine] @ row(new)
     right = logits.argmax(1) == old_labels
     counted = np.sort(margins[right] if right.any() else margins)
     bias = float(counted[int(LOST * len(counted))])
-    return Added(weight, bias, _left_out(head, new, lambda images: row(images, spread), bias))
+    return Added(maker(new), bias, _left_out(head, new, maker, bias))
+
+
+class _Row:
+    """Makes the row of a new class beside old ones, of which there are images and the ``logits`` of the head."""
+
+    def __init__(self, old: Features, labels: Labels, logits: Reals) -> None:
+        self.old, self.size = old, float(logits.std())
+        self.center: Reals = old.mean(0, dtype=np.float64)
+        self.spread = Spread(old, labels, logits.shape[1])
+
+    def __call__(self, new: Features) -> Reals:
+        direction = self.spread.solve((new.mean(0, dtype=np.float64) - self.center)[None], SHRINKAGE)[0]
+        length = max(float((self.old @ direction).std()), np.finfo(np.float32).tiny)
+        row: Reals = direction * (self.size / length)
+        return row
 
 
 def added_without(head: Head, new: Features) -> Added:

@@ -35,6 +35,13 @@ class Matches(Tabular):
     """The most similar images for each query, most similar first: ``indices`` and ``similarities`` (queries, top).
 
     Similarities are the cosine of the angle between features, at most 1.
+
+    Example:
+        >>> import fusiform
+        >>> found = fusiform.search("examples/cat.jpg", fusiform.embed("examples"))
+        >>> [found.paths[k] for k in found.indices[0]]
+        ['examples/cat.jpg', 'examples/coffee.jpg']
+
     """
 
     queries: tuple[str, ...]
