@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from fusiform.advice.plan import plan
+    from fusiform.advice.suggest import suggest
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
@@ -64,6 +65,7 @@ __all__ = [
     "predict_parts",
     "predict_video",
     "serve",
+    "suggest",
     "train",
     "verify",
     "watch",
@@ -97,6 +99,7 @@ _WHERE = {
     "predict_parts": "fusiform.scaling.parts",
     "predict_video": "fusiform.prediction.streams.video",
     "serve": "fusiform.serving.server",
+    "suggest": "fusiform.advice.suggest",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
     "watch": "fusiform.prediction.streams.watch",

@@ -63,6 +63,7 @@ _MEASURES: dict[str, Key] = {
     "foretold_low": Key("share", "the lower end of the 90 % interval of foretold"),
     "foretold_high": Key("share", "the upper end of the 90 % interval of foretold"),
     "foretold_gain": Key("difference", "how much more foretold is than what the curve has now", "gain"),
+    "margin": Key("share", "the likeliest class's probability less the next one's"),
     "balanced_accuracy": Key("share", "the mean of the classes' recalls"),
     "boxes_near": Key("share", "the share of the boxes of both sides with an IoU of 0.50 or more to one of the other"),
     "boxes_same": Key("share", "the share of the boxes of both sides with an IoU of 0.95 or more to one of the other"),
@@ -138,6 +139,7 @@ _COUNTS: dict[str, Key] = {
         "count", "the test images that tell two models apart, one of which is right a point more often"
     ),
     "images_to_tell": Key("count", "the test images that tell the accuracy from one that differs by a point"),
+    "labelled_images": Key("count", "the images of the pool that are labelled already"),
     "more_images": Key("count", "the images of each class that are to come"),
     "input_channels": Key("count", "the channels of the network's input"),
     "input_size": Key("count", "the side of the network's square input, in pixels"),
@@ -171,6 +173,7 @@ _COUNTS: dict[str, Key] = {
     "stride": Key("count", "a layer's stride"),
     "test_images": Key("count", "the images of the split test"),
     "test_objects": Key("count", "the objects in the split test"),
+    "strangers": Key("count", "the images that are unlike all that are known"),
     "threads": Key("count", "the threads inside the runtime"),
     "train_images": Key("count", "the images of the split train"),
     "train_objects": Key("count", "the objects in the split train"),

@@ -37,6 +37,7 @@ LEAST = {
     "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
     "plan": ["data"],
+    "suggest": ["data"],
     "train": ["data", "--out", "run"],
     "choose": ["data", "--out", "best"],
     "evaluate": ["m.tflite", "data"],
@@ -77,6 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lived_in_state: Call
     Path("texts/a.txt").write_text("no image")
     Path("broken.tflite").write_bytes(b"\0\0\0\0TFL3" + bytes(40))
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    shutil.copytree("data", "new")
     shutil.copytree("data", "damaged")
     shutil.copy("broken.png", "damaged/red/0.png")
     Path("taken").mkdir()
@@ -95,6 +97,8 @@ CASES: list[tuple[int, str]] = [
     (0, "doctor damaged"),
     (0, "doctor other --model small.tflite"),
     (0, "plan data --model small.tflite"),
+    (0, "suggest data --model small.tflite --count 2"),
+    (0, "suggest new --model small.tflite --labelled data"),
     (0, "train --recipes"),
     (0, "train data --show"),
     (0, "evaluate small.tflite data"),
@@ -128,6 +132,8 @@ CASES: list[tuple[int, str]] = [
     (1, "doctor texts"),
     (1, "doctor data --model nope"),
     (1, "plan nowhere"),
+    (1, "suggest nowhere"),
+    (1, "suggest data --model small.tflite --labelled data"),
     (1, "plan data --model nope"),
     (1, "train nowhere --out run"),
     (1, "train empty --out run"),
@@ -184,6 +190,9 @@ CASES: list[tuple[int, str]] = [
     (2, "doctor data --task classify"),
     (2, "doctor data --ignore 255"),
     (2, "doctor data --fix clean.txt"),
+    (2, "plan data --more 0"),
+    (2, "suggest data --count 0"),
+    (2, "suggest data --diverse --labelled data"),
     (2, "train data"),
     (2, "train data --out data/run"),
     (2, "train data --out run --recipe nope"),

@@ -39,20 +39,27 @@ FITS = "[crop|stretch|pad]"
 RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
 WORDS = (
     # What the commands have in common.
-    Word("--model", "the model, where the command is about images", "NAME|FILE", "predict watch doctor plan train"),
+    Word(
+        "--model",
+        "the model, where the command is about images",
+        "NAME|FILE",
+        "predict watch doctor plan suggest train",
+    ),
     Word("--data", "the images, where the command is about models", "DATA", "export verify benchmark"),
     Word(
         "--format",
         "how the result is written",
         FORMATS,
-        "doctor plan train choose evaluate export verify benchmark models info analyze",
+        "doctor plan suggest train choose evaluate export verify benchmark models info analyze",
     ),
     Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
-    Word("--out", "where the result goes", "FILE", "predict doctor plan evaluate verify benchmark port watch"),
+    Word("--out", "where the result goes", "FILE", "predict doctor plan suggest evaluate verify benchmark port watch"),
     Word("--out", "where the result goes", "DIR", "train choose export demo"),
     Word("--html", "a page beside the result", "FILE.html", "doctor evaluate"),
     Word("--task", "what the data are for", TASKS, "doctor train"),
-    Word("--root", "where the paths of a list begin", "DIR", "predict doctor plan train choose evaluate export"),
+    Word(
+        "--root", "where the paths of a list begin", "DIR", "predict doctor plan suggest train choose evaluate export"
+    ),
     Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),
     Word("--labels", "names of the classes", "FILE", "predict evaluate export port watch"),
@@ -62,7 +69,7 @@ WORDS = (
     Word("--engine", "the runtime", "[litert|onnxruntime]", "choose"),
     Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate serve watch"),
     Word("--batch", "images per forward pass", "N", "predict evaluate watch"),
-    Word("--threads", "cores to use", "N", "predict doctor plan train evaluate export serve watch"),
+    Word("--threads", "cores to use", "N", "predict doctor plan suggest train evaluate export serve watch"),
     Word("--threads", "threads of the runtime that is measured", "N", "choose verify"),
     Word("--threads", "threads of the runtime that is measured", "N,...", "benchmark"),
     Word("--strict", "exit with 3 where something is wrong", "", "predict doctor evaluate"),
@@ -82,7 +89,7 @@ WORDS = (
         "--fit", "preprocessing: how the square is filled", "[crop|stretch|pad]", "predict watch evaluate export port"
     ),
     # What one command has.
-    Word("--save", "a drawing of the images with their answers", "FILE", "predict"),
+    Word("--save", "a drawing of the images with their answers", "FILE", "predict suggest"),
     Word("--masks", "a folder of masks", "DIR", "predict"),
     Word("--top", "the number of classes", "N", "predict watch"),
     Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
@@ -101,8 +108,12 @@ WORDS = (
     Word("--recursive", "folders within", "", "watch"),
     Word("--poll", "look for changes by itself", "", "watch"),
     Word("--fix", "a clean copy of the list", "FILE.csv|DIR", "doctor"),
+    Word("--count", "the images to pick", "N", "suggest"),
+    Word("--labelled", "the labelled images so far", "DATA", "suggest"),
+    Word("--diverse", "typical images of all kinds", "", "suggest"),
+    Word("--into", "what to label in", "FILE.csv|FILE.json|DIR", "suggest"),
     Word("--more", "the images that are to come", "N", "plan"),
-    Word("--seed", "the seed of what is random", "N", "plan"),
+    Word("--seed", "the seed of what is random", "N", "plan suggest"),
     Word("--recipes", "explain the recipes", "", "train"),
     Word("--show", "print the hyperparameters", "", "train"),
     Word("--find-lr", "look for a learning rate", "", "train"),
@@ -160,6 +171,7 @@ ARGUMENTS = {
     "watch": "DIR",
     "doctor": "DATA",
     "plan": "DATA",
+    "suggest": "SOURCE...",
     "train": "[DATA]",
     "choose": "DATA",
     "evaluate": "MODEL DATA",

@@ -172,7 +172,7 @@ class _Store:
                 keys, parts = kept["keys"], [kept[name] for name in ("features", "values", "looks")]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return {}
-        return {key.tobytes(): row for key, *row in zip(keys, *parts, strict=False)}
+        return {key.tobytes(): tuple(row) for key, *row in zip(keys, *parts, strict=False)}
 
     def write(self, rows: dict[bytes, tuple[Any, ...]]) -> None:
         """Keep these, and no others: of images that have changed or gone nothing stays."""

@@ -17,6 +17,7 @@ COMMANDS = {
     "watch": ("fusiform.cli.watch:command", "Answer the images that come into a folder."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
     "plan": ("fusiform.cli.plan:command", "Say whether there are enough images."),
+    "suggest": ("fusiform.cli.suggest:command", "Pick the images to label next."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
     "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
@@ -35,7 +36,7 @@ COMMANDS = {
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
     "Use a model": ("predict", "watch"),
-    "Train on your images": ("doctor", "plan", "train", "choose", "evaluate"),
+    "Train on your images": ("doctor", "plan", "suggest", "train", "choose", "evaluate"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),

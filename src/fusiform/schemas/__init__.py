@@ -218,6 +218,17 @@ DOCUMENTS: dict[str, Document] = {
             )
         },
     ),
+    "suggestions": Document(
+        "The images to label next, a row for each, and the strangers apart",
+        "`fusiform suggest`",
+        {
+            "": Variant(
+                "model images labelled_images? strangers notes",
+                "path suggested? probability? margin?",
+                {"strangers": "path suggested? probability? margin?"},
+            )
+        },
+    ),
     "export": Document(
         "The files that a model was exported to",
         "`fusiform export`, `NAME_export.json` beside the files",
