@@ -24,6 +24,7 @@ FUNCTIONS = {
     "evaluate": "evaluate",
     "doctor": "diagnose",
     "plan": "plan",
+    "drift": "drift",
     "suggest": "suggest",
     "export": "export",
     "verify": "verify",
@@ -42,6 +43,7 @@ ONLY_OPTIONS = {
     ("predict", "out"): "where the printed text goes",
     ("evaluate", "out"): "where the printed text goes",
     ("suggest", "out"): "where the printed text goes",
+    ("drift", "out"): "where the printed text goes",
     ("plan", "out"): "where the printed text goes",
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
@@ -70,7 +72,19 @@ ONLY_PARAMETERS = {
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "plan", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = (
+    "diagnose",
+    "plan",
+    "drift",
+    "train",
+    "Run",
+    "evaluate",
+    "export",
+    "verify",
+    "port",
+    "benchmark",
+    "choose",
+)
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""

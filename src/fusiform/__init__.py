@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.drift import drift
     from fusiform.advice.plan import plan
     from fusiform.advice.suggest import suggest
     from fusiform.analysis import analyze
@@ -53,6 +54,7 @@ __all__ = [
     "choose",
     "demo",
     "diagnose",
+    "drift",
     "evaluate",
     "export",
     "list_models",
@@ -88,6 +90,7 @@ _WHERE = {
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
+    "drift": "fusiform.advice.drift",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",

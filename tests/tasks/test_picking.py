@@ -9,7 +9,7 @@ from fusiform.tasks.picking import pick, strangeness
 
 def heaps(count: int, each: int) -> np.ndarray:
     random = np.random.default_rng(0)
-    return np.concatenate([random.normal(0, 0.1, (each, 2)) + (20 * k, 10 * k) for k in range(count)])
+    return np.concatenate([random.normal((20 * k, 10 * k), 0.1, (each, 2)) for k in range(count)])
 
 
 def test_without_margins_each_heap_gives_its_most_typical_image() -> None:
@@ -42,7 +42,7 @@ def test_the_same_image_many_times() -> None:
 
 def test_strangeness_by_hand() -> None:
     # Directions at 0, 10, 30 and 80 degrees: the nearest of the others are 10, 10, 20 and 50 degrees away. One at 5
-    # degrees is 5 away, which all are at least: 1. One at 180 is 100 away: none is, so 1 / 5. One at 55 is 25 away: one.
+    # degrees is 5 away, which all are at least: 1. One at 180 is 100 away: 1 / 5. One at 55 is 25 away: one.
     def at(*degrees: float) -> np.ndarray:
         angles = np.radians(degrees)
         return 3 * np.stack([np.cos(angles), np.sin(angles)], 1)

@@ -29,7 +29,7 @@ from fusiform.tasks.picking import pick, strangeness
 from fusiform.zoo.model import Model, open_model
 
 STRANGE = 0.01
-"""At most so many of the images that are as the labelled ones are taken for strangers."""
+"""At most so many of the images that are as the labelled ones are taken for strangers, or one in their number."""
 _TRIES = 5
 
 
@@ -145,7 +145,7 @@ def suggest(
     seen = see(opened, pictures, threads=threads, progress=show)
     free = np.arange(len(seen.numbers))
     notes = [f"{len(seen.errors):,} images could not be read"] if seen.errors else []
-    strange = np.ones(len(free))
+    strange, bound = np.ones(len(free)), STRANGE
     names: Sequence[str] = ()
     probabilities: NDArray[np.float64] | None = None
     if labelled is not None:
@@ -166,12 +166,13 @@ def suggest(
             head = fit_head(known.features, labels, len(names), slope=slope)
             probabilities = softmax(head(seen.features))
             strange = strangeness(seen.features, known.features)
+            bound = max(STRANGE, 1 / (len(labels) + 1))
     elif not diverse:
         names = opened.spec.labels
         probabilities = _own(seen.values, opened.spec)
         notes.append("uncertain is what the model is uncertain of; strangers are told with --labelled alone")
-    far = free[strange[free] <= STRANGE]
-    near = free[strange[free] > STRANGE]
+    far = free[strange[free] <= bound]
+    near = free[strange[free] > bound]
     margins = None if probabilities is None else _margins(probabilities)
     with show(total=None, label="choose"):
         picked = _unlike(pictures, seen.numbers, seen.features, margins, near, count, seed)

@@ -15,6 +15,7 @@ from fusiform.errors import FusiformError
 COMMANDS = {
     "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them, or segment them."),
     "watch": ("fusiform.cli.watch:command", "Answer the images that come into a folder."),
+    "drift": ("fusiform.cli.drift:command", "Say whether images are still what a model knows."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
     "plan": ("fusiform.cli.plan:command", "Say whether there are enough images."),
     "suggest": ("fusiform.cli.suggest:command", "Pick the images to label next."),
@@ -35,7 +36,7 @@ COMMANDS = {
 
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
-    "Use a model": ("predict", "watch"),
+    "Use a model": ("predict", "watch", "drift"),
     "Train on your images": ("doctor", "plan", "suggest", "train", "choose", "evaluate"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),

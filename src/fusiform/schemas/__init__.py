@@ -229,6 +229,16 @@ DOCUMENTS: dict[str, Document] = {
             )
         },
     ),
+    "drift": Document(
+        "Whether images are still as the reference, with a row for each thing that was measured",
+        "`fusiform drift`",
+        {
+            "": Variant(
+                "model reference_images images false_alarms alarm_after? notes",
+                "measure changed? evidence reference_median now examples",
+            )
+        },
+    ),
     "export": Document(
         "The files that a model was exported to",
         "`fusiform export`, `NAME_export.json` beside the files",

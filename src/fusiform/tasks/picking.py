@@ -39,8 +39,8 @@ def pick(
     first = np.unique(nearest[best], return_index=True)[1]
     taken = best[first]
     rest = np.setdiff1d(np.arange(len(choice)), taken)  # ascending: the most uncertain first
-    picked = np.sort(np.concatenate([taken, rest[: count - len(taken)]]))
-    return choice[picked]
+    picked: NDArray[np.int64] = choice[np.sort(np.concatenate([taken, rest[: count - len(taken)]]))]
+    return picked
 
 
 def _cluster(
