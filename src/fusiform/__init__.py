@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.drift import drift
     from fusiform.advice.plan import plan
+    from fusiform.advice.suggest import suggest
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
@@ -59,6 +61,7 @@ __all__ = [
     "choose",
     "demo",
     "diagnose",
+    "drift",
     "embed",
     "evaluate",
     "export",
@@ -73,6 +76,7 @@ __all__ = [
     "predict_video",
     "search",
     "serve",
+    "suggest",
     "train",
     "verify",
     "watch",
@@ -98,6 +102,7 @@ _WHERE = {
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
+    "drift": "fusiform.advice.drift",
     "embed": "fusiform.embedding.job",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",
@@ -111,6 +116,7 @@ _WHERE = {
     "predict_video": "fusiform.prediction.streams.video",
     "search": "fusiform.embedding.search",
     "serve": "fusiform.serving.server",
+    "suggest": "fusiform.advice.suggest",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
     "watch": "fusiform.prediction.streams.watch",

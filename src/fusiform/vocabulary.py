@@ -69,6 +69,8 @@ _MEASURES: dict[str, Key] = {
     "foretold_low": Key("share", "the lower end of the 90 % interval of foretold"),
     "foretold_high": Key("share", "the upper end of the 90 % interval of foretold"),
     "foretold_gain": Key("difference", "how much more foretold is than what the curve has now", "gain"),
+    "false_alarms": Key("share", "the chance of an alarm where nothing has changed"),
+    "margin": Key("share", "the likeliest class's probability less the next one's"),
     "balanced_accuracy": Key("share", "the mean of the classes' recalls"),
     "boxes_near": Key("share", "the share of the boxes of both sides with an IoU of 0.50 or more to one of the other"),
     "boxes_same": Key("share", "the share of the boxes of both sides with an IoU of 0.95 or more to one of the other"),
@@ -157,10 +159,12 @@ _COUNTS: dict[str, Key] = {
     "rank": Key("count", "the place among the matches, 1 for the most similar"),
     "doubted": Key("count", "the training labels that are probably wrong"),
     "images": Key("count", "the images that count"),
+    "alarm_after": Key("count", "the images after which a change was seen"),
     "images_to_compare": Key(
         "count", "the test images that tell two models apart, one of which is right a point more often"
     ),
     "images_to_tell": Key("count", "the test images that tell the accuracy from one that differs by a point"),
+    "labelled_images": Key("count", "the images of the pool that are labelled already"),
     "more_images": Key("count", "the images of each class that are to come"),
     "input_channels": Key("count", "the channels of the network's input"),
     "input_size": Key("count", "the side of the network's square input, in pixels"),
@@ -185,6 +189,7 @@ _COUNTS: dict[str, Key] = {
     "resamples": Key("count", "the resamples of the images that an interval is made from"),
     "resize": Key("count", "the shorter side that an image is resized to, in pixels"),
     "rounds": Key("count", "the turns that each contender had at latency"),
+    "reference_images": Key("count", "the images that others are compared with"),
     "runs": Key("count", "the answers that were timed"),
     "skipped": Key("count", "the images that could not be read"),
     "slices": Key("count", "the slices of each expansion"),
@@ -194,6 +199,7 @@ _COUNTS: dict[str, Key] = {
     "stride": Key("count", "a layer's stride"),
     "test_images": Key("count", "the images of the split test"),
     "test_objects": Key("count", "the objects in the split test"),
+    "strangers": Key("count", "the images that are unlike all that are known"),
     "threads": Key("count", "the threads inside the runtime"),
     "train_images": Key("count", "the images of the split train"),
     "train_objects": Key("count", "the objects in the split train"),
@@ -239,6 +245,9 @@ _NUMBERS: dict[str, Key] = {
     "batch_error": Key("ratio", "the largest difference between an image alone and among others"),
     "best_temperature": Key("number", "the temperature that these images would give"),
     "bottom": Key("number", "a box's lower edge, in pixels"),
+    "evidence": Key("number", "what bets on a change of this alone won, in powers of ten"),
+    "now": Key("number", "the median of the images, or how often the class is named"),
+    "reference_median": Key("number", "the same of the reference images", "reference"),
     "epoch": Key("number", "the epochs since training began"),
     "explained_error": Key("ratio", "what rounding alone makes of the logits' rms_error"),
     "explained_error_codes": Key("ratio", "what rounding alone makes of the box codes' rms_error"),
@@ -290,6 +299,7 @@ _FLAGS: dict[str, Key] = {
 _WORDS: dict[str, Key] = {
     "answer": Key("text", "the name of what the network answers"),
     "architecture": Key("text", "mobilenet_v2 or shufflenet_v2"),
+    "changed": Key("text", "how images differ from the reference"),
     "class": Key("text", "the name of a class"),
     "corruption": Key("text", "a corruption of ImageNet-C"),
     "color_order": Key("text", "rgb or bgr"),
@@ -316,6 +326,7 @@ _WORDS: dict[str, Key] = {
     "layout": Key("text", "how the dataset is laid out"),
     "license": Key("text", "the weights' licence"),
     "limit": Key("text", "what a class lacks most: labels that are right, or images"),
+    "measure": Key("text", "what was measured of images, or the class that is named"),
     "measured": Key("text", "whose accuracy it is: the model's, or that of a last layer on its features"),
     "measured_by": Key("text", "who or what measured it"),
     "measured_on": Key("text", "the images that it was measured on"),
@@ -368,6 +379,7 @@ _WORDS: dict[str, Key] = {
 """Texts."""
 
 _LISTS: dict[str, Key] = {
+    "examples": Key("texts", "the images that show it most"),
     "failures": Key("texts", "what is not as it should be"),
     "kernel": Key("shape", "the height and width of a layer's window"),
     "label_ids": Key("texts", "the classes' identifiers"),

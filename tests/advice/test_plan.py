@@ -103,12 +103,12 @@ def test_what_a_class_lacks() -> None:
 def test_looks() -> None:
     pixels = np.zeros((10, 10, 3), np.uint8)
     pixels[:, 5:] = (100, 100, 100)
-    brightness, contrast, sharpness, colour, size = measure(Image.new("RGB", (20, 30)), pixels)
-    assert (brightness, contrast, colour) == (50, 50, 0)
+    brightness, contrast, sharpness, colour, warmth, tint, size = measure(Image.new("RGB", (20, 30)), pixels)
+    assert (brightness, contrast, colour, warmth, tint) == (50, 50, 0, 0, 0)
     assert size == pytest.approx(np.log(600))
     # Of the 8 x 8 inner pixels two columns differ from one of their neighbours by 100: a quarter of 10,000, and 1.
     assert sharpness == pytest.approx(np.log(2501))
-    assert len(LOOKS) == 5
+    assert len(LOOKS) == 7
 
 
 def test_what_was_seen_is_in_the_order_of_the_images(data: Path, model: Model) -> None:

@@ -37,6 +37,8 @@ LEAST = {
     "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
     "plan": ["data"],
+    "drift": ["m.tflite", "--reference", "data"],
+    "suggest": ["data"],
     "train": ["data", "--out", "run"],
     "choose": ["data", "--out", "best"],
     "evaluate": ["m.tflite", "data"],
@@ -77,6 +79,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lived_in_state: Call
     Path("texts/a.txt").write_text("no image")
     Path("broken.tflite").write_bytes(b"\0\0\0\0TFL3" + bytes(40))
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    shutil.copytree("data", "new")
+    for k in range(20):
+        for name in ("green", "red"):
+            (tmp_path / "many" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (10 * k, 90, 5 * k)).save(tmp_path / "many" / name / f"{k}.png")
     shutil.copytree("data", "damaged")
     shutil.copy("broken.png", "damaged/red/0.png")
     Path("taken").mkdir()
@@ -95,6 +102,9 @@ CASES: list[tuple[int, str]] = [
     (0, "doctor damaged"),
     (0, "doctor other --model small.tflite"),
     (0, "plan data --model small.tflite"),
+    (0, "drift small.tflite new --reference many --sketch sketch.json"),
+    (0, "suggest data --model small.tflite --count 2"),
+    (0, "suggest new --model small.tflite --labelled data"),
     (0, "train --recipes"),
     (0, "train data --show"),
     (0, "evaluate small.tflite data"),
@@ -128,6 +138,10 @@ CASES: list[tuple[int, str]] = [
     (1, "doctor texts"),
     (1, "doctor data --model nope"),
     (1, "plan nowhere"),
+    (1, "drift small.tflite new --reference data"),
+    (1, "drift nope new --reference data"),
+    (1, "suggest nowhere"),
+    (1, "suggest data --model small.tflite --labelled data"),
     (1, "plan data --model nope"),
     (1, "train nowhere --out run"),
     (1, "train empty --out run"),
@@ -184,6 +198,11 @@ CASES: list[tuple[int, str]] = [
     (2, "doctor data --task classify"),
     (2, "doctor data --ignore 255"),
     (2, "doctor data --fix clean.txt"),
+    (2, "plan data --more 0"),
+    (2, "drift small.tflite new"),
+    (2, "drift small.tflite --reference many"),
+    (2, "suggest data --count 0"),
+    (2, "suggest data --diverse --labelled data"),
     (2, "train data"),
     (2, "train data --out data/run"),
     (2, "train data --out run --recipe nope"),

@@ -153,10 +153,9 @@ def plan(
             total = int(sizes[-1]) + count * classes
             accuracy, low, high = fitted.at(total)
             gain = accuracy - now
-            foretold.append(
-                {"more_images": count, "train_images": total, "foretold": _rounded(accuracy)}
-                | {"foretold_low": _rounded(low), "foretold_high": _rounded(high), "foretold_gain": _rounded(gain)}
-            )
+            row: dict[str, Cell] = {"more_images": count, "train_images": total, "foretold": _rounded(accuracy)}
+            row |= {"foretold_low": _rounded(low), "foretold_high": _rounded(high), "foretold_gain": _rounded(gain)}
+            foretold.append(row)
     else:
         notes.append(f"there are fewer than {LEAST} images of each class in too many subsets: no curve can be told")
     rows = _class_rows(dataset, labels, parts, own, doubted, gain)

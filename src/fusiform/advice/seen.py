@@ -30,9 +30,9 @@ from fusiform.progress import Tracker, silent
 from fusiform.spec import FEATURES
 from fusiform.zoo.model import PROGRAMS, Model
 
-LOOKS = ("brightness", "contrast", "sharpness", "colourfulness", "size")
+LOOKS = ("brightness", "contrast", "sharpness", "colourfulness", "warmth", "tint", "size")
 """What is measured of an image beside what the network sees; see ``measure``."""
-_FORM = 1
+_FORM = 2
 """Of the files in the cache: a number for each change of what they hold."""
 
 
@@ -41,7 +41,7 @@ class Seen:
     """What a classifier sees in images, a row for each that could be read.
 
     ``numbers`` are their places among all, ``features`` (N, D) what the last layer reads, ``values`` (N, classes) the
-    file's answers, logits or probabilities, and ``looks`` (N, 5) what ``LOOKS`` names. ``errors`` are the messages
+    file's answers, logits or probabilities, and ``looks`` (N, 7) what ``LOOKS`` names. ``errors`` are the messages
     about the others, by number.
     """
 
@@ -60,14 +60,19 @@ def measure(image: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.float32
 
     The mean brightness and its standard deviation (0 to 255); the logarithm of the mean square of the difference of
     each pixel's brightness from the mean of its neighbours, which blur makes small; the mean distance of the channels
-    from their mean; the logarithm of the number of pixels in the file.
+    from their mean; how much more red than blue there is, and green than both; the logarithm of the number of pixels in
+    the file.
     """
     values = pixels.astype(np.float32)
     grey = values.mean(2)
     edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     colour = np.abs(values - grey[..., None]).mean()
     sharpness = np.log(np.square(edges).mean() + 1.0)
-    return np.array([grey.mean(), grey.std(), sharpness, colour, np.log(image.width * image.height)], np.float32)
+    red, green, blue = values.mean((0, 1))
+    size = np.log(image.width * image.height)
+    return np.array(
+        [grey.mean(), grey.std(), sharpness, colour, red - blue, green - (red + blue) / 2, size], np.float32
+    )
 
 
 def see(model: Model, items: Sequence[Item], *, threads: int | None = None, progress: Tracker = silent) -> Seen:
@@ -172,7 +177,7 @@ class _Store:
                 keys, parts = kept["keys"], [kept[name] for name in ("features", "values", "looks")]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return {}
-        return {key.tobytes(): row for key, *row in zip(keys, *parts, strict=False)}
+        return {key.tobytes(): tuple(row) for key, *row in zip(keys, *parts, strict=False)}
 
     def write(self, rows: dict[bytes, tuple[Any, ...]]) -> None:
         """Keep these, and no others: of images that have changed or gone nothing stays."""

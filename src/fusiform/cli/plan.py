@@ -51,7 +51,7 @@ def command(
     """Say whether there are enough images.
 
     DATA is what fusiform train reads for a classifier. Every image is shown to the model once; what it saw is kept in
-    the cache folder, so that the next plan, and suggest and drift, take seconds.
+    the cache folder, so that the next plan takes seconds.
 
     Reported are the accuracy and each class's recall with their exact 95 % intervals; how many test images it takes to
     tell an accuracy from one that is a point better, and two models on the same images; the accuracy that is expected

@@ -242,6 +242,27 @@ DOCUMENTS: dict[str, Document] = {
             )
         },
     ),
+    "suggestions": Document(
+        "The images to label next, a row for each, and the strangers apart",
+        "`fusiform suggest`",
+        {
+            "": Variant(
+                "model images labelled_images? strangers notes",
+                "path suggested? probability? margin?",
+                {"strangers": "path suggested? probability? margin?"},
+            )
+        },
+    ),
+    "drift": Document(
+        "Whether images are still as the reference, with a row for each thing that was measured",
+        "`fusiform drift`",
+        {
+            "": Variant(
+                "model reference_images images false_alarms alarm_after? notes",
+                "measure changed? evidence reference_median now examples",
+            )
+        },
+    ),
     "export": Document(
         "The files that a model was exported to",
         "`fusiform export`, `NAME_export.json` beside the files",
