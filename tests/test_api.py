@@ -62,7 +62,7 @@ ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
     "say": "the command prints on standard error",
     ("choose", "distillation"): "a Recipe object, which no option can name",
-    ("evaluate", "calibrate"): "the old name of fit_temperature, until 0.3",
+    ("evaluate", "fit_temperature"): "the old name of calibrate, until 0.3",
 }
 """Parameters without an option, and why."""
 

@@ -114,7 +114,10 @@ WORDS = (
     Word("--split", "which images of the data", "[train|val|test|all]", "evaluate"),
     Word("--compare", "a rival for the same images", "NAME|FILE", "evaluate"),
     Word("--explain", "the images to explain", "N|IMAGE", "evaluate"),
-    Word("--fit-temperature", "a copy of the model with a temperature", "FILE", "evaluate"),
+    Word("--calibrate", "a copy of the model that states its error", "FILE", "evaluate"),
+    Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate"),
+    Word("--per-class", "a promise to each class", "", "evaluate"),
+    Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
     Word("--multi-scale", "average over scales", "", "evaluate"),
     Word("--to", "the targets", "TARGET,...", "export"),
     Word("--precision", "what the weights are stored as", "[float32|float16|int8]", "export"),
@@ -173,7 +176,7 @@ ARGUMENTS = {
 }
 """A command takes what it is about as arguments; everything else is an option."""
 
-OLD = {("evaluate", "--calibrate"): "--fit-temperature"}
+OLD = {("evaluate", "--fit-temperature"): "--calibrate"}
 """Words that are taken until 0.3, with a note."""
 
 
@@ -215,8 +218,12 @@ def test_every_option_of_every_command_is_in_the_table() -> None:
 def test_one_thing_has_one_word_and_one_word_means_one_thing() -> None:
     meanings = {(word.word, word.meaning) for word in WORDS}
     assert [meaning for meaning, count in Counter(each[1] for each in meanings).items() if count > 1] == []
-    # The one exception: what is measured runs in one thread unless told otherwise, and its help says why.
-    assert [word for word, count in Counter(each[0] for each in meanings).items() if count > 1] == ["--threads"]
+    # int8 is calibrated on images, and a classifier into a file: the field has one word for both.
+    # The other exception: what is measured runs in one thread unless told otherwise, and its help says why.
+    assert [word for word, count in Counter(each[0] for each in meanings).items() if count > 1] == [
+        "--threads",
+        "--calibrate",
+    ]
     for word in WORDS:
         for name in word.commands.split() if word.word == "--threads" else ():
             text = options_of(name)["--threads"].help
