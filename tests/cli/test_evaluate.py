@@ -28,15 +28,17 @@ SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=
 class ColorEngine:
     """Right about the brightest channel, twice as sure in the model ``sharp``, which takes red for green."""
 
-    def __init__(self, model: Model, **_: object) -> None:
-        self.spec = SPEC
+    def __init__(self, model: Model, *, features: bool = False, **_: object) -> None:
+        self.spec = SPEC.replace(features=features)
         self.sharp = model.path.name.startswith("sharp")
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         logits = batch.mean(axis=(1, 2), dtype=np.float32) / 50
         if self.sharp:
             logits[:, 1] += logits[:, 0] * 2
-        return {"logits": logits}
+        if not self.spec.features:
+            return {"logits": logits}
+        return {"logits": logits, "features": np.repeat(logits, 427, 1)[:, :1280]}
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ WORDS = (
     Word("--pixels", "what float files take", "", "export"),
     Word("--output", "what a classifier's file answers with", "[probabilities|logits]", "export"),
     Word("--decoded", "decoding within the file", "", "export"),
+    Word("--features", "features beside a classifier's answers", "", "export"),
     Word("--single-file", "the web page as one file", "", "export"),
     Word("--golden", "the number of inputs with expected answers", "N", "export"),
     Word("--samples", "images that a page's visitors can try", "IMAGES", "export demo"),
@@ -220,10 +221,8 @@ def test_one_thing_has_one_word_and_one_word_means_one_thing() -> None:
     assert [meaning for meaning, count in Counter(each[1] for each in meanings).items() if count > 1] == []
     # int8 is calibrated on images, and a classifier into a file: the field has one word for both.
     # The other exception: what is measured runs in one thread unless told otherwise, and its help says why.
-    assert [word for word, count in Counter(each[0] for each in meanings).items() if count > 1] == [
-        "--threads",
-        "--calibrate",
-    ]
+    twice = {word for word, count in Counter(each[0] for each in meanings).items() if count > 1}
+    assert twice == {"--threads", "--calibrate"}
     for word in WORDS:
         for name in word.commands.split() if word.word == "--threads" else ():
             text = options_of(name)["--threads"].help
