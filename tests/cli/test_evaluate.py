@@ -22,6 +22,7 @@ from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import Model, open_model
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+REFUSED = "on images that it is not fitted on, another temperature makes the calibration worse"
 SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=Preprocess(resize=32, crop=32))
 
 
@@ -131,10 +132,13 @@ def test_calibrate_writes_a_model(folder: Path, valid: Callable[..., Any]) -> No
     assert result.exit_code == 0
     calibration = valid(result.stdout)["calibration"]
     assert open_model(out).spec.temperature == pytest.approx(calibration["temperature"])
-    assert (calibration["fitted_on"], calibration["images"], calibration["refused"]) == ("val", 9, "")
-    assert calibration["nll_after"] < calibration["nll_before"]
+    assert (calibration["fitted_on"], calibration["images"], calibration["refused"]) == ("val", 9, REFUSED)
+    assert calibration["nll_after"] == calibration["nll_before"]  # nine pictures tell no temperature
+    certainty = open_model(out).spec.certainty
+    assert certainty is not None
+    assert certainty.images == 9
     told = run(folder, "--calibrate", out).stdout
-    assert "fitted on 9 pictures (val): on the pictures of this report, none of which it was fitted on" in told
+    assert f"The temperature stays 1.000: {REFUSED}. Sets of names are made by lac, from 9 pictures" in told
 
 
 def split(folder: Path, *splits: str) -> None:
@@ -145,7 +149,7 @@ def split(folder: Path, *splits: str) -> None:
     (folder / "splits").rename(folder / "data")
 
 
-def test_the_reports_images_do_not_decide_about_the_temperature(folder: Path) -> None:
+def test_promises_are_told_of_the_report_s_images(folder: Path) -> None:
     out = folder / "calibrated.tflite"
     split(folder, "val", "test")
     for name in COLORS:  # of the test pictures, the model is right about all
@@ -154,7 +158,7 @@ def test_the_reports_images_do_not_decide_about_the_temperature(folder: Path) ->
     assert result.exit_code == 0
     assert "top-1                                   100.0 %" in result.stdout
     assert "sets with the right name, 95% promised  100.0 %" in result.stdout
-    assert open_model(out).spec.temperature != 1
+    assert open_model(out).spec.certainty is not None
 
 
 def test_a_promise_that_takes_more_images_is_told(folder: Path) -> None:
