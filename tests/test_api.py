@@ -72,7 +72,7 @@ ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
     "say": "the command prints on standard error",
     ("choose", "distillation"): "a Recipe object, which no option can name",
-    ("evaluate", "calibrate"): "the old name of fit_temperature, until 0.3",
+    ("evaluate", "fit_temperature"): "the old name of calibrate, until 0.3",
 }
 """Parameters without an option, and why."""
 
@@ -159,7 +159,9 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
-    assert set(options("predict")) - {"strict", "save", "masks", *OF_VIDEOS} == set(parameters) - {"progress"}
+    assert set(options("predict")) - {"strict", "save", "masks", "certain", *OF_VIDEOS} == set(parameters) - {
+        "progress"
+    }
 
 
 def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:

@@ -28,20 +28,24 @@ from fusiform.errors import SpecError
 Floats = NDArray[np.float32]
 Truth = NDArray[np.integer[Any]]
 
-CANDIDATES: Mapping[str, tuple[Evidence, ...]] = {
-    "energy + mahalanobis": ("energy", "mahalanobis"),
-    "softmax": ("softmax",),
-    "energy": ("energy",),
-    "mahalanobis": ("mahalanobis",),
-    "knn": ("knn",),
-    "vim": ("energy", "residual"),
+CANDIDATES: Mapping[str, Mapping[Evidence, float]] = {
+    "all": {"energy": 1.0, "mahalanobis": 0.5, "residual": 0.2},
+    "softmax": {"softmax": 1.0},
+    "energy": {"energy": 1.0},
+    "mahalanobis": {"mahalanobis": 1.0},
+    "knn": {"knn": 1.0},
+    "vim": {"energy": 1.0, "residual": 1.0},
 }
-"""What is tried: Hendrycks and Gimpel (arXiv 1610.02136), Liu et al. (2010.03759), Lee et al. (1807.03888), Sun et al.
-(2204.06507), Wang et al. (2203.10807). The first is the sum of two that err on different images: it is taken unless
-another is better beyond chance, for a few classes and images tell little."""
+"""What is tried, as weights of evidence in standard deviations: Hendrycks and Gimpel (arXiv 1610.02136), Liu et al.
+(2010.03759), Lee et al. (1807.03888), Sun et al. (2204.06507), Wang et al. (2203.10807).
+
+The first is a sum of what errs on different images: energy tells new classes, the residual what is nothing like any. It
+is taken unless another is better beyond chance, for a few classes and images tell little. Its weights, and
+``DIMENSIONS``, are from few that were tried on six scenes (benchmarks/certainty.py).
+"""
 BEYOND_CHANCE = 2.0
 """Standard errors by which another candidate must be better."""
-DIMENSIONS = 32
+DIMENSIONS = 16
 """Dimensions of the projection, where the images and the model's size allow them."""
 FOLDS = 5
 LEFT_OUT = 10
@@ -217,15 +221,15 @@ def fit_unknown(
     if strangers is not None:
         far = final.place(strangers)
         for name, kinds in CANDIDATES.items():
-            foreign = sum(EVIDENCE[kind](final, far) / spread[kind] for kind in kinds)
-            known = sum(evidence[kind] / spread[kind] for kind in kinds)
+            foreign = sum(weight * EVIDENCE[kind](final, far) / spread[kind] for kind, weight in kinds.items())
+            known = sum(weight * evidence[kind] / spread[kind] for kind, weight in kinds.items())
             # As much as all that were left out together.
             found = auroc(np.asarray(known), np.asarray(foreign))
             near[name] = near[name] + [found] * max(1, len(near[name]))
     best = _choose(near)
     kinds = CANDIDATES[best]
-    scores = np.asarray(sum(evidence[kind] / spread[kind] for kind in kinds))
-    parts = tuple(Part(kind, float(f"{1 / spread[kind]:.9g}")) for kind in kinds)
+    scores = np.asarray(sum(weight * evidence[kind] / spread[kind] for kind, weight in kinds.items()))
+    parts = tuple(Part(kind, float(f"{weight / spread[kind]:.9g}")) for kind, weight in kinds.items())
     aurocs = {name: float(np.mean(values)) for name, values in near.items() if values}
     unknown = _pack(final, parts, scores, classes, size, dimensions, aurocs.get(best, 0.0))
     return Fitted(unknown, scores, aurocs)
@@ -341,7 +345,10 @@ def _left_out(features: Floats, truth: Truth, classes: int, dimensions: int, see
         here, there = learnt.place(other), learnt.place(features[strange])
         evidence = {kind: (value(learnt, here), value(learnt, there)) for kind, value in EVIDENCE.items()}
         for name, kinds in CANDIDATES.items():
-            sums = [sum(evidence[kind][k] / max(evidence[kind][0].std(), _SMALL) for kind in kinds) for k in (0, 1)]
+            sums = [
+                sum(of * evidence[kind][k] / max(evidence[kind][0].std(), _SMALL) for kind, of in kinds.items())
+                for k in (0, 1)
+            ]
             found[name].append(auroc(np.asarray(sums[0]), np.asarray(sums[1])))
     return found
 
@@ -352,7 +359,7 @@ def _last_layer(features: Floats, truth: Truth, classes: int, *, steps: int = 20
     In the space that the images span, where each step takes hardly any time.
     """
     mean = features.mean(0)
-    basis = _largest(features - mean, min(2 * DIMENSIONS, *(side // 2 for side in features.shape)), SEED)
+    basis = _largest(features - mean, min(4 * DIMENSIONS, *(side // 2 for side in features.shape)), SEED)
     x = (features - mean) @ basis
     scale = float(np.sqrt((x**2).sum(1).mean())) or 1.0
     x = np.concatenate([x / scale, np.ones((len(x), 1), np.float32)], axis=1)

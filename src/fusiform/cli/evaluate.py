@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         "fusiform evaluate runs/first photos/",
         "fusiform evaluate runs/first photos/ --html report.html --explain 8",
         "fusiform evaluate small.tflite photos/ --compare runs/first",
-        "fusiform evaluate runs/first photos/ --calibrate sure.safetensors --unknown others/",
+        "fusiform evaluate runs/first photos/ --calibrate sure.safetensors",
     ),
 )
 @click.argument("model", type=click.Path(), shell_complete=options.complete_model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,18 +201,18 @@ def command(
                 kept += f"; the masks of {answered:,} images are in {masks}"
             interrupt.args = (kept,)
             raise
-    if save is not None and drawing is not None:
-        for note in drawing.save(save, answered + len(errors)):
-            click.echo(f"fusiform: {printable(note)}", err=True)
-    _tell(errors, answered, image_ids.shared)
+    notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
+    _tell(notes, errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
 
 
-def _tell(errors: list[str], answered: int, shared_ids: int) -> None:
+def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:
     """Say on standard error what the answers do not say."""
+    for note in notes:
+        click.echo(f"fusiform: {printable(note)}", err=True)
     if shared_ids:
         click.echo(f"fusiform: {shared_ids} pictures have the image_id of another one: go by their paths", err=True)
     if errors:

@@ -33,13 +33,13 @@ def check(ctx: click.Context) -> None:
         return
     if ctx.params["sources"]:
         raise UsageError("--video takes the video as its value, and images are answered apart: leave SOURCE out")
-    if words := [word for name, word in given if name in ("masks", "fast", "certain")]:
+    if words := [word for name, word in given if name in ("masks", "fast")]:
         raise UsageError(f"{words[0]} is for images: leave it out with --video")
     if ctx.params["form"] == "coco":
         raise UsageError("--format coco is for images: take jsonl with --video")
 
 
-ALIKE = ("save", "top", "score", "iou", "limit", "tiles", "overlap", "engine", "threads", "batch", "labels")
+ALIKE = ("save", "top", "certain", "score", "iou", "limit", "tiles", "overlap", "engine", "threads", "batch", "labels")
 """The options that mean for frames what they mean for images."""
 
 

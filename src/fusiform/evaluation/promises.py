@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusiform.calibration.answer import Reader
 from fusiform.calibration.conformal import measure_sets
 from fusiform.calibration.unknown import auroc_interval
 from fusiform.certainty import Certainty
 from fusiform.data.dataset import Sample
-from fusiform.evaluation.figures import rounded
-from fusiform.report import Cell
+from fusiform.drawing.page import LARGE, Card, Page
+from fusiform.errors import ImageError
+from fusiform.evaluation.figures import percent, rounded
+from fusiform.report import Cell, cell_text
 from fusiform.spec import ModelSpec
 from fusiform.tasks.bootstrap import Interval
 from fusiform.tasks.classification import softmax
 from fusiform.tasks.classification_metrics import wilson_interval
 
+SHOWN_CARDS = 12
 _NORMAL_975 = 1.959963984540054
 
 
@@ -132,3 +138,60 @@ def slipped(strangers: Strangers, spec: ModelSpec, certain: float) -> list[dict[
         for i in order
         if strangers.p_known[i] > 1 - certain
     ]
+
+
+def promised(figures: Mapping[str, Cell]) -> dict[str, str]:
+    """The promises' figures in the words of people; nothing where there are none."""
+    certain = figures["certain"]
+    if not isinstance(certain, float):
+        return {}
+    found = {f"sets with the right name, {certain:.0%} promised": percent(figures, "coverage")}
+    size, low, high = (figures[f"set_size{end}"] for end in ("", "_low", "_high"))
+    found["names in a set"] = f"{size:.2f} (95 % interval {low:.2f} to {high:.2f})"
+    if figures["false_unknown"] is not None:
+        found[f"known, but called unknown, up to {1 - certain:.0%} promised"] = percent(figures, "false_unknown")
+    if figures["caught"] is not None:
+        found[f"unknown, and called so, of {cell_text(figures['unknown_images'])} images"] = percent(figures, "caught")
+        area, low, high = (figures[f"auroc{end}"] for end in ("", "_low", "_high"))
+        found["AUROC of unknown images"] = f"{area:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    return found
+
+
+def add_promises(
+    page: Page,
+    promises: Promises,
+    names: Sequence[str],
+    figures: Mapping[str, Cell],
+    rows: Sequence[Mapping[str, Cell]],
+) -> None:
+    """Tell on a page what promises came to, with ``rows`` of what slipped through; ``names`` are the classes'."""
+    page.add_heading("Promises")
+    page.add_text(
+        "A calibrated model gives a set of names that is to hold the right one for a stated share of images, and says "
+        "of an image that it shows none of the classes, wrongly so for no more than the rest."
+    )
+    page.add_figures(promised(figures))
+    strangers = promises.strangers
+    if strangers is None:
+        return
+    page.add_heading("Unknown images that slipped through", count=len(rows))
+    page.add_table(rows, first=10)
+    order = [int(i) for i in np.argsort(-strangers.p_known, kind="stable")[: min(SHOWN_CARDS, len(rows))]]
+    page.add_cards(
+        Card(
+            [(picture_of(strangers.samples[i]), "")],
+            names[strangers.predicted[i]],
+            [f"p-value {strangers.p_known[i]:.3f}"],
+            Path(strangers.samples[i].name).name,
+            "wrong",
+        )
+        for i in order
+    )
+
+
+def picture_of(sample: Sample) -> Image.Image | None:
+    """The image as it is shown on a page; None where it can no longer be read."""
+    try:
+        return sample.read(shorter_side=LARGE)
+    except ImageError:  # it was there a moment ago
+        return None
