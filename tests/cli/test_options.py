@@ -50,7 +50,8 @@ WORDS = (
         "--format",
         "how the result is written",
         FORMATS,
-        "doctor plan train choose evaluate export verify benchmark models info analyze embed search add-class suggest drift",
+        "doctor plan train choose evaluate export verify benchmark models info analyze embed search add-class suggest "
+        "drift",
     ),
     Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
     Word(
@@ -107,7 +108,6 @@ WORDS = (
     # What one command has.
     Word("--save", "a drawing of the images with their answers", "FILE", "predict search suggest"),
     Word("--masks", "a folder of masks", "DIR", "predict"),
-    Word("--top", "the number of classes", "N", "predict watch"),
     Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
     Word("--limit", "the number of boxes", "N", "predict watch"),
     Word("--fast", "decode at a reduced size", "", "predict serve watch embed"),
@@ -139,7 +139,6 @@ WORDS = (
     Word("--split", "which images of the data", "[train|val|test|all]", "evaluate"),
     Word("--compare", "a rival for the same images", "NAME|FILE", "evaluate"),
     Word("--explain", "the images to explain", "N|IMAGE", "evaluate"),
-    Word("--fit-temperature", "a copy of the model with a temperature", "FILE", "evaluate"),
     Word("--stress", "show corrupted images too", "", "evaluate"),
     Word("--multi-scale", "average over scales", "", "evaluate"),
     Word("--to", "the targets", "TARGET,...", "export"),
@@ -189,7 +188,6 @@ WORDS = (
     Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate"),
     Word("--per-class", "a promise to each class", "", "evaluate"),
     Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
-    Word("--features", "features beside a classifier's answers", "", "export"),
 )
 """Every option there is. Who adds one says here what it means, and finds the word that means it already."""
 

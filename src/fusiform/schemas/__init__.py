@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fusiform.schemas import records
 from fusiform.schemas.parts import (
     CLASS,
     TASKS,
@@ -432,68 +433,6 @@ def _epoch() -> Schema:
     return closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
 
 
-def _run() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    return closed(
-        {
-            "schema": named("run"),
-            "data": text,
-            "model": text,
-            "teacher": absent,
-            "scratch": {"type": "boolean"},
-            "ignore": absent,
-            "root": absent,
-            "classes": {**TEXTS, "description": "the names of the classes"},
-            "processes": {"type": "integer", "minimum": 1},
-            "device": {"type": "string", "description": "what computed: cpu, cuda or mps"},
-            "threads": {"type": ["integer", "null"], "minimum": 1},
-        }
-    )
-
-
-def _parts() -> Schema:
-    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
-    of_counts = ("top", "limit", "tiles", "images", "parts")
-    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in of_counts}
-    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou", "overlap")}
-    more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
-    rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
-    return closed({**rest, **{name: {"type": "string"} for name in texts}})
-
-
-def _environment() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
-    device = closed(
-        {"device": text, "name": text, "memory_bytes": size, "capability": text},
-        optional=("memory_bytes", "capability"),
-    )
-    return closed(
-        {
-            "schema": named("environment"),
-            "started": {"type": "string", "description": "ISO 8601 in UTC"},
-            "command": TEXTS,
-            "fusiform": text,
-            "commit": absent,
-            "python": text,
-            "packages": {"type": "object", "additionalProperties": absent},
-            "platform": text,
-            "processor": text,
-            "cores": count,
-            "memory_bytes": size,
-            "malloc": absent,
-            "keeps_freed_memory": {"type": "boolean"},
-            "threads": count,
-            "interop_threads": count,
-            "cuda": absent,
-            "cudnn": count,
-            "devices": list_of(device),
-            "variables": {"type": "object", "additionalProperties": text},
-        },
-        optional=("interop_threads", "cuda", "cudnn"),
-    )
-
-
 def _search() -> Schema:
     """choose.json."""
     plan = "network architecture width input_size"
@@ -525,94 +464,6 @@ def _search() -> Schema:
     )
 
 
-def _spec() -> Schema:
-    """What a model says of itself inside its file: ``ModelSpec.to_dict``."""
-    share = UNITS["share"]
-    accuracy = {"dataset": {"type": "string"}, "top1": share, "top5": share}
-    accuracy |= {"pictures": {"type": "integer", "minimum": 1}, "source": {"type": "string"}}
-    three = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    preprocess = {
-        **object_of("resize crop interpolation antialias")["properties"],
-        "mean": three,
-        "std": three,
-        **object_of("color_order fit")["properties"],
-    }
-    first = ("architecture", "width", "labels")
-    fields = object_of(
-        "architecture width labels task label_ids input_size input_channels padding output temperature scores "
-        "output_stride aspp align_corners decoded features"
-    )["properties"]
-    fields |= {
-        "task": {"enum": list(TASKS)},
-        "preprocess": closed(preprocess, optional=("fit",)),
-        "provenance": {"type": "string"},
-        "license": {"type": "string"},
-        "accuracy": list_of(closed(accuracy)),
-        "version": {
-            "enum": [1, 2],
-            "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
-            "percent",
-        },
-    }
-    return closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
-
-
-def _golden() -> Schema:
-    """golden.json."""
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    number: Schema = {"type": ["number", "null"], "minimum": 0}
-    written: dict[str, Schema] = {"path": text, "sha256": text}
-    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": UNITS["shape"]}
-    three = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    share = {"type": "number"}
-    given: dict[str, Schema] = {
-        **kind,
-        "layout": {"enum": ["NHWC", "NCHW"]},
-        "reads": {"enum": ["pixels", "normalized", "image"], "description": "image is Core ML's, of the same pixels"},
-        "color_order": {"enum": ["rgb", "bgr"]},
-        "mean": {**three, "description": "of what is normalised, (value / 255 - mean) / std; null of pixels"},
-        "std": three,
-    }
-    allowed = {**number, "description": "the largest difference, in the measure of compare; null for boxes"}
-    compared: dict[str, Schema] = {
-        "compare": {
-            "enum": ["largest", "rms", "log_rms", "classes", "boxes"],
-            "description": "the largest difference of a number; the root mean square of the differences; the same of "
-            "the natural logarithms less their mean; the share of pixels of another class; or the boxes",
-        },
-        "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
-    }
-    box = {**CLASS, "score": UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
-    case: dict[str, Schema] = {
-        "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
-        "label": {**absent, "description": "the true class, where it is known"},
-        "image": {**closed(written), "description": "the input as a PNG file, red, green, blue"},
-        "input": {**closed(written), "description": "the bytes of the input tensor, little-endian"},
-        "outputs": list_of(closed({**written, "allowed": allowed})),
-        "top1": {**or_null(closed(CLASS)), "description": "the likeliest class"},
-        "top1_certain": {
-            "type": ["boolean", "null"],
-            "description": "whether another class cannot be the likeliest by rounding",
-        },
-        "boxes": or_null(list_of(closed(box))),
-    }
-    return closed(
-        {
-            "schema": named("golden"),
-            "file": {**text, "description": "what the runtime opens, from the folder that the golden folder lies in"},
-            "files": {**list_of(closed(written)), "description": "all files that the model consists of"},
-            "network": value_of(KEYS["network"]),
-            "task": {"enum": list(TASKS)},
-            "precision": value_of(KEYS["precision_of_weights"]),
-            "runtime": {**text, "description": "what gave the expected answers"},
-            "input": closed(given),
-            "outputs": list_of(closed({**kind, **compared})),
-            "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
-            "cases": list_of(closed(case)),
-        }
-    )
-
-
 _SERVER = "`fusiform serve`"
 FILES: dict[str, tuple[str, str, Schema]] = {
     "predictions": ("What a model says of images", "`fusiform predict` and `fusiform serve`", _predictions()),
@@ -621,18 +472,22 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
     "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
-    "run": ("What was asked of a training", "`run.json` of a run", _run()),
-    "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
-    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", _parts()),
+    "run": ("What was asked of a training", "`run.json` of a run", records.run()),
+    "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
+    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",
         "`golden.json` of `fusiform export --golden`",
-        _golden(),
+        records.golden(),
     ),
-    "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
+    "spec": ("What a model says of itself, in its file", "every file with a model", records.spec()),
     "served": ("The models of a server", f"{_SERVER}, `/v1/models`", served()),
-    "served_model": ("What a served model says of itself", f"{_SERVER}, `/v1/models/NAME`", served_model(_spec())),
+    "served_model": (
+        "What a served model says of itself",
+        f"{_SERVER}, `/v1/models/NAME`",
+        served_model(records.spec()),
+    ),
     "refusal": ("Why a request was not answered", f"{_SERVER}, with a status from 400 on", refusal()),
 }
 """The other documents: title, what writes them, and the schema."""
