@@ -71,8 +71,8 @@ def add_class(
 
     Returns:
         A report with a row for each new class: its images, and the share of them that is named right where each is
-        left out of what the class is made from (None without images of the old classes). Its figures have the accuracy on the old classes' images before and
-        after.
+        left out of what the class is made from (None without images of the old classes). Its figures have the accuracy
+        on the old classes' images before and after.
 
     Raises:
         UsageError: For arguments that do not fit, such as a class that the model knows already.
