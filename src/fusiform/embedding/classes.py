@@ -71,8 +71,8 @@ def add_class(
 
     Returns:
         A report with a row for each new class: its images, and the share of them that is named right where each is
-        left out of what the class is made from. Its figures have the accuracy on the old classes' images before and
-        after.
+        left out of what the class is made from (None without images of the old classes). Its figures have the accuracy
+        on the old classes' images before and after.
 
     Raises:
         UsageError: For arguments that do not fit, such as a class that the model knows already.
@@ -226,7 +226,13 @@ def _grow(head: Head, new: Mapping[str, Features], old: _Old | None) -> tuple[He
         if old is not None:
             labels = np.append(old.labels, np.full(len(features), number, np.int64))
             old = old._replace(features=np.concatenate([old.features, features]), labels=labels)
-        rows.append({"class": label, "images": len(features), "recall": round(added.recall, 6)})
+        rows.append(
+            {
+                "class": label,
+                "images": len(features),
+                "recall": None if added.recall is None else round(added.recall, 6),
+            }
+        )
     return head, rows
 
 

@@ -26,6 +26,9 @@ SHRINKAGE = 0.7
 """That of an added class: of 0.3, 0.7 and 0.95 it lost least on 20 classes of ImageNet added to six scenes."""
 LOST = 0.005
 """The share of old images that an added class may take, as its bias is set."""
+WORTH = 30
+"""What a share of old images counts beside the same share of new ones: with five of these, one more is worth 0.7 % of
+the old ones."""
 
 
 class Head(NamedTuple):
@@ -129,11 +132,14 @@ def _best_scale(logits: Reals, labels: Labels) -> float:
 
 
 class Added(NamedTuple):
-    """The row of an added class, and the share of its images that each of them, left out, is named by."""
+    """The row of an added class, and the share of its images that are named by it where each is left out of it.
+
+    ``recall`` is None where the bias was set by these images alone: it would say nothing.
+    """
 
     weight: Reals
     bias: float
-    recall: float
+    recall: float | None
 
 
 def added_class(head: Head, new: Features, old: Features, old_labels: Labels) -> Added:
@@ -141,7 +147,8 @@ def added_class(head: Head, new: Features, old: Features, old_labels: Labels) ->
 
     ``old`` are images of the head's classes, ``old_labels`` their numbers. The row is the discriminant between the new
     class and all old ones, as large as the old rows are in their logits. Its bias is the largest with which it takes at
-    most ``LOST`` of the old images that the head names right, measured on images that its covariance has not seen.
+    most ``LOST`` of the old images that the head names right, measured on images that its covariance has not seen; or
+    a larger one where that gains more of the new images than ``WORTH`` old ones for each.
     """
     logits = old @ head.weight.T + head.bias
     maker = _Row(old, old_labels, logits)
@@ -150,26 +157,38 @@ def added_class(head: Head, new: Features, old: Features, old_labels: Labels) ->
     for fold in range(int(folds.max()) + 1):
         mine, others = folds == fold, folds != fold
         row = _Row(old[others], old_labels[others], logits[others]) if others.any() else maker
-        margins[mine] = logits[mine].max(1) - old[mine] @ row(new)
+        weight, offset = row(new)
+        margins[mine] = logits[mine].max(1) - (old[mine] @ weight + offset)
     right = logits.argmax(1) == old_labels
     counted = np.sort(margins[right] if right.any() else margins)
-    bias = float(counted[int(LOST * len(counted))])
-    return Added(maker(new), bias, _left_out(head, new, maker, bias))
+    least = float(counted[int(LOST * len(counted))])
+    needed = _needed(head, new, maker)
+
+    def cost(bias: float) -> float:
+        return float((needed > bias).mean() + WORTH * (counted < bias).mean())
+
+    bias = min((least, *(float(each) for each in needed if each > least)), key=cost)
+    weight, offset = maker(new)
+    return Added(weight, offset + bias, float((needed <= bias).mean()))
 
 
 class _Row:
-    """Makes the row of a new class beside old ones, of which there are images and the ``logits`` of the head."""
+    """Makes the row of a new class beside old ones, of which there are images and the ``logits`` of the head.
+
+    With the row comes what brings its answers to the old images to 0 on average, so that those of rows which were made
+    from other parts of the images can be compared.
+    """
 
     def __init__(self, old: Features, labels: Labels, logits: Reals) -> None:
         self.old, self.size = old, float(logits.std())
         self.center: Reals = old.mean(0, dtype=np.float64)
         self.spread = Spread(old, labels, logits.shape[1])
 
-    def __call__(self, new: Features) -> Reals:
+    def __call__(self, new: Features) -> tuple[Reals, float]:
         direction = self.spread.solve((new.mean(0, dtype=np.float64) - self.center)[None], SHRINKAGE)[0]
         length = max(float((self.old @ direction).std()), np.finfo(np.float32).tiny)
         row: Reals = direction * (self.size / length)
-        return row
+        return row, -float(self.center @ row)
 
 
 def added_without(head: Head, new: Features) -> Added:
@@ -180,22 +199,20 @@ def added_without(head: Head, new: Features) -> Added:
     """
     length = float(np.linalg.norm(head.weight - head.weight.mean(0), axis=1).mean())
 
-    def row(images: Features) -> Reals:
+    def row(images: Features) -> tuple[Reals, float]:
         mean = images.mean(0, dtype=np.float64)
         unit: Reals = mean / max(float(np.linalg.norm(mean)), 1e-12)
-        return unit * length
+        return unit * length, 0.0
 
-    old = (new @ head.weight.T + head.bias).max(1)
+    needed = _needed(head, new, row)
+    return Added(row(new)[0], float(needed.max()), None)
+
+
+def _needed(head: Head, new: Features, row: Callable[[Features], tuple[Reals, float]]) -> Reals:
+    """The bias from which on each of the new images is named by the row that the others make."""
+    tops = (new @ head.weight.T + head.bias).max(1)
     parts = [np.delete(new, k, 0) if len(new) > 1 else new for k in range(len(new))]
-    needed = [float(top - image @ row(part)) for top, image, part in zip(old, new, parts, strict=True)]
-    bias = max(needed)
-    return Added(row(new), bias, _left_out(head, new, row, bias))
-
-
-def _left_out(head: Head, new: Features, row: Callable[[Features], Reals], bias: float) -> float:
-    """The share of the new images that the row of the others names."""
-    named = 0
-    for k in range(len(new)):
-        others = np.delete(new, k, 0) if len(new) > 1 else new
-        named += float(new[k] @ row(others) + bias) > float((head.weight @ new[k] + head.bias).max())
-    return named / len(new)
+    rows = [row(part) for part in parts]
+    return np.array(
+        [top - image @ weight - offset for top, image, (weight, offset) in zip(tops, new, rows, strict=True)]
+    )

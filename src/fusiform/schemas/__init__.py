@@ -214,7 +214,7 @@ DOCUMENTS: dict[str, Document] = {
     "added_classes": Document(
         "Classes that were added to a model, with a row for each",
         "`fusiform add-class`",
-        {"": Variant("model file classes data? images? top1_before? top1_after?", "class images recall")},
+        {"": Variant("model file classes data? images? top1_before? top1_after?", "class images recall?")},
     ),
     "learning_rate": Document(
         "A learning rate to begin with", "`fusiform train --find-lr`", {"": Variant("lr steps plot")}
