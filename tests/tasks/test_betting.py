@@ -42,9 +42,9 @@ def test_wealth_by_hand() -> None:
 
 def test_what_all_have_together() -> None:
     wealths = np.log(np.array([[[2.0], [4.0]], [[6.0], [8.0]]]))
-    # A quarter of 1 goes to each of the first's two sides where the first has as much as the second.
+    # A quarter each: (2 + 4 + 6 + 8) / 4. Of eighths 1, 1, 2 and 4: (2 + 4 + 2 * 6 + 4 * 8) / 8.
     np.testing.assert_allclose(np.exp(pooled(wealths, np.ones((2, 2)))), [5.0])
-    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([[1.0, 1.0], [0.0, 2.0]]))), [0.25 * 6 + 0.5 * 8])
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([[1.0, 1.0], [2.0, 4.0]]))), [6.25])
 
 
 def test_false_alarms_are_no_more_than_stated() -> None:
