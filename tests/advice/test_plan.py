@@ -120,31 +120,6 @@ def test_what_was_seen_is_in_the_order_of_the_images(data: Path, model: Model) -
     assert seen.values.shape == (40, 2)
 
 
-@pytest.mark.slow
-def test_a_quarter_foretells_the_whole(shared_data: Path) -> None:
-    """Ten draws of a quarter of the scenes' training images: in nine the interval holds what all of them give."""
-    from fusiform.advice.plan import _Parts, _subsets
-    from fusiform.tasks.learning_curve import Curve
-    from fusiform.zoo.model import open_model
-
-    dataset = open_dataset(shared_data / "intel_scenes", task="classification")
-    samples = (*dataset.splits["train"], *dataset.splits["test"])
-    seen = see(open_model("mobilenet_v2"), samples)
-    labels = np.array([samples[i].label for i in seen.numbers])
-    count = len(dataset.splits["train"])
-    test = np.arange(count, len(labels))
-    features = seen.features - seen.features[:count].mean(0)
-    whole = _subsets(features, labels, 6, _Parts(samples, np.arange(count), test, "test"), 0)[1][0, -1].mean()
-    held = 0
-    for draw in range(10):
-        quarter = np.random.default_rng(draw).permutation(count)[: count // 4]
-        sizes, right = _subsets(features, labels, 6, _Parts(samples, quarter, test, "test"), draw)
-        foretold = Curve(sizes, right).at(count)
-        assert foretold.high - foretold.low < 0.06
-        held += foretold.low <= whole <= foretold.high
-    assert held >= 9
-
-
 def test_the_function_is_public() -> None:
     assert fusiform.plan is plan
     assert Plan.__name__ == "Plan"

@@ -502,7 +502,7 @@ def linked(tmp_path: Path) -> Callable[[Path, str, str], None]:
 def test_few_alarms_on_real_clean_pictures(shared_data: Path) -> None:
     diagnosis = examine(shared_data / "imagenet_val", model="mobilenet_v2")
     assert diagnosis.pictures == 500
-    assert diagnosis.count("error") + diagnosis.count("warning") <= 5, diagnosis.to_table()
+    assert diagnosis.count("error") + diagnosis.count("warning") <= 10, diagnosis.to_table()
 
 
 @pytest.mark.slow
@@ -519,9 +519,10 @@ def test_wrong_labels_among_real_pictures(
             else:
                 linked(picture, ".", folder.name)
     diagnosis = examine(tmp_path / "linked", model="mobilenet_v2")
-    named = {Path(f.path).name for f in diagnosis.findings if f.kind == "suspicious label"}
-    assert len(named & wrong) >= 6
-    assert len(named - wrong) <= 3
+    named = [Path(f.path).name for f in diagnosis.findings if f.kind == "suspicious label"]
+    assert len(set(named[:10]) & wrong) >= 7
+    assert len(set(named) & wrong) >= 8
+    assert len(set(named) - wrong) <= 10
 
 
 @pytest.mark.slow

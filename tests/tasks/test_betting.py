@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusiform.tasks.betting import POWERS, conformal_ranks, pooled, wealth
+from fusiform.tasks.betting import BETS, conformal_ranks, pooled, wealth
 
 
 class Half:
@@ -30,21 +30,21 @@ def test_ranks_are_uniform_with_ties_and_without() -> None:
 
 
 def test_wealth_by_hand() -> None:
-    # One rank of 0.25: the bets on small ranks become k 0.25^(k - 1), those on large ones k 0.75^(k - 1).
-    small = np.mean([k * 0.25 ** (k - 1) for k in POWERS])
-    large = np.mean([k * 0.75 ** (k - 1) for k in POWERS])
+    # One rank of 0.25: the bets on small ranks become 1 - e + e k 0.25^(k - 1), those on large ones with 0.75.
+    small = np.mean([1 - e + e * k * 0.25 ** (k - 1) for e, k in BETS])
+    large = np.mean([1 - e + e * k * 0.75 ** (k - 1) for e, k in BETS])
     np.testing.assert_allclose(np.exp(wealth(np.array([0.25])))[:, 0], [small, large])
     # Each bet is fair: its mean over all ranks is 1.
     ranks = (np.arange(200_000) + 0.5) / 200_000
-    for k in POWERS:
-        np.testing.assert_allclose((k * ranks ** (k - 1)).mean(), 1, rtol=0.03)
+    for e, k in BETS:
+        np.testing.assert_allclose((1 - e + e * k * ranks ** (k - 1)).mean(), 1, rtol=0.08)
 
 
 def test_what_all_have_together() -> None:
     wealths = np.log(np.array([[[2.0], [4.0]], [[6.0], [8.0]]]))
-    # A quarter of 1 goes to each of the first's two sides where the first has as much as the second.
-    np.testing.assert_allclose(np.exp(pooled(wealths, np.ones(2))), [5.0])
-    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([1.0, 3.0]))), [0.125 * 6 + 0.375 * 14])
+    # A quarter each: (2 + 4 + 6 + 8) / 4. Of eighths 1, 1, 2 and 4: (2 + 4 + 2 * 6 + 4 * 8) / 8.
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.ones((2, 2)))), [5.0])
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([[1.0, 1.0], [2.0, 4.0]]))), [6.25])
 
 
 def test_false_alarms_are_no_more_than_stated() -> None:

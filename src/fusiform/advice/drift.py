@@ -26,6 +26,7 @@ from fusiform.zoo.model import Model, open_model
 ALARM = 0.01
 """How often images that are as the reference ones may raise an alarm, however many there are."""
 EXAMPLES = 8
+_STRANGERS, _UNSURE = 6.0, 3.0
 _WORDS = {
     "brightness": ("darker", "brighter"),
     "contrast": ("flatter", "of more contrast"),
@@ -174,12 +175,12 @@ def compare(
     over = np.flatnonzero(pooled(wealths, shares) >= bound)
     after = int(over[0]) + 1 if len(over) else None
     # What one bettor needs alone, whose share of the beginning was that small.
-    needed = bound - np.log(shares / shares.sum() / 2)
+    needed = bound - np.log(shares / shares.sum())
     peaks = wealths.max(2)
     rows: list[Row] = []
     for k in np.argsort(-peaks.max(1), kind="stable"):
         side = int(peaks[k].argmax())
-        alone = after is not None and peaks[k, side] >= needed[k]
+        alone = after is not None and peaks[k, side] >= needed[k, side]
         name = known.names[k]
         extreme = np.argsort(ranks[k] if side == 0 else -ranks[k], kind="stable")[:EXAMPLES]
         rows.append(
@@ -196,9 +197,16 @@ def compare(
 
 
 def shares_of(names: tuple[str, ...]) -> NDArray[np.float64]:
-    """What each measure begins with: as much, but for the classes, which share one part."""
+    """What the bets on small and on large numbers of each measure begin with (names, 2).
+
+    All with as much, but that the classes share one part, and that strangers and answers that are less sure, which are
+    what a model has to fear most and are hardest to see where they are few, have more.
+    """
     of_class = np.array([name.startswith("class ") for name in names])
-    return np.where(of_class, 1 / max(int(of_class.sum()), 1), 1.0)
+    shares = np.where(of_class, 1 / max(int(of_class.sum()), 1), 1.0)[:, None].repeat(2, axis=1)
+    shares[names.index("strangeness"), 1] = _STRANGERS
+    shares[names.index("confidence"), 0] = _UNSURE
+    return shares
 
 
 def _called(name: str, known: Sketch) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.advice.seen import Seen, see
-from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.dataset import DataSet, Split
 from fusiform.data.open import bind_classes, open_dataset
 from fusiform.errors import InputError, UsageError
 from fusiform.progress import Tracker, tracker
@@ -61,10 +61,9 @@ class Plan(Tabular):
         return self.report().to_table()
 
 
-class _Parts(NamedTuple):
-    """The images to learn from and to measure on, by their numbers among all, and what they are called."""
+class Parts(NamedTuple):
+    """The rows of images to learn from and to measure on, and what the latter are called."""
 
-    samples: tuple[Sample, ...]
     train: NDArray[np.int64]
     test: NDArray[np.int64]
     called: Split
@@ -122,10 +121,10 @@ def plan(
     samples = tuple(sample for group in dataset.splits.values() for sample in group)
     seen = see(opened, samples, threads=threads, progress=show)
     parts = _divide(dataset, seen, seed)
-    labels = np.array([parts.samples[i].label for i in seen.numbers], np.int64)
+    labels = np.array([samples[i].label for i in seen.numbers], np.int64)
     features = seen.features - seen.features[parts.train].mean(0)
     with show(total=None, label="learn"):
-        sizes, right = _subsets(features, labels, classes, parts, seed)
+        sizes, right = subsets(features, labels, classes, parts, seed)
         doubted = _doubted(features[parts.train], labels[parts.train], classes, seed)
     outputs = _outputs(dataset, opened)
     own = right[0, -1] if outputs is None else _answers(seen, outputs, parts.test) == labels[parts.test]
@@ -163,7 +162,7 @@ def plan(
     return Plan(figures, tuple(rows), tuple(curve), tuple(foretold), tuple(notes))
 
 
-def _divide(dataset: DataSet, seen: Seen, seed: int) -> _Parts:
+def _divide(dataset: DataSet, seen: Seen, seed: int) -> Parts:
     """The split that ``evaluate`` measures on, and what is learned from; rows of ``seen``."""
     samples = tuple(sample for group in dataset.splits.values() for sample in group)
     split_of: list[Split] = [split for split, group in dataset.splits.items() for _ in group]
@@ -171,24 +170,30 @@ def _divide(dataset: DataSet, seen: Seen, seed: int) -> _Parts:
     splits = np.array(found)
     called: Split = next((split for split in ("test", "val") if split in found), "all")
     if called != "all" and "train" in found:
-        return _Parts(samples, np.flatnonzero(splits == "train"), np.flatnonzero(splits == called), called)
+        return Parts(np.flatnonzero(splits == "train"), np.flatnonzero(splits == called), called)
     order = np.random.default_rng(seed).permutation(len(found))
     order = order[np.argsort([samples[seen.numbers[i]].label for i in order], kind="stable")]
     aside = np.zeros(len(found), bool)
     aside[order[::_HELD_OUT]] = True
     if aside.all():
         raise InputError(f"{dataset.source}: has {len(found)} image that can be read: add more")
-    return _Parts(samples, np.flatnonzero(~aside), np.flatnonzero(aside), "all")
+    return Parts(np.flatnonzero(~aside), np.flatnonzero(aside), "all")
 
 
-def _subsets(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, parts: _Parts, seed: int
+def subsets(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    parts: Parts,
+    seed: int,
+    *,
+    orders: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The sizes of nested subsets, and for each order and subset which test images a head of it names right."""
     count = len(parts.train)
     sizes = np.unique([round(share * count) for share in SHARES if share * count >= LEAST * classes or share == 1])
-    right = np.empty((ORDERS, len(sizes), len(parts.test)), bool)
-    for number in range(ORDERS):
+    right = np.empty((orders or ORDERS, len(sizes), len(parts.test)), bool)
+    for number in range(len(right)):
         order = parts.train[_in_turn(labels[parts.train], np.random.default_rng([seed, number]))]
         known = statistics(features[:0], labels[:0], classes)
         begun = 0
@@ -234,7 +239,7 @@ def _answers(seen: Seen, outputs: NDArray[np.int64], rows: NDArray[np.int64]) ->
     return found
 
 
-def _figures(dataset: DataSet, model: Model, parts: _Parts, right: NDArray[np.bool_], own: bool) -> dict[str, Cell]:
+def _figures(dataset: DataSet, model: Model, parts: Parts, right: NDArray[np.bool_], own: bool) -> dict[str, Cell]:
     """The accuracy, how sure it is, and the test images that it takes to be surer."""
     images, count = len(right), int(right.sum())
     low, high = exact_interval(count, images)
@@ -260,7 +265,7 @@ def _figures(dataset: DataSet, model: Model, parts: _Parts, right: NDArray[np.bo
 def _class_rows(
     dataset: DataSet,
     labels: NDArray[np.int64],
-    parts: _Parts,
+    parts: Parts,
     right: NDArray[np.bool_],
     doubted: NDArray[np.int64],
     gain: float | None,

@@ -1,9 +1,10 @@
-"""What the images looked like that a model was judged on: a few kilobytes that new ones are compared with."""
+"""What the images looked like that a model was judged on: some kilobytes that new ones are compared with."""
 
 from __future__ import annotations
 
 import base64
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fusiform.files import write_file
 from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import softmax
 
-DIRECTIONS = 48
+DIRECTIONS = 96
 """Random directions that features are projected on, which a seed gives and no file has to hold."""
 REFERENCE = 400
 """Images that new ones are ranked among; the others say what strange is."""
@@ -25,6 +26,8 @@ CLASSES = 20
 """With more classes than these, how often each is named is not looked at."""
 _SCHEMA = "fusiform.sketch/1"
 _SEED = 20261129
+_LARGEST = 1 << 20
+"""Bytes that an array may have, whatever a file asks for."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Sketch:
     """``names`` of what is measured and ``values`` (images, names) of reference images, in random order.
 
     ``mean`` and ``whitening`` make of an image's projected features how strange it is; ``labels`` are the model's.
-    ``bytes`` of the file are about 2 for each value: some 10 kB.
+    A file of it has some 20 kB.
     """
 
     names: tuple[str, ...]
@@ -65,7 +68,7 @@ def read_sketch(path: Path, spec: ModelSpec) -> Sketch:
         values, mean, whitening = (_array(content[name]) for name in ("values", "mean", "whitening"))
         columns = len(_names(len(labels)))
         shapes = values.reshape(-1, columns), mean.reshape(DIRECTIONS), whitening.reshape(DIRECTIONS, DIRECTIONS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, zlib.error):
         raise InputError(
             f"{path}: is no sketch: write one (fusiform drift MODEL --reference DATA --sketch {path.name})"
         ) from None
@@ -90,9 +93,8 @@ def make_sketch(seen: Seen, spec: ModelSpec, *, seed: int = 0) -> Sketch:
     covariance = centred.T @ centred / len(rest)
     share = DIRECTIONS / (DIRECTIONS + len(rest))
     covariance = (1 - share) * covariance + (share * np.trace(covariance) / DIRECTIONS + 1e-9) * np.eye(DIRECTIONS)
-    values, vectors = np.linalg.eigh(covariance)
-    # Scaled so that the numbers are about 1, which half precision holds best.
-    whitening = (vectors / np.sqrt(values * DIRECTIONS)).astype(np.float16)
+    # A triangle, half of which need not be kept; scaled so that the numbers are about 1, as half precision likes best.
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance * DIRECTIONS)).astype(np.float16)
     labels = spec.labels
     blank = Sketch(_names(len(labels)), np.zeros((0, 0), np.float16), mean.astype(np.float16), whitening, labels)
     chosen = Seen(tuple(range(len(ranked))), seen.features[ranked], seen.values[ranked], seen.looks[ranked], {})
@@ -122,8 +124,10 @@ def _projected(features: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _text(array: NDArray[np.float16]) -> str:
-    return base64.b64encode(array.astype("<f2").tobytes()).decode()
+    return base64.b64encode(zlib.compress(array.astype("<f2").tobytes(), 9)).decode()
 
 
 def _array(text: str) -> NDArray[np.float16]:
-    return np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float16)
+    reader = zlib.decompressobj()
+    content = reader.decompress(base64.b64decode(text, validate=True), _LARGEST)
+    return np.frombuffer(content, "<f2").astype(np.float16)

@@ -105,6 +105,8 @@ _DIAGNOSED = (
     "note_count"
 )
 _FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
+_SUGGESTED = "path suggested? probability? margin?"
+_DRIFTED = "measure changed? evidence reference_median now examples"
 _FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
@@ -246,23 +248,12 @@ DOCUMENTS: dict[str, Document] = {
     "suggestions": Document(
         "The images to label next, a row for each, and the strangers apart",
         "`fusiform suggest`",
-        {
-            "": Variant(
-                "model images labelled_images? strangers notes",
-                "path suggested? probability? margin?",
-                {"strangers": "path suggested? probability? margin?"},
-            )
-        },
+        {"": Variant("model images labelled_images? strangers notes", _SUGGESTED, {"strangers": _SUGGESTED})},
     ),
     "drift": Document(
         "Whether images are still as the reference, with a row for each thing that was measured",
         "`fusiform drift`",
-        {
-            "": Variant(
-                "model reference_images images false_alarms alarm_after? notes",
-                "measure changed? evidence reference_median now examples",
-            )
-        },
+        {"": Variant("model reference_images images false_alarms alarm_after? notes", _DRIFTED)},
     ),
     "export": Document(
         "The files that a model was exported to",

@@ -12,8 +12,9 @@ import bisect
 import numpy as np
 from numpy.typing import NDArray
 
-POWERS = (0.3, 0.6, 0.8)
-"""Bets of k p^(k - 1) on small ranks and on large ones: the smaller k, the bolder."""
+BETS = ((1.0, 0.3), (1.0, 0.7), (0.25, 0.1), (0.25, 0.3), (0.25, 0.6))
+"""Bets of 1 - e + e k p^(k - 1) on small ranks and on large ones, e and k: as if a share e of the numbers had changed,
+which is the bolder the smaller k is. Their mean over all ranks is 1."""
 
 
 def conformal_ranks(
@@ -36,18 +37,18 @@ def conformal_ranks(
 def wealth(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logarithm of the wealth after each rank: (2, ranks), of bets that ranks are small, and that they are large.
 
-    Each begins with 1, which is shared out equally among the ``POWERS``.
+    Each begins with 1, which is shared out equally among the ``BETS``.
     """
     found = []
     for side in (ranks, 1 - ranks):
-        logs = np.log(np.maximum(side, 1e-12))
-        bets = [np.cumsum(np.log(power) + (power - 1) * logs) for power in POWERS]
-        found.append(np.logaddexp.reduce(bets, axis=0) - np.log(len(POWERS)))
+        small = np.maximum(side, 1e-12)
+        bets = [np.cumsum(np.log(1 - share + share * power * small ** (power - 1))) for share, power in BETS]
+        found.append(np.logaddexp.reduce(bets, axis=0) - np.log(len(BETS)))
     return np.array(found)
 
 
 def pooled(wealths: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logarithm of what all bettors (bettors, 2, steps) have together who begin with these shares of 1."""
-    start = np.log(shares / shares.sum() / 2)[:, None, None]
+    """The logarithm of what all bettors (bettors, 2, steps) have together who begin with these shares (bettors, 2)."""
+    start = np.log(shares / shares.sum())[..., None]
     found: NDArray[np.float64] = np.logaddexp.reduce(wealths + start, axis=(0, 1))
     return found
