@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 FUNCTIONS = {
     "predict": "predict",
     "watch": "watch",
+    "embed": "embed",
+    "search": "search",
+    "add-class": "add_class",
     "train": "train",
     "evaluate": "evaluate",
     "doctor": "diagnose",
@@ -42,6 +45,7 @@ ONLY_OPTIONS = {
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
     ("benchmark", "out"): "where the printed text goes",
+    ("search", "save"): "Matches.save",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
     ("predict", "part"): "predict_parts",
@@ -66,7 +70,18 @@ ONLY_PARAMETERS = {
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = (
+    "diagnose",
+    "train",
+    "Run",
+    "evaluate",
+    "export",
+    "verify",
+    "port",
+    "benchmark",
+    "choose",
+    "add_class",
+)
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
+    from fusiform.embedding.classes import add_class
+    from fusiform.embedding.index import Embeddings
+    from fusiform.embedding.job import embed
+    from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "Embeddings",
+    "Matches",
     "Model",
     "ModelSpec",
     "Prediction",
@@ -46,11 +52,13 @@ __all__ = [
     "Run",
     "Server",
     "__version__",
+    "add_class",
     "analyze",
     "benchmark",
     "choose",
     "demo",
     "diagnose",
+    "embed",
     "evaluate",
     "export",
     "list_models",
@@ -61,6 +69,7 @@ __all__ = [
     "predict_iter",
     "predict_parts",
     "predict_video",
+    "search",
     "serve",
     "train",
     "verify",
@@ -70,6 +79,8 @@ __all__ = [
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
     "Client": "fusiform.serving.client",
+    "Embeddings": "fusiform.embedding.index",
+    "Matches": "fusiform.embedding.search",
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
     "Prediction": "fusiform.prediction.results",
@@ -79,11 +90,13 @@ _WHERE = {
     "Report": "fusiform.report",
     "Run": "fusiform.runs",
     "Server": "fusiform.serving.server",
+    "add_class": "fusiform.embedding.classes",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
+    "embed": "fusiform.embedding.job",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
@@ -93,6 +106,7 @@ _WHERE = {
     "predict_iter": "fusiform.prediction.predict",
     "predict_parts": "fusiform.scaling.parts",
     "predict_video": "fusiform.prediction.streams.video",
+    "search": "fusiform.embedding.search",
     "serve": "fusiform.serving.server",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",

@@ -19,6 +19,7 @@ RECIPES = {
     "classification": (
         "finetune_small",
         "finetune_full",
+        "prototypes",
         "distill_small",
         "quantize_small",
         "imagenet_paper",

@@ -194,6 +194,21 @@ DOCUMENTS: dict[str, Document] = {
             "segmentation": Variant(f"{_TRAINED} miou? pixel_accuracy? seconds"),
         },
     ),
+    "embeddings": Document(
+        "Features of images, kept in a file",
+        "`fusiform embed`",
+        {"": Variant("model sha256 network images feature_count unread file?")},
+    ),
+    "matches": Document(
+        "The images of an index that are most similar to each query",
+        "`fusiform search`",
+        {"": Variant("images unread", "query rank path similarity")},
+    ),
+    "added_classes": Document(
+        "Classes that were added to a model, with a row for each",
+        "`fusiform add-class`",
+        {"": Variant("model file classes data? images? top1_before? top1_after?", "class images recall?")},
+    ),
     "learning_rate": Document(
         "A learning rate to begin with", "`fusiform train --find-lr`", {"": Variant("lr steps plot")}
     ),

@@ -18,6 +18,7 @@ from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups, fingerprint_all
 from fusiform.data.open import open_dataset, recognise
 from fusiform.data.split import split_dataset
+from fusiform.embedding.prototypes import prototype_head
 from fusiform.errors import InputError, WeightsError
 from fusiform.evaluation.calibration import calibrated_spec, fit_calibration
 from fusiform.evaluation.classification import accuracies, answers
@@ -65,7 +66,7 @@ class ClassificationJob(Job[DataSet]):
         labels = [sample.label for sample in loaded.samples]
         pictures = Pictures(loaded, examples, recipe, world, labels=labels)
         weights = start.state
-        if state is None and start.fresh_head and recipe.head_epochs:
+        if state is None and (recipe.head == "prototypes" or (start.fresh_head and recipe.head_epochs)):
             weights = self._train_head(start, loaded.samples)
         task = ClassificationTask(
             start.spec,
@@ -125,8 +126,14 @@ class ClassificationJob(Job[DataSet]):
         if not len(features):
             raise InputError("none of the training pictures can be read: fusiform doctor says why")
         seconds = time.monotonic() - began
-        weight, bias = train_head(features, labels, start.spec.num_classes, self.recipe, self.shown("head"))
         name = head_name(start.spec)
+        if self.recipe.head == "prototypes":
+            found = prototype_head(features, labels, start.spec.num_classes, seed=self.recipe.seed)
+            tried = ", ".join(f"{way} {top1:.1%}" for way, top1 in found.tried)
+            self.say(f"head: {found.way}, of features of {len(features)} pictures; cross-validated top-1: {tried}")
+            weights = found.weight.astype(np.float32), found.bias.astype(np.float32)
+            return {**start.state, f"{name}.weight": weights[0], f"{name}.bias": weights[1]}
+        weight, bias = train_head(features, labels, start.spec.num_classes, self.recipe, self.shown("head"))
         state = {**start.state, f"{name}.weight": weight, f"{name}.bias": bias}
         self.say(
             f"head: features of {len(features)} pictures in {seconds:.1f} s, "

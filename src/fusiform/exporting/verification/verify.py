@@ -220,12 +220,8 @@ def verify_answers(
         if int8 and max_error is None and not candidate.spec.decoded:
             seen = {"classification": "classes", "detection": "boxes", "segmentation": "masks"}[task]
             notes.append(f"without PyTorch there is no saying what rounding explains: only the {seen} were compared")
-    reference_engine = open_engine(
-        reference,
-        engine="torch" if torch else own_engine(reference),
-        threads=threads,
-        features=candidate.spec.features,
-    )
+    runtime, features = "torch" if torch else own_engine(reference), candidate.spec.features
+    reference_engine = open_engine(reference, engine=runtime, threads=threads, features=features)
     sides = Sides(engine, reference_engine, source=found.file, against=found.reference)
 
     classes = mask_labels or range(reference.spec.num_classes)
