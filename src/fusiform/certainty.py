@@ -47,7 +47,7 @@ def kept_ranks(count: int) -> list[int]:
     return ranks[::-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """How ``count`` images of the calibration scored: ``values[i]`` is the ``ranks[i]``-th smallest score.
 
@@ -74,6 +74,9 @@ class Table:
             raise SpecError("certainty: the values of a table must be numbers")
         if list(self.values) != sorted(self.values):
             raise SpecError("certainty: the values of a table must rise")
+
+    def __repr__(self) -> str:
+        return f"<Table of {self.count:,} scores>"
 
     @property
     def most(self) -> float:

@@ -95,7 +95,7 @@ def add_class(
     folders = _folders(images, name, spec)
     state = opened.state()
     layer = TRAITS[spec.architecture].classifier
-    float_spec = spec.replace(output="logits", features=False)
+    float_spec = spec.replace(output="logits", features=False, certainty=None)  # promises are of the old classes
     network = Model(opened.path, "tflite", float_spec, to_tflite(build_graph(float_spec, state)))
     with Predictor(network, threads=threads, features=True) as predictor:
         new = {label: _features(predictor, folder, show) for label, folder in folders.items()}
@@ -142,7 +142,8 @@ def _folders(
         if not place.is_dir():
             raise InputError(f"{place}: is no folder: give a folder of images that show {label}")
         folders[label] = place
-    spec.replace(labels=(*spec.labels, *folders), label_ids=())  # SpecError for names that no file can hold
+    # SpecError for names that no file can hold.
+    spec.replace(labels=(*spec.labels, *folders), label_ids=(), certainty=None)
     return folders
 
 
