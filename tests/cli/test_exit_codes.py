@@ -37,6 +37,9 @@ LEAST = {
     "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
     "plan": ["data"],
+    "embed": ["a.jpg", "--out", "a.npz"],
+    "search": ["a.jpg", "a.npz"],
+    "add-class": ["m.tflite", "blue", "--out", "more.safetensors"],
     "drift": ["m.tflite", "--reference", "data"],
     "suggest": ["data"],
     "train": ["data", "--out", "run"],
@@ -137,6 +140,19 @@ CASES: list[tuple[int, str]] = [
     (1, "doctor empty"),
     (1, "doctor texts"),
     (1, "doctor data --model nope"),
+    (0, "embed photo.png --model small.tflite --out index.npz"),
+    (0, "add-class small.safetensors many/green --name grass --out more.safetensors"),
+    (1, "embed nowhere.png --model small.tflite --out index.npz"),
+    (1, "embed photo.png --model nope --out index.npz"),
+    (1, "search photo.png nowhere.npz"),
+    (1, "search photo.png photo.png"),
+    (1, "add-class nope many/green --out more.safetensors"),
+    (1, "add-class small.tflite nowhere --out more.safetensors"),
+    (2, "embed photo.png"),
+    (2, "search photo.png"),
+    (2, "search photo.png index.npz --top 0"),
+    (2, "add-class small.tflite"),
+    (2, "add-class small.safetensors data/green --out more.tflite"),
     (1, "plan nowhere"),
     (1, "drift small.tflite new --reference data"),
     (1, "drift nope new --reference data"),
@@ -279,6 +295,7 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py
             "port": {0},  # tests/porting
+            "search": {0},  # asks what embed wrote: tests/embedding
             "serve": {0},  # goes on until it is told to stop: tests/serving
             "watch": {0},  # goes on until it is interrupted: tests/prediction/streams/test_watch.py
         }
