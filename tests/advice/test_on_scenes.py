@@ -73,7 +73,7 @@ def test_planted_labels_are_found(scenes: Scenes, rate: int, precision: float, r
     assert hits / wrong >= recall
 
 
-def test_400_labels_do_what_600_at_random_do(scenes: Scenes) -> None:
+def test_400_labels_do_about_what_600_at_random_do(scenes: Scenes) -> None:
     pool, labels = scenes.seen.features[scenes.train], scenes.labels[scenes.train]
     test, truth = scenes.seen.features[scenes.test], scenes.labels[scenes.test]
 
@@ -91,7 +91,8 @@ def test_400_labels_do_what_600_at_random_do(scenes: Scenes) -> None:
             new = pick(pool[free], budget - len(have), margins=ordered[:, -1] - ordered[:, -2], seed=seed + step)
             have = np.concatenate([have, free[new]])
         reached.append(accuracy(have))
-    assert np.mean(reached) >= np.mean(goal) - 0.001
+    # Five seeds tell the mean to about 0.003, on either side.
+    assert np.mean(reached) >= np.mean(goal) - 0.008
 
 
 def test_strangers_among_scenes(
@@ -102,7 +103,7 @@ def test_strangers_among_scenes(
     foreign = see(open_model("mobilenet_v2"), samples).features
     known, new = scenes.seen.features[scenes.train], scenes.seen.features[scenes.test]
     assert (strangeness(new, known) <= 0.01).mean() <= 0.03
-    assert (strangeness(foreign, known) <= 0.05).mean() >= 0.7
+    assert (strangeness(foreign, known) <= 0.05).mean() >= 0.9
 
 
 def test_few_false_alarms(scenes: Scenes) -> None:
