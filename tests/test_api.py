@@ -20,9 +20,15 @@ ROOT = Path(__file__).parents[1]
 FUNCTIONS = {
     "predict": "predict",
     "watch": "watch",
+    "embed": "embed",
+    "search": "search",
+    "add-class": "add_class",
     "train": "train",
     "evaluate": "evaluate",
     "doctor": "diagnose",
+    "plan": "plan",
+    "drift": "drift",
+    "suggest": "suggest",
     "export": "export",
     "verify": "verify",
     "benchmark": "benchmark",
@@ -39,9 +45,13 @@ ONLY_OPTIONS = {
     "strict": "an exit code: results have their errors and findings",
     ("predict", "out"): "where the printed text goes",
     ("evaluate", "out"): "where the printed text goes",
+    ("suggest", "out"): "where the printed text goes",
+    ("drift", "out"): "where the printed text goes",
+    ("plan", "out"): "where the printed text goes",
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
     ("benchmark", "out"): "where the printed text goes",
+    ("search", "save"): "Matches.save",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
     ("predict", "part"): "predict_parts",
@@ -62,11 +72,24 @@ ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
     "say": "the command prints on standard error",
     ("choose", "distillation"): "a Recipe object, which no option can name",
-    ("evaluate", "calibrate"): "the old name of fit_temperature, until 0.3",
+    ("evaluate", "fit_temperature"): "the old name of calibrate, until 0.3",
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = (
+    "diagnose",
+    "plan",
+    "drift",
+    "train",
+    "Run",
+    "evaluate",
+    "export",
+    "verify",
+    "port",
+    "benchmark",
+    "choose",
+    "add_class",
+)
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""
@@ -136,7 +159,9 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
-    assert set(options("predict")) - {"strict", "save", "masks", *OF_VIDEOS} == set(parameters) - {"progress"}
+    assert set(options("predict")) - {"strict", "save", "masks", "certain", *OF_VIDEOS} == set(parameters) - {
+        "progress"
+    }
 
 
 def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:

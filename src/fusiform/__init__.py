@@ -9,9 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.drift import drift
+    from fusiform.advice.plan import plan
+    from fusiform.advice.suggest import suggest
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
+    from fusiform.embedding.classes import add_class
+    from fusiform.embedding.index import Embeddings
+    from fusiform.embedding.job import embed
+    from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "Embeddings",
+    "Matches",
     "Model",
     "ModelSpec",
     "Prediction",
@@ -46,22 +55,28 @@ __all__ = [
     "Run",
     "Server",
     "__version__",
+    "add_class",
     "analyze",
     "benchmark",
     "choose",
     "demo",
     "diagnose",
+    "drift",
+    "embed",
     "evaluate",
     "export",
     "list_models",
     "load",
     "open_model",
+    "plan",
     "port",
     "predict",
     "predict_iter",
     "predict_parts",
     "predict_video",
+    "search",
     "serve",
+    "suggest",
     "train",
     "verify",
     "watch",
@@ -70,6 +85,8 @@ __all__ = [
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
     "Client": "fusiform.serving.client",
+    "Embeddings": "fusiform.embedding.index",
+    "Matches": "fusiform.embedding.search",
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
     "Prediction": "fusiform.prediction.results",
@@ -79,21 +96,27 @@ _WHERE = {
     "Report": "fusiform.report",
     "Run": "fusiform.runs",
     "Server": "fusiform.serving.server",
+    "add_class": "fusiform.embedding.classes",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
+    "drift": "fusiform.advice.drift",
+    "embed": "fusiform.embedding.job",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
+    "plan": "fusiform.advice.plan",
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
     "predict_parts": "fusiform.scaling.parts",
     "predict_video": "fusiform.prediction.streams.video",
+    "search": "fusiform.embedding.search",
     "serve": "fusiform.serving.server",
+    "suggest": "fusiform.advice.suggest",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
     "watch": "fusiform.prediction.streams.watch",

@@ -106,9 +106,7 @@ def test_usage_errors(data: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "nowhere").exit_code != 0
     assert run(data, "--threads", "0").exit_code == 2
     assert run(data, "--model", "no_such_model").exit_code == 1
-    result = run(data, "--model", "mobilenet_v2")  # its cats and dogs have longer names
-    assert result.exit_code == 1
-    assert "Traceback" not in result.stderr
+    assert run(data, "--model", "mobilenet_v2").exit_code == 0  # its cats and dogs have longer names: it need not know
 
     assert run(data, "--fix", tmp_path / "clean.csv").exit_code == 0
     before = (tmp_path / "clean.csv").read_bytes()

@@ -36,6 +36,12 @@ LEAST = {
     "predict": ["a.jpg"],
     "watch": ["photos", "--out", "answers.jsonl"],
     "doctor": ["data"],
+    "plan": ["data"],
+    "embed": ["a.jpg", "--out", "a.npz"],
+    "search": ["a.jpg", "a.npz"],
+    "add-class": ["m.tflite", "blue", "--out", "more.safetensors"],
+    "drift": ["m.tflite", "--reference", "data"],
+    "suggest": ["data"],
     "train": ["data", "--out", "run"],
     "choose": ["data", "--out", "best"],
     "evaluate": ["m.tflite", "data"],
@@ -76,6 +82,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lived_in_state: Call
     Path("texts/a.txt").write_text("no image")
     Path("broken.tflite").write_bytes(b"\0\0\0\0TFL3" + bytes(40))
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    shutil.copytree("data", "new")
+    for k in range(20):
+        for name in ("green", "red"):
+            (tmp_path / "many" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (10 * k, 90, 5 * k)).save(tmp_path / "many" / name / f"{k}.png")
     shutil.copytree("data", "damaged")
     shutil.copy("broken.png", "damaged/red/0.png")
     Path("taken").mkdir()
@@ -92,6 +103,11 @@ CASES: list[tuple[int, str]] = [
     (0, "predict photo.png broken.png --model small.tflite"),
     (0, "doctor data"),
     (0, "doctor damaged"),
+    (0, "doctor other --model small.tflite"),
+    (0, "plan data --model small.tflite"),
+    (0, "drift small.tflite new --reference many --sketch sketch.json"),
+    (0, "suggest data --model small.tflite --count 2"),
+    (0, "suggest new --model small.tflite --labelled data"),
     (0, "train --recipes"),
     (0, "train data --show"),
     (0, "evaluate small.tflite data"),
@@ -124,7 +140,25 @@ CASES: list[tuple[int, str]] = [
     (1, "doctor empty"),
     (1, "doctor texts"),
     (1, "doctor data --model nope"),
-    (1, "doctor other --model small.tflite"),
+    (0, "embed photo.png --model small.tflite --out index.npz"),
+    (0, "add-class small.safetensors many/green --name grass --out more.safetensors"),
+    (1, "embed nowhere.png --model small.tflite --out index.npz"),
+    (1, "embed photo.png --model nope --out index.npz"),
+    (1, "search photo.png nowhere.npz"),
+    (1, "search photo.png photo.png"),
+    (1, "add-class nope many/green --out more.safetensors"),
+    (1, "add-class small.tflite nowhere --out more.safetensors"),
+    (2, "embed photo.png"),
+    (2, "search photo.png"),
+    (2, "search photo.png index.npz --top 0"),
+    (2, "add-class small.tflite"),
+    (2, "add-class small.safetensors data/green --out more.tflite"),
+    (1, "plan nowhere"),
+    (1, "drift small.tflite new --reference data"),
+    (1, "drift nope new --reference data"),
+    (1, "suggest nowhere"),
+    (1, "suggest data --model small.tflite --labelled data"),
+    (1, "plan data --model nope"),
     (1, "train nowhere --out run"),
     (1, "train empty --out run"),
     (1, "train data --out taken"),
@@ -180,6 +214,11 @@ CASES: list[tuple[int, str]] = [
     (2, "doctor data --task classify"),
     (2, "doctor data --ignore 255"),
     (2, "doctor data --fix clean.txt"),
+    (2, "plan data --more 0"),
+    (2, "drift small.tflite new"),
+    (2, "drift small.tflite --reference many"),
+    (2, "suggest data --count 0"),
+    (2, "suggest data --diverse --labelled data"),
     (2, "train data"),
     (2, "train data --out data/run"),
     (2, "train data --out run --recipe nope"),
@@ -196,7 +235,7 @@ CASES: list[tuple[int, str]] = [
     (2, "evaluate small.tflite"),
     (2, "evaluate small.tflite data --explain 2"),
     (2, "evaluate small.tflite data --score 0.5"),
-    (2, "evaluate small.tflite data --fit-temperature copy.onnx"),
+    (2, "evaluate small.tflite data --calibrate copy.onnx"),
     (2, "export small.safetensors --to nope --out ship"),
     (2, "export small.safetensors --to onnx"),
     (2, "export small.safetensors --to onnx --out ship --single-file"),
@@ -256,6 +295,7 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py
             "port": {0},  # tests/porting
+            "search": {0},  # asks what embed wrote: tests/embedding
             "serve": {0},  # goes on until it is told to stop: tests/serving
             "watch": {0},  # goes on until it is interrupted: tests/prediction/streams/test_watch.py
         }

@@ -59,7 +59,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[ColorEngine]:
     """The engines that were opened; every one is a ColorEngine."""
     opened: list[ColorEngine] = []
 
-    def open_engine(model: str, *, engine: str = "litert", threads: int = 1, device: str = "cpu") -> ColorEngine:
+    def open_engine(
+        model: str, *, engine: str = "litert", threads: int = 1, device: str = "cpu", features: bool = False
+    ) -> ColorEngine:
         opened.append(ColorEngine(threads))
         return opened[-1]
 

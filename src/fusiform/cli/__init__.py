@@ -15,8 +15,14 @@ from fusiform.errors import FusiformError
 COMMANDS = {
     "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them, or segment them."),
     "watch": ("fusiform.cli.watch:command", "Answer the images that come into a folder."),
+    "embed": ("fusiform.cli.embed:command", "Compute the features of images."),
+    "search": ("fusiform.cli.search:command", "Find the images that are most similar to one."),
+    "drift": ("fusiform.cli.drift:command", "Say whether images are still what a model knows."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
+    "plan": ("fusiform.cli.plan:command", "Say whether there are enough images."),
+    "suggest": ("fusiform.cli.suggest:command", "Pick the images to label next."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
+    "add-class": ("fusiform.cli.add_class:command", "Add classes from a few images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
     "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
     "export": ("fusiform.cli.export:command", "Write a model for phones, browsers and other runtimes."),
@@ -33,8 +39,8 @@ COMMANDS = {
 
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
-    "Use a model": ("predict", "watch"),
-    "Train on your images": ("doctor", "train", "choose", "evaluate"),
+    "Use a model": ("predict", "watch", "embed", "search", "drift"),
+    "Train on your images": ("doctor", "plan", "suggest", "train", "add-class", "choose", "evaluate"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),

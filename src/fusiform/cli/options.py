@@ -19,6 +19,7 @@ RECIPES = {
     "classification": (
         "finetune_small",
         "finetune_full",
+        "prototypes",
         "distill_small",
         "quantize_small",
         "imagenet_paper",
@@ -159,6 +160,30 @@ def several(
 def out_folder(text: str, *, required: bool = True) -> Option:
     """``--out`` of a command that writes several files."""
     return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)
+
+
+def certain(text: str) -> Option:
+    """``--certain``: a share, as ``99%`` or ``0.99``."""
+    return click.option("--certain", type=ShareType(), metavar="PERCENT", help=text)
+
+
+class ShareType(click.ParamType[float]):
+    """A share between 0 and 1, written as one or, with its sign, in percent."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share; what is none, or is 0 or 1 or beyond, is refused."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 < share < 1:
+            self.fail(f"{value} is no share of the images: write 99% or 0.99, above 0 and below 1", param, ctx)
+        return share
 
 
 def model(text: str, *, default: str | None = None) -> Option:

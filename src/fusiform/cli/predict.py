@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,10 @@ SAVED = 64
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
 @options.top
+@options.certain(
+    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
+    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
+)
 @options.score
 @options.iou
 @options.limit
@@ -75,6 +80,7 @@ def command(
     sources: tuple[str, ...],
     model: str,
     top: int | None,
+    certain: float | None,
     score: float | None,
     iou: float | None,
     limit: int | None,
@@ -117,9 +123,11 @@ def command(
     With --part the answers for very many images go into the folder that --out names, as files of so many rows each.
     Interrupted, the same command goes on; an image that cannot be read is a row with an error.
 
-    A classifier gives the most probable classes. The grid of --save shows each image with its most probable class: in
-    green or red where the image lies in a folder named after one of the model's classes, so that it is known to be
-    right or wrong.
+    A classifier gives the most probable classes. A calibrated one (fusiform evaluate --calibrate) says before them
+    whether it is sure, unsure between some, or whether the image shows none of its classes.
+
+    The grid of --save shows each image with its most probable class: in green or red where the image lies in a folder
+    named after one of the model's classes, so that it is known to be right or wrong.
 
     A detector gives boxes: score, class, left, top, width and height in pixels. --format coco writes COCO's result
     format, with the class's name and the image's path added. image_id is the number in a file name like COCO's
@@ -158,6 +166,7 @@ def command(
             sources,
             model=opened,
             top=top,
+            certain=certain,
             score=score,
             iou=iou,
             limit=limit,
@@ -192,18 +201,18 @@ def command(
                 kept += f"; the masks of {answered:,} images are in {masks}"
             interrupt.args = (kept,)
             raise
-    if save is not None and drawing is not None:
-        for note in drawing.save(save, answered + len(errors)):
-            click.echo(f"fusiform: {printable(note)}", err=True)
-    _tell(errors, answered, image_ids.shared)
+    notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
+    _tell(notes, errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
 
 
-def _tell(errors: list[str], answered: int, shared_ids: int) -> None:
+def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:
     """Say on standard error what the answers do not say."""
+    for note in notes:
+        click.echo(f"fusiform: {printable(note)}", err=True)
     if shared_ids:
         click.echo(f"fusiform: {shared_ids} pictures have the image_id of another one: go by their paths", err=True)
     if errors:

@@ -39,7 +39,7 @@ def check(ctx: click.Context) -> None:
         raise UsageError("--format coco is for images: take jsonl with --video")
 
 
-ALIKE = ("save", "top", "score", "iou", "limit", "tiles", "overlap", "engine", "threads", "batch", "labels")
+ALIKE = ("save", "top", "certain", "score", "iou", "limit", "tiles", "overlap", "engine", "threads", "batch", "labels")
 """The options that mean for frames what they mean for images."""
 
 

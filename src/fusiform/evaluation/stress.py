@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from fusiform import engines
 from fusiform.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from fusiform.data.dataset import Sample
+from fusiform.drawing.page import Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels
+from fusiform.evaluation import page_parts
 from fusiform.evaluation.figures import rounded
 from fusiform.progress import Tracker, silent
-from fusiform.report import Cell
+from fusiform.report import Cell, rows_table
 from fusiform.tasks import bootstrap
 from fusiform.tasks.bootstrap import Interval
 from fusiform.zoo.model import Model
@@ -152,6 +154,19 @@ def stress_text(found: Stress) -> str:
         f"{low:.1f} to {high:.1f}){kept}: the mean corruption error is {100 * figures['mean_corruption_error']:.1f} %, "
         "over 15 corruptions at 5 strengths, without dividing by another network's."
     )
+
+
+def stress_table(found: Stress | None) -> str:
+    """What follows the tables for people; nothing where it was not asked for."""
+    return "" if found is None else f"\n{stress_text(found)}\n\n{rows_table(stress_rows(found))}\n"
+
+
+def add_stress(page: Page, found: Stress | None) -> None:
+    """The page's part about it, if it was asked for."""
+    if found is not None:
+        page.add_heading("Corrupted images", count=len(found.right))
+        page.add_text(stress_text(found))
+        page.add_table(page_parts.shares(stress_rows(found)))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -22,6 +22,7 @@ def predict(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -55,6 +56,9 @@ def predict(
         iou: Of a detector's boxes of one class whose intersection over union is above this, in [0, 1], the
             highest-scoring one remains (0.6): non-maximum suppression.
         limit: At most so many boxes an image (100).
+        certain: For a calibrated classifier: the share of images, in (0, 1), whose set of ``names`` holds the right
+            one, and that are not called unknown if they show one of the classes; None is what it was calibrated for,
+            0.95.
         engine: The runtime; None is the one that the file is for.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
@@ -105,7 +109,7 @@ def predict(
         tiles=tiles,
         overlap=overlap,
     )
-    return predictor(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
+    return predictor(sources, top=top, score=score, iou=iou, limit=limit, certain=certain, progress=progress)
 
 
 def predict_iter(
@@ -116,6 +120,7 @@ def predict_iter(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -142,6 +147,7 @@ def predict_iter(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
@@ -186,4 +192,13 @@ def predict_iter(
         tiles=tiles,
         overlap=overlap,
     )
-    return predictor.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress, thumbnails=thumbnails)
+    return predictor.iter(
+        sources,
+        top=top,
+        score=score,
+        iou=iou,
+        limit=limit,
+        certain=certain,
+        progress=progress,
+        thumbnails=thumbnails,
+    )

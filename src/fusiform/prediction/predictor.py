@@ -47,6 +47,8 @@ class Predictor:
         tiles: For small objects in large pictures: the side of the tiles, in pixels, that a detector is shown one by
             one, beside the whole picture. None shows it the whole picture alone.
         overlap: The share of a tile's side that neighbours have in common, up to 0.9.
+        features: Let each answer of a classifier have its ``features``: what the last layer reads, as a vector of
+            float32. Files that do not answer them are made to, but for programs (TorchScript, OpenVINO, ExecuTorch).
 
     Raises:
         UsageError: For arguments that do not fit.
@@ -74,6 +76,7 @@ class Predictor:
         labels: str | os.PathLike[str] | Sequence[str] | None = None,
         tiles: int | None = None,
         overlap: float = 0.2,
+        features: bool = False,
     ) -> None:
         for name, count in (("batch", batch), ("threads", threads)):
             if count is not None and count < 1:
@@ -88,6 +91,10 @@ class Predictor:
         if labels is not None:
             self.spec = rename(self.spec, labels)
         check_fit(self.spec, self._model.path)
+        if features:
+            engines.check_features(self._model)
+        self._features = features
+        self._answers_features = features or engines.tells_unknown(self._model)
         self._tiles = None
         if tiles is not None or overlap != 0.2:
             from fusiform.prediction.tiles import check_tiles  # naming a photograph is not to wait for it
@@ -105,10 +112,11 @@ class Predictor:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
         progress: bool | Tracker | None = None,
     ) -> Predictions:
         """Answer each image, in the order of ``sources``; arguments and errors are those of ``fusiform.predict``."""
-        answers = self.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
+        answers = self.iter(sources, top=top, score=score, iou=iou, limit=limit, certain=certain, progress=progress)
         return Predictions(answers, self.spec)
 
     def iter(
@@ -119,11 +127,12 @@ class Predictor:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
         progress: bool | Tracker | None = False,
         thumbnails: int = 0,
     ) -> PredictionStream:
         """Yield each answer as soon as its turn comes; see ``fusiform.predict_iter``."""
-        asked = Asked(top, score, iou, limit)
+        asked = Asked(top, score, iou, limit, certain)
         check_asked(self.spec, asked)
 
         pictures: Iterable[Picture] = find_pictures(sources)
@@ -191,7 +200,12 @@ class Predictor:
         with self._opening:
             if threads not in self._pools:
                 start = partial(
-                    engines.open_engine, self._model, engine=self._engine, threads=threads, device=self._device
+                    engines.open_engine,
+                    self._model,
+                    engine=self._engine,
+                    threads=threads,
+                    device=self._device,
+                    features=self._answers_features,
                 )
                 self._pools[threads] = Engines(start, max(1, self._cores // threads))
             return self._pools[threads]
@@ -216,7 +230,15 @@ class Predictor:
 
     def _worker(self, engine: Engine, alone: bool) -> Worker:
         if self._tiles is None:
-            return Worker(engine, self.spec, self._model.path, fast=self._fast, batch=self._batch, alone=alone)
+            return Worker(
+                engine,
+                self.spec,
+                self._model.path,
+                fast=self._fast,
+                batch=self._batch,
+                alone=alone,
+                features=self._features,
+            )
         from fusiform.prediction.tiles import TiledWorker
 
         return TiledWorker(engine, self.spec, self._model.path, self._tiles, batch=self._batch, alone=alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from fusiform.errors import ImageError, SpecError, UsageError, WeightsError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
-from fusiform.spec import ModelSpec, Task
-from fusiform.tasks.classification import Classification, decode
+from fusiform.spec import FEATURES, ModelSpec, Task
+from fusiform.tasks.classification import Classification, decode, guesses, to_probabilities
 
 FAST_MARGIN = 2
 """How much larger than needed a picture may be decoded with ``fast``: at 1, twice as many first answers change."""
@@ -32,10 +33,17 @@ class Asked(NamedTuple):
     score: float | None = None
     iou: float | None = None
     limit: int | None = None
+    certain: float | None = None
 
 
 # The options of one task alone.
-_TASKS: dict[str, Task] = {"top": "classification", "score": "detection", "iou": "detection", "limit": "detection"}
+_TASKS: dict[str, Task] = {
+    "top": "classification",
+    "certain": "classification",
+    "score": "detection",
+    "iou": "detection",
+    "limit": "detection",
+}
 
 
 class Read(NamedTuple):
@@ -51,7 +59,8 @@ class Worker:
     """One engine and the way from pictures to answers through it; serves one thread.
 
     ``path`` is the model's file, for messages; the network sees ``batch`` pictures at a time; ``alone`` says that
-    thumbnails are of a picture beside no other. A picture of more than ``max_pixels`` is not decoded.
+    thumbnails are of a picture beside no other. A picture of more than ``max_pixels`` is not decoded. With
+    ``features`` the answers bring a classifier's features along, which the engine has to answer.
     """
 
     def __init__(
@@ -64,12 +73,22 @@ class Worker:
         batch: int = 1,
         alone: bool = False,
         max_pixels: int | None = None,
+        features: bool = False,
     ) -> None:
         self.engine, self.path = engine, path
         self.fast, self.batch, self.alone, self.max_pixels = fast, batch, alone, max_pixels
         # An engine that the file was not made for runs its weights, without a softmax at their end.
         output = engine.spec.output
         self.spec = spec if spec.output == output else spec.replace(output=output)
+        # Those that the engine answers are taken; what tells unknown images needs them, whoever asked for them.
+        self.features = features
+        if self.spec.features != engine.spec.features:
+            self.spec = self.spec.replace(features=engine.spec.features)
+        self._reader = None
+        if spec.certainty is not None:
+            from fusiform.calibration.answer import Reader  # only what is calibrated is to wait for it
+
+            self._reader = Reader(spec.certainty)
 
     def answer(self, pictures: Sequence[Picture], asked: Asked) -> list[Prediction]:
         """The answers for a group, in its order, each with what is wrong with its picture, if anything is.
@@ -110,10 +129,24 @@ class Worker:
             return self._detections(read, values, asked)
         if self.spec.task == "segmentation":
             return self._segmentations(read, values)
-        guesses = decode(values[self.spec.output], self.spec, asked.top or TOP)
+        named = self._named(values, asked)
+        features = values[FEATURES] if self.features else [None] * len(read)
         return [
-            Prediction(one.path, Classification(one.path, top), thumbnail=one.thumbnail)
-            for one, top in zip(read, guesses, strict=True)
+            Prediction(one.path, replace(found, path=one.path), thumbnail=one.thumbnail, features=row)
+            for one, found, row in zip(read, named, features, strict=True)
+        ]
+
+    def _named(self, values: dict[str, NDArray[Any]], asked: Asked) -> list[Classification]:
+        """A classifier's answers; a calibrated one's with a set of names, and with what is told of the unknown."""
+        tops = decode(values[self.spec.output], self.spec, asked.top or TOP)
+        if self._reader is None:
+            return [Classification("", top) for top in tops]
+        probabilities = to_probabilities(values[self.spec.output], self.spec)
+        certain = self._reader.certainty.check_share(asked.certain)
+        said = self._reader.read(probabilities, values.get(FEATURES), certain)
+        return [
+            Classification("", top, guesses(row, self.spec, inside), p_known, certain)
+            for top, row, inside, p_known in zip(tops, probabilities, said.sets, said.p_known, strict=True)
         ]
 
     def _detections(self, read: Sequence[Read], values: dict[str, NDArray[Any]], asked: Asked) -> list[Prediction]:
@@ -179,6 +212,16 @@ def check_asked(spec: ModelSpec, asked: Asked) -> None:
     for name, task in _TASKS.items():
         if getattr(asked, name) is not None and task != spec.task:
             raise UsageError(f"{name} is for {task}, and the model ({spec.name}) is for {spec.task}: leave {name} out")
+    if asked.certain is not None:
+        if spec.certainty is None:
+            raise UsageError(
+                f"certain is for calibrated models, and this one ({spec.name}) is none: fusiform evaluate MODEL DATA "
+                "--calibrate FILE writes one"
+            )
+        try:
+            spec.certainty.check_share(asked.certain)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     if spec.task == "detection" and spec.decoded:
         _check_decoded(spec, asked)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fusiform.schemas import records
 from fusiform.schemas.parts import (
     CLASS,
     TASKS,
@@ -95,15 +96,17 @@ _VERIFIED = "file reference engine task int8 passed failures images"
 _LIMITS = "min_agreement? allowed_drop? notes"
 _ERRORS = "explained_error? max_error? tolerance? largest_error? batch_error?"
 _EXPORTED = (
-    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? boxes? "
-    "boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... "
-    "delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
+    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? features_cosine? "
+    "boxes? boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? "
+    "drop?... delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
 )
 _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
     "note_count"
 )
-_FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
+_SUGGESTED = "path suggested? probability? margin?"
+_DRIFTED = "measure changed? evidence reference_median now examples"
 _FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
@@ -157,18 +160,21 @@ DOCUMENTS: dict[str, Document] = {
         {
             "classification": Variant(
                 f"{_EVALUATION} images skipped classes model_classes top1... top5... macro_f1 balanced_accuracy ece "
-                "nll temperature best_temperature seconds",
+                "nll temperature best_temperature certain? unknown_images? coverage?... set_size?... false_unknown?... "
+                "auroc?... caught?... seconds",
                 "class images precision recall f1",
                 {
                     "most_confused": "true predicted images share",
                     "mistakes": "predicted confidence true probability path",
+                    "slipped": "predicted p_known path",
                 },
                 {
                     "confusion": _CONFUSION,
                     "stress": or_null(_STRESS),
                     **_of_evaluation(
                         "top1 other_top1 both only_model only_other neither p_value top1_difference...",
-                        "temperature fitted_on images ece_before ece_after nll_before nll_after written",
+                        "temperature fitted_on images ece_before ece_after nll_before nll_after refused set_score "
+                        "detected_by? detector_auroc?",
                     ),
                 },
             ),
@@ -197,6 +203,21 @@ DOCUMENTS: dict[str, Document] = {
             "segmentation": Variant(f"{_TRAINED} miou? pixel_accuracy? seconds"),
         },
     ),
+    "embeddings": Document(
+        "Features of images, kept in a file",
+        "`fusiform embed`",
+        {"": Variant("model sha256 network images feature_count unread file?")},
+    ),
+    "matches": Document(
+        "The images of an index that are most similar to each query",
+        "`fusiform search`",
+        {"": Variant("images unread", "query rank path similarity")},
+    ),
+    "added_classes": Document(
+        "Classes that were added to a model, with a row for each",
+        "`fusiform add-class`",
+        {"": Variant("model file classes data? images? top1_before? top1_after?", "class images recall?")},
+    ),
     "learning_rate": Document(
         "A learning rate to begin with", "`fusiform train --find-lr`", {"": Variant("lr steps plot")}
     ),
@@ -208,6 +229,31 @@ DOCUMENTS: dict[str, Document] = {
             "detection": _diagnosis("objects train_objects? val_objects? test_objects? small"),
             "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
         },
+    ),
+    "plan": Document(
+        "Whether there are enough images, with a row for each class",
+        "`fusiform plan`",
+        {
+            "": Variant(
+                "data model measured split classes train_images test_images top1... images_to_tell images_to_compare "
+                "doubted notes",
+                "class train_images test_images recall? recall_low? recall_high? images_to_tell? doubted limit?",
+                {
+                    "curve": "train_images top1",
+                    "more": "more_images train_images foretold foretold_low foretold_high foretold_gain",
+                },
+            )
+        },
+    ),
+    "suggestions": Document(
+        "The images to label next, a row for each, and the strangers apart",
+        "`fusiform suggest`",
+        {"": Variant("model images labelled_images? strangers notes", _SUGGESTED, {"strangers": _SUGGESTED})},
+    ),
+    "drift": Document(
+        "Whether images are still as the reference, with a row for each thing that was measured",
+        "`fusiform drift`",
+        {"": Variant("model reference_images images false_alarms alarm_after? notes", _DRIFTED)},
     ),
     "export": Document(
         "The files that a model was exported to",
@@ -223,7 +269,8 @@ DOCUMENTS: dict[str, Document] = {
         "`fusiform verify`",
         {
             "classification": Variant(
-                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? {_LIMITS}",
+                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? "
+                f"explained_error_features? max_error_features? features_error? features_cosine? {_LIMITS}",
                 "kind batch images largest_error rms_error agreement? other_class",
             ),
             "detection": Variant(
@@ -337,11 +384,19 @@ def _prediction() -> Schema:
         **closed({"size": UNITS["shape"], "counts": {"type": "string"}}),
         "description": "of a server that is asked with mask=rle: the class's pixels in COCO's compressed run lengths",
     }
+    named_classes = list_of(closed({**CLASS, "probability": share}))
+    promised: dict[str, Schema] = {
+        "set": {**named_classes, "description": "of a calibrated model: the right class is among these, as promised"},
+        "known": {"type": ["boolean", "null"], "description": "whether it shows any of the classes; null: not told"},
+        "p_known": value_of(KEYS["p_known"], null=True),
+        "certain": value_of(KEYS["certain"]),
+    }
     shown = closed({**CLASS, "share": share, "rle": rle}, optional=("rle",))
     return {
         "oneOf": [
             closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
-            closed({**_IMAGE, "top": list_of(closed({**CLASS, "probability": share}))}),
+            closed({**_IMAGE, "top": named_classes}),
+            closed({**_IMAGE, "top": named_classes, **promised}),
             closed({**_SIZED, "boxes": list_of(closed(box))}),
             closed({**_SIZED, "classes": list_of(shown), "mask": mask}),
         ]
@@ -367,68 +422,6 @@ def _epoch() -> Schema:
         "val_top1 val_map val_map50 val_miou val_pixel_accuracy val_images"
     )
     return closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
-
-
-def _run() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    return closed(
-        {
-            "schema": named("run"),
-            "data": text,
-            "model": text,
-            "teacher": absent,
-            "scratch": {"type": "boolean"},
-            "ignore": absent,
-            "root": absent,
-            "classes": {**TEXTS, "description": "the names of the classes"},
-            "processes": {"type": "integer", "minimum": 1},
-            "device": {"type": "string", "description": "what computed: cpu, cuda or mps"},
-            "threads": {"type": ["integer", "null"], "minimum": 1},
-        }
-    )
-
-
-def _parts() -> Schema:
-    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
-    of_counts = ("top", "limit", "tiles", "images", "parts")
-    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in of_counts}
-    shares = {name: {**UNITS["share"], "type": ["number", "null"]} for name in ("score", "iou", "overlap")}
-    more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
-    rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
-    return closed({**rest, **{name: {"type": "string"} for name in texts}})
-
-
-def _environment() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
-    device = closed(
-        {"device": text, "name": text, "memory_bytes": size, "capability": text},
-        optional=("memory_bytes", "capability"),
-    )
-    return closed(
-        {
-            "schema": named("environment"),
-            "started": {"type": "string", "description": "ISO 8601 in UTC"},
-            "command": TEXTS,
-            "fusiform": text,
-            "commit": absent,
-            "python": text,
-            "packages": {"type": "object", "additionalProperties": absent},
-            "platform": text,
-            "processor": text,
-            "cores": count,
-            "memory_bytes": size,
-            "malloc": absent,
-            "keeps_freed_memory": {"type": "boolean"},
-            "threads": count,
-            "interop_threads": count,
-            "cuda": absent,
-            "cudnn": count,
-            "devices": list_of(device),
-            "variables": {"type": "object", "additionalProperties": text},
-        },
-        optional=("interop_threads", "cuda", "cudnn"),
-    )
 
 
 def _search() -> Schema:
@@ -462,94 +455,6 @@ def _search() -> Schema:
     )
 
 
-def _spec() -> Schema:
-    """What a model says of itself inside its file: ``ModelSpec.to_dict``."""
-    share = UNITS["share"]
-    accuracy = {"dataset": {"type": "string"}, "top1": share, "top5": share}
-    accuracy |= {"pictures": {"type": "integer", "minimum": 1}, "source": {"type": "string"}}
-    three = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    preprocess = {
-        **object_of("resize crop interpolation antialias")["properties"],
-        "mean": three,
-        "std": three,
-        **object_of("color_order fit")["properties"],
-    }
-    first = ("architecture", "width", "labels")
-    fields = object_of(
-        "architecture width labels task label_ids input_size input_channels padding output temperature scores "
-        "output_stride aspp align_corners decoded"
-    )["properties"]
-    fields |= {
-        "task": {"enum": list(TASKS)},
-        "preprocess": closed(preprocess, optional=("fit",)),
-        "provenance": {"type": "string"},
-        "license": {"type": "string"},
-        "accuracy": list_of(closed(accuracy)),
-        "version": {
-            "enum": [1, 2],
-            "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
-            "percent",
-        },
-    }
-    return closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
-
-
-def _golden() -> Schema:
-    """golden.json."""
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    number: Schema = {"type": ["number", "null"], "minimum": 0}
-    written: dict[str, Schema] = {"path": text, "sha256": text}
-    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": UNITS["shape"]}
-    three = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    share = {"type": "number"}
-    given: dict[str, Schema] = {
-        **kind,
-        "layout": {"enum": ["NHWC", "NCHW"]},
-        "reads": {"enum": ["pixels", "normalized", "image"], "description": "image is Core ML's, of the same pixels"},
-        "color_order": {"enum": ["rgb", "bgr"]},
-        "mean": {**three, "description": "of what is normalised, (value / 255 - mean) / std; null of pixels"},
-        "std": three,
-    }
-    allowed = {**number, "description": "the largest difference, in the measure of compare; null for boxes"}
-    compared: dict[str, Schema] = {
-        "compare": {
-            "enum": ["largest", "rms", "log_rms", "classes", "boxes"],
-            "description": "the largest difference of a number; the root mean square of the differences; the same of "
-            "the natural logarithms less their mean; the share of pixels of another class; or the boxes",
-        },
-        "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
-    }
-    box = {**CLASS, "score": UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
-    case: dict[str, Schema] = {
-        "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
-        "label": {**absent, "description": "the true class, where it is known"},
-        "image": {**closed(written), "description": "the input as a PNG file, red, green, blue"},
-        "input": {**closed(written), "description": "the bytes of the input tensor, little-endian"},
-        "outputs": list_of(closed({**written, "allowed": allowed})),
-        "top1": {**or_null(closed(CLASS)), "description": "the likeliest class"},
-        "top1_certain": {
-            "type": ["boolean", "null"],
-            "description": "whether another class cannot be the likeliest by rounding",
-        },
-        "boxes": or_null(list_of(closed(box))),
-    }
-    return closed(
-        {
-            "schema": named("golden"),
-            "file": {**text, "description": "what the runtime opens, from the folder that the golden folder lies in"},
-            "files": {**list_of(closed(written)), "description": "all files that the model consists of"},
-            "network": value_of(KEYS["network"]),
-            "task": {"enum": list(TASKS)},
-            "precision": value_of(KEYS["precision_of_weights"]),
-            "runtime": {**text, "description": "what gave the expected answers"},
-            "input": closed(given),
-            "outputs": list_of(closed({**kind, **compared})),
-            "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
-            "cases": list_of(closed(case)),
-        }
-    )
-
-
 _SERVER = "`fusiform serve`"
 FILES: dict[str, tuple[str, str, Schema]] = {
     "predictions": ("What a model says of images", "`fusiform predict` and `fusiform serve`", _predictions()),
@@ -558,18 +463,22 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
     "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
-    "run": ("What was asked of a training", "`run.json` of a run", _run()),
-    "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
-    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", _parts()),
+    "run": ("What was asked of a training", "`run.json` of a run", records.run()),
+    "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
+    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",
         "`golden.json` of `fusiform export --golden`",
-        _golden(),
+        records.golden(),
     ),
-    "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
+    "spec": ("What a model says of itself, in its file", "every file with a model", records.spec()),
     "served": ("The models of a server", f"{_SERVER}, `/v1/models`", served()),
-    "served_model": ("What a served model says of itself", f"{_SERVER}, `/v1/models/NAME`", served_model(_spec())),
+    "served_model": (
+        "What a served model says of itself",
+        f"{_SERVER}, `/v1/models/NAME`",
+        served_model(records.spec()),
+    ),
     "refusal": ("Why a request was not answered", f"{_SERVER}, with a status from 400 on", refusal()),
 }
 """The other documents: title, what writes them, and the schema."""

@@ -26,7 +26,13 @@ from fusiform.serving.pool import BusyError, Pool
 from fusiform.serving.refusals import Refusal, bad, busy
 from fusiform.spec import ModelSpec
 
-_OPTIONS: Mapping[str, Callable[[Any], float | int]] = {"top": int, "score": float, "iou": float, "limit": int}
+_OPTIONS: Mapping[str, Callable[[Any], float | int]] = {
+    "top": int,
+    "certain": float,
+    "score": float,
+    "iou": float,
+    "limit": int,
+}
 """The options of ``Asked`` and what reads them."""
 
 

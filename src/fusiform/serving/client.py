@@ -288,5 +288,9 @@ def _prediction(path: str, found: dict[str, Any], spec: ModelSpec) -> Prediction
 
         with Image.open(io.BytesIO(base64.b64decode(found["mask"])), formats=["PNG"]) as mask:
             return Prediction(path, segmentation=SegmentationMap(np.array(mask), spec.labels))
-    guesses = (Guess(guess["index"], guess["name"], guess["probability"]) for guess in found["top"])
-    return Prediction(path, Classification(path, tuple(guesses)))
+    top, names = (
+        tuple(Guess(guess["index"], guess["name"], guess["probability"]) for guess in found.get(key, ()))
+        for key in ("top", "set")
+    )
+    promised = (names, found["p_known"], found["certain"]) if "set" in found else ()
+    return Prediction(path, Classification(path, top, *promised))

@@ -78,7 +78,9 @@ def open_served(name: str, source: str, opening: Opening) -> tuple[Served, Path]
     batch = 1 if place == "cpu" else GROUP
 
     def start() -> Worker:
-        engine = engines.open_engine(model, engine=opening.engine, threads=1, device=place)
+        engine = engines.open_engine(
+            model, engine=opening.engine, threads=1, device=place, features=engines.tells_unknown(model)
+        )
         return Worker(engine, model.spec, model.path, fast=opening.fast, batch=batch, max_pixels=opening.max_pixels)
 
     workers = [start() for _ in range(opening.threads)]

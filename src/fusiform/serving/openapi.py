@@ -95,6 +95,11 @@ def _get(summary: str, content: Schema, *more: str, open_: bool = False) -> Sche
 
 _OPTIONS: dict[str, tuple[Task, Schema, str]] = {
     "top": ("classification", _COUNT, "How many classes to name"),
+    "certain": (
+        "classification",
+        _NUMBER,
+        "Of a calibrated model: the share of images whose set has the right name",
+    ),
     "score": ("detection", _NUMBER, "Leave out boxes below this confidence score"),
     "iou": ("detection", _NUMBER, "The intersection over union above which a box is left out"),
     "limit": ("detection", _COUNT, "At most so many boxes"),

@@ -21,5 +21,5 @@ sys.path.pop(0)
 def model_fixture(monkeypatch: pytest.MonkeyPatch) -> Model:
     """A model that names the brightest channel."""
     monkeypatch.setattr(Engine, "seconds", 0.0)
-    monkeypatch.setattr(engines, "open_engine", lambda model, *, engine, threads, device: Engine())
+    monkeypatch.setattr(engines, "open_engine", lambda model, *, engine, threads, device, features: Engine())
     return MODEL

@@ -47,6 +47,7 @@ def predict_video(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -80,6 +81,7 @@ def predict_video(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
@@ -119,7 +121,7 @@ def predict_video(
     predictor = Predictor(
         opened, engine=engine, device=device, threads=threads, batch=batch, labels=labels, tiles=tiles, overlap=overlap
     )
-    asked = Asked(top, score, iou, limit)
+    asked = Asked(top, score, iou, limit, certain)
     check_asked(predictor.spec, asked)
     frames = open_source(source, pick, reconnect=reconnect)
     work = _Work(predictor, asked, frames.shown, cores=threads or usable_cores(), batch=batch, draw=save is not None)
