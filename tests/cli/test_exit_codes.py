@@ -167,7 +167,6 @@ CASES: list[tuple[int, str]] = [
     (1, "train --resume --out run"),
     (1, "choose nowhere --out best"),
     (1, "choose empty --out best"),
-    (1, "choose data --out best --max-mb 0.001"),
     (1, "evaluate nope data"),
     (1, "evaluate small.tflite nowhere"),
     (1, "evaluate small.tflite empty"),

@@ -61,12 +61,16 @@ def test_answers_do_not_lag_behind_a_source_that_is_six_times_too_fast() -> None
     assert source.dropped >= 90 - len(ages) - 1
 
 
+SECONDS = int(os.environ.get("FUSIFORM_TEST_SECONDS", "20"))
+"""How long a camera is watched; with 60 it was seen to hold for a minute."""
+
+
 @pytest.mark.slow
-def test_answers_do_not_lag_behind_after_a_minute() -> None:
-    ages, source = lag_of(60)
+def test_answers_do_not_lag_behind_after_a_while() -> None:
+    ages, source = lag_of(SECONDS)
     assert sorted(ages[-50:])[-2] <= 2 / 30
     assert sorted(ages)[len(ages) // 2] <= 1 / 30 + 0.01
-    assert source.dropped + len(ages) == 1800
+    assert source.dropped + len(ages) == 30 * SECONDS
 
 
 def test_numbers_count_all_frames_and_what_was_dropped_before_each() -> None:
