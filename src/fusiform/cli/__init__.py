@@ -147,6 +147,10 @@ def main() -> None:
         process.drop_output()
         sys.exit(1)
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if process.ended:
+            asked = process.Ended(process.ended[0])
+            process.tell_interruption(asked)
+            sys.exit(process.exit_code_of(asked))
         if process.lacks_memory(error):
             process.fail(process.NO_MEMORY)
         if isinstance(error, OSError):  # standard output's: those of files have been told

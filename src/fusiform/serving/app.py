@@ -120,7 +120,8 @@ class _About:
     async def openapi(self, request: Request) -> Json:
         query(request, ())
         tasks = {name: model.spec.task for name, model in self._answering.models.items()}
-        return Json(openapi(tasks, tokens=bool(self._tokens)))
+        calibrated = any(model.spec.certainty is not None for model in self._answering.models.values())
+        return Json(openapi(tasks, tokens=bool(self._tokens), calibrated=calibrated))
 
     def _check(self, request: Request) -> None:
         query(request, ())

@@ -18,8 +18,11 @@ _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _IMAGE: Schema = {"schema": {"type": "string", "format": "binary"}}
 
 
-def openapi(models: Mapping[str, Task], *, tokens: bool) -> Schema:
-    """The document of a server with ``models``; ``tokens`` says whether it asks for one."""
+def openapi(models: Mapping[str, Task], *, tokens: bool, calibrated: bool = False) -> Schema:
+    """The document of a server with ``models``; ``tokens`` says whether it asks for one.
+
+    ``calibrated`` says whether any of the models makes promises, for which ``certain`` can be asked.
+    """
     names = list(models)
     document: Schema = {
         "openapi": "3.1.0",
@@ -30,7 +33,7 @@ def openapi(models: Mapping[str, Task], *, tokens: bool) -> Schema:
             "addresses (/predictions) are described by their own projects.",
         },
         "paths": {
-            "/v1/models/{name}:predict": {"post": _predict(names, set(models.values()))},
+            "/v1/models/{name}:predict": {"post": _predict(names, set(models.values()), calibrated)},
             "/v1/models": {"get": _get("The models that are served", _document("served"))},
             "/v1/models/{name}": {
                 "parameters": [_name(names)],
@@ -111,7 +114,7 @@ _OPTIONS: dict[str, tuple[Task, Schema, str]] = {
 }
 
 
-def _predict(names: Sequence[str], tasks: set[Task]) -> Schema:
+def _predict(names: Sequence[str], tasks: set[Task], calibrated: bool) -> Schema:
     base64: Schema = {
         "type": "object",
         "properties": {"b64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}},
@@ -138,7 +141,7 @@ def _predict(names: Sequence[str], tasks: set[Task]) -> Schema:
             *(
                 {"name": name, "in": "query", "schema": schema, "description": f"Of {task}: {says}"}
                 for name, (task, schema, says) in _OPTIONS.items()
-                if task in tasks
+                if task in tasks and (name != "certain" or calibrated)
             ),
         ],
         "requestBody": {

@@ -120,9 +120,10 @@ def fit_slope(values: NDArray[np.float64], labels: NDArray[np.integer[Any]], off
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logarithms of the probabilities (pictures, classes)."""
-    logits = logits - logits.max(1, keepdims=True)
-    found: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    """The logarithms of the probabilities (pictures, classes); NaN where no class can be named at all."""
+    with np.errstate(invalid="ignore"):
+        logits = logits - logits.max(1, keepdims=True)
+        found: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     return found
 
 
