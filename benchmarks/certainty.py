@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,7 @@ def coverage(name: str, logits: NDArray[Any], truth: NDArray[Any], splits: int) 
 
 
 def mapie() -> bool:
-    try:
-        import mapie  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("mapie") is not None
 
 
 def of_mapie(

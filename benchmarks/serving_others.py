@@ -74,7 +74,7 @@ def torchvision_eager(port: int) -> None:
     app = FastAPI()
 
     @app.post("/predict")
-    def predict(file: UploadFile = File()) -> list[dict[str, Any]]:  # noqa: B008
+    def predict(file: UploadFile = File()) -> list[dict[str, Any]]:  # noqa: B008  # FastAPI's way
         image = Image.open(io.BytesIO(file.file.read())).convert("RGB")
         with torch.inference_mode():
             top = network(prepare(image)[None]).softmax(1).topk(5)

@@ -18,9 +18,9 @@ from PIL import Image
 import fusiform
 from fusiform.errors import UsageError
 from fusiform.schemas import json_schema
+from fusiform.schemas.server import Code
 from fusiform.serving.models import Served, named_models
 from fusiform.serving.reading import MAX_IMAGES
-from fusiform.serving.refusals import Code
 from fusiform.serving.rle import encode
 
 from .conftest import Answer, ask, encoded, form, talk

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from fusiform.schemas.parts import TASKS, Schema, closed, list_of, named, object_of
 
-REFUSALS = (
+Code = Literal[
     "bad_request",
     "busy",
     "client_left",
@@ -20,8 +22,9 @@ REFUSALS = (
     "unauthorized",
     "unreadable_image",
     "unsupported_type",
-)
-"""What a server's refusals are about."""
+]
+"""What a server's refusal is about, for programs."""
+REFUSALS: tuple[Code, ...] = get_args(Code)
 
 
 def served() -> Schema:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fusiform.schemas.server import Code
 from fusiform.serving.answering import Answering, Json, query
 from fusiform.serving.limits import OPEN, Application, Guard, Limits, Message, Receive, Send
 from fusiform.serving.log import Log
@@ -23,7 +24,7 @@ from fusiform.serving.openapi import openapi
 from fusiform.serving.protocols.oip import OpenInference
 from fusiform.serving.protocols.own import Own
 from fusiform.serving.protocols.torchserve import TorchServe
-from fusiform.serving.refusals import Code, Refusal
+from fusiform.serving.refusals import Refusal
 from fusiform.serving.tokens import Tokens
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import Classification, Guess
 
 if TYPE_CHECKING:
-    from fusiform.serving.refusals import Code
+    from fusiform.schemas.server import Code
 
 MOST_BYTES = 1 << 30
 """The most that an answer may have."""

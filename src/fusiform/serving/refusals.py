@@ -3,26 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-Code = Literal[
-    "bad_request",
-    "busy",
-    "client_left",
-    "draining",
-    "failed",
-    "no_memory",
-    "no_such_model",
-    "not_found",
-    "not_allowed",
-    "slow_body",
-    "too_large",
-    "too_many_images",
-    "unauthorized",
-    "unreadable_image",
-    "unsupported_type",
-]
-"""What a refusal is about, for programs; it is published in the schema ``refusal``."""
+from fusiform.schemas.server import Code
 
 
 class Refusal(Exception):  # noqa: N818  # a refusal is an answer, and mostly no error of the server's
