@@ -97,7 +97,7 @@ def test_it_is_in_the_table_the_json_and_the_page(model, data, tmp_path, valid):
     found = valid(result.to_json())
     assert found["stress"]["images"] == 5
     assert "Corrupted images" in page.read_text("utf-8")
-    assert "jpeg_compression" in page.read_text("utf-8")
+    assert "jpeg compression" in page.read_text("utf-8")
     without = evaluate(model, data, threads=1)
     assert json.loads(without.to_json())["stress"] is None
     assert "corruption" not in without.to_table()

@@ -163,9 +163,10 @@ def stress_table(found: Stress | None) -> str:
 def add_stress(page: Page, found: Stress | None) -> None:
     """The page's part about it, if it was asked for."""
     if found is not None:
-        page.add_heading("Corrupted images", count=len(found.right))
+        page.add_heading("Corrupted images")
         page.add_text(stress_text(found))
-        page.add_table(page_parts.shares(stress_rows(found)))
+        rows = [{**row, "corruption": str(row["corruption"]).replace("_", " ")} for row in stress_rows(found)]
+        page.add_table(page_parts.shares(rows))
 
 
 def _rounded(value: float | None) -> float | None:
