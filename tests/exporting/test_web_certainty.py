@@ -1,10 +1,9 @@
-"""What the page says of a calibrated classifier's answers: sets of names and unknown photographs, as ``predict`` does."""
+"""What the page says of a calibrated classifier's answers: sets of names and the unknown, as ``predict`` does."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import json
 import os
 import sys
@@ -12,19 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import fusiform
 from fusiform.calibration import unknown as unknowns
 from fusiform.calibration.answer import Reader
 from fusiform.calibration.conformal import fit_sets, in_sets, make_table
-from fusiform.calibration.fit import LastLayer, calibrate
 from fusiform.engines import open_engine
 from fusiform.exporting.demo.job import page_files
 from fusiform.exporting.job import export
 from fusiform.exporting.targets import web
-from fusiform.graph.build import build_graph
-from fusiform.graph.tflite import to_tflite
 from fusiform.prediction.answer import Answer
 from fusiform.prediction.formats import promise
 from fusiform.tasks.classification import Classification, Guess, guesses, to_probabilities
@@ -38,7 +33,6 @@ from node import run_tests
 sys.path.pop(0)
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="there is no Chromium to drive")
-LABELS = ("lake", "glacier", "forest")
 SHARES = (0.05, 0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
 CATCH = "navigator.clipboard.writeText = async (text) => { window.copied = text; };"
 
@@ -140,40 +134,16 @@ def words():
 
 @pytest.fixture(scope="module", autouse=True)
 def _unpacked_once():
-    """The runtime, which takes a second each time."""
+    """The runtime, which takes seconds to pack as tightly as for a host."""
+    files = web.unpack_runtime(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "unpack_runtime", functools.cache(web.unpack_runtime))
+        patch.setattr(web, "unpack_runtime", lambda level=1: files)
         yield
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, small_spec, lived_in_state):
-    """A network that is calibrated on faint noise, of which its own first names are the truth, but for some."""
-    spec = small_spec("mobilenet_v2", classes=3).replace(labels=LABELS)
-    path = tmp_path_factory.mktemp("certainty") / "sure.tflite"
-    state = lived_in_state(spec)
-    path.write_bytes(to_tflite(build_graph(spec, state)))
-    pixels = np.random.default_rng(0).integers(110, 146, (150, 32, 32, 3), np.uint8)
-    said = open_engine(path, features=True).run(pixels)
-    truth = said["logits"].argmax(1)
-    truth[:30] = np.arange(30) % 3
-    last = LastLayer(state["classifier.1.weight"], state["classifier.1.bias"])
-    found = calibrate(said["logits"], truth, features=said["features"], last=last, source="noise")
-    assert found.certainty.unknown is not None
-    calibrated = spec.replace(certainty=found.certainty, temperature=found.temperature.value)
-    path.write_bytes(to_tflite(build_graph(calibrated, state)))
-    return open_model(path)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Faint noise, which is known, and stripes of black and white, which are nothing like it."""
-    folder = tmp_path_factory.mktemp("images")
-    noise = np.random.default_rng(1).integers(110, 146, (32, 32, 3), np.uint8)
-    Image.fromarray(noise).save(folder / "noise.png")
-    stripes = np.tile(np.repeat([[0], [255]], 4, 0), (4, 96)).reshape(32, 32, 3)
-    Image.fromarray(stripes.astype(np.uint8)).save(folder / "stripes.png")
-    return folder
+def model(calibrated):
+    return open_model(calibrated)
 
 
 def test_promises_are_kept_as_in_python(model, tmp_path, monkeypatch):
@@ -246,7 +216,7 @@ def choose_share(browser, share):
 
 
 @needs_browser
-def test_the_page_says_what_predict_does(model, images, tmp_path, tmp_path_factory):
+def test_the_page_says_what_predict_does(model, noise_and_stripes, tmp_path, tmp_path_factory):
     (written,) = web.write(model.graph(), "float32", tmp_path)
     with browsing(tmp_path_factory.mktemp("profile")) as browser, serving(written.path) as server:
         browser.preload(CATCH)
@@ -256,10 +226,10 @@ def test_the_page_says_what_predict_does(model, images, tmp_path, tmp_path_facto
         assert offered == ["80%", "90%", "95%", "99%"]
         assert browser.evaluate("document.getElementById('certain-share').value") == "0.95"
         for name in ("noise.png", "stripes.png"):
-            show(browser, images / name)
+            show(browser, noise_and_stripes / name)
             for share in (0.95, 0.99, 0.8, 0.95):
                 choose_share(browser, share)
-                (found,) = fusiform.predict(images / name, model, certain=share)
+                (found,) = fusiform.predict(noise_and_stripes / name, model, certain=share)
                 browser.wait(f"document.getElementById('best').textContent === {json.dumps(promise(found))}")
                 hold(record_of(browser), {**found.to_dict(), "path": name})
             assert promise(found) in text_of(browser, "status")

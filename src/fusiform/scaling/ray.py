@@ -34,7 +34,7 @@ class PartWorker:
     def answer(self, number: int, items: Sequence[Item], form: PartFormat) -> tuple[int, bytes, int, int]:
         """The part's number, its file, and how many pictures and errors it holds."""
         file = io.BytesIO()
-        rows = rows_to(file, form, self.predictor.spec.task)
+        rows = rows_to(file, form, self.predictor.spec)
         done = answer_part(self.predictor, items, self.setup.asked, rows)
         return number, file.getvalue(), done.images, done.errors
 

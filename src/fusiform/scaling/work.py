@@ -63,7 +63,7 @@ def on_this_machine(
     with closing(predictor.answers(source, asked)) as answers:
         for number in waiting:
             with target.writing(number) as file:
-                rows = rows_to(file, target.form, predictor.spec.task)
+                rows = rows_to(file, target.form, predictor.spec)
                 images = errors = 0
                 while source.has_more(number, images):
                     answer = next(answers)
