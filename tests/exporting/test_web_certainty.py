@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +34,7 @@ sys.path.pop(0)
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="there is no Chromium to drive")
 SHARES = (0.05, 0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 CATCH = "navigator.clipboard.writeText = async (text) => { window.copied = text; };"
 
 
@@ -215,11 +216,17 @@ def choose_share(browser, share):
     )
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with browsing(tmp_path_factory.mktemp("profile"), *CAMERA) as opened:
+        opened.preload(CATCH)
+        yield opened
+
+
 @needs_browser
-def test_the_page_says_what_predict_does(model, noise_and_stripes, tmp_path, tmp_path_factory):
+def test_the_page_says_what_predict_does(model, noise_and_stripes, tmp_path, browser):
     (written,) = web.write(model.graph(), "float32", tmp_path)
-    with browsing(tmp_path_factory.mktemp("profile")) as browser, serving(written.path) as server:
-        browser.preload(CATCH)
+    with serving(written.path) as server:
         browser.open(server.address)
         browser.wait("document.body.dataset.state === 'ready'")
         offered = browser.evaluate("[...document.getElementById('certain-share').options].map((o) => o.textContent)")
@@ -236,17 +243,20 @@ def test_the_page_says_what_predict_does(model, noise_and_stripes, tmp_path, tmp
             shown = float(text_of(browser, "p-known").split("%")[0].split()[-1]) / 100
             assert shown == pytest.approx(found.classification.p_known, abs=1.1 / 151)
         assert text_of(browser, "best").startswith("unknown, nearest: ")
-        if folder := os.environ.get("FUSIFORM_SCREENSHOTS"):
-            data = browser.send("Page.captureScreenshot", format="png")["data"]
-            (Path(folder) / "certainty.png").write_bytes(base64.b64decode(data))
+        browser.evaluate("document.getElementById('camera').click()")
+        said = browser.wait("document.querySelector('.promised')?.textContent")
+        assert re.match("(sure|unsure|unknown, nearest): ", said)
+        choose_share(browser, 0.99)  # of what moves too
+        assert browser.wait("document.querySelector('.promised')?.textContent")
+        browser.evaluate("document.getElementById('camera').click()")
         assert browser.problems == []
 
 
 @needs_browser
-def test_a_model_without_promises_has_no_choice(model, tmp_path, tmp_path_factory):
+def test_a_model_without_promises_has_no_choice(model, tmp_path, browser):
     graph = dataclasses.replace(model.graph(), spec=model.spec.replace(certainty=None))
     (written,) = web.write(graph, "float32", tmp_path)
-    with browsing(tmp_path_factory.mktemp("profile")) as browser, serving(written.path) as server:
+    with serving(written.path) as server:
         browser.open(server.address)
         browser.wait("document.body.dataset.state === 'ready'")
         assert browser.evaluate("document.getElementById('certain').hidden")

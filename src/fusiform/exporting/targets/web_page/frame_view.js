@@ -86,7 +86,7 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
   const announcer = makeAnnouncer((text) => { heard.textContent = text; });
   const measure = rateMeter();
   let [frame, time] = [null, 0];
-  let shown = null; // what was answered for the frame
+  let newest = null; // what was answered for the frame
 
   // What the newest frame shows, in words.
   function sayWhat(answer, seen) {
@@ -137,7 +137,7 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
         return;
       }
       frame?.close();
-      [frame, time, shown] = [value.preview, at, value];
+      [frame, time, newest] = [value.preview, at, value];
       show(value);
     } catch (error) {
       if (!stopped.signal.aborted) fail(error);
@@ -145,7 +145,7 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
   });
   watch(video, answerNewest, stopped.signal);
   // A video that is paused brings no other frame.
-  listenToPromise(() => { if (frame) show(shown); }, { signal: stopped.signal });
+  listenToPromise(() => { if (frame) show(newest); }, { signal: stopped.signal });
 
   return {
     takeFrame() {

@@ -68,7 +68,7 @@ export const TEXTS = {
     known: (percent) => `Von Fotos dieser Klassen wirken ${percent} mindestens so fremd (p_known).`,
     label: "Richtig für",
     about: "der Fotos, die denen der Kalibrierung gleichen: Bei so vielen ist die richtige Klasse unter den genannten, und " +
-      "so viele dieser Klassen werden nicht unbekannt genannt.",
+      "so viele werden nicht unbekannt genannt.",
   },
   // The camera and videos.
   live: {

@@ -71,8 +71,8 @@ export const TEXTS = {
     unknown: (name) => `unknown, nearest: ${name}`,
     known: (percent) => `Of photographs of these classes, ${percent} look at least as strange (p_known).`,
     label: "Right for",
-    about: "of photographs like those of its calibration: so many have the right class among those named, and so many " +
-      "of these classes are not called unknown.",
+    about: "of photographs like those that it was calibrated on: for so many the right class is among those named, and " +
+      "so many are not called unknown.",
   },
   // The camera and videos.
   live: {

@@ -67,8 +67,8 @@ export const TEXTS = {
     unknown: (name) => `desconocido, lo más parecido: ${name}`,
     known: (percent) => `De las fotos de estas clases, ${percent} parecen al menos igual de extrañas (p_known).`,
     label: "Acertar en",
-    about: "de las fotos parecidas a las de la calibración: en tantas la clase correcta está entre las nombradas, y tantas " +
-      "de estas clases no se dan por desconocidas.",
+    about: "de las fotos parecidas a las de la calibración: en esa proporción la clase correcta está entre las " +
+      "nombradas, y en esa proporción no se dan por desconocidas.",
   },
   // The camera and videos.
   live: {
