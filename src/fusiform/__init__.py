@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fusiform.embedding.job import embed
     from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
+    from fusiform.evaluation.parts import evaluate_parts
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
     from fusiform.exporting.verification.verify import verify
@@ -64,6 +65,7 @@ __all__ = [
     "drift",
     "embed",
     "evaluate",
+    "evaluate_parts",
     "export",
     "list_models",
     "load",
@@ -105,6 +107,7 @@ _WHERE = {
     "drift": "fusiform.advice.drift",
     "embed": "fusiform.embedding.job",
     "evaluate": "fusiform.evaluation.job",
+    "evaluate_parts": "fusiform.evaluation.parts",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
