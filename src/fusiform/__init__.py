@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusiform.embedding.classes import add_class
     from fusiform.embedding.index import Embeddings
     from fusiform.embedding.job import embed
+    from fusiform.embedding.parts import embed_parts
     from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
     from fusiform.evaluation.parts import evaluate_parts
@@ -64,6 +65,7 @@ __all__ = [
     "diagnose",
     "drift",
     "embed",
+    "embed_parts",
     "evaluate",
     "evaluate_parts",
     "export",
@@ -106,6 +108,7 @@ _WHERE = {
     "diagnose": "fusiform.doctor.job",
     "drift": "fusiform.advice.drift",
     "embed": "fusiform.embedding.job",
+    "embed_parts": "fusiform.embedding.parts",
     "evaluate": "fusiform.evaluation.job",
     "evaluate_parts": "fusiform.evaluation.parts",
     "export": "fusiform.exporting.job",

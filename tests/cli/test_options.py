@@ -67,7 +67,7 @@ WORDS = (
         "--root",
         "where the paths of a list begin",
         "DIR",
-        "predict doctor plan train choose evaluate export verify benchmark add-class suggest drift",
+        "predict doctor plan train choose evaluate export verify benchmark embed add-class suggest drift",
     ),
     Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def without_times(evaluation: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_two_shards_come_to_the_same_as_one_evaluation(made: Path, tmp_path: Path, task: Task) -> None:
+def test_two_shards_come_to_the_same_as_one_evaluation(
+    made: Path, tmp_path: Path, task: Task, valid: Callable[..., Any]
+) -> None:
     pytest.importorskip("faster_coco_eval")
     model, data = place_of(made, task)
     out = tmp_path / "out"
@@ -110,6 +113,7 @@ def test_two_shards_come_to_the_same_as_one_evaluation(made: Path, tmp_path: Pat
     assert [each.images for each in parts] == [4, 3]
     assert sum(each.errors for each in parts) == 1
     assert sorted(content(out)) == [f"part-0000{k}.npz" for k in range(4)]
+    assert valid((out / "parts.json").read_text(encoding="utf-8"))["images"] == PICTURES
     direct = fusiform.evaluate(model, data, threads=1)
     joined = fusiform.evaluate(model, data, answers=out, threads=1)
     assert type(joined) is type(direct)

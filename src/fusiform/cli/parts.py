@@ -137,6 +137,34 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
     _tell(ctx, parts, "their rows have an error")
 
 
+def embed_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
+    """Run ``embed_parts`` as the options say, and tell what came of it."""
+    given = ctx.params
+    if _is_typed(ctx, "form"):
+        raise click.UsageError("--format is for the report of a file: leave out it or --part", ctx)
+    if given["out"].suffix in (".npz", ".npy", ".parquet", ".csv"):
+        raise click.UsageError(f"--part writes a folder, and {given['out']} is called like a file: name a folder", ctx)
+
+    from fusiform.cli.output import open_told
+    from fusiform.embedding.parts import embed_parts
+
+    stated = {name: given[name] for name in ("mean", "std", "resize", "crop", "fit")}
+    _, device = open_told(given["model"], given["engine"], given["device"], **stated)
+    with _going_on():
+        found = embed_parts(
+            given["sources"],
+            given["out"],
+            given["model"],  # by its name, which the index keeps
+            part=part,
+            device=device if of_parts["on"] is None else given["device"],
+            progress=True,
+            **of_parts,
+            **stated,
+            **{name: given[name] for name in ("engine", "threads", "batch", "fast")},
+        )
+    _tell(ctx, found, "they have no features")
+
+
 def evaluate_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> bool:
     """Run ``evaluate_parts`` as the options say, and tell what came of it; whether all parts are there now."""
     given = ctx.params
