@@ -287,6 +287,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(made: Path, tmp
         ({"multi_scale": True}, "--multi-scale is for a segmenter"),
         ({"ignore": "255"}, "--ignore is for a segmenter"),
         ({"split": "test"}, "test"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"engine": "onnxruntime", "batch": 0}, "batch must be at least 1"),
     ):
         with pytest.raises(UsageError, match=said):
             evaluate_parts(model, data, tmp_path / "out", **given)  # type: ignore[arg-type]

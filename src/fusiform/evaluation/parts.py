@@ -132,6 +132,8 @@ def evaluate_parts(
     settings |= {"images_per_part": part, "parts": len(plan)}
     # Workers are sent what they need of the dataset with each part.
     job = Showing(opened, settings, replace(chosen, samples=()), engine, device, threads, batch, multi_scale)
+    if on is None:
+        job.check()
     with closing(PartsFolder(folder, settings, ours, count_answers)) as target:
 
         def answer(waiting: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[int, Done]]:
@@ -156,6 +158,10 @@ class Showing:
     threads: int | None
     batch: int
     multi_scale: bool
+
+    def check(self) -> None:
+        """Raise what a model, an engine or a number that cannot be used raises, before a folder is begun with it."""
+        self._answers((), self.threads, silent)
 
     def open(self, cores: int) -> AnswerPart:
         return partial(self.answer, cores)
