@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from fusiform.embedding.classes import add_class
     from fusiform.embedding.index import Embeddings
     from fusiform.embedding.job import embed
+    from fusiform.embedding.parts import embed_parts
     from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
+    from fusiform.evaluation.parts import evaluate_parts
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
     from fusiform.exporting.verification.verify import verify
@@ -63,7 +65,9 @@ __all__ = [
     "diagnose",
     "drift",
     "embed",
+    "embed_parts",
     "evaluate",
+    "evaluate_parts",
     "export",
     "list_models",
     "load",
@@ -104,7 +108,9 @@ _WHERE = {
     "diagnose": "fusiform.doctor.job",
     "drift": "fusiform.advice.drift",
     "embed": "fusiform.embedding.job",
+    "embed_parts": "fusiform.embedding.parts",
     "evaluate": "fusiform.evaluation.job",
+    "evaluate_parts": "fusiform.evaluation.parts",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",

@@ -73,7 +73,7 @@ SAVED = 64
 @options.strict
 @options.frames
 @options.preprocessing
-@parts.part_options
+@parts.listed_part_options
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -324,8 +324,11 @@ def evaluate(
     batch: int = 1,
     features: bool = False,
     progress: Tracker = silent,
+    answered: Answers | None = None,
 ) -> ClassificationEvaluation:
     """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``, and ``answers``.
+
+    Where it has ``answered`` all of them already, none is shown again.
 
     Raises UsageError for a split that is not there or has no picture that can be read, and what ``bind_classes`` and
     ``answers`` raise.
@@ -335,15 +338,8 @@ def evaluate(
     chosen = choose_classes(data, spec, split=split)
     samples = chosen.samples
     started = time.perf_counter()
-    values, errors, found = answers(
-        model,
-        samples,
-        engine=engine,
-        device=device,
-        threads=threads,
-        batch=batch,
-        features=features,
-        progress=progress,
+    values, errors, found = answered or answers(
+        model, samples, engine=engine, device=device, threads=threads, batch=batch, features=features, progress=progress
     )
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), errors)

@@ -16,6 +16,7 @@ from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName, place_of
 from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
+from fusiform.evaluation.answers import AnyAnswers, read_answers
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.promises import Seen, measure_promises
@@ -51,6 +52,7 @@ def evaluate(
     per_class: bool = False,
     unknown: str | os.PathLike[str] | None = None,
     stress: bool = False,
+    answers: str | os.PathLike[str] | None = None,
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
@@ -96,6 +98,8 @@ def evaluate(
             many of them are called unknown; with ``calibrate`` half of them help to choose the detector.
         stress: For a classifier: show it the images corrupted in 75 ways as well, by ImageNet-C's fifteen corruptions
             at five strengths.
+        answers: A folder of ``evaluate_parts``, which has the model's answers to these images: they are not shown to it
+            again, and the figures are the same.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
@@ -141,6 +145,7 @@ def evaluate(
         say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
     if labels is not None:
         stated = replace(stated, spec=rename(stated.spec, labels))
+    _check_answers(answers, calibrate is not None, stress)
     models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
     given = _Given(bool(explain), calibrate is not None, unknown is not None, score is not None, multi_scale, stress)
     _check_task(models, given, ignore is not None)
@@ -170,27 +175,19 @@ def evaluate(
         divided = calibration.divide(cast("DataSet", read[0][1]), split)
         read, how = [(each, divided.reported) for each, _ in read], how._replace(split=divided.reported_split)
     how = how._replace(features=_has_features(opened, calibrate is not None))
-    result, *rivals = [_measure(*each, known, how) for each, known in read]
+    (first, shown), *others = read
+    result = _measure(*first, shown, how._replace(answers=answers))
+    rivals = [_measure(*each, known, how) for each, known in others]
     if rivals:
         result = result.including(comparison=result.compare(rivals[0]))
     if isinstance(result, ClassificationEvaluation):
-        others = _see(opened, strangers, how) if strangers else None
+        seen = _see(opened, strangers, how) if strangers else None
         if calibrate is not None and divided is not None:
             wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class)
-            result, others = _calibrated(result, models[0], divided, how, wanted, others)
-        result = _promising(result, others)
+            result, seen = _calibrated(result, models[0], divided, how, wanted, seen)
+        result = _promising(result, seen)
         if stress:
-            found = stress_with(
-                opened,
-                result.samples,
-                result.truth,
-                engine=engine,
-                device=device,
-                threads=threads,
-                batch=batch,
-                progress=how.progress,
-            )
-            result = result.including(stress=found)
+            result = _stressed(result, opened, how)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
@@ -198,6 +195,21 @@ def evaluate(
     if html is not None:
         result.write_page(html)
     return result
+
+
+def _stressed(result: ClassificationEvaluation, model: Model, how: _How) -> ClassificationEvaluation:
+    """The evaluation with what becomes of corrupted images."""
+    found = stress_with(
+        model,
+        result.samples,
+        result.truth,
+        engine=how.engine,
+        device=how.device,
+        threads=how.threads,
+        batch=how.batch,
+        progress=how.progress,
+    )
+    return result.including(stress=found)
 
 
 class _Wanted(NamedTuple):
@@ -304,6 +316,7 @@ class _How(NamedTuple):
     multi_scale: bool
     progress: Tracker
     features: bool = False
+    answers: str | os.PathLike[str] | None = None
 
 
 class _Given(NamedTuple):
@@ -343,6 +356,21 @@ def _check_task(models: Sequence[tuple[Model, str]], asked: _Given, ignore: bool
             raise InputError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
 
 
+def check_shown(model: Model, name: str, *, multi_scale: bool, ignore: bool) -> None:
+    """UsageError for what changes a model's answers and is for models of another task."""
+    nothing = _Given(*(False for _ in _Given._fields))
+    _check_task([(model, name)], nothing._replace(multi_scale=multi_scale), ignore)
+
+
+def _check_answers(answers: str | os.PathLike[str] | None, calibrate: bool, stress: bool) -> None:
+    """UsageError for what takes answers to other images than those of a folder of parts."""
+    if answers is None:
+        return
+    for flag, given in (("--calibrate", calibrate), ("--stress", stress)):
+        if given:
+            raise UsageError(f"{flag} shows the model other images than --answers has: leave out one of the two")
+
+
 def _check_folder(path: str | os.PathLike[str] | None) -> None:
     """OutputError for a file that is to be written where there is no folder."""
     if path is not None and not Path(path).absolute().parent.is_dir():
@@ -366,7 +394,25 @@ def _read(
 
 
 def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -> AnyEvaluation:
-    """Show a model the images, whatever its task."""
+    """Show a model the images, whatever its task, or take its answers from where they are kept."""
+    if how.answers is None:
+        return _show(model, name, data, how, None)
+    kept = read_answers(
+        how.answers,
+        model,
+        name,
+        data,
+        split=how.split,
+        engine=how.engine,
+        multi_scale=how.multi_scale,
+        progress=how.progress,
+    )
+    return _show(model, name, data, how, kept.answers).including(seconds=kept.seconds)
+
+
+def _show(
+    model: Model, name: str, data: DataSet | AnnotatedSet, how: _How, answered: AnyAnswers | None
+) -> AnyEvaluation:
     if isinstance(data, DataSet):
         return classification.evaluate(
             model,
@@ -379,6 +425,7 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
             batch=how.batch,
             features=how.features and _has_features(model, True),
             progress=how.progress,
+            answered=cast("classification.Answers | None", answered),
         )
     if model.spec.task == "detection":
         return detection.evaluate(
@@ -392,6 +439,7 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
             threads=how.threads,
             batch=how.batch,
             progress=how.progress,
+            answered=cast("detection.FoundBoxes | None", answered),
         )
     return segmentation.evaluate(
         model,
@@ -404,4 +452,5 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
         threads=how.threads,
         batch=how.batch,
         progress=how.progress,
+        answered=cast("segmentation.Outlines | None", answered),
     )

@@ -466,6 +466,16 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "run": ("What was asked of a training", "`run.json` of a run", records.run()),
     "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
     "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
+    "answers": (
+        "What a folder of answers was begun with",
+        "`parts.json` of `fusiform evaluate --part`",
+        records.answers(),
+    ),
+    "feature_parts": (
+        "What a folder of features was begun with",
+        "`parts.json` of `fusiform embed --part`",
+        records.feature_parts(),
+    ),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",

@@ -39,6 +39,30 @@ def parts() -> Schema:
     return closed({**rest, **{name: {"type": "string"} for name in texts}})
 
 
+def answers() -> Schema:
+    """What the parts of an evaluation are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "data", "split", "engine", "model_sha256", "description_sha256", "dataset_sha256")
+    counts: dict[str, Schema] = {
+        name: {"type": "integer", "minimum": 1} for name in ("images", "images_per_part", "parts")
+    }
+    more: dict[str, Schema] = {"multi_scale": {"type": "boolean"}, "format": {"type": "string", "enum": ["npz"]}}
+    return closed({"schema": named("answers"), **counts, **more, **{name: {"type": "string"} for name in texts}})
+
+
+def feature_parts() -> Schema:
+    """What the parts of very many images' features are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in ("images", "parts")}
+    more: dict[str, Schema] = {
+        "images_per_part": {"type": "integer", "minimum": 1},
+        "fast": {"type": "boolean"},
+        "sources": TEXTS,
+        "engine": {"type": ["string", "null"]},
+        "format": {"type": "string", "enum": ["npz", "parquet"]},
+    }
+    return closed({"schema": named("feature_parts"), **counts, **more, **{name: {"type": "string"} for name in texts}})
+
+
 def environment() -> Schema:
     """The machine and the packages of a training: ``environment.json``."""
     text, absent = {"type": "string"}, {"type": ["string", "null"]}
