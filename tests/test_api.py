@@ -168,9 +168,7 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
-    assert set(options("predict")) - {"strict", "save", "masks", "certain", *OF_VIDEOS} == set(parameters) - {
-        "progress"
-    }
+    assert set(options("predict")) - {"strict", "save", "masks", *OF_VIDEOS} == set(parameters) - {"progress"}
 
 
 def test_embed_s_options_of_parts_are_parameters_of_embed_parts() -> None:

@@ -186,7 +186,7 @@ WORDS = (
     Word("--false-alarms", "the chance of a false alarm", "SHARE", "drift"),
     Word("--sketch", "the sketch of the reference", "FILE.json", "drift"),
     Word("--calibrate", "a copy of the model that states its error", "FILE", "evaluate"),
-    Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate"),
+    Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate watch"),
     Word("--per-class", "a promise to each class", "", "evaluate"),
     Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
 )

@@ -162,6 +162,13 @@ def out_folder(text: str, *, required: bool = True) -> Option:
     return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)
 
 
+CERTAIN = (
+    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
+    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
+)
+"""What ``--certain`` is for those that answer images."""
+
+
 def certain(text: str) -> Option:
     """``--certain``: a share, as ``99%`` or ``0.99``."""
     return click.option("--certain", type=ShareType(), metavar="PERCENT", help=text)

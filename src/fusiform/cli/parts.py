@@ -98,7 +98,7 @@ def refuse_without_part(ctx: click.Context, form: str, of_parts: Mapping[str, ob
 def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
     """Run ``predict_parts`` as the options say, and tell what came of it."""
     given = ctx.params
-    for name in ("save", "masks", "certain"):
+    for name in ("save", "masks"):
         if given[name] is not None:
             raise click.UsageError(f"--{name} is for few images: leave out it or --part", ctx)
     _check_out(ctx)
@@ -121,7 +121,10 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
     if device == "auto" and of_parts["on"] is None:
         device = place_of(opened, given["engine"], device)
         tell_device(device)
-    same = ("top", "score", "iou", "limit", "engine", "threads", "batch", "fast", "labels", "tiles", "overlap")
+    same = (
+        *("top", "certain", "score", "iou", "limit"),
+        *("engine", "threads", "batch", "fast", "labels", "tiles", "overlap"),
+    )
     with _going_on():
         parts = predict_parts(
             given["sources"],

@@ -55,10 +55,7 @@ SAVED = 64
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
 @options.top
-@options.certain(
-    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
-    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
-)
+@options.certain(options.CERTAIN)
 @options.score
 @options.iou
 @options.limit

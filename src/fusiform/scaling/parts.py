@@ -41,6 +41,7 @@ def predict_parts(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -83,6 +84,7 @@ def predict_parts(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
@@ -121,7 +123,7 @@ def predict_parts(
     folder = folder_of(out)
     form = _form(folder, format)
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    asked = Asked(top, score, iou, limit)
+    asked = Asked(top, score, iou, limit, certain)
     setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels), tiles, overlap)
     predictor = setup.predictor()
     check_asked(predictor.spec, asked)

@@ -89,7 +89,7 @@ class Answering:
 
     def rows(self, predictor: Predictor, file: BinaryIO) -> Rows:
         """What writes the rows of a part."""
-        return rows_to(file, cast("PartFormat", self.form), predictor.spec.task)
+        return rows_to(file, cast("PartFormat", self.form), predictor.spec)
 
     def count(self, file: BinaryIO) -> tuple[int, int]:
         """How many images and errors a part holds; ValueError where it is none."""

@@ -100,6 +100,7 @@ class Client:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
     ) -> Predictions:
         """Ask about images: arguments and answers are those of ``fusiform.predict``, ``sources`` of this machine.
 
@@ -109,7 +110,7 @@ class Client:
         if model is None:
             model = self._only_model()
         spec = self.spec(model)
-        options = {"top": top, "score": score, "iou": iou, "limit": limit}
+        options = {"top": top, "score": score, "iou": iou, "limit": limit, "certain": certain}
         asked = {name: str(value) for name, value in options.items() if value is not None}
         if spec.task == "segmentation":
             asked["mask"] = "png"

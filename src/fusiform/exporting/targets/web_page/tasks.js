@@ -3,11 +3,19 @@
 // what is too large to be copied.
 
 import { decodeBoxes } from "./boxes.js";
-import { decodeClasses } from "./classes.js";
+import { pKnown } from "./certainty.js";
+import { decodeClasses, toProbabilities } from "./classes.js";
 import { classShares, decodeMask } from "./masks.js";
 
 export const TASKS = {
-  classification: (answers, spec) => ({ guesses: decodeClasses(Object.values(answers)[0], spec) }),
+  classification: (answers, spec) => {
+    const [values] = Object.values(answers);
+    const guesses = decodeClasses(values, spec);
+    if (!spec.certainty) return { guesses };
+    // Of a calibrated model, what its promises are kept with.
+    const evidence = { probabilities: toProbabilities(values, spec), pKnown: pKnown(answers.features, spec.certainty) };
+    return { guesses, evidence };
+  },
   detection: (answers, spec, size) => ({ boxes: decodeBoxes(answers, spec, size) }),
   segmentation: ({ logits }, spec, size) => {
     const mask = decodeMask(logits, spec, size);
