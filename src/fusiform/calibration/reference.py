@@ -37,9 +37,7 @@ Rows = NDArray[np.float16]
 Floats = NDArray[np.float64]
 
 
-def rows_of(
-    looks: NDArray[Any], probabilities: NDArray[Any], features: NDArray[Any], detector: Detector
-) -> Rows:
+def rows_of(looks: NDArray[Any], probabilities: NDArray[Any], features: NDArray[Any], detector: Detector) -> Rows:
     """The rows of images, (images, measures + 1), from what a model answers for them."""
     return to_rows(looks, probabilities, detector.scores(features), detector.place(features).beside)
 
@@ -49,7 +47,8 @@ def to_rows(
 ) -> Rows:
     """The same from the detector's two numbers, of which models without one have but the first."""
     named = probabilities.argmax(1) if probabilities.shape[1] <= CLASSES else np.zeros(len(probabilities))
-    columns = [*np.asarray(looks).T, probabilities.max(1), strangeness, *(() if residual is None else (residual,)), named]
+    detected = (strangeness,) if residual is None else (strangeness, residual)
+    columns = [*np.asarray(looks).T, probabilities.max(1), *detected, named]
     found: Rows = np.column_stack(columns).clip(-_LARGEST, _LARGEST).astype(np.float16)
     return found
 
@@ -67,26 +66,37 @@ def to_columns(rows: Rows, classes: int) -> list[Floats]:
     return [*wide[:, :-1].T, *((wide[:, -1] == k).astype(np.float64) for k in range(few))]
 
 
-def make_reference(rows: Rows, classes: int, *, named: NDArray[Any] | None = None, most_bytes: float = MAX_REFERENCE) -> Reference | None:
-    """The reference of images in random order, whose text takes ``most_bytes`` at most; None for too few of either.
+def make_reference(
+    rows: Rows,
+    classes: int,
+    *,
+    named: NDArray[Any] | None = None,
+    most_bytes: float = MAX_REFERENCE,
+    fewest: int = FEWEST,
+) -> Reference | None:
+    """The reference of images in random order, whose text takes ``most_bytes`` at most; None for fewer than
+    ``fewest`` images, or too few bytes for them.
 
     The first ``KEPT`` rows are kept. ``named`` is the class of each image where there are more images than rows.
     """
     named = rows[:, -1] if named is None else named
-    if len(rows) < FEWEST:
+    if len(rows) < fewest:
         return None
     kept = min(KEPT, len(rows))
     while len(values := pack(np.sort(rows[:kept, :-1], axis=0))) > most_bytes:
-        if (kept := kept * 3 // 4) < FEWEST:
+        if (kept := kept * 3 // 4) < fewest:
             return None
     few = classes if classes <= CLASSES else 0
     counts = np.bincount(named.astype(np.int64), minlength=few).tolist() if few else ()
     return Reference(len(named), kept, values, tuple(counts))
 
 
-def read_reference(reference: Reference, measures: int) -> list[Floats]:
-    """The columns of a reference; ValueError for a text that holds others."""
-    found = unpack(reference.values, reference.kept, measures)
+def read_reference(reference: Reference, names: tuple[str, ...]) -> list[Floats]:
+    """The columns of a reference, in no order; ValueError where it holds others than these."""
+    classes = sum(name.startswith("class ") for name in names)
+    if len(reference.classes) != classes:
+        raise ValueError(f"it counts {len(reference.classes)} classes, not {classes}")
+    found = unpack(reference.values, reference.kept, len(names) - classes)
     wide = found.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("a reference holds values that are not finite")
@@ -129,4 +139,3 @@ def unpack(text: str, rows: int, columns: int) -> Rows:
     bits = np.where(ordered & 0x8000, ordered & 0x7FFF, ~ordered).astype(np.uint16)
     found: Rows = bits.view(np.float16)
     return found
-

@@ -85,7 +85,7 @@ def refuse_without_part(ctx: click.Context, form: str, of_parts: Mapping[str, ob
 def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
     """Run ``predict_parts`` as the options say, and tell what came of it."""
     given = ctx.params
-    for name in ("save", "masks", "certain"):
+    for name in ("save", "masks", "certain", "sketch"):
         if given[name] is not None:
             raise click.UsageError(f"--{name} is for few images: leave out it or --part", ctx)
     if given["out"] is None:

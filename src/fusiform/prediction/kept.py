@@ -94,7 +94,7 @@ class Keeper:
         self._mark = mark(model.spec)
         kept = read_kept(self.path, model) if self.path.exists() else Kept(0, 1, np.empty((0, _COLUMNS), np.float16))
         self._images, self._every, self._rows = kept.images, kept.every, list(kept.rows)
-        self._random = random.Random()
+        self._random, self._written = random.Random(), 0.0
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self.write()
 
