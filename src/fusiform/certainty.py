@@ -29,6 +29,10 @@ MAX_POINTS = 10_000
 """Points that a detector compares an image with."""
 MAX_ENCODED = 1 << 22
 """Characters of a detector's arrays together."""
+MAX_REFERENCE = 1 << 16
+"""Characters of a reference: 800 images take some 9,000."""
+MAX_KEPT = 2000
+"""Images whose numbers a reference holds."""
 
 _DENSE = 1.03
 """How much rarer each score of a table is than the next one: a promise of 90 % is kept for at most 90.3 %."""
@@ -219,17 +223,48 @@ ARRAYS = ("centre", "projection", "scales", "means", "whitening", "head", "point
 """The fields of a detector that are base64."""
 
 
+@dataclass(frozen=True, repr=False)
+class Reference:
+    """What the ``images`` of the calibration looked like, to see later whether others still do: numbers, no image.
+
+    ``values`` is the text of ``kept`` images' measures, each apart and sorted; see ``calibration.reference``.
+    ``classes`` is how often each class was named, none where there are many.
+    """
+
+    images: int
+    kept: int
+    values: str
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if not 1 <= self.kept <= min(self.images, MAX_KEPT) or self.images > MAX_IMAGES:
+            raise SpecError(
+                f"certainty: a reference keeps 1 to {MAX_KEPT:,} of its images, got {show(self.kept)} of "
+                f"{show(self.images)}"
+            )
+        if len(self.values) > MAX_REFERENCE:
+            raise SpecError(f"certainty: a reference has at most {MAX_REFERENCE:,} characters")
+        if self.classes and (min(self.classes) < 0 or sum(self.classes) != self.images):
+            raise SpecError("certainty: the classes of a reference must be counts, and together its images")
+
+    def __repr__(self) -> str:
+        return f"<Reference of {self.images:,} images>"
+
+
 @dataclass(frozen=True)
 class Certainty:
     """What was found on ``images`` images of ``source`` that took no part in training: sets of names, and a detector.
 
-    ``unknown`` is None where there were too few images of some class to tell it from none.
+    ``unknown`` is None where there were too few images of some class to tell it from none; ``reference`` says what the
+    images looked like, where there is a detector.
     """
 
     sets: Sets
     unknown: Unknown | None
     images: int
     source: str
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
@@ -245,6 +280,10 @@ class Certainty:
             raise SpecError(
                 f"certainty: a detector for {found.classes} classes and {found.features} features, and the network has "
                 f"{classes} and {features}"
+            )
+        if self.reference is not None and len(self.reference.classes) not in (0, classes):
+            raise SpecError(
+                f"certainty: a reference of {len(self.reference.classes)} classes for a network of {classes}"
             )
 
     def check_share(self, certain: float | None) -> float:

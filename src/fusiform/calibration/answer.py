@@ -43,6 +43,13 @@ class Reader:
             return [None] * images
         return [unknown.table.p_value(float(score)) for score in self._detector.scores(features)]
 
+    def rows(self, looks: NDArray[Any], probabilities: NDArray[Any], features: NDArray[Any]) -> NDArray[np.float16]:
+        """What a sketch keeps of images; see ``calibration.reference``."""
+        from fusiform.calibration.reference import rows_of  # only what is kept is to wait for it
+
+        assert self._detector is not None
+        return rows_of(looks, probabilities, features, self._detector)
+
     def scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """What p-values are made from: larger for images that show none of the classes."""
         assert self._detector is not None

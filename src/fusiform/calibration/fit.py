@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.calibration.conformal import fit_sets
-from fusiform.calibration.unknown import FEWEST, Floats, fit_unknown
+from fusiform.calibration.unknown import FEWEST, Fitted, Floats, fit_unknown
 from fusiform.certainty import CERTAIN, Certainty, SetScore
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.classification import softmax
@@ -36,12 +36,13 @@ class Temperature(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What a calibration found, and what there is to say about it."""
+    """What a calibration found, and what there is to say about it; ``detector`` is how unknown images are told."""
 
     temperature: Temperature
     certainty: Certainty
     aurocs: dict[str, float]
     notes: tuple[str, ...] = ()
+    detector: Fitted | None = None
 
 
 class LastLayer(NamedTuple):
@@ -88,7 +89,7 @@ def calibrate(
                 else "unknown images are not told: a detector would take more than a twentieth of the model"
             )
     certainty = Certainty(sets, fitted.unknown if fitted else None, len(truth), source)
-    return Calibrated(found, certainty, fitted.aurocs if fitted else {}, tuple(notes))
+    return Calibrated(found, certainty, fitted.aurocs if fitted else {}, tuple(notes), fitted)
 
 
 def fit_temperature(

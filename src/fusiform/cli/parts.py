@@ -98,7 +98,7 @@ def refuse_without_part(ctx: click.Context, form: str, of_parts: Mapping[str, ob
 def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
     """Run ``predict_parts`` as the options say, and tell what came of it."""
     given = ctx.params
-    for name in ("save", "masks"):
+    for name in ("save", "masks", "sketch"):
         if given[name] is not None:
             raise click.UsageError(f"--{name} is for few images: leave out it or --part", ctx)
     _check_out(ctx)
