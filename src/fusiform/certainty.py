@@ -33,6 +33,8 @@ MAX_REFERENCE = 1 << 16
 """Characters of a reference: 800 images take some 9,000."""
 MAX_KEPT = 2000
 """Images whose numbers a reference holds."""
+MAX_PRICED = 256
+"""Classes of a cost matrix."""
 
 _DENSE = 1.03
 """How much rarer each score of a table is than the next one: a promise of 90 % is kept for at most 90.3 %."""
@@ -253,11 +255,70 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """The class ``index`` is the answer where its probability reaches ``value``, in (0, 1], and nowhere else.
+
+    One that was chosen for a ``precision`` also has to be the likeliest: at least that share of the images that get the
+    answer are to be of the class. It is None where a person gave the value.
+    """
+
+    index: int
+    value: float
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if self.index < 0:
+            raise SpecError(f"certainty: the class of a threshold must be 0 or more, got {show(self.index)}")
+        if not 0 < self.value <= 1:
+            raise SpecError(f"certainty: a threshold must be above 0 and at most 1, got {self.value}")
+        if self.precision is not None:
+            _check_share("the precision of a threshold", self.precision)
+
+
+@dataclass(frozen=True, repr=False)
+class Decision:
+    """How a classifier decides, in place of taking the likeliest class: by ``thresholds`` of classes, or by ``costs``.
+
+    ``costs`` are (classes, answers): what each answer costs for an image of each class, 0 or more; the decision is the
+    answer of the least expected cost. An answer more than there are classes is that of no class, "unsure". See
+    ``calibration.decision.decide``.
+    """
+
+    thresholds: tuple[Threshold, ...] = ()
+    costs: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if bool(self.thresholds) == bool(self.costs):
+            raise SpecError("certainty: a decision has either thresholds or costs")
+        if len({each.index for each in self.thresholds}) < len(self.thresholds):
+            raise SpecError("certainty: a class has one threshold")
+        if len(self.costs) > MAX_PRICED:
+            raise SpecError(f"certainty: costs are for at most {MAX_PRICED} classes, got {len(self.costs):,}")
+        for index, row in enumerate(self.costs):
+            if len(row) not in (len(self.costs), len(self.costs) + 1) or len(row) != len(self.costs[0]):
+                raise SpecError("certainty: costs have a row for each class, and a column for each, or one more")
+            if not all(0 <= cost <= _LARGEST for cost in row):
+                raise SpecError("certainty: costs must be numbers, 0 or more")
+            if row[index] > min(row):
+                raise SpecError("certainty: the right answer must cost no more than any other")
+
+    @property
+    def rule(self) -> Literal["thresholds", "costs"]:
+        """What it decides by."""
+        return "costs" if self.costs else "thresholds"
+
+    def __repr__(self) -> str:
+        return f"<Decision by {self.rule}>"
+
+
+@dataclass(frozen=True)
 class Certainty:
     """What was found on ``images`` images of ``source`` that took no part in training: sets of names, and a detector.
 
     ``unknown`` is None where there were too few images of some class to tell it from none; ``reference`` says what the
-    images looked like, where there is a detector.
+    images looked like, where there is a detector. ``decision`` is None where the likeliest class is the answer.
     """
 
     sets: Sets
@@ -265,6 +326,7 @@ class Certainty:
     images: int
     source: str
     reference: Reference | None = None
+    decision: Decision | None = None
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
@@ -285,6 +347,11 @@ class Certainty:
             raise SpecError(
                 f"certainty: a reference of {len(self.reference.classes)} classes for a network of {classes}"
             )
+        if self.decision is not None:
+            if self.decision.costs and len(self.decision.costs) != classes:
+                raise SpecError(f"certainty: costs of {len(self.decision.costs)} classes for a network of {classes}")
+            if max((each.index for each in self.decision.thresholds), default=0) >= classes:
+                raise SpecError(f"certainty: a threshold of a class that a network of {classes} classes does not have")
 
     def check_share(self, certain: float | None) -> float:
         """The share to promise, ``certain`` or the usual one; ValueError for one that takes more images."""

@@ -188,6 +188,9 @@ WORDS = (
     Word("--calibrate", "a copy of the model that states its error", "FILE", "evaluate"),
     Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate watch"),
     Word("--per-class", "a promise to each class", "", "evaluate"),
+    Word("--precision", "what a threshold of a class is chosen for", "CLASS=PERCENT", "evaluate"),
+    Word("--threshold", "the probability from which on a class is named", "CLASS=PERCENT", "evaluate"),
+    Word("--costs", "what each answer costs", "FILE.csv", "evaluate"),
     Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
 )
 """Every option there is. Who adds one says here what it means, and finds the word that means it already."""
@@ -262,10 +265,11 @@ def test_every_option_of_every_command_is_in_the_table() -> None:
 def test_one_thing_has_one_word_and_one_word_means_one_thing() -> None:
     meanings = {(word.word, word.meaning) for word in WORDS}
     assert [meaning for meaning, count in Counter(each[1] for each in meanings).items() if count > 1] == []
-    # int8 is calibrated on images, and a classifier into a file: the field has one word for both.
+    # int8 is calibrated on images, and a classifier into a file; a class has a precision, and weights have one: the
+    # field has one word for both.
     # The other exception: what is measured runs in one thread unless told otherwise, and its help says why.
     twice = {word for word, count in Counter(each[0] for each in meanings).items() if count > 1}
-    assert twice == {"--threads", "--calibrate"}
+    assert twice == {"--threads", "--calibrate", "--precision"}
     for word in WORDS:
         for name in word.commands.split() if word.word == "--threads" else ():
             text = options_of(name)["--threads"].help

@@ -63,6 +63,24 @@ if TYPE_CHECKING:
 )
 @options.certain("What --calibrate promises: the share of images whose set holds the right name.  [default: 95%]")
 @click.option("--per-class", is_flag=True, help="Let --calibrate promise that to each class that has enough images.")
+@options.shares(
+    "--precision",
+    "CLASS=PERCENT",
+    "Let --calibrate choose a threshold for CLASS: so large a share of what is named so is right, with 95 % "
+    "confidence; may be repeated.",
+)
+@options.shares(
+    "--threshold",
+    "CLASS=PERCENT",
+    "Let the model of --calibrate name CLASS where its probability reaches this, and nowhere else; may be repeated.",
+)
+@click.option(
+    "--costs",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Let the model of --calibrate give the answer of the least expected cost: true classes are rows, answers "
+    "columns, one of them perhaps unsure.",
+)
 @click.option(
     "--unknown",
     type=click.Path(path_type=Path),
@@ -115,6 +133,9 @@ def command(
     calibrate: Path | None,
     certain: float | None,
     per_class: bool,
+    precision: dict[str, float],
+    threshold: dict[str, float],
+    costs: Path | None,
     unknown: Path | None,
     stress: bool,
     score: float | None,
@@ -144,7 +165,8 @@ def command(
     Of a detector, mAP uses all boxes; precision and recall those of --score and above.
 
     A calibrated classifier names a set of classes that holds the right one for a stated share of images like those it
-    was calibrated on, and says of an image that it shows none of them. The report tells what that comes to.
+    was calibrated on, and says of an image that it shows none of them. The report tells what that comes to, and what
+    the rule comes to by which a model decides that has one.
 
     With --part the answers to very many images are kept in the folder that --out names, in files of so many images
     each; interrupted, the same command goes on, and prints the report when all are there. Several machines take a
@@ -178,6 +200,9 @@ def command(
         calibrate=calibrate,
         certain=certain,
         per_class=per_class,
+        precision=precision,
+        threshold=threshold,
+        costs=costs,
         unknown=unknown,
         stress=stress,
         answers=answers,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.calibration import fit
+from fusiform.calibration.decision import Rule
 from fusiform.calibration.fit import Calibrated, LastLayer
 from fusiform.calibration.reference import KEPT, make_reference, to_rows
 from fusiform.calibration.unknown import SIZE
@@ -126,13 +127,15 @@ def calibrate(
     strangers: NDArray[np.float32] | None = None,
     certain: float = CERTAIN,
     per_class: bool = False,
+    rule: Rule | None = None,
 ) -> tuple[Calibration, tuple[str, ...]]:
     """Fit temperature, sets and detector on a model's answers, and write a copy of the model that has them.
 
     ``fitted`` are the model's answers to pictures of the dataset at ``source`` with their true classes, ``reported``
     logits and true classes of other pictures, to tell what the temperature does (Guo et al., arXiv 1706.04599,
     Section 4.2). ``strangers`` are features of pictures of no class; see ``calibration.fit.calibrate`` for the others.
-    Returns notes as well. Raises UsageError where the model cannot hold a calibration.
+    Returns notes as well. Raises UsageError where the model cannot hold a calibration, or no threshold reaches what a
+    ``rule`` wants.
     """
     check_calibration(model, out)
     name = printable(Path(source).resolve().name)  # any name, in a file that must be Unicode
@@ -143,6 +146,7 @@ def calibrate(
         strangers=strangers,
         certain=certain,
         per_class=per_class,
+        rule=rule,
         source=f"{name} ({fitted_on})",
     )
     spec = calibrated_spec(model.spec, found)
@@ -160,6 +164,7 @@ def fit_calibration(
     strangers: NDArray[np.float32] | None = None,
     certain: float = CERTAIN,
     per_class: bool = False,
+    rule: Rule | None = None,
 ) -> Calibrated:
     """What ``calibration.fit.calibrate`` finds for a model, whose own weights and size set the detector's."""
     last, bound = None, float("inf")
@@ -178,6 +183,7 @@ def fit_calibration(
         most_bytes=bound * (1 - REFERENCE),
         coverage=certain,
         per_class=per_class,
+        rule=rule,
         source=source,
     )
     reference = _reference(model.spec, fitted, found, bound * REFERENCE)

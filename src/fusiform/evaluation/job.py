@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from fusiform.calibration.decision import Rule
 from fusiform.certainty import CERTAIN
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
@@ -18,8 +19,10 @@ from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
 from fusiform.evaluation.answers import AnyAnswers, read_answers
 from fusiform.evaluation.classification import ClassificationEvaluation
+from fusiform.evaluation.decisions import measure_decisions
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.promises import Seen, measure_promises
+from fusiform.evaluation.rules import read_rule
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.evaluation.stress import stress as stress_with
@@ -50,6 +53,9 @@ def evaluate(
     calibrate: str | os.PathLike[str] | None = None,
     certain: float | None = None,
     per_class: bool = False,
+    precision: Mapping[str, float] | None = None,
+    threshold: Mapping[str, float] | None = None,
+    costs: str | os.PathLike[str] | None = None,
     unknown: str | os.PathLike[str] | None = None,
     stress: bool = False,
     answers: str | os.PathLike[str] | None = None,
@@ -94,6 +100,11 @@ def evaluate(
         certain: What ``calibrate`` promises: the share of images whose set holds the right name, and that are not
             called unknown if they show one of the classes (0.95).
         per_class: Let ``calibrate`` promise that to each class, where it has enough images.
+        precision: Let the model that ``calibrate`` writes name these classes only from a threshold on with which so
+            large a share of what is named so is right, with 95 % confidence: ``{"cat": 0.95}``.
+        threshold: Let it name these classes where their probability reaches this, and nowhere else: ``{"dog": 0.3}``.
+        costs: Let it give the answer of the least expected cost, by a CSV file: true classes are rows, answers columns,
+            of which one may be ``unsure``.
         unknown: For a calibrated classifier: a folder of images that show none of its classes. The report tells how
             many of them are called unknown; with ``calibrate`` half of them help to choose the detector.
         stress: For a classifier: show it the images corrupted in 75 ways as well, by ImageNet-C's fifteen corruptions
@@ -155,8 +166,9 @@ def evaluate(
         _check_folder(path)
     if calibrate is not None:
         calibration.check_calibration(opened, calibrate)
-    elif certain is not None or per_class:
-        raise UsageError("--certain and --per-class are for --calibrate FILE: add it, or leave them out")
+    else:
+        _check_alone(certain is not None or per_class, bool(precision or threshold or costs is not None))
+    rule = read_rule(opened.spec, precision=precision, threshold=threshold, costs=costs)
     strangers = _strangers(opened, unknown, calibrate is not None)
     if certain is not None and not 0 < certain < 1:
         raise UsageError(f"certain must be between 0 and 1, got {certain:g}")
@@ -183,7 +195,7 @@ def evaluate(
     if isinstance(result, ClassificationEvaluation):
         seen = _see(opened, strangers, how) if strangers else None
         if calibrate is not None and divided is not None:
-            wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class)
+            wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class, rule)
             result, seen = _calibrated(result, models[0], divided, how, wanted, seen)
         result = _promising(result, seen)
         if stress:
@@ -218,6 +230,7 @@ class _Wanted(NamedTuple):
     out: str | os.PathLike[str]
     certain: float
     per_class: bool
+    rule: Rule | None
 
 
 def _calibrated(
@@ -245,21 +258,31 @@ def _calibrated(
         strangers=helping,
         certain=wanted.certain,
         per_class=wanted.per_class,
+        rule=wanted.rule,
+    )
+    before = model[0].spec.certainty
+    lost = (
+        ("the model's rule of decision is not in the copy: ask for it again",)
+        if before is not None and before.decision is not None and wanted.rule is None
+        else ()
     )
     told = result.including(
         calibration=found,
-        notes=(*result.notes, *divided.notes, *notes),
+        notes=(*result.notes, *divided.notes, *notes, *lost),
         skipped=(*result.skipped, *answered.skipped),
     )
     return told, strangers
 
 
 def _promising(result: ClassificationEvaluation, strangers: Seen | None) -> ClassificationEvaluation:
-    """The evaluation with what the model's promises, or those of its calibration, come to."""
+    """The evaluation with what the model's promises and rule, or those of its calibration, come to."""
     spec = result.spec if result.calibration is None else result.calibration.spec
     if spec.certainty is None:
         return result
-    return result.including(promises=measure_promises(spec, result.seen, result.truth, strangers))
+    return result.including(
+        promises=measure_promises(spec, result.seen, result.truth, strangers),
+        decisions=measure_decisions(spec, result.logits, result.truth),
+    )
 
 
 def _has_features(model: Model, calibrating: bool) -> bool:
@@ -369,6 +392,14 @@ def _check_answers(answers: str | os.PathLike[str] | None, calibrate: bool, stre
     for flag, given in (("--calibrate", calibrate), ("--stress", stress)):
         if given:
             raise UsageError(f"{flag} shows the model other images than --answers has: leave out one of the two")
+
+
+def _check_alone(promising: bool, deciding: bool) -> None:
+    """UsageError for what says how to calibrate, where nothing is to be calibrated."""
+    if promising:
+        raise UsageError("--certain and --per-class are for --calibrate FILE: add it, or leave them out")
+    if deciding:
+        raise UsageError("--precision, --threshold and --costs are for --calibrate FILE: add it, or leave them out")
 
 
 def _check_folder(path: str | os.PathLike[str] | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
 from fusiform.spec import FEATURES, ModelSpec, Task
-from fusiform.tasks.classification import Classification, decode, guesses, to_probabilities
+from fusiform.tasks.classification import Classification, Guess, decode, guesses, to_probabilities
 
 if TYPE_CHECKING:
     from fusiform.prediction.kept import Keeper
@@ -164,9 +164,17 @@ class Worker:
         probabilities = to_probabilities(values[self.spec.output], self.spec)
         certain = self._reader.certainty.check_share(asked.certain)
         said = self._reader.read(probabilities, values.get(FEATURES), certain)
-        return [
+        found = [
             Classification("", top, guesses(row, self.spec, inside), p_known, certain)
             for top, row, inside, p_known in zip(tops, probabilities, said.sets, said.p_known, strict=True)
+        ]
+        decision = self._reader.certainty.decision
+        if decision is None:
+            return found
+        decided = self._reader.decided(probabilities)
+        return [
+            _ruled(each, decision.rule, guesses(row, self.spec, index))
+            for each, row, index in zip(found, probabilities, decided, strict=True)
         ]
 
     def _detections(self, read: Sequence[Read], values: dict[str, NDArray[Any]], asked: Asked) -> list[Prediction]:
@@ -224,6 +232,15 @@ class Worker:
         if self.spec.task == "classification":
             return THUMBNAIL
         return ALONE if self.alone else DRAWN_THUMBNAIL
+
+
+def _ruled(found: Classification, rule: Literal["thresholds", "costs"], given: Sequence[Guess]) -> Classification:
+    """The answer of a model that decides by a rule: the class that was given, if one was, is the first of all."""
+    if not given:
+        return replace(found, rule=rule)
+    (decided,) = given
+    others = [guess for guess in found.top if guess.index != decided.index]
+    return replace(found, top=(decided, *others)[: len(found.top)], rule=rule, decided=decided)
 
 
 def check_asked(spec: ModelSpec, asked: Asked) -> None:
