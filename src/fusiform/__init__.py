@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.cards.job import card
     from fusiform.advice.drift import drift
     from fusiform.advice.plan import plan
     from fusiform.advice.suggest import suggest
@@ -60,6 +61,7 @@ __all__ = [
     "add_class",
     "analyze",
     "benchmark",
+    "card",
     "choose",
     "demo",
     "diagnose",
@@ -103,6 +105,7 @@ _WHERE = {
     "add_class": "fusiform.embedding.classes",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
+    "card": "fusiform.advice.cards.job",
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",

@@ -124,7 +124,7 @@ def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
     assert first["path"] == str(data.source / "blue.png")
     assert set(content) == {
         *("schema", "title", "figures", "rows", "confusion", "most_confused", "mistakes", "skipped_images", "notes"),
-        *("comparison", "calibration", "stress", "slipped", "curves", "decision"),
+        *("comparison", "calibration", "stress", "slipped", "curves", "decision", "test_use"),
     }
 
 

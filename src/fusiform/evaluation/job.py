@@ -16,7 +16,7 @@ from fusiform.data.image import find_images
 from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName, place_of
 from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
-from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
+from fusiform.evaluation import calibration, classification, detection, explanation, segmentation, uses
 from fusiform.evaluation.answers import AnyAnswers, read_answers
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.decisions import measure_decisions
@@ -26,6 +26,7 @@ from fusiform.evaluation.rules import read_rule
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.evaluation.stress import stress as stress_with
+from fusiform.evaluation.stress import stress_figures
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import Colours, Fit, Task
 from fusiform.tasks.classification import rename
@@ -204,6 +205,7 @@ def evaluate(
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
                 result = result.including(explained=tuple(explanation.explain(result, network, samples)))
+    result, *_ = [_used(each, model) for each, (model, _) in zip([result, *rivals], models, strict=True)]
     if html is not None:
         result.write_page(html)
     return result
@@ -222,6 +224,30 @@ def _stressed(result: ClassificationEvaluation, model: Model, how: _How) -> Clas
         progress=how.progress,
     )
     return result.including(stress=found)
+
+
+def _used(result: AnyEvaluation, model: Model) -> AnyEvaluation:
+    """The evaluation with how often its images were used, noted in the folder of the model's run, if they are a test.
+
+    Images that are in no split are a test if the run did not learn from that dataset.
+    """
+    run = uses.find_run(model.path) if result.split in ("test", "all") else None
+    if run is None or (result.split == "all" and uses.learned_from(run, Path(result.source))):
+        return result
+    report = result.report()
+    stress = result.stress if isinstance(result, ClassificationEvaluation) else None
+    found = uses.note_use(
+        run,
+        model.path,
+        result.samples,
+        split=result.split,
+        what=result.main,
+        interval=result.interval,
+        figures=report.figures,
+        rows=report.rows,
+        stress=None if stress is None else stress_figures(stress),
+    )
+    return result.including(test_use=found)
 
 
 class _Wanted(NamedTuple):

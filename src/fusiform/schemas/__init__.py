@@ -106,6 +106,7 @@ def _of_evaluation(comparison: str, calibration: str = "") -> dict[str, Schema]:
         "notes": TEXTS,
         "comparison": or_null(object_of(f"model other images {comparison} sentence")),
         "calibration": or_null(object_of(calibration)) if calibration else {"type": "null"},
+        "test_use": or_null(object_of("uses runs_compared level widened_low? widened_high? recorded")),
     }
 
 
@@ -499,6 +500,7 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", records.run()),
     "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
+    "use": ("What test images were used for", "`evaluations.jsonl` of a run, a line each", records.use()),
     "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
     "answers": (
         "What a folder of answers was begun with",

@@ -28,6 +28,24 @@ def run() -> Schema:
     )
 
 
+def use() -> Schema:
+    """A line of ``evaluations.jsonl``: when a model of a run was shown test images, and what came of it."""
+    text, figures = {"type": "string"}, {"type": "object", "description": "as fusiform evaluate --format json has them"}
+    return closed(
+        {
+            "schema": named("use"),
+            "date": {"type": "string", "description": "ISO 8601 in UTC"},
+            "fusiform": text,
+            "file": {"type": "string", "description": "the model's, from the run's folder"},
+            "split": {"enum": ["test", "all"]},
+            "images_sha256": {"type": "string", "description": "of the sizes and first bytes of all images"},
+            "figures": figures,
+            "rows": list_of(figures),
+            "stress": or_null(figures),
+        }
+    )
+
+
 def parts() -> Schema:
     """What the parts of very many images are of: ``parts.json``."""
     texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
