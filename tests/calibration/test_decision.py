@@ -154,7 +154,7 @@ def test_what_is_not_reached_is_refused_by_name() -> None:
 
 
 def spec(decision: Decision | None) -> ModelSpec:
-    return ModelSpec("mobilenet_v2", 1.0, NAMES, certainty=Certainty(SETS, None, 9, "photos", decision))
+    return ModelSpec("mobilenet_v2", 1.0, NAMES, certainty=Certainty(SETS, None, 9, "photos", decision=decision))
 
 
 def test_a_description_brings_it_back_and_is_unchanged_without() -> None:
