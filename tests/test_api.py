@@ -59,6 +59,14 @@ ONLY_OPTIONS = {
     ("predict", "on"): "predict_parts",
     ("predict", "root"): "predict_parts",
     ("predict", "column"): "predict_parts",
+    ("evaluate", "part"): "evaluate_parts",
+    ("evaluate", "shard"): "evaluate_parts",
+    ("evaluate", "on"): "evaluate_parts",
+    ("embed", "part"): "embed_parts",
+    ("embed", "shard"): "embed_parts",
+    ("embed", "on"): "embed_parts",
+    ("embed", "root"): "embed_parts",
+    ("embed", "column"): "embed_parts",
     ("train", "recipes"): "prints what training.glossary says",
     ("train", "show"): "prints the recipe: training.recipes.choose_recipe",
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
@@ -83,6 +91,7 @@ EXAMPLES_WITH_DATA = (
     "train",
     "Run",
     "evaluate",
+    "evaluate_parts",
     "export",
     "verify",
     "port",
@@ -160,6 +169,17 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
     assert set(options("predict")) - {"strict", "save", "masks", *OF_VIDEOS} == set(parameters) - {"progress"}
+
+
+def test_embed_s_options_of_parts_are_parameters_of_embed_parts() -> None:
+    assert set(options("embed")) == set(inspect.signature(fusiform.embed_parts).parameters) - {"progress"}
+
+
+def test_evaluate_s_options_of_parts_are_parameters_of_evaluate_parts() -> None:
+    parts = inspect.signature(fusiform.evaluate_parts).parameters
+    whole = inspect.signature(fusiform.evaluate).parameters
+    assert {"part", "shard", "on", "out"} == set(parts) - set(whole)
+    assert all(parts[name].default == whole[name].default for name in set(parts) & set(whole))
 
 
 def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:

@@ -94,7 +94,7 @@ def test_json_has_everything(folder: Path, valid: Callable[..., Any]) -> None:
 def test_csv_and_jsonl_have_a_record_for_each_class(folder: Path) -> None:
     result = run(folder, "--format", "csv")
     records = list(csv.DictReader(io.StringIO(result.stdout)))
-    told = "fusiform: csv has no place for figures, confusion, most_confused, mistakes: --format json has all\n"
+    told = "fusiform: csv has no place for figures, confusion, most_confused, mistakes, curves: --format json has all\n"
     assert result.stderr.endswith(told)
     assert {record["class"]: float(record["recall"]) for record in records} == {
         "red": pytest.approx(2 / 3, abs=1e-6),

@@ -67,7 +67,7 @@ WORDS = (
         "--root",
         "where the paths of a list begin",
         "DIR",
-        "predict doctor plan train choose evaluate export verify benchmark add-class suggest drift",
+        "predict doctor plan train choose evaluate export verify benchmark embed add-class suggest drift",
     ),
     Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),
@@ -111,10 +111,10 @@ WORDS = (
     Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
     Word("--limit", "the number of boxes", "N", "predict watch"),
     Word("--fast", "decode at a reduced size", "", "predict serve watch embed"),
-    Word("--part", "the images of a file", "N", "predict"),
-    Word("--shard", "which of the parts", "I/N", "predict"),
-    Word("--on", "the cluster that answers", "ray[://HOST]", "predict"),
-    Word("--column", "the column of images", "NAME", "predict"),
+    Word("--part", "the images of a file", "N", "predict evaluate embed"),
+    Word("--shard", "which of the parts", "I/N", "predict evaluate embed"),
+    Word("--on", "the cluster that answers", "ray[://HOST]", "predict evaluate embed"),
+    Word("--column", "the column of images", "NAME", "predict embed"),
     Word("--tiles", "the side of a tile", "PIXELS", "predict watch"),
     Word("--overlap", "what tiles have in common", "SHARE", "predict watch"),
     Word("--video", "the video, in place of images", "VIDEO", "predict"),
@@ -140,6 +140,7 @@ WORDS = (
     Word("--compare", "a rival for the same images", "NAME|FILE", "evaluate"),
     Word("--explain", "the images to explain", "N|IMAGE", "evaluate"),
     Word("--stress", "show corrupted images too", "", "evaluate"),
+    Word("--answers", "the parts with the answers", "DIR", "evaluate"),
     Word("--multi-scale", "average over scales", "", "evaluate"),
     Word("--to", "the targets", "TARGET,...", "export"),
     Word("--precision", "what the weights are stored as", "[float32|float16|int8]", "export"),
@@ -187,6 +188,9 @@ WORDS = (
     Word("--calibrate", "a copy of the model that states its error", "FILE", "evaluate"),
     Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate watch"),
     Word("--per-class", "a promise to each class", "", "evaluate"),
+    Word("--precision", "what a threshold of a class is chosen for", "CLASS=PERCENT", "evaluate"),
+    Word("--threshold", "the probability from which on a class is named", "CLASS=PERCENT", "evaluate"),
+    Word("--costs", "what each answer costs", "FILE.csv", "evaluate"),
     Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
 )
 """Every option there is. Who adds one says here what it means, and finds the word that means it already."""
@@ -261,10 +265,11 @@ def test_every_option_of_every_command_is_in_the_table() -> None:
 def test_one_thing_has_one_word_and_one_word_means_one_thing() -> None:
     meanings = {(word.word, word.meaning) for word in WORDS}
     assert [meaning for meaning, count in Counter(each[1] for each in meanings).items() if count > 1] == []
-    # int8 is calibrated on images, and a classifier into a file: the field has one word for both.
+    # int8 is calibrated on images, and a classifier into a file; a class has a precision, and weights have one: the
+    # field has one word for both.
     # The other exception: what is measured runs in one thread unless told otherwise, and its help says why.
     twice = {word for word, count in Counter(each[0] for each in meanings).items() if count > 1}
-    assert twice == {"--threads", "--calibrate"}
+    assert twice == {"--threads", "--calibrate", "--precision"}
     for word in WORDS:
         for name in word.commands.split() if word.word == "--threads" else ():
             text = options_of(name)["--threads"].help

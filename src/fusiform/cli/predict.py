@@ -62,6 +62,13 @@ SAVED = 64
 @options.tiles
 @options.overlap
 @options.labels
+@click.option(
+    "--sketch",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Calibrated classifiers: keep a sketch of what the model sees, for fusiform drift: some kilobytes without "
+    "image or name. One that is there is gone on with.",
+)
 @options.fast
 @options.batch
 @options.threads
@@ -70,7 +77,7 @@ SAVED = 64
 @options.strict
 @options.frames
 @options.preprocessing
-@parts.part_options
+@parts.listed_part_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -93,6 +100,7 @@ def command(
     batch: int,
     fast: bool,
     labels: Path | None,
+    sketch: Path | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     resize: int | None,
@@ -175,6 +183,7 @@ def command(
             batch=batch,
             fast=fast,
             labels=labels,
+            sketch=sketch,
             # On a terminal that already shows the answers as they come, a bar would only get between them.
             progress=not (out is None and sys.stdout.isatty()),
             thumbnails=0 if save is None else SAVED,

@@ -28,6 +28,24 @@ def run() -> Schema:
     )
 
 
+def use() -> Schema:
+    """A line of ``evaluations.jsonl``: when a model of a run was shown test images, and what came of it."""
+    text, figures = {"type": "string"}, {"type": "object", "description": "as fusiform evaluate --format json has them"}
+    return closed(
+        {
+            "schema": named("use"),
+            "date": {"type": "string", "description": "ISO 8601 in UTC"},
+            "fusiform": text,
+            "file": {"type": "string", "description": "the model's, from the run's folder"},
+            "split": {"enum": ["test", "all"]},
+            "images_sha256": {"type": "string", "description": "of the sizes and first bytes of all images"},
+            "figures": figures,
+            "rows": list_of(figures),
+            "stress": or_null(figures),
+        }
+    )
+
+
 def parts() -> Schema:
     """What the parts of very many images are of: ``parts.json``."""
     texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
@@ -37,6 +55,30 @@ def parts() -> Schema:
     more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
     rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
     return closed({**rest, **{name: {"type": "string"} for name in texts}})
+
+
+def answers() -> Schema:
+    """What the parts of an evaluation are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "data", "split", "engine", "model_sha256", "description_sha256", "dataset_sha256")
+    counts: dict[str, Schema] = {
+        name: {"type": "integer", "minimum": 1} for name in ("images", "images_per_part", "parts")
+    }
+    more: dict[str, Schema] = {"multi_scale": {"type": "boolean"}, "format": {"type": "string", "enum": ["npz"]}}
+    return closed({"schema": named("answers"), **counts, **more, **{name: {"type": "string"} for name in texts}})
+
+
+def feature_parts() -> Schema:
+    """What the parts of very many images' features are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in ("images", "parts")}
+    more: dict[str, Schema] = {
+        "images_per_part": {"type": "integer", "minimum": 1},
+        "fast": {"type": "boolean"},
+        "sources": TEXTS,
+        "engine": {"type": ["string", "null"]},
+        "format": {"type": "string", "enum": ["npz", "parquet"]},
+    }
+    return closed({"schema": named("feature_parts"), **counts, **more, **{name: {"type": "string"} for name in texts}})
 
 
 def environment() -> Schema:

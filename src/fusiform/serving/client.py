@@ -293,5 +293,8 @@ def _prediction(path: str, found: dict[str, Any], spec: ModelSpec) -> Prediction
         tuple(Guess(guess["index"], guess["name"], guess["probability"]) for guess in found.get(key, ()))
         for key in ("top", "set")
     )
-    promised = (names, found["p_known"], found["certain"]) if "set" in found else ()
-    return Prediction(path, Classification(path, top, *promised))
+    if "set" not in found:
+        return Prediction(path, Classification(path, top))
+    decided = top[0] if found.get("decided") is not None else None
+    promised = names, found["p_known"], found["certain"]
+    return Prediction(path, Classification(path, top, *promised, found.get("rule"), decided))
