@@ -174,8 +174,7 @@ def command(
 
     Exit codes: 0 if any image was read, 1 if not, 3 with --strict if any image could not be read.
     """
-    if explain and html is None:
-        raise UsageError("--explain draws on the page: add --html FILE.html")
+    _check_page(explain, html)
     of_parts = {"shard": shard, "on": on}
     if part is None:
         parts.refuse_without_part(ctx, form, of_parts)
@@ -238,3 +237,8 @@ def command(
         suggest(form, ["export", model, "--to", "litert", "--out", "export"])
     if result.skipped and strict:
         ctx.exit(3)
+
+
+def _check_page(explain: tuple[str, ...], html: Path | None) -> None:
+    if explain and html is None:
+        raise UsageError("--explain draws on the page: add --html FILE.html")

@@ -202,10 +202,7 @@ def command(
                 if drawing is not None:
                     drawing.add(prediction)
         except KeyboardInterrupt as interrupt:
-            kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
-            if masks is not None:
-                kept += f"; the masks of {answered:,} images are in {masks}"
-            interrupt.args = (kept,)
+            interrupt.args = (_kept(answered, out, masks),)
             raise
     notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
     _tell(notes, errors, answered, image_ids.shared)
@@ -213,6 +210,12 @@ def command(
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _kept(answered: int, out: Path | None, masks: Path | None) -> str:
+    """What an interruption leaves."""
+    kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
+    return kept if masks is None else f"{kept}; the masks of {answered:,} images are in {masks}"
 
 
 def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:

@@ -177,9 +177,7 @@ def evaluate(
     asked = explanation.read_asked(explain)
     place = place_of(opened, "torch" if multi_scale else engine, device)
     if place != "cpu" and device == "auto" and say is not None:
-        from fusiform.engines.device import describe_device
-
-        say(f"computing on {describe_device(place)}")
+        _tell_device(place, say)
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
     with how.progress(total=None, label="read the dataset"):
         read = _read(models, data, ignore, root)
@@ -209,6 +207,12 @@ def evaluate(
     if html is not None:
         result.write_page(html)
     return result
+
+
+def _tell_device(place: str, say: Callable[[str], None]) -> None:
+    from fusiform.engines.device import describe_device  # asks for PyTorch
+
+    say(f"computing on {describe_device(place)}")
 
 
 def _stressed(result: ClassificationEvaluation, model: Model, how: _How) -> ClassificationEvaluation:
