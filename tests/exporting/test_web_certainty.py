@@ -16,6 +16,8 @@ import fusiform
 from fusiform.calibration import unknown as unknowns
 from fusiform.calibration.answer import Reader
 from fusiform.calibration.conformal import fit_sets, in_sets, make_table
+from fusiform.calibration.decision import decide
+from fusiform.certainty import Decision, Threshold
 from fusiform.engines import open_engine
 from fusiform.exporting.demo.job import page_files
 from fusiform.exporting.job import export
@@ -124,13 +126,46 @@ def answers(model):
                 yield record
 
 
+def as_rows(costs):
+    return tuple(map(tuple, costs.tolist()))
+
+
+def decisions():
+    """Few levels, so that many probabilities and costs are equal."""
+    random = np.random.default_rng(4)
+    for classes in (2, 3, 7):
+        probabilities = random.dirichlet(np.full(classes, 0.5), 200).round(1)
+        probabilities /= probabilities.sum(1, keepdims=True)
+        last, costs = classes - 1, random.integers(0, 4, (classes, classes)) * (1 - np.eye(classes))
+        for name, decision in {
+            "given": Decision((Threshold(last, 0.2),)),
+            "given and chosen": Decision((Threshold(last, 0.3), Threshold(0, 0.6, 0.9))),
+            "several given": Decision(tuple(Threshold(k, 0.3) for k in reversed(range(classes)))),
+            "chosen": Decision((Threshold(0, 0.7, 0.95),)),
+            "costs": Decision(costs=as_rows(costs)),
+            "costs of no class": Decision(costs=as_rows(np.append(1 - np.eye(classes), np.full((classes, 1), 0.4), 1))),
+        }.items():
+            yield {
+                "name": f"{name} of {classes}",
+                "decision": dataclasses.asdict(decision),
+                "probabilities": probabilities.tolist(),
+                "expected": decide(probabilities, decision).tolist(),
+            }
+
+
 def words():
     for count in range(1, 9):
+        named = tuple(Guess(k, f"class {k}", 0.5 / (k + 1)) for k in range(count))
         for p_known in (None, 0.01, 0.9):
-            named = tuple(Guess(k, f"class {k}", 0.5 / (k + 1)) for k in range(count))
             found = Classification("a.jpg", named[:1], named, p_known, 0.95)
             names = [guess.name for guess in named]
             yield {"names": names, "known": found.known, "said": promise(Answer("a.jpg", found))}
+            other = Guess(9, "class 9", 0.01)
+            for rule, decided in (("thresholds", None), ("costs", other)):
+                ruled = dataclasses.replace(found, top=(decided or named[0],), rule=rule, decided=decided)
+                told = None if decided is None else {"index": decided.index, "name": decided.name}
+                said = promise(Answer("a.jpg", ruled))
+                yield {"names": names, "known": found.known, "rule": rule, "decided": told, "said": said}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,10 +188,11 @@ def test_promises_are_kept_as_in_python(model, tmp_path, monkeypatch):
         "sets": list(sets()),
         "answers": list(answers(model)),
         "words": list(words()),
+        "decisions": list(decisions()),
         "detectors": list(detectors(monkeypatch)),
     }
     (tmp_path / "certainty.json").write_text(json.dumps(vectors), encoding="utf-8")
-    assert run_tests("web_certainty.test.mjs", tmp_path) == 5
+    assert run_tests("web_certainty.test.mjs", tmp_path) == 6
 
 
 def test_a_calibrated_models_page_answers_features(model, tmp_path):
@@ -250,6 +286,26 @@ def test_the_page_says_what_predict_does(model, noise_and_stripes, tmp_path, bro
         assert browser.wait("document.querySelector('.promised')?.textContent")
         browser.evaluate("document.getElementById('camera').click()")
         assert browser.problems == []
+
+
+@needs_browser
+def test_the_page_decides_by_the_models_rule(model, noise_and_stripes, tmp_path, browser):
+    (first,) = fusiform.predict(noise_and_stripes / "noise.png", model)[0].top[:1]
+    other = (first.index + 1) % 3
+    for decision in (Decision((Threshold(other, 1e-9),)), Decision((Threshold(first.index, 1.0, 0.9),))):
+        ruled = dataclasses.replace(model.spec.certainty, decision=decision)
+        graph = dataclasses.replace(model.graph(), spec=model.spec.replace(certainty=ruled))
+        (written,) = web.write(graph, "float32", tmp_path)
+        with serving(written.path) as server:
+            browser.open(server.address)
+            browser.wait("document.body.dataset.state === 'ready'")
+            show(browser, noise_and_stripes / "noise.png")
+            (found,) = fusiform.predict(noise_and_stripes / "noise.png", written.path)
+            assert text_of(browser, "best") == promise(found)
+            expected, record = {**found.to_dict(), "path": "noise.png"}, record_of(browser)
+            hold(record, expected)
+            assert (record["rule"], record["decided"]) == ("thresholds", expected["decided"])
+            assert [each["index"] for each in record["top"]] == [each["index"] for each in expected["top"]]
 
 
 @needs_browser

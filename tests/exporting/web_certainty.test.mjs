@@ -9,12 +9,12 @@ import { pathToFileURL } from "node:url";
 
 const folder = process.env.FUSIFORM_WEB;
 const load = (name) => import(pathToFileURL(join(folder, name)));
-const { inSet, keepPromise, mostShare, openDetector, pValue, threshold } = await load("certainty.js");
+const { decide, inSet, keepPromise, mostShare, openDetector, pValue, threshold } = await load("certainty.js");
 const { TASKS } = await load("tasks.js");
 const { inWords } = await load("promise.js");
 const { makeNumbers } = await load("numbers.js");
 const { TEXTS } = await load("texts/en.js");
-const { tables, sets, detectors, answers, words } = JSON.parse(readFileSync(join(folder, "certainty.json"), "utf8"));
+const { tables, sets, detectors, answers, words, decisions } = JSON.parse(readFileSync(join(folder, "certainty.json"), "utf8"));
 
 test("tables have Python's thresholds and p-values", () => {
   for (const { table, thresholds, values } of tables) {
@@ -54,13 +54,21 @@ test("the network's answers are decoded with their promise", () => {
     const found = keepPromise(evidence, spec.certainty, share);
     assert.deepEqual([found.set, found.known, evidence.pKnown], [set.map(({ index }) => index), known, p_known]);
     assert.equal(guesses[0].index, found.set[0]);
+    assert.equal(evidence.decided, undefined);
     for (const { index, probability } of set) assert.ok(Math.abs(evidence.probabilities[index] - probability) < 1e-12);
   }
 });
 
+test("rules decide as in Python", () => {
+  for (const { name, decision, probabilities, expected } of decisions) {
+    const found = probabilities.map((row) => decide(Float64Array.from(row), decision));
+    assert.deepEqual(found, expected, name);
+  }
+});
+
 test("promises are said in Python's words", () => {
-  for (const { names, known, said } of words) {
+  for (const { names, said, ...promise } of words) {
     const set = names.map((name, index) => ({ index, name }));
-    assert.equal(inWords({ set, known }, names[0], TEXTS, makeNumbers("en")), said);
+    assert.equal(inWords({ set, ...promise }, TEXTS, makeNumbers("en")), said);
   }
 });

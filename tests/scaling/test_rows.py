@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from fusiform.certainty import Certainty, Sets, Table
+from fusiform.certainty import Certainty, Decision, Sets, Table, Threshold
 from fusiform.prediction.results import Prediction
 from fusiform.scaling.rows import ROW_GROUP, PartFormat, count_rows, rows_to
 from fusiform.spec import ModelSpec, Task
@@ -64,6 +64,14 @@ def test_a_calibrated_models_rows_have_its_promises() -> None:
     lines = [json.loads(line) for line in written("jsonl", spec, answers)]
     assert parquet.read_table(written("parquet", spec, answers)).to_pylist() == lines
     assert [(line["known"], line["p_known"], len(line["set"])) for line in lines] == [(True, 0.25, 2), (None, None, 1)]
+    decision = Decision((Threshold(1, 0.2),))
+    ruled = spec.replace(certainty=Certainty(Sets("lac", Table(1, (1,), (0.5,))), None, 1, "val", decision=decision))
+    given = [
+        Prediction("a.png", Classification("a.png", (top[1], top[0]), top, 0.25, 0.9, "thresholds", top[1])),
+        Prediction("b.png", Classification("b.png", top, top[:1], None, 0.9, "thresholds")),
+    ]
+    decided = [json.loads(line) for line in written("jsonl", ruled, given)]
+    assert parquet.read_table(written("parquet", ruled, given)).to_pylist() == decided
     # A part of errors alone has the same columns, so that all are one table.
     names = parquet.read_table(written("parquet", spec, [Prediction("c.png", error="none")])).column_names
     assert names == [*list(lines[0])[:3], "set", "known", "p_known", "certain"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 import fusiform
+from fusiform.certainty import Decision, Threshold
 from fusiform.errors import UsageError
 from fusiform.serving.models import Served
+from fusiform.zoo.model import open_model
+from fusiform.zoo.restamp import restamp
 
 from .conftest import ask, encoded
 from .test_oip import infer, outputs
@@ -60,6 +64,24 @@ def test_the_open_inference_protocol_has_outputs_for_it(
             assert set(found["set_label"][k][count:]) <= {""}
             assert found["known"][k] == one.known
             assert found["p_known"][k] == pytest.approx(one.p_known)
+
+
+def test_a_rules_class_is_an_output(start: Start, calibrated: Path, noise_and_stripes: Path, tmp_path: Path) -> None:
+    model = open_model(calibrated)
+    certainty = model.spec.certainty
+    assert certainty is not None
+    ruled = dataclasses.replace(certainty, decision=Decision((Threshold(2, 0.9),)))
+    file = tmp_path / "ruled.tflite"
+    file.write_bytes(restamp(model, model.spec.replace(certainty=ruled)))
+    images = sorted(noise_and_stripes.iterdir())
+    data = [base64.b64encode(image.read_bytes()).decode() for image in images]
+    given = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}]}
+    server = start(str(file))
+    found = outputs(infer(server, given, path="/v2/models/ruled/infer"))
+    answers = fusiform.predict(images, file)
+    decided = [answer.to_dict()["decided"] for answer in answers]
+    assert found["decided"] == [-1 if each is None else each["index"] for each in decided]
+    assert fusiform.Client(server.address).predict(images).to_dict() == answers.to_dict()
 
 
 def test_torchserves_answers_have_no_place_for_it(start: Start, calibrated: Path, noise_and_stripes: Path) -> None:

@@ -442,9 +442,6 @@ class _Work:
         attempts = list(graphs)
         for name in targets:
             self.say(f"{name}: writing and verifying")
-            certainty = self.opened.spec.certainty
-            if name == "web" and certainty is not None and certainty.decision is not None:
-                self.say("web: the page shows the likeliest class, and does not decide by the model's rule")
             for kept in attempts:
                 if kept not in made:
                     made[kept] = graphs[kept]()

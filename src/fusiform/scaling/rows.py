@@ -100,7 +100,10 @@ def _schema(pyarrow: Any, spec: ModelSpec) -> Any:
         "segmentation": [*sized, ("classes", pyarrow.list_(pyarrow.struct([*named, ("share", number)])))],
     }
     promised = [("set", guesses), ("known", pyarrow.bool_()), ("p_known", number), ("certain", number)]
-    more = promised if spec.certainty is not None else []
+    ruled = [("rule", text), ("decided", pyarrow.struct(named))]
+    more = []
+    if spec.certainty is not None:
+        more = [*promised, *ruled] if spec.certainty.decision is not None else promised
     return pyarrow.schema([("path", text), ("error", text), *columns[spec.task], *more])
 
 

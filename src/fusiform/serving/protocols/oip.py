@@ -49,13 +49,17 @@ PROMISED: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("p_known", "FP32", (-1,)),
 )
 """Those of a calibrated classifier beside its task's; ``known`` and ``p_known`` are -1 where that is not told."""
+DECIDED = ("decided", "INT64", (-1,))
+"""That of one that decides by a rule: the index of the class that this gives, -1 where it gives none."""
 
 _Output = tuple[NDArray[Any] | list[str], tuple[int, ...]]
 
 
 def outputs_of(spec: ModelSpec) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     """The outputs of a model."""
-    return OUTPUTS[spec.task] + (PROMISED if spec.certainty is not None else ())
+    if spec.certainty is None:
+        return OUTPUTS[spec.task]
+    return (*OUTPUTS[spec.task], *PROMISED, *((DECIDED,) if spec.certainty.decision is not None else ()))
 
 
 class OpenInference:
@@ -177,6 +181,7 @@ def _promises(predictions: Sequence[Prediction]) -> dict[str, _Output]:
         for k, guess in enumerate(names):
             index[i, k], labels[i][k] = guess.index, guess.name
     known = np.array([-1 if each.known is None else each.known for each in found], np.int64)
+    decided = np.array([-1 if each.decided is None else each.decided.index for each in found], np.int64)
     p_known = np.array([-1 if each.p_known is None else each.p_known for each in found], np.float32)
     return {
         "set_count": (np.array([len(names) for names in sets], np.int64), (len(sets),)),
@@ -184,6 +189,7 @@ def _promises(predictions: Sequence[Prediction]) -> dict[str, _Output]:
         "set_label": ([name for each in labels for name in each], index.shape),
         "known": (known, known.shape),
         "p_known": (p_known, p_known.shape),
+        "decided": (decided, decided.shape),
     }
 
 

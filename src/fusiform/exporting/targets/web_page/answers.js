@@ -80,7 +80,7 @@ const SHOW = {
     const [first, sure] = [rows[0].name, numbers.percent(rows[0].share)];
     const promise = promiseOf(value, spec);
     if (!promise) return { ...shown, best: first, sure, sentence: texts.classified(name, first, sure) };
-    const best = inWords(promise, first, texts, numbers);
+    const best = inWords(promise, texts, numbers);
     const known = promise.pKnown === null ? "" : texts.promise.known(numbers.percent(promise.pKnown));
     return { ...shown, best, sure: "", known, sentence: texts.classified(name, best, sure) };
   },

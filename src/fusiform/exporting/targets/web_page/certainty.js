@@ -2,6 +2,8 @@
 // classes that holds the right one for a stated share of photographs, and how rare such a photograph is among those of the
 // classes. Nothing here touches the page.
 
+export const NO_CLASS = -1; // the answer "unsure"
+const CLOSE = 1e-12; // by how much, of the largest, costs may differ by rounding
 const SMALL = 1e-12; // no length that is divided by is less
 
 // What the scores of photographs like those of the calibration stay at or below, for a `share` of them; null where that
@@ -94,6 +96,30 @@ export function pKnown(features, { unknown }) {
   if (!unknown || !features) return null;
   if (!detectors.has(unknown)) detectors.set(unknown, openDetector(unknown));
   return pValue(unknown.table, detectors.get(unknown)(features));
+}
+
+// The class that a rule gives a photograph, or -1 for none, as calibration/decision.py has it.
+export function decide(probabilities, { thresholds = [], costs = [] }) {
+  const list = [...probabilities];
+  if (costs.length > 0) {
+    const expected = costs[0].map((_, answer) => list.reduce((sum, value, k) => sum + value * costs[k][answer], 0));
+    const close = CLOSE * costs.reduce((most, row) => Math.max(most, ...row), 0); // by rounding
+    const most = expected.reduce((least, value) => Math.min(least, value), Infinity) + close;
+    const shown = expected.map((value, answer) => (value <= most ? list[answer] ?? -1 : -2)); // no class is the last
+    const chosen = likeliestOf(shown);
+    return chosen === list.length ? NO_CLASS : chosen;
+  }
+  const given = thresholds.filter(({ precision }) => precision === undefined || precision === null);
+  const reached = given.map(({ index, value }) => (list[index] >= value ? list[index] : -1));
+  if (reached.some((value) => value >= 0)) return given[likeliestOf(reached)].index;
+  const likeliest = likeliestOf(list);
+  const needed = thresholds.find(({ index }) => index === likeliest)?.value ?? 0;
+  return list[likeliest] >= needed ? likeliest : NO_CLASS;
+}
+
+// The first place of the largest value.
+function likeliestOf(values) {
+  return values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
 }
 
 // What a promise of `share` says: the set's indices, and whether the photograph shows one of the classes, null where that

@@ -92,7 +92,7 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
   function sayWhat(answer, seen) {
     const promise = promiseOf(answer, spec);
     if (!promise) return seen[0]?.name ?? texts.objects(0, numbers.integer(0));
-    promised.textContent = inWords(promise, seen[0].name, texts, numbers);
+    promised.textContent = inWords(promise, texts, numbers);
     promised.hidden = false;
     return promised.textContent;
   }

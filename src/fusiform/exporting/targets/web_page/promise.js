@@ -1,6 +1,6 @@
 // The promises of a calibrated classifier on the page: for which share of photographs, and what they come to in words.
 
-import { keepPromise, mostShare } from "./certainty.js";
+import { keepPromise, mostShare, NO_CLASS } from "./certainty.js";
 import { element, make, put } from "./page.js";
 
 const SHARES = [0.8, 0.9, 0.95, 0.99]; // that are offered, besides what the model was calibrated for
@@ -23,17 +23,29 @@ export function listenToPromise(on, options) {
   element("certain-share").addEventListener("change", on, options);
 }
 
-// What is promised of what the worker answers, as the record has it: { set, known, pKnown, certain }; null where nothing is.
+// What is promised of what the worker answers, as the record has it: { set, known, pKnown, certain }, and of a model that
+// decides by a rule { rule, decided } too; null where nothing is promised.
 export function promiseOf({ evidence }, { certainty, labels }) {
   if (!evidence) return null;
   const certain = Number(element("certain-share").value);
   const { set, known } = keepPromise(evidence, certainty, certain);
   const named = set.map((index) => ({ index, name: labels[index], probability: evidence.probabilities[index] }));
-  return { set: named, known, pKnown: evidence.pKnown, certain };
+  const promise = { set: named, known, pKnown: evidence.pKnown, certain };
+  if (!certainty.decision) return promise;
+  const rule = certainty.decision.costs?.length ? "costs" : "thresholds";
+  const { decided } = evidence;
+  return { ...promise, rule, decided: decided === NO_CLASS ? null : { index: decided, name: labels[decided] } };
 }
 
-// The promise in words, as `fusiform predict` has them; `first` is the likeliest class.
-export function inWords({ set, known }, first, { promise }, numbers) {
+// The promise in words, as `fusiform predict` has them.
+export function inWords({ rule, decided, ...promise }, texts, numbers) {
+  const words = ofSet(promise, texts, numbers);
+  if (rule === undefined) return words;
+  return `${texts.promise.decided[rule](decided?.name ?? texts.promise.none)}; ${words}`;
+}
+
+function ofSet({ set, known }, { promise }, numbers) {
+  const first = set[0].name; // the likeliest class, whatever was decided
   if (known === false) return promise.unknown(first);
   if (set.length === 1) return promise.sure(first);
   const names = set.map(({ name }) => name);

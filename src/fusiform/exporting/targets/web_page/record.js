@@ -35,8 +35,8 @@ const ANSWERS = {
   }),
 };
 
-const promised = ({ set, known, pKnown, certain }) => (
-  { set: named(set), known, p_known: pKnown === null ? null : rounded(pKnown), certain }
+const promised = ({ set, known, pKnown, certain, ...ruled }) => (
+  { set: named(set), known, p_known: pKnown === null ? null : rounded(pKnown), certain, ...ruled }
 );
 
 function named(guesses) {

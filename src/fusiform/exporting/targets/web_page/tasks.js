@@ -3,9 +3,16 @@
 // what is too large to be copied.
 
 import { decodeBoxes } from "./boxes.js";
-import { pKnown } from "./certainty.js";
+import { decide, NO_CLASS, pKnown } from "./certainty.js";
 import { decodeClasses, toProbabilities } from "./classes.js";
 import { classShares, decodeMask } from "./masks.js";
+
+// The class that a rule gives, if it gives one, is the first of all.
+function putFirst(decided, guesses, probabilities, { labels }) {
+  if (decided === NO_CLASS) return guesses;
+  const first = { index: decided, name: labels[decided], probability: probabilities[decided] };
+  return [first, ...guesses.filter(({ index }) => index !== decided)].slice(0, guesses.length);
+}
 
 export const TASKS = {
   classification: (answers, spec) => {
@@ -13,8 +20,11 @@ export const TASKS = {
     const guesses = decodeClasses(values, spec);
     if (!spec.certainty) return { guesses };
     // Of a calibrated model, what its promises are kept with.
-    const evidence = { probabilities: toProbabilities(values, spec), pKnown: pKnown(answers.features, spec.certainty) };
-    return { guesses, evidence };
+    const probabilities = toProbabilities(values, spec);
+    const evidence = { probabilities, pKnown: pKnown(answers.features, spec.certainty) };
+    if (!spec.certainty.decision) return { guesses, evidence };
+    const decided = decide(probabilities, spec.certainty.decision);
+    return { guesses: putFirst(decided, guesses, probabilities, spec), evidence: { ...evidence, decided } };
   },
   detection: (answers, spec, size) => ({ boxes: decodeBoxes(answers, spec, size) }),
   segmentation: ({ logits }, spec, size) => {

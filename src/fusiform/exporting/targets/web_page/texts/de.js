@@ -64,6 +64,8 @@ export const TEXTS = {
     unsure: (others, last) => `unsicher: ${others} oder ${last}`,
     comma: ", ",
     more: (text) => `eine von ${text} weiteren`,
+    decided: { thresholds: (name) => `nach Schwellen entschieden: ${name}`, costs: (name) => `nach Kosten entschieden: ${name}` },
+    none: "keine Klasse",
     unknown: (name) => `unbekannt, am nächsten: ${name}`,
     known: (percent) => `Von Fotos dieser Klassen wirken ${percent} mindestens so fremd (p_known).`,
     label: "Richtig für",

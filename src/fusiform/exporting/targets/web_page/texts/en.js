@@ -68,6 +68,8 @@ export const TEXTS = {
     unsure: (others, last) => `unsure: ${others} or ${last}`,
     comma: ", ",
     more: (text) => `one of ${text} more`,
+    decided: { thresholds: (name) => `decided by thresholds: ${name}`, costs: (name) => `decided by costs: ${name}` },
+    none: "no class",
     unknown: (name) => `unknown, nearest: ${name}`,
     known: (percent) => `Of photographs of these classes, ${percent} look at least as strange (p_known).`,
     label: "Right for",

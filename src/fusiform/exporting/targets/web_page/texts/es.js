@@ -64,6 +64,8 @@ export const TEXTS = {
     unsure: (others, last) => `dudoso: ${others} o ${last}`,
     comma: ", ",
     more: (text) => `una de otras ${text}`,
+    decided: { thresholds: (name) => `decidido por umbrales: ${name}`, costs: (name) => `decidido por costes: ${name}` },
+    none: "ninguna clase",
     unknown: (name) => `desconocido, lo más parecido: ${name}`,
     known: (percent) => `De las fotos de estas clases, ${percent} parecen al menos igual de extrañas (p_known).`,
     label: "Acertar en",

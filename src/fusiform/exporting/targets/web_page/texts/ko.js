@@ -63,6 +63,8 @@ export const TEXTS = {
     unsure: (others, last) => `불확실함: ${others} 또는 ${last}`,
     comma: ", ",
     more: (text) => `그 밖의 ${text}개 중 하나`,
+    decided: { thresholds: (name) => `임계값에 따른 결정: ${name}`, costs: (name) => `비용에 따른 결정: ${name}` },
+    none: "클래스 없음",
     unknown: (name) => `알 수 없음, 가장 가까운 클래스: ${name}`,
     known: (percent) => `이 클래스들의 사진 중 ${percent}가 이만큼 또는 더 낯섭니다(p_known).`,
     label: "보장 비율",

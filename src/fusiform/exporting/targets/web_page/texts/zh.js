@@ -63,6 +63,8 @@ export const TEXTS = {
     unsure: (others, last) => `不确定：${others} 或 ${last}`,
     comma: "、",
     more: (text) => `其他 ${text} 个类别之一`,
+    decided: { thresholds: (name) => `按阈值决定：${name}`, costs: (name) => `按代价决定：${name}` },
+    none: "没有类别",
     unknown: (name) => `未知，最接近：${name}`,
     known: (percent) => `在这些类别的照片中，有 ${percent} 至少与这张同样陌生（p_known）。`,
     label: "保证比例",
