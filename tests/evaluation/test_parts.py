@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess, Task
 from fusiform.zoo.checkpoint import write_safetensors
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("red", "green", "blue")
 PICTURES = 7
 BROKEN = 4
@@ -145,7 +147,7 @@ def test_promises_of_a_calibrated_model_are_the_same(made: Path, tmp_path: Path)
     many = tmp_path / "many"
     for name in NAMES:
         (many / name).mkdir(parents=True)
-        for k in range(24):
+        for k in range(12):
             pixels = np.random.default_rng(k).integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(many / name / f"{k}.png")
     sure = tmp_path / "sure.safetensors"
@@ -174,9 +176,8 @@ def test_an_evaluation_of_parts_is_compared_and_scored_as_any(made: Path, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not Windows's")
-@pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_killed_at_any_moment_it_goes_on_to_the_same_folder(made: Path, tmp_path: Path, task: Task) -> None:
-    model, data = place_of(made, task)
+def test_killed_at_any_moment_it_goes_on_to_the_same_folder(made: Path, tmp_path: Path) -> None:
+    model, data = place_of(made, "classification")
     whole, out = tmp_path / "whole", tmp_path / "out"
     evaluate_parts(model, data, whole, part=1, threads=1)
     # Killed within a part, and between a part and the line that tells of it.
@@ -324,3 +325,13 @@ def test_the_workers_of_ray_leave_the_same_parts(made: Path, tmp_path: Path) -> 
     for task in TASKS:
         evaluate_parts(*place_of(made, task), tmp_path / "alone" / task, part=2, threads=1)
         assert content(tmp_path / task) == content(tmp_path / "alone" / task)
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, file in (("Egyptian cat", "cat.jpg"), ("espresso", "coffee.jpg")):
+        (tmp_path / "photographs" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "examples" / file, tmp_path / "photographs" / name)
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(evaluate_parts, "evaluate_parts", globs={})
+    found = doctest.DocTestRunner(verbose=False).run(example)
+    assert (found.attempted, found.failed) == (5, 0)

@@ -96,7 +96,7 @@ def describe(
 
 def _fingerprint(data: DataSet | AnnotatedSet, chosen: Chosen[Any]) -> str:
     """The SHA-256 of the images' names and ground truth, in their order; their content is not looked at."""
-    digest = sha256(json.dumps([data.classes, chosen.outputs], ensure_ascii=False).encode())
+    digest = sha256(json.dumps([data.classes, chosen.outputs]).encode())
     for sample in chosen.samples:
         truth: list[Any]
         if isinstance(sample, AnnotatedSample):
@@ -106,8 +106,7 @@ def _fingerprint(data: DataSet | AnnotatedSet, chosen: Chosen[Any]) -> str:
             truth = [sample.size, boxes, mask, sample.ignore, outlines]
         else:
             truth = [sample.label]
-        line = json.dumps([data.locate(sample), *truth], ensure_ascii=False)
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        digest.update(json.dumps([data.locate(sample), *truth]).encode() + b"\n")
     return digest.hexdigest()
 
 
