@@ -225,7 +225,7 @@ def test_the_answers_of_anything_else_are_refused(made: Path, begun: Path, tmp_p
     shutil.copytree(data, moved)
     (moved / "red" / "0.png").rename(moved / "blue" / "0.png")
     refused: list[tuple[Path, Path, dict[str, Any], str]] = [
-        (other, data, {}, "was begun with another model, and what it holds is no answer to this"),
+        (other, data, {}, "was begun with another model, and its answers are not those that are asked for"),
         (model, data, {"labels": ["blue", "red", "green"]}, "other labels or another preprocessing"),
         (model, more, {}, r"with other images or other ground truth \(then 7 images, now 8 images\)"),
         (model, moved, {}, "with other images or other ground truth"),
@@ -277,7 +277,7 @@ def test_missing_and_damaged_parts_are_named(made: Path, begun: Path, tmp_path: 
     assert content(out) == content(begun)
     predicted = tmp_path / "predicted"
     fusiform.predict_parts(data, predicted, "shufflenet_v2_x1_0", format="jsonl", threads=1)
-    refused("predicted: was begun with fusiform predict --part, and what it holds is no answer", predicted)
+    refused("predicted: was begun with fusiform predict --part, and its answers are not", predicted)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(made: Path, tmp_path: Path) -> None:

@@ -208,8 +208,8 @@ def read_answers(
     wanted = describe(model, name, data, chosen, engine=engine, multi_scale=multi_scale)
     if what := differences(begun, wanted):
         raise InputError(
-            f"{folder}: was begun with {what}, and what it holds is no answer to this: its parts.json says of what it "
-            "is, or let --part make a folder of these"
+            f"{folder}: was begun with {what}, and its answers are not those that are asked for: give what its "
+            "parts.json names, or make others with --part and another folder for --out"
         )
     size = begun.get("images_per_part")
     if not isinstance(size, int) or size < 1:
