@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from fusiform.graph.shapes import state_shapes
 from fusiform.spec import ModelSpec, Preprocess, Task
 from fusiform.zoo.checkpoint import write_safetensors
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("red", "green", "blue")
 PICTURES = 7
 BROKEN = 4
@@ -145,7 +147,7 @@ def test_promises_of_a_calibrated_model_are_the_same(made: Path, tmp_path: Path)
     many = tmp_path / "many"
     for name in NAMES:
         (many / name).mkdir(parents=True)
-        for k in range(24):
+        for k in range(12):
             pixels = np.random.default_rng(k).integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(many / name / f"{k}.png")
     sure = tmp_path / "sure.safetensors"
@@ -174,9 +176,8 @@ def test_an_evaluation_of_parts_is_compared_and_scored_as_any(made: Path, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not Windows's")
-@pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_killed_at_any_moment_it_goes_on_to_the_same_folder(made: Path, tmp_path: Path, task: Task) -> None:
-    model, data = place_of(made, task)
+def test_killed_at_any_moment_it_goes_on_to_the_same_folder(made: Path, tmp_path: Path) -> None:
+    model, data = place_of(made, "classification")
     whole, out = tmp_path / "whole", tmp_path / "out"
     evaluate_parts(model, data, whole, part=1, threads=1)
     # Killed within a part, and between a part and the line that tells of it.
@@ -224,7 +225,7 @@ def test_the_answers_of_anything_else_are_refused(made: Path, begun: Path, tmp_p
     shutil.copytree(data, moved)
     (moved / "red" / "0.png").rename(moved / "blue" / "0.png")
     refused: list[tuple[Path, Path, dict[str, Any], str]] = [
-        (other, data, {}, "was begun with another model, and what it holds is no answer to this"),
+        (other, data, {}, "was begun with another model, and its answers are not those that are asked for"),
         (model, data, {"labels": ["blue", "red", "green"]}, "other labels or another preprocessing"),
         (model, more, {}, r"with other images or other ground truth \(then 7 images, now 8 images\)"),
         (model, moved, {}, "with other images or other ground truth"),
@@ -276,7 +277,7 @@ def test_missing_and_damaged_parts_are_named(made: Path, begun: Path, tmp_path: 
     assert content(out) == content(begun)
     predicted = tmp_path / "predicted"
     fusiform.predict_parts(data, predicted, "shufflenet_v2_x1_0", format="jsonl", threads=1)
-    refused("predicted: was begun with fusiform predict --part, and what it holds is no answer", predicted)
+    refused("predicted: was begun with fusiform predict --part, and its answers are not", predicted)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(made: Path, tmp_path: Path) -> None:
@@ -324,3 +325,13 @@ def test_the_workers_of_ray_leave_the_same_parts(made: Path, tmp_path: Path) -> 
     for task in TASKS:
         evaluate_parts(*place_of(made, task), tmp_path / "alone" / task, part=2, threads=1)
         assert content(tmp_path / task) == content(tmp_path / "alone" / task)
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, file in (("Egyptian cat", "cat.jpg"), ("espresso", "coffee.jpg")):
+        (tmp_path / "photographs" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "examples" / file, tmp_path / "photographs" / name)
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(evaluate_parts, "evaluate_parts", globs={})
+    found = doctest.DocTestRunner(verbose=False).run(example)
+    assert (found.attempted, found.failed) == (5, 0)

@@ -96,7 +96,7 @@ def describe(
 
 def _fingerprint(data: DataSet | AnnotatedSet, chosen: Chosen[Any]) -> str:
     """The SHA-256 of the images' names and ground truth, in their order; their content is not looked at."""
-    digest = sha256(json.dumps([data.classes, chosen.outputs], ensure_ascii=False).encode())
+    digest = sha256(json.dumps([data.classes, chosen.outputs]).encode())
     for sample in chosen.samples:
         truth: list[Any]
         if isinstance(sample, AnnotatedSample):
@@ -106,8 +106,7 @@ def _fingerprint(data: DataSet | AnnotatedSet, chosen: Chosen[Any]) -> str:
             truth = [sample.size, boxes, mask, sample.ignore, outlines]
         else:
             truth = [sample.label]
-        line = json.dumps([data.locate(sample), *truth], ensure_ascii=False)
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        digest.update(json.dumps([data.locate(sample), *truth]).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -209,8 +208,8 @@ def read_answers(
     wanted = describe(model, name, data, chosen, engine=engine, multi_scale=multi_scale)
     if what := differences(begun, wanted):
         raise InputError(
-            f"{folder}: was begun with {what}, and what it holds is no answer to this: its parts.json says of what it "
-            "is, or let --part make a folder of these"
+            f"{folder}: was begun with {what}, and its answers are not those that are asked for: give what its "
+            "parts.json names, or make others with --part and another folder for --out"
         )
     size = begun.get("images_per_part")
     if not isinstance(size, int) or size < 1:
