@@ -4,13 +4,14 @@ The scenes' test photographs are shown to MobileNetV2 once as they are, and 400 
 and in another camera's colours (red 8 % up, blue 10 % down, a gamma of 0.95); beside them photographs of ImageNet. A
 last layer that has learned the scenes' training photographs is the model. What was seen is kept in ``--seen``.
 
-``clean``: the photographs are shuffled, the model is calibrated on 800, which are the reference that it carries, and ten
-streams are 200 of the 400 others each, until there are ``--streams``. The share of streams with an alarm, with its exact
-95 % interval, has to be at most what was stated, 1 %. ``kept``: a sketch grows to 2,048 images and is thinned twice, and
-is looked at after each of them; images are drawn anew from the photographs, with repetition, for reference and stream.
-The others: 20 times (of five calibrations) 800 are the reference, and the stream is 200 others that are changed, or of which a fifth is
-replaced: by ImageNet's, or by a scene that neither model nor reference has seen, each scene in turn. Given are the
-share of streams in which it was found, after how many photographs in the median and at most, and what was named.
+``clean``: the photographs are shuffled, the model is calibrated on 800, which are the reference that it carries, and
+ten streams are 200 of the 400 others each, until there are ``--streams``. The share of streams with an alarm, with its
+exact 95 % interval, has to be at most what was stated, 1 %. ``kept``: a sketch grows to 2,048 images and is thinned
+twice, and is looked at after each of them; images are drawn anew from the photographs, with repetition, for reference
+and stream. The others: 20 times (of five calibrations) 800 are the reference, and the stream is 200 others that are
+changed, or of which a fifth is replaced: by ImageNet's, or by a scene that neither model nor reference has seen, each
+scene in turn. Given are the share of streams in which it was found, after how many photographs in the median and at
+most, and what was named.
 """
 
 from __future__ import annotations
