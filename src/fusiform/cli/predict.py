@@ -193,9 +193,8 @@ def command(
         )
         folder = None if masks is None else _mask_folder(masks, predictions.spec)
         drawing = None if save is None else Drawing(predictions.spec)
-        image_ids = ImageIds()
         errors: list[str] = []
-        answered = 0
+        image_ids, answered = ImageIds(), 0
         try:
             for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
                 if prediction.error is None:
@@ -205,10 +204,7 @@ def command(
                 if drawing is not None:
                     drawing.add(prediction)
         except KeyboardInterrupt as interrupt:
-            kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
-            if masks is not None:
-                kept += f"; the masks of {answered:,} images are in {masks}"
-            interrupt.args = (kept,)
+            interrupt.args = (_left(answered, out, masks),)
             raise
     notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
     _tell(notes, errors, answered, image_ids.shared)
@@ -216,6 +212,12 @@ def command(
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _left(answered: int, out: Path | None, masks: Path | None) -> str:
+    """What is there of a run that was interrupted."""
+    left = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
+    return left if masks is None else f"{left}; the masks of {answered:,} images are in {masks}"
 
 
 def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:
