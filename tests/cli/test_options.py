@@ -380,7 +380,7 @@ def test_an_unknown_command_is_answered_with_what_was_meant(
         ("predict a.jpg --conf 0.5", "Did you mean --score?"),
         ("predict a.jpg --json", "Did you mean --format json?"),
         ("train photos --batch-size 8", "Did you mean --set batch=N?"),
-        ("predict a.jpg --batc 8", "Did you mean '--batch'?"),
+        ("predict a.jpg --bach 8", "Did you mean '--batch'?"),
         ("predict a.jpg --calibrate b", "No such option '--calibrate'."),
         ("verify a.tflite b --against c", "Unexpected argument 'b'."),
         ("export a.tflite photos --to onnx --out b", "Unexpected argument 'photos'. Did you mean --data photos?"),
