@@ -168,7 +168,7 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
-    assert set(options("predict")) - {"strict", "save", "masks", *OF_VIDEOS} == set(parameters) - {"progress"}
+    assert set(options("predict")) - {"strict", "save", "masks", "sketch", *OF_VIDEOS} == set(parameters) - {"progress"}
 
 
 def test_embed_s_options_of_parts_are_parameters_of_embed_parts() -> None:
@@ -189,7 +189,7 @@ def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:
     for option, name in OF_VIDEOS.items():
         default = given[option].to_info_dict()["default"]
         assert option == "video" or default == ours[name].default
-    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "progress"}
+    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "sketch", "progress"}
     assert all(ours[name].default == images[name].default for name in set(ours) & set(images))
 
 

@@ -215,6 +215,7 @@ CASES: list[tuple[int, str]] = [
     (2, "predict photo.png --model small.tflite --device cuda"),
     (2, "predict photo.png --model small.tflite --save grid.bmp"),
     (2, "predict photo.png --model small.tflite --mean 0.5"),
+    (2, "predict photo.png --model small.tflite --sketch seen.json"),
     (2, "doctor data --task classify"),
     (2, "doctor data --ignore 255"),
     (2, "doctor data --fix clean.txt"),

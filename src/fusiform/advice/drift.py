@@ -17,7 +17,7 @@ from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset
 from fusiform.errors import InputError, UsageError
 from fusiform.files import check_place
-from fusiform.prediction.kept import is_kept, read_kept
+from fusiform.prediction.kept import Kept, is_kept, read_kept
 from fusiform.prediction.sources import Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report, Row, Tabular
@@ -149,8 +149,7 @@ def drift(
             raise InputError(f"{reference}: says nothing of the unknown, as {kept} does: make it with this model")
         if not len(held.rows):
             raise InputError(f"{kept}: has no image in it yet: let the model see some")
-        values, spec = to_columns(held.rows, opened.spec.num_classes), opened.spec
-        after, rows = judge(known, values, None, spec, false_alarms=_spent(false_alarms, held.every), seed=seed)
+        after, rows = look_at(known, held, opened.spec, false_alarms=false_alarms, seed=seed)
         note = f"of {held.images:,} images {'' if held.every == 1 else f'about one in {held.every:,} '}was kept"
         figures |= {"images": len(held.rows), "false_alarms": false_alarms, "alarm_after": after}
         return Drift(figures, tuple(rows), (note,) if len(held.rows) < held.images else ())
@@ -173,15 +172,6 @@ def _kept(sources: Source | Iterable[Source]) -> Path | None:
     if len(given) > 1:
         raise UsageError(f"{named[0]}: is a sketch, and has an order of its own: name it alone")
     return named[0]
-
-
-def _spent(false_alarms: float, every: int) -> float:
-    """The part of the chance of a false alarm that a kept sketch has left.
-
-    As long as a sketch has a row for each image, it is one stream that grows. Each time that its rows are thinned it
-    becomes another one, which is given half of what is left: together they have no more than was stated.
-    """
-    return false_alarms * (_FIRST if every == 1 else (1 - _FIRST) / every)
 
 
 def _reference(
@@ -214,6 +204,19 @@ def compare(
 ) -> tuple[int | None, list[Row]]:
     """After how many images there is an alarm, None for never, and a row for each thing that is measured."""
     return judge(known, known.measure(seen, spec), paths, spec, false_alarms=false_alarms, seed=seed)
+
+
+def look_at(
+    known: Sketch, kept: Kept, spec: ModelSpec, *, false_alarms: float = ALARM, seed: int = 0
+) -> tuple[int | None, list[Row]]:
+    """The same of a sketch that was kept, and may grow: however often it is looked at, the chance is as stated.
+
+    As long as it has a row for each image, it is one stream that grows. Each time that its rows are thinned it becomes
+    another one, which is given half of what is left of the chance: together they have no more than was stated.
+    """
+    spent = _FIRST if kept.every == 1 else (1 - _FIRST) / kept.every
+    values = to_columns(kept.rows, spec.num_classes)
+    return judge(known, values, None, spec, false_alarms=false_alarms * spent, seed=seed)
 
 
 def judge(

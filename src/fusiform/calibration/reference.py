@@ -129,9 +129,10 @@ def unpack(text: str, rows: int, columns: int) -> Rows:
     try:
         reader = zlib.decompressobj()
         content = reader.decompress(base64.b64decode(text, validate=True), _BYTES + 1)
+        whole = reader.eof
     except (zlib.error, ValueError):
-        content = b""
-    if len(content) != 2 * rows * columns or not content:
+        content, whole = b"", False
+    if not whole or len(content) != 2 * rows * columns or not content:
         raise ValueError(f"the text does not hold {rows} x {columns} numbers")
     pairs = np.frombuffer(content, np.uint8).reshape(2, -1).T
     steps = np.ascontiguousarray(pairs).view("<u2").reshape(columns, rows).T

@@ -190,9 +190,8 @@ def command(
         )
         folder = None if masks is None else _mask_folder(masks, predictions.spec)
         drawing = None if save is None else Drawing(predictions.spec)
-        image_ids = ImageIds()
         errors: list[str] = []
-        answered = 0
+        image_ids, answered = ImageIds(), 0
         try:
             for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
                 if prediction.error is None:

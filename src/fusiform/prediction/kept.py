@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusiform.calibration.reference import MEASURES, Rows, mark, pack, unpack
 from fusiform.engines import tells_unknown
@@ -79,6 +80,34 @@ def check_keeps(model: Model) -> None:
         )
 
 
+class Thinned:
+    """Rows of the images that come, thinned; see above."""
+
+    def __init__(self, kept: Kept | None = None, *, seed: int | None = None) -> None:
+        """Go on with what was kept before, if anything was; ``seed`` None is another one each time."""
+        self.images, self.every = (0, 1) if kept is None else (kept.images, kept.every)
+        self._rows: list[NDArray[np.float16]] = [] if kept is None else list(kept.rows)
+        self._random = random.Random(seed)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def wants(self) -> bool:
+        """Count an image, and say whether its row is to be taken."""
+        self.images += 1
+        return self.every == 1 or self._random.random() * self.every < 1
+
+    def add(self, row: NDArray[np.float16]) -> None:
+        """Take the row of an image that was wanted."""
+        self._rows.append(row)
+        if len(self._rows) > ROWS:
+            self._rows, self.every = self._rows[::2], 2 * self.every
+
+    def kept(self) -> Kept:
+        """What there is now."""
+        return Kept(self.images, self.every, np.array(self._rows, np.float16).reshape(-1, _COLUMNS))
+
+
 class Keeper:
     """Keeps the sketch of what a model sees in a file; from any thread.
 
@@ -92,26 +121,22 @@ class Keeper:
         self.path = Path(path)
         check_place(self.path, (".json",), "a sketch is a file that ends in .json")
         self._mark = mark(model.spec)
-        kept = read_kept(self.path, model) if self.path.exists() else Kept(0, 1, np.empty((0, _COLUMNS), np.float16))
-        self._images, self._every, self._rows = kept.images, kept.every, list(kept.rows)
-        self._random, self._written = random.Random(), 0.0
+        self._thinned = Thinned(read_kept(self.path, model) if self.path.exists() else None)
+        self._written = 0.0
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self.write()
 
     def wants(self) -> bool:
         """Count an image that was read, and say whether its row is to be taken."""
         with self._lock:
-            self._images += 1
-            return self._every == 1 or self._random.random() * self._every < 1
+            return self._thinned.wants()
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Keep the rows of those answers that have one. A file that cannot be written now is written later."""
         with self._lock:
             for answer in answers:
                 if answer.row is not None:
-                    self._rows.append(answer.row)
-                    if len(self._rows) > ROWS:
-                        self._rows, self._every = self._rows[::2], 2 * self._every
+                    self._thinned.add(answer.row)
             due = time.monotonic() - self._written > SECONDS
         if due:
             try:
@@ -123,14 +148,13 @@ class Keeper:
         """Write the file now; OutputError where that cannot be done."""
         with self._writing:
             with self._lock:
-                rows = np.array(self._rows, np.float16).reshape(-1, _COLUMNS)
-                content = {
-                    "schema": _SCHEMA,
-                    "model": self._mark,
-                    "images": self._images,
-                    "every": self._every,
-                    "rows": len(rows),
-                    "values": pack(rows) if len(rows) else "",
-                }
-                self._written = time.monotonic()
+                kept, self._written = self._thinned.kept(), time.monotonic()
+            content = {
+                "schema": _SCHEMA,
+                "model": self._mark,
+                "images": kept.images,
+                "every": kept.every,
+                "rows": len(kept.rows),
+                "values": pack(kept.rows) if len(kept.rows) else "",
+            }
             write_file(self.path, (json.dumps(content) + "\n").encode())

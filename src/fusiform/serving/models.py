@@ -89,10 +89,8 @@ class Served:
             self.keeper.write()
 
 
-def open_served(name: str, source: str, opening: Opening, old: Served | None = None) -> tuple[Served, Path]:
+def open_served(name: str, source: str, opening: Opening) -> tuple[Served, Path]:
     """Open a model with an engine for each thread, let each answer once, and say which file it was.
-
-    It goes on with the sketch of the ``old`` one, in whose place it comes, if that is the same model.
 
     Raises FusiformError for a model that cannot be opened or that does not answer.
     """
@@ -114,27 +112,21 @@ def open_served(name: str, source: str, opening: Opening, old: Served | None = N
         seconds = _try(worker)
     served = Served(name, model.spec, workers, start, seconds + DECODING)
     if opening.sketch is not None:
-        served.give(_keeper(Path(opening.sketch), name, model, old))
+        served.give(_keeper(Path(opening.sketch), name, model))
     return served, model.path
 
 
-def _keeper(folder: Path, name: str, model: Model, old: Served | None) -> Keeper:
-    """What keeps a model's sketch, in a file that no other model of the name has; the old one's if it is the same."""
+def _keeper(folder: Path, name: str, model: Model) -> Keeper:
+    """What keeps a model's sketch, in a file that no other model of the name has."""
     from fusiform.calibration.reference import mark  # only what is kept is to wait for it
     from fusiform.prediction.kept import Keeper, check_keeps
 
     check_keeps(model)
-    path = folder / f"{name}-{mark(model.spec)[:8]}.json"
-    if old is not None and old.keeper is not None:
-        if old.keeper.path == path:
-            return old.keeper
-        with suppress(OutputError):
-            old.keep()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror or error}): name another folder") from None
-    return Keeper(path, model)
+    return Keeper(folder / f"{name}-{mark(model.spec)[:8]}.json", model)
 
 
 def _try(worker: Worker) -> float:
@@ -218,7 +210,14 @@ class Models(Mapping[str, Served]):
     def _open(self, name: str, source: str) -> None:
         expected = self._paths.get(name, Path(source))
         before = signature(expected)  # before it is read: a file that is replaced meanwhile is read again
-        served, path = open_served(name, source, self._opening, self._served.get(name))
+        served, path = open_served(name, source, self._opening)
+        old = self._served.get(name)
+        if old is not None and old.keeper is not None and served.keeper is not None:
+            if old.keeper.path == served.keeper.path:  # the same model, whose sketch goes on
+                served.give(old.keeper)
+            else:
+                with suppress(OutputError):
+                    old.keep()
         self._served[name], self._paths[name] = served, path
         self._signatures[name] = (before if path == expected else signature(path)) or ()
 
