@@ -19,7 +19,7 @@ from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, InputError
 from fusiform.evaluation.uses import count_uses, find_run, read_uses
 from fusiform.progress import Tracker, silent
-from fusiform.runs import need_training
+from fusiform.runs import Run, need_training
 from fusiform.spec import ModelSpec
 from fusiform.zoo.info import describe
 from fusiform.zoo.model import Model, open_model
@@ -33,7 +33,7 @@ class Data:
 
     ``counts`` are images (or objects, of detectors) of a class in a split. ``fingerprint`` is the list's. ``change``
     says what became of the dataset since, "" where it is as it was. ``personal`` is what the files say of people, None
-    where they are gone.
+    where they are gone. ``held_out`` says that the training took the validation images from the others.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Data:
     counts: Mapping[str, Mapping[Split, int]]
     fingerprint: str = ""
     change: str = ""
+    held_out: bool = False
     personal: Personal | None = None
 
 
@@ -97,7 +98,11 @@ def gather(
         return Facts(opened.path.stem, opened, about, data=found)
     need_training("the card of a run")
     name = run.name if opened.path.parent.samefile(run) else f"{run.name} ({opened.path.name})"
-    settings, report = _json(run / "run.json"), _json(run / "report.json")
+    settings = _json(run / "run.json")
+    try:
+        reached = Run(run).metrics
+    except InputError:  # a training under way has a model, too
+        reached = {}
     lines = [line for line in read_uses(run) if _same_file(run, line["file"], opened.path)]
     use = None
     if lines:  # one with all figures tells more than the last look of the training itself
@@ -111,7 +116,7 @@ def gather(
         settings=settings,
         recipe=_json(run / "recipe.json"),
         environment=_json(run / "environment.json"),
-        reached=report.get("figures") or {},
+        reached=reached,
         epochs=_looks(run),
         use=use,
         exported=_exported(run),
@@ -139,7 +144,9 @@ def _of_run(
             raise
         gone = f"{source} is no longer there" if not source.exists() else f"{source} can no longer be read ({error})"
         return dataclasses.replace(found, change=f"{gone}: what its files say of people is not known.")
-    return dataclasses.replace(found, change=_changed(listed, now), personal=_look(now, progress))
+    held_out = "val" in listed.splits and "val" not in now.splits
+    change = _changed(listed, now)
+    return dataclasses.replace(found, change=change, held_out=held_out, personal=_look(now, progress))
 
 
 def _named(place: Path, spec: ModelSpec, root: str | os.PathLike[str] | None, progress: Tracker) -> Data:
