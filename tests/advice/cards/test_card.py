@@ -231,6 +231,22 @@ def test_what_was_measured_and_exported_beside_is_told(made: Path) -> None:
     assert "Corrupted images were not measured" not in text
 
 
+def test_another_file_of_a_run_does_not_have_the_figures_of_the_best(made: Path) -> None:
+    used(made / "runs" / "first")
+    shutil.copy("runs/first/best.safetensors", "runs/first/last.safetensors")
+    last = fusiform.card("runs/first/last.safetensors")
+    assert last.name == "first (last.safetensors)"
+    assert "How good it is has not been measured." in last.to_markdown()
+    assert "There are 20 images" in last.to_markdown()
+    shutil.copytree("runs", "best/runs")
+    shutil.copy("runs/first/best.safetensors", "best/model.safetensors")
+    chosen = {"run": "best/runs/second", "model": "best/model.safetensors", **REACHED, "top1": 0.5, "split": "val"}
+    Path("best/choose.json").write_text(json.dumps({"chosen": chosen, "trainings": [{}, {}, {}, {}]}))
+    text = fusiform.card("best/model.safetensors").to_markdown()
+    assert "Its top-1 accuracy is 50.0 %" in text
+    assert "If it is the best of 12 epochs of 4 trainings on these images" in text
+
+
 SHAKEN = (("fog", 0.7), ("shot_noise", 0.2))
 
 

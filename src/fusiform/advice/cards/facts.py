@@ -14,10 +14,9 @@ from typing import Any
 from fusiform.advice.cards.personal import Personal, look_at_all
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, InputError
-from fusiform.evaluation.uses import count_uses, find_run, read_uses
+from fusiform.evaluation.uses import count_uses, find_run, name_in, read_uses
 from fusiform.progress import Tracker, silent
 from fusiform.runs import Run, need_training
 from fusiform.spec import ModelSpec
@@ -97,13 +96,18 @@ def gather(
         found = None if data is None else _named(Path(data), opened.spec, root, progress)
         return Facts(opened.path.stem, opened, about, data=found)
     need_training("the card of a run")
-    name = run.name if opened.path.parent.samefile(run) else f"{run.name} ({opened.path.name})"
     settings = _json(run / "run.json")
     try:
         reached = Run(run).metrics
     except InputError:  # a training under way has a model, too
         reached = {}
-    lines = [line for line in read_uses(run) if _same_file(run, line["file"], opened.path)]
+    file, chosen = name_in(run, opened.path), _chosen(run)
+    name = run.name if file == "best.safetensors" else f"{run.name} ({opened.path.name})"
+    if chosen and opened.path.parent.absolute() == run.absolute().parent.parent:  # the file that choose made
+        reached = dict(chosen)
+    elif file != "best.safetensors":  # the report is of that one alone
+        reached = {}
+    lines = [line for line in read_uses(run) if line["file"] == file]
     use = None
     if lines:  # one with all figures tells more than the last look of the training itself
         line = next((line for line in reversed(lines) if line["rows"]), lines[-1])
@@ -120,7 +124,7 @@ def gather(
         epochs=_looks(run),
         use=use,
         exported=_exported(run),
-        chosen=_chosen(run),
+        chosen=chosen,
         data=_of_run(run, settings, None if data is None else Path(data), root, progress),
     )
 
@@ -220,10 +224,6 @@ def _names(dataset: AnySet) -> dict[str, object]:
         for each in annotated:
             found[dataset.locate(each)] = repr((each.boxes, each.mask_file and each.mask_file.name, each.outlines))
     return found
-
-
-def _same_file(run: Path, name: str, path: Path) -> bool:
-    return nfc((run / name).absolute().as_posix()) == nfc(path.absolute().as_posix())
 
 
 def _looks(run: Path) -> int:
