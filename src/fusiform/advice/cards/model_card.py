@@ -264,7 +264,7 @@ def _training_data(facts: Facts) -> Iterator[Block]:
         yield f"The dataset that was named, {data.name}, has {splits} images; whether it learned from it is unknown."
     else:
         val = data.splits.get("val", 0)
-        chose = f" {plural(val, 'image')} of val chose the best epoch." if val else ""
+        chose = f" {plural(val, 'image')} of val chose the best epoch." if val and facts.recipe.get("epochs") else ""
         yield f"It learned from {plural(data.splits.get('train', 0), 'image')} of {data.name}.{chose}"
     yield "The data sheet has more."
     if data.change:
