@@ -27,6 +27,7 @@ from fusiform.cli.output import open_output
     help="The dataset, where it lies elsewhere than it did while training, or of a model without a run.",
 )
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE.md|FILE.html|DIR",

@@ -141,7 +141,7 @@ def note_use(
         "schema": "fusiform.use/1",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fusiform": installed_version() or "0+unknown",
-        "file": _name_in(run, file),
+        "file": name_in(run, file),
         "split": split,
         "images_sha256": images,
         "figures": dict(figures),
@@ -162,6 +162,12 @@ def note_use(
     if not recorded:
         times, runs = times + 1, max(1, runs + (not any(True for _ in _of(run, images))))
     return TestUse(times, runs, run.parent, what, widen(interval, runs, len(samples)), recorded)
+
+
+def name_in(run: Path, file: Path) -> str:
+    """What lines call a model's file: its path from the run's folder, or its name where it lies outside."""
+    file = file.absolute()
+    return printable(file.relative_to(run.absolute()).as_posix() if file.is_relative_to(run.absolute()) else file.name)
 
 
 def count_uses(run: Path, images_sha256: str) -> tuple[int, int]:
@@ -210,11 +216,6 @@ def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
-
-
-def _name_in(run: Path, file: Path) -> str:
-    file = file.absolute()
-    return printable(file.relative_to(run.absolute()).as_posix() if file.is_relative_to(run.absolute()) else file.name)
 
 
 def _beside(run: Path) -> Iterator[Path]:

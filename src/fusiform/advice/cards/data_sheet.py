@@ -130,6 +130,11 @@ def _preprocessing(facts: Facts) -> Iterator[Block]:
         if preprocess.fit == "crop"
         else f"The network sees images made into squares of {preprocess.crop} pixels ({preprocess.fit})."
     ]
+    if data.held_out:
+        done.append(
+            f"fusiform train kept {plural(data.splits.get('val', 0), 'image')} back for validation, drawn at random "
+            f"(val_fraction={recipe.get('val_fraction')}, seed={recipe.get('seed')}), near-duplicates all on one side."
+        )
     if facts.run is not None and recipe.get("augment"):
         done.append(f"While training, images were changed at random: augment={recipe['augment']}.")
     yield Items(done)

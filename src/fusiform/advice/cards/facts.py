@@ -14,12 +14,11 @@ from typing import Any
 from fusiform.advice.cards.personal import Personal, look_at_all
 from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
-from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, InputError
-from fusiform.evaluation.uses import count_uses, find_run, read_uses
+from fusiform.evaluation.uses import count_uses, find_run, name_in, read_uses
 from fusiform.progress import Tracker, silent
-from fusiform.runs import need_training
+from fusiform.runs import Run, need_training
 from fusiform.spec import ModelSpec
 from fusiform.zoo.info import describe
 from fusiform.zoo.model import Model, open_model
@@ -33,7 +32,7 @@ class Data:
 
     ``counts`` are images (or objects, of detectors) of a class in a split. ``fingerprint`` is the list's. ``change``
     says what became of the dataset since, "" where it is as it was. ``personal`` is what the files say of people, None
-    where they are gone.
+    where they are gone. ``held_out`` says that the training took the validation images from the others.
     """
 
     name: str
@@ -41,6 +40,7 @@ class Data:
     counts: Mapping[str, Mapping[Split, int]]
     fingerprint: str = ""
     change: str = ""
+    held_out: bool = False
     personal: Personal | None = None
 
 
@@ -96,9 +96,18 @@ def gather(
         found = None if data is None else _named(Path(data), opened.spec, root, progress)
         return Facts(opened.path.stem, opened, about, data=found)
     need_training("the card of a run")
-    name = run.name if opened.path.parent.samefile(run) else f"{run.name} ({opened.path.name})"
-    settings, report = _json(run / "run.json"), _json(run / "report.json")
-    lines = [line for line in read_uses(run) if _same_file(run, line["file"], opened.path)]
+    settings = _json(run / "run.json")
+    try:
+        reached = Run(run).metrics
+    except InputError:  # a training under way has a model, too
+        reached = {}
+    file, chosen = name_in(run, opened.path), _chosen(run)
+    name = run.name if file == "best.safetensors" else f"{run.name} ({opened.path.name})"
+    if chosen and opened.path.parent.absolute() == run.absolute().parent.parent:  # the file that choose made
+        reached = dict(chosen)
+    elif file != "best.safetensors":  # the report is of that one alone
+        reached = {}
+    lines = [line for line in read_uses(run) if line["file"] == file]
     use = None
     if lines:  # one with all figures tells more than the last look of the training itself
         line = next((line for line in reversed(lines) if line["rows"]), lines[-1])
@@ -111,11 +120,11 @@ def gather(
         settings=settings,
         recipe=_json(run / "recipe.json"),
         environment=_json(run / "environment.json"),
-        reached=report.get("figures") or {},
+        reached=reached,
         epochs=_looks(run),
         use=use,
         exported=_exported(run),
-        chosen=_chosen(run),
+        chosen=chosen,
         data=_of_run(run, settings, None if data is None else Path(data), root, progress),
     )
 
@@ -139,7 +148,9 @@ def _of_run(
             raise
         gone = f"{source} is no longer there" if not source.exists() else f"{source} can no longer be read ({error})"
         return dataclasses.replace(found, change=f"{gone}: what its files say of people is not known.")
-    return dataclasses.replace(found, change=_changed(listed, now), personal=_look(now, progress))
+    held_out = "val" in listed.splits and "val" not in now.splits
+    change = _changed(listed, now)
+    return dataclasses.replace(found, change=change, held_out=held_out, personal=_look(now, progress))
 
 
 def _named(place: Path, spec: ModelSpec, root: str | os.PathLike[str] | None, progress: Tracker) -> Data:
@@ -213,10 +224,6 @@ def _names(dataset: AnySet) -> dict[str, object]:
         for each in annotated:
             found[dataset.locate(each)] = repr((each.boxes, each.mask_file and each.mask_file.name, each.outlines))
     return found
-
-
-def _same_file(run: Path, name: str, path: Path) -> bool:
-    return nfc((run / name).absolute().as_posix()) == nfc(path.absolute().as_posix())
 
 
 def _looks(run: Path) -> int:

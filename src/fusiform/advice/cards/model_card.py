@@ -243,14 +243,15 @@ def _evaluation_data(facts: Facts) -> Iterator[Block]:
             "uses of these images": f"{facts.use.times:,}, for {plural(facts.use.runs, 'run')} beside each other",
         }
     if best.models > 1:
-        low, high = best.widened.low, best.widened.high
         who = "epochs" if best.split == "val" else "runs"
         if facts.chosen and best.split == "val":
             who = f"epochs of {facts.chosen['trainings']} trainings"
-        yield (
-            f"If it is the best of {best.models:,} {who} on these images, it was chosen by them. An interval that "
-            f"holds for all {best.models:,} together for 95 % (Bonferroni) is {interval(low, high) or 'not known'} %."
+        text = (
+            f"If it is the best of {best.models:,} {who} on these images, it was chosen by them, and is rather too good"
         )
+        if ends := interval(best.widened.low, best.widened.high):
+            text += f": an interval that holds for all {best.models:,} together for 95 % (Bonferroni) is {ends} %"
+        yield f"{text}."
 
 
 def _training_data(facts: Facts) -> Iterator[Block]:
@@ -258,9 +259,14 @@ def _training_data(facts: Facts) -> Iterator[Block]:
     if data is None:
         yield Questions(["What did it learn from?"])
         return
-    learnt = "It learned from" if facts.run else "The dataset that was named has"
     splits = ", ".join(f"{count:,} {split}" for split, count in data.splits.items())
-    yield f"{learnt} {data.name}: {splits} images. The data sheet has more."
+    if facts.run is None:
+        yield f"The dataset that was named, {data.name}, has {splits} images; whether it learned from it is unknown."
+    else:
+        val = data.splits.get("val", 0)
+        chose = f" {plural(val, 'image')} of val chose the best epoch." if val and facts.recipe.get("epochs") else ""
+        yield f"It learned from {plural(data.splits.get('train', 0), 'image')} of {data.name}.{chose}"
+    yield "The data sheet has more."
     if data.change:
         yield data.change
 
