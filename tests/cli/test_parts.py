@@ -109,6 +109,11 @@ def test_an_evaluation_in_parts_ends_with_its_report(classes: Path, tmp_path: Pa
     assert figures(joined) == figures(whole) == figures(direct)
     assert "1 of 3 pictures could not be read" in whole.stderr
     assert (tmp_path / "page.html").is_file()
+    # What the report cannot have is told before the work.
+    for asked in (("--unknown", classes), ("--html", tmp_path / "none" / "a.html"), ("--compare", "nothing")):
+        refused = run(model, classes, "--part", "2", "--out", tmp_path / "other", *asked, command="evaluate")
+        assert refused.exit_code == 1
+        assert not (tmp_path / "other").exists()
     assert run(*words, "--format", "json", "--strict", command="evaluate").exit_code == 3
 
 
@@ -130,6 +135,10 @@ def test_features_in_parts_are_an_index(classes: Path, tmp_path: Path) -> None:
         ("evaluate", ("--part", "9", "--out", "x", "--answers", "x"), "--answers does not go with --part"),
         ("evaluate", ("--part", "9", "--out", "x", "--stress"), "--stress does not go with --part"),
         ("evaluate", ("--part", "9", "--out", "x", "--calibrate", "a.onnx"), "--calibrate does not go with --part"),
+        ("evaluate", ("--part", "9", "--out", "x", "--certain", "0.9"), "--certain does not go with --part"),
+        ("evaluate", ("--part", "9", "--out", "x", "--per-class"), "--per-class does not go with --part"),
+        ("evaluate", ("--part", "9", "--out", "x", "--threshold", "a=0.9"), "--threshold does not go with --part"),
+        ("evaluate", ("--part", "9", "--out", "x", "--score", "0.5"), "--score is for a detector"),
         ("evaluate", ("--part", "9", "--out", "x", "--shard", "0/2", "--html", "a.html"), "--html is for the figures"),
         ("evaluate", ("--part", "9", "--out", "x", "--shard", "0/2", "--score", "0"), "--score is for the figures"),
         ("evaluate", ("--shard", "0/2"), "--shard goes with --part"),

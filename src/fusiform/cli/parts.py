@@ -171,22 +171,29 @@ def embed_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -
 def evaluate_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> bool:
     """Run ``evaluate_parts`` as the options say, and tell what came of it; whether all parts are there now."""
     given = ctx.params
-    for name in ("calibrate", "stress", "answers"):
+    for name in ("calibrate", "certain", "per_class", "precision", "threshold", "costs", "stress", "answers"):
         if given[name]:
-            raise click.UsageError(f"--{name} does not go with --part: leave out one of the two", ctx)
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} does not go with --part: leave out one of the two", ctx)
+    of_report = {name: given[name] for name in ("compare", "html", "explain", "unknown", "score")}
     if of_parts["shard"] is not None:
-        for name in ("compare", "html", "explain", "unknown", "score"):
-            if given[name] not in (None, ()):
+        for name, value in of_report.items():
+            if value not in (None, ()):
                 raise click.UsageError(
                     f"--{name} is for the figures, which --answers DIR tells when all parts are there: leave it out",
                     ctx,
                 )
     _check_out(ctx)
 
+    from fusiform.evaluation.job import check_report
     from fusiform.evaluation.parts import evaluate_parts
+    from fusiform.zoo.model import open_model
 
     same = ("split", "multi_scale", "engine", "device", "threads", "batch", "ignore", "root", "labels")
     stated = ("mean", "std", "resize", "crop", "fit")
+    if of_parts["shard"] is None:
+        opened = open_model(given["model"], **{name: given[name] for name in stated})
+        check_report(opened, given["model"], **of_report)
     with _going_on():
         parts = evaluate_parts(
             given["model"],

@@ -415,6 +415,28 @@ def check_shown(model: Model, name: str, *, multi_scale: bool, ignore: bool) -> 
     _check_task([(model, name)], nothing._replace(multi_scale=multi_scale), ignore)
 
 
+def check_report(
+    model: Model,
+    name: str,
+    *,
+    compare: str | os.PathLike[str] | Model | None,
+    html: str | os.PathLike[str] | None,
+    explain: Sequence[int | str | os.PathLike[str]],
+    unknown: str | os.PathLike[str] | None,
+    score: float | None,
+) -> None:
+    """Raise before the work what ``evaluate`` would of a report of kept answers, once all of them are there."""
+    nothing = _Given(*(False for _ in _Given._fields))
+    given = nothing._replace(explain=bool(explain), unknown=unknown is not None, score=score is not None)
+    models = [(model, name), *([] if compare is None else [(open_model(compare), _name(compare))])]
+    _check_task(models, given, False)
+    _check_folder(html)
+    _strangers(model, unknown, False)
+    if explain:
+        explanation.open_network(model)
+        explanation.read_asked(explain)
+
+
 def _check_answers(answers: str | os.PathLike[str] | None, calibrate: bool, stress: bool) -> None:
     """UsageError for what takes answers to other images than those of a folder of parts."""
     if answers is None:
