@@ -234,7 +234,7 @@ def found(
         alarm, rows = compare(sketch, stream(random), [""] * STREAM, spec, seed=number)
         if alarm is not None:
             after.append(alarm)
-            named.update({str(each["changed"]) for each in rows if each["changed"]})
+            named.update(sorted({str(each["changed"]) for each in rows if each["changed"]}))
     return row(name, TIMES, len(after) / TIMES, *exact_interval(len(after), TIMES), after, named)
 
 
