@@ -18,6 +18,7 @@ from PIL import Image
 import fusiform
 from fusiform.certainty import Certainty, Decision, Sets, Table, Threshold
 from fusiform.cli import commands
+from fusiform.errors import UsageError
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.prediction.answer import Answer
@@ -139,3 +140,15 @@ def test_what_people_are_told() -> None:
         dataclasses.replace(found, decided=guesses[2])
     with pytest.raises(ValueError, match="likeliest first"):
         dataclasses.replace(first, top=(guesses[2], guesses[1], guesses[0]))
+
+
+def test_parts_keep_it_as_lines_and_refuse_a_form_without_a_place(
+    ruled: Callable[..., Path], image: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    fusiform.predict_parts(str(image), tmp_path / "lines", ruled(RARE), part=1, format="jsonl", threads=1)
+    (file,) = (tmp_path / "lines").glob("part-*.jsonl")
+    assert json.loads(file.read_text(encoding="utf-8"))["decided"]["index"] == 2
+    with pytest.raises(UsageError, match=r"Parquet has no place for what a rule decides.*--format jsonl"):
+        fusiform.predict_parts(str(image), tmp_path / "table", ruled(RARE), part=1, threads=1)
+    assert not (tmp_path / "table").exists()

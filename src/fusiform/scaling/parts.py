@@ -20,7 +20,7 @@ from fusiform.scaling.folder import PartsFolder, Shard, read_settings
 from fusiform.scaling.plan import Plan
 from fusiform.scaling.rows import PartFormat, has_parquet
 from fusiform.scaling.work import Setup, on_this_machine
-from fusiform.spec import Colours, Fit
+from fusiform.spec import Colours, Fit, ModelSpec
 from fusiform.zoo.model import Model, open_model
 
 PART = 10_000
@@ -147,6 +147,7 @@ def predict_parts(
     setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels), tiles, overlap)
     predictor = setup.predictor()
     check_asked(predictor.spec, asked)
+    _check_form(form, predictor.spec)
     settings: dict[str, Any] = {
         "schema": "fusiform.parts/1",
         "fusiform": version("fusiform"),
@@ -210,6 +211,15 @@ def _form(folder: Path, asked: PartFormat | None) -> PartFormat:
     if form == "parquet" and not has_parquet():
         raise MissingExtraError("pyarrow", "parquet", f"{folder}: writing Parquet")
     return form
+
+
+def _check_form(form: PartFormat, spec: ModelSpec) -> None:
+    """UsageError where a form has no place for what the model answers."""
+    if form == "parquet" and spec.certainty is not None and spec.certainty.decision is not None:
+        raise UsageError(
+            "Parquet has no place for what a rule decides, and the model has a rule: write the parts as jsonl "
+            "(--format jsonl)"
+        )
 
 
 def _hash(model: Model) -> str:
