@@ -249,6 +249,8 @@ CASES: list[tuple[int, str]] = [
     (2, "evaluate small.tflite data --score 0.5"),
     (2, "evaluate small.tflite data --calibrate copy.onnx"),
     (2, "card small.tflite --out card.pdf"),
+    (2, "evaluate small.tflite data --threshold red=0.5"),
+    (2, "evaluate small.tflite data --calibrate copy.tflite --precision red"),
     (2, "export small.safetensors --to nope --out ship"),
     (2, "export small.safetensors --to onnx"),
     (2, "export small.safetensors --to onnx --out ship --single-file"),

@@ -89,19 +89,22 @@ def decide(probabilities: NDArray[Any], decision: Decision) -> NDArray[np.intp]:
 def fit_decision(probabilities: Probabilities, truth: Truth, rule: Rule) -> Decision:
     """The decision that a rule asks for, its thresholds for a precision chosen on images outside training.
 
-    Raises UsageError where no threshold reaches a wanted precision.
+    Raises UsageError where no threshold reaches a wanted precision, for all such classes at once.
     """
     if rule.costs:
         return Decision(costs=rule.costs)
     given = tuple(Threshold(index, value) for index, value in sorted(rule.thresholds.items()))
     left = decide(probabilities, Decision(given)) if given else probabilities.argmax(1)
-    chosen = []
+    chosen, missed = [], []
     for index, wanted in sorted(rule.precisions.items()):
         mine = left == index
         value = choose_threshold(probabilities[mine, index], truth[mine] == index, wanted)
         if value is None:
-            raise InputError(_not_reached(printable(rule.names[index]), wanted, truth[mine] == index))
-        chosen.append(Threshold(index, value, wanted))
+            missed.append(_not_reached(printable(rule.names[index]), wanted, truth[mine] == index))
+        else:
+            chosen.append(Threshold(index, value, wanted))
+    if missed:
+        raise InputError("; ".join(missed) + ": ask for less, or calibrate on more images")
     return Decision((*given, *chosen))
 
 
@@ -158,10 +161,9 @@ def _not_reached(name: str, wanted: float, right: NDArray[np.bool_]) -> str:
     if count < fewest:
         return (
             f"{name}: a precision of {wanted:g} takes {fewest:,} calibration images that are named so, all of them "
-            f"right, and {count:,} are: ask for less, or calibrate on more images"
+            f"right, and {count:,} are"
         )
     return (
         f"{name}: no threshold reaches a precision of {wanted:g} with {CONFIDENCE:.0%} confidence; of {count:,} "
-        f"calibration images that are named so {int(right.sum()):,} are right: ask for less, or calibrate on more "
-        "images"
+        f"calibration images that are named so {int(right.sum()):,} are right"
     )

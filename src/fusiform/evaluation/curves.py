@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,52 +140,60 @@ def curve_headlines(curves: Curves) -> dict[str, str]:
 
 
 def add_curves(page: Page, curves: Curves, names: Sequence[str]) -> None:
-    """The page's part: both drawings, and the areas below the curves."""
+    """The page's parts: both drawings, and the areas below the curves."""
     known = [each for each in curves.classes if each.auroc.value is not None]
     if not known:
         return
-    few = len(known) <= SHOWN_CURVES
-    worst = min(known, key=lambda each: each.average_precision.value or 0.0)
-    page.add_heading("Each class against the rest")
+    thin = " Thin lines are single classes." if len(known) <= SHOWN_CURVES else ""
+    page.add_heading("Precision and recall", wide=False)
     page.add_text(
-        "What a threshold of a class would come to, from the highest probability alone to all images. Left, the share "
-        "of its images that is found, and of those named so that is right; right, the share of the other images that "
-        "is named so." + (" Thin lines are single classes." if few else "") + " fusiform evaluate --calibrate FILE "
-        "--precision CLASS=95% chooses a threshold for the model, --threshold CLASS=70% sets one."
+        "Each class against the rest, from the highest probability of it, left, to all images: the share of its images "
+        f"that is found, and of those named so that is right.{thin}"
     )
-    recalls = np.linspace(0, 1, _STEPS + 1)
-    for draw, x_label, y_label in (
-        (_precisions, "recall, %", "precision, %"),
-        (_recalls, "false positives, %", "recall, %"),
-    ):
-        of_all = {names[each.output]: draw(each.curve, recalls) for each in known}
-        thick = {
-            "mean of the classes": np.mean(list(of_all.values()), axis=0),
-            names[worst.output]: of_all[names[worst.output]],
-        }
-        points = {name: list(zip(recalls.tolist(), values.tolist(), strict=True)) for name, values in thick.items()}
-        thin = of_all if few else {}
-        page.add_svg(
-            lines_diagram(
-                points if len(known) > 1 else dict(list(points.items())[1:]),
-                {name: list(zip(recalls.tolist(), values.tolist(), strict=True)) for name, values in thin.items()},
-                x_label=x_label,
-                y_label=y_label,
-            )
-        )
+    page.add_svg(_diagram(known, names, _precisions, "recall, %", "precision, %"))
+    page.add_heading("ROC", wide=False)
+    page.add_text("The same by the share of the other images that is named so: the false positives.")
+    page.add_svg(_diagram(known, names, _recalls, "false positives, %", "recall, %"))
+    page.add_heading("Each class against the rest", count=len(curves.classes))
+    page.add_text(
+        "The areas below the curves, the first of which is average precision (AP), with 95 % intervals. --threshold "
+        "and --precision give a model thresholds of classes, with --calibrate FILE."
+    )
     page.add_table([_shown(each, names) for each in curves.classes], first=20)
+
+
+def _diagram(
+    known: Sequence[ClassCurve],
+    names: Sequence[str],
+    draw: Callable[[Curve, NDArray[np.float64]], NDArray[np.float64]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """The mean of the classes and the worst of them, over all where those are few."""
+    along = np.linspace(0, 1, _STEPS + 1)
+    worst = min(known, key=lambda each: each.average_precision.value or 0.0)
+    of_all = [draw(each.curve, along) for each in known]
+    mean = {"mean of the classes": np.mean(of_all, axis=0)} if len(known) > 1 else {}
+    thick = {**mean, names[worst.output]: draw(worst.curve, along)}
+    thin = [(names[each.output], values) for each, values in zip(known, of_all, strict=True)]
+
+    def points(values: NDArray[np.float64]) -> list[tuple[float, float]]:
+        return list(zip(along.tolist(), values.tolist(), strict=True))
+
+    return lines_diagram(
+        {name: points(values) for name, values in thick.items()},
+        {name: points(values) for name, values in thin} if len(known) <= SHOWN_CURVES else {},
+        x_label=x_label,
+        y_label=y_label,
+    )
 
 
 def _shown(each: ClassCurve, names: Sequence[str]) -> dict[str, TableCell]:
     row: dict[str, TableCell] = {"class": names[each.output], "images": each.images}
-    for name, interval in (("average precision", each.average_precision), ("AUROC", each.auroc)):
-        row[f"{name}, %"] = percent_cell(interval.value)
-        known = interval.low is not None and interval.high is not None
-        row[f"its interval, {name}" if name == "AUROC" else "its interval"] = (
-            f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-            if known and interval.low is not None and interval.high is not None
-            else None
-        )
+    for name, (value, low, high) in (("AP", each.average_precision), ("AUROC", each.auroc)):
+        row[f"{name}, %"] = percent_cell(value)
+        told = None if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+        row[f"{name} interval"] = told
     return row
 
 

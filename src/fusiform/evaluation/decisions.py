@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from fusiform.calibration.decision import NO_CLASS, decide
 from fusiform.certainty import Decision
-from fusiform.drawing.page import Page
+from fusiform.drawing.page import Page, TableCell, percent_cell
 from fusiform.evaluation.figures import interval_text, rounded
-from fusiform.evaluation.page_parts import shares
 from fusiform.report import Cell, rows_table
 from fusiform.spec import ModelSpec
 from fusiform.tasks import bootstrap
@@ -153,8 +152,18 @@ def add_decisions(page: Page, found: Decisions | None, names: Sequence[str], out
         "The rule is the model's: predict, the server and the Python functions answer by it. The figures above are of "
         "the likeliest class."
     )
-    rows = [
-        {name.replace("_", " ") if name != "precision" else name: value for name, value in row.items()}
-        for row in decision_rows(found, names, outputs)
-    ]
-    page.add_table(shares(rows), first=20)
+    page.add_table([_shown(row) for row in decision_rows(found, names, outputs)], first=20)
+
+
+def _shown(row: Mapping[str, Cell]) -> dict[str, TableCell]:
+    share = {name: value if isinstance(value, float) else None for name, value in row.items()}
+    low, high = share["precision_low"], share["precision_high"]
+    return {
+        "class": row["class"],
+        "threshold, %": percent_cell(share["threshold"]),
+        "promised, %": percent_cell(share["promised_precision"]),
+        "images": row["decided_images"],
+        "precision, %": percent_cell(share["precision"]),
+        "interval": None if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}",
+        "recall, %": percent_cell(share["recall"]),
+    }

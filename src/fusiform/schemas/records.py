@@ -138,6 +138,7 @@ def spec() -> Schema:
         "provenance": {"type": "string"},
         "license": {"type": "string"},
         "accuracy": list_of(closed(accuracy)),
+        "certainty": _certainty(),
         "version": {
             "enum": [1, 2],
             "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
@@ -145,6 +146,46 @@ def spec() -> Schema:
         },
     }
     return closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
+
+
+def _certainty() -> Schema:
+    """What a classifier's description says of how sure its answers are: ``certainty.Certainty``."""
+    count, numbers = {"type": "integer", "minimum": 1}, UNITS["numbers"]
+    table = closed({"count": count, "ranks": list_of(count), "values": numbers})
+    weight: Schema = {"type": "number", "exclusiveMinimum": 0}
+    sets: dict[str, Schema] = {
+        "score": {"enum": ["lac", "aps", "raps"]},
+        "table": table,
+        "coverage": UNITS["share"],
+        "penalty": UNITS["share"],
+        "free": UNITS["count"],
+        "classes": {**list_of(table), "description": "a table for each class, or none"},
+    }
+    encoded = {"type": "string", "contentEncoding": "base64"}
+    unknown: dict[str, Schema] = {
+        "parts": list_of(closed({"evidence": {"type": "string"}, "weight": weight})),
+        "table": table,
+        **dict.fromkeys(("features", "classes", "dimensions"), count),
+        **dict.fromkeys(("centre", "projection", "scales", "means", "whitening", "head", "points"), encoded),
+        "auroc": UNITS["share"],
+    }
+    precision = {**UNITS["share"], "type": ["number", "null"], "description": "what it was chosen for; null: given"}
+    threshold = closed({"index": UNITS["count"], "value": value_of(KEYS["threshold"]), "precision": precision})
+    costs = {
+        **list_of(list_of({"type": "number", "minimum": 0})),
+        "description": "a list for each class: what each answer costs, and, if there is one more, no answer",
+    }
+    decision = closed({"thresholds": list_of(threshold), "costs": costs})
+    return closed(
+        {
+            "sets": closed(sets),
+            "unknown": or_null(closed(unknown)),
+            "images": count,
+            "source": {"type": "string"},
+            "decision": {**decision, "description": "the rule that the model decides by; either list is empty"},
+        },
+        optional=("decision",),
+    )
 
 
 def golden() -> Schema:
