@@ -401,7 +401,7 @@ _WORDS: dict[str, Key] = {
 """Texts."""
 
 _LISTS: dict[str, Key] = {
-    "examples": Key("texts", "the images that show it most"),
+    "examples": Key("texts", "the images that show it most; of a sketch none"),
     "failures": Key("texts", "what is not as it should be"),
     "kernel": Key("shape", "the height and width of a layer's window"),
     "label_ids": Key("texts", "the classes' identifiers"),

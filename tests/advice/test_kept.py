@@ -19,7 +19,7 @@ from fusiform.calibration.reference import MEASURES, Rows, make_reference, mark,
 from fusiform.certainty import Reference
 from fusiform.cli import commands
 from fusiform.errors import InputError, OutputError, SpecError, UsageError
-from fusiform.prediction.kept import ROWS, Keeper, Thinned, read_kept
+from fusiform.prediction.kept import ROWS, Keeper, Kept, Thinned, read_kept
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model, open_model
 
@@ -221,3 +221,13 @@ def test_a_sketch_that_grows_is_thinned_and_raises_no_more_alarms_than_stated() 
         alarms += any(look_at(known, each, spec, false_alarms=0.2)[0] is not None for each in looked)
     # A fifth, and 3 standard errors.
     assert alarms / streams <= 0.2 + 3 * np.sqrt(0.16 / streams)
+
+
+def test_more_images_change_nothing_of_what_was_found() -> None:
+    spec, random = SPEC.replace(labels=("a", "b", "c")), np.random.default_rng(1)
+    reference, rows = make_reference(drawn(random, 200), 3), drawn(random, 300)
+    assert reference is not None
+    rows[:, MEASURES.index("residual")] += 1
+    found = [look_at(Sketch(reference, ""), Kept(count, 1, rows[:count]), spec)[0] for count in (60, 300)]
+    assert found[0] is not None
+    assert found[0] == found[1]
