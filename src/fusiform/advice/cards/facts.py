@@ -113,7 +113,7 @@ def gather(
         line = next((line for line in reversed(lines) if line["rows"]), lines[-1])
         images = line["images_sha256"]
         same = [each for each in lines if each["images_sha256"] == images]
-        stress = next((each["stress"] for each in reversed(same) if each.get("stress")), None)  # not asked for each time
+        stress = next((each["stress"] for each in reversed(same) if each.get("stress")), None)
         use = Use({**line, "stress": stress}, *count_uses(run, images))
     return Facts(
         name,
