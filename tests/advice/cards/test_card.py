@@ -209,6 +209,7 @@ def test_what_was_measured_and_exported_beside_is_told(made: Path) -> None:
     corruptions = [{"corruption": name, "top1": top1, "top1_low": 0.1, "top1_high": 0.9} for name, top1 in SHAKEN]
     stress = {"corrupted_top1": 0.5, "corrupted_top1_low": 0.4, "corrupted_top1_high": 0.6, "clean_top1": 0.8}
     used(run, stress={**stress, "corruptions": corruptions})
+    used(run)  # and once more without
     (run / "export").mkdir()
     row = {"target": "litert", "precision": "int8", "file": "elsewhere/a.tflite", "passed": True, "bytes": 1_500_000}
     rows = [row, {**row, "file": "gone.tflite"}, {**row, "passed": False}]

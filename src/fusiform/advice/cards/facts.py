@@ -111,7 +111,10 @@ def gather(
     use = None
     if lines:  # one with all figures tells more than the last look of the training itself
         line = next((line for line in reversed(lines) if line["rows"]), lines[-1])
-        use = Use(line, *count_uses(run, line["images_sha256"]))
+        images = line["images_sha256"]
+        same = [each for each in lines if each["images_sha256"] == images]
+        stress = next((each["stress"] for each in reversed(same) if each.get("stress")), None)
+        use = Use({**line, "stress": stress}, *count_uses(run, images))
     return Facts(
         name,
         opened,
