@@ -156,8 +156,8 @@ def add_curves(page: Page, curves: Curves, names: Sequence[str]) -> None:
     page.add_svg(_diagram(known, names, _recalls, "false positives, %", "recall, %"))
     page.add_heading("Each class against the rest", count=len(curves.classes))
     page.add_text(
-        "The areas below the curves, the first of which is average precision (AP), with 95 % intervals. --threshold and --precision give a model thresholds of "
-        "classes, with --calibrate FILE."
+        "The areas below the curves, the first of which is average precision (AP), with 95 % intervals. "
+        "--threshold and --precision give a model thresholds of classes, with --calibrate FILE."
     )
     page.add_table([_shown(each, names) for each in curves.classes], first=20)
 
