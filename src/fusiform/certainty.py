@@ -29,6 +29,8 @@ MAX_POINTS = 10_000
 """Points that a detector compares an image with."""
 MAX_ENCODED = 1 << 22
 """Characters of a detector's arrays together."""
+PLAIN_PAGE = "the page shows the likeliest class, and does not decide by the model's rule"
+"""What is said of a web page of a model with a ``Decision``."""
 MAX_PRICED = 256
 """Classes of a cost matrix."""
 

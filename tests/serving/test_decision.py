@@ -8,16 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import fusiform
-from fusiform.certainty import Certainty, Decision, Sets, Table, Threshold
+from fusiform.certainty import PLAIN_PAGE, Certainty, Decision, Sets, Table, Threshold
+from fusiform.exporting.demo.job import page_files
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 
 from .conftest import ask
 
 SETS = Sets("lac", Table(9, tuple(range(1, 10)), tuple(k / 10 for k in range(1, 10))), 0.8)
+
+
+def test_the_log_says_that_the_page_does_not_follow_it(
+    tmp_path: Path,
+    start: Callable[..., fusiform.Server],
+    small_spec: Callable[..., Any],
+    lived_in_state: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = small_spec("mobilenet_v2", classes=3)
+    certainty = Certainty(SETS, None, 9, "noise", Decision((Threshold(0, 0.5),)))
+    file = tmp_path / "ruled.tflite"
+    file.write_bytes(to_tflite(build_graph(spec.replace(certainty=certainty), lived_in_state(spec))))
+    lines: list[str] = []
+    page_files(file, None, lines.append, level=1)
+    assert lines == [PLAIN_PAGE]
+    start(f"ruled={file}", page=True, log="events").close()
+    assert PLAIN_PAGE in capsys.readouterr().err
 
 
 def test_it_answers_by_the_rule(

@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 
 from fusiform.calibration.decision import Rule
+from fusiform.certainty import PLAIN_PAGE
 from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named
@@ -444,7 +445,7 @@ class _Work:
             self.say(f"{name}: writing and verifying")
             certainty = self.opened.spec.certainty
             if name == "web" and certainty is not None and certainty.decision is not None:
-                self.say("web: the page shows the likeliest class, and does not decide by the model's rule")
+                self.say(f"web: {PLAIN_PAGE}")
             for kept in attempts:
                 if kept not in made:
                     made[kept] = graphs[kept]()

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from fusiform.certainty import PLAIN_PAGE
 from fusiform.engines import EngineName
 from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError
 from fusiform.serving.log import Log, LogLevel
@@ -254,6 +255,9 @@ class Serving:
         self._first = next(iter(settings.models))
         self._page = _open_page(settings.models[self._first]) if settings.page else None
         self._models = Models(settings.models, opening, self._tell)
+        certainty = self._models[self._first].spec.certainty
+        if self._page is not None and certainty is not None and certainty.decision is not None:
+            self._log.event(PLAIN_PAGE, model=self._first)
         self._pool = Pool(settings.threads, seconds=settings.queue_seconds, observer=metrics)
         self._answering = Answering(self._models, self._pool, self._log)
         limits = Limits(max_bytes=settings.max_bytes, timeout=settings.timeout)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
+from fusiform.certainty import PLAIN_PAGE
 from fusiform.errors import InputError, UsageError
 from fusiform.exporting.demo.hosts import is_site, write_folder
 from fusiform.exporting.demo.server import Server
@@ -141,6 +142,8 @@ def page_files(
         raise InputError(f"{opened.path}: decodes its answers itself; show the model that it was made from")
     if opened.assumed:
         say(assumption(str(opened.path), opened.spec.preprocess, opened.assumed))
+    if opened.spec.certainty is not None and opened.spec.certainty.decision is not None:
+        say(PLAIN_PAGE)
     precision = cast("Precision", precision_of(opened) or "float32")
     return site_files(opened.graph(), precision, read_samples(samples, ("web",)), level=level)
 
