@@ -18,10 +18,14 @@ from PIL import Image
 import fusiform
 from fusiform.certainty import Certainty, Decision, Sets, Table, Threshold
 from fusiform.cli import commands
+from fusiform.drawing import overlay
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.prediction.answer import Answer
 from fusiform.prediction.formats import promise
+from fusiform.prediction.sheet import Drawing
+from fusiform.prediction.streams.saving import drawn
+from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import Classification, Guess
 from fusiform.zoo.model import open_model
 from fusiform.zoo.restamp import restamp
@@ -150,3 +154,21 @@ def test_parts_keep_it(ruled: Callable[..., Path], image: Path, tmp_path: Path) 
     (file,) = (tmp_path / "table").glob("part-*.parquet")
     (decided,) = parquet.read_table(file).column("decided").to_pylist()
     assert decided["name"] == "class 2"
+
+
+def test_drawings_say_where_there_is_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    guesses = tuple(Guess(k, f"class {k}", 0.5 / (k + 1)) for k in range(3))
+    none = Answer("a.jpg", Classification("a.jpg", guesses, guesses[:2], None, 0.95, "thresholds", None))
+    given = Answer("a.jpg", Classification("a.jpg", guesses, guesses[:2], None, 0.95, "thresholds", guesses[0]))
+    assert (none.prefix, given.prefix, Answer("a.jpg", error="gone").prefix) == ("no class: ", "", "")
+    said: list[str] = []
+    monkeypatch.setattr(overlay, "draw_names", lambda image, names: said.extend(text for _, text in names))
+    drawn(Image.new("RGB", (8, 8)), none)
+    drawn(Image.new("RGB", (8, 8)), given)
+    assert said[0] == "no class: class 0 50%"
+    assert said[3] == "class 0 50%"
+    spec = ModelSpec("mobilenet_v2", 1.0, ("class 0", "class 1", "class 2"))
+    drawing = Drawing(spec)
+    drawing.add(none)
+    drawing.add(given)
+    assert [tile.caption for tile in drawing.tiles] == ["no class: 50.0%  class 0", "50.0%  class 0"]

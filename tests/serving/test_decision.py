@@ -35,7 +35,7 @@ def test_it_answers_by_the_rule(
         "strict": Decision(tuple(Threshold(k, 1.0, 0.9) for k in range(3))),
     }
     for name, decision in rules.items():
-        ruled = spec.replace(certainty=Certainty(SETS, None, 9, "noise", decision))
+        ruled = spec.replace(certainty=Certainty(SETS, None, 9, "noise", decision=decision))
         (tmp_path / f"{name}.tflite").write_bytes(to_tflite(build_graph(ruled, state)))
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)).save(data, "PNG")

@@ -56,6 +56,12 @@ class Answer:
         """A classifier's likeliest classes, likeliest first; empty where the picture could not be read."""
         return self.classification.top if self.classification else ()
 
+    @property
+    def prefix(self) -> str:
+        """What stands before the likeliest name in a drawing: that it is no answer, where a rule gives no class."""
+        named = self.classification
+        return "no class: " if named is not None and named.rule is not None and named.decided is None else ""
+
     def place(self) -> dict[str, Any]:
         """What says beside the path which picture it is, such as the number of a frame; of an image nothing."""
         return {}
