@@ -1,0 +1,91 @@
+// Int8 classifiers of MobileNetV2 and ShuffleNetV2 on a CPU: what the files of this folder share.
+//
+// Activations are uint8 (the file's int8 plus 128), a row of pixels after the other, each pixel's channels padded to a
+// multiple of 16. Sums are int32, and become uint8 again as in LiteRT (XNNPACK): times a float, to the nearest even
+// integer, plus the zero point, saturated. So every answer equals LiteRT's, bit for bit.
+#ifndef FUSIFORM_NATIVE_H
+#define FUSIFORM_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { GRANULE = 16, SLACK = 64, MAX_PADDED = 1 << 14 };
+
+// A layer as Python hands it over; its tensor has the layer's number. Sizes are checked before anything is read.
+enum { INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER };
+
+struct fusiform_layer {
+    int32_t kind, source, other, channels, stride, before, after, zero, low, high, height, width, softmax;
+    int32_t first_piece, pieces;
+    float scale;
+    const int8_t *weight;
+    int64_t weight_size;
+    const void *bias;  // int32, of the classifier float
+    int64_t bias_size;
+    const float *scales;
+    int64_t scales_size;
+};
+
+struct fusiform_piece {
+    int32_t source, first, end;
+};
+
+// Weights of 4, 2 or 1 vectors of channels: for each four inputs, each vector, 4 bytes a channel.
+struct panel {
+    int vectors, first;
+    const int8_t *weight;
+    const int32_t *bias;
+    const float *scale;
+};
+
+struct requant {
+    int zero, low, high;  // of uint8
+};
+
+// A 1x1 convolution, or with three segments (rows of a picture) a 3x3 one over pixels as they lie.
+struct gemm {
+    const uint8_t *in;
+    size_t in_step;  // bytes from a pixel to the next
+    size_t pixels;
+    int segments, groups;  // groups of four inputs in each segment
+    size_t segment_step;
+    uint8_t *out;
+    size_t out_step;
+    struct requant requant;
+};
+
+// Depthwise 3x3 on one row of output (stride 2), or two (stride 1), for all channels.
+struct depthwise {
+    const uint8_t *rows[4];
+    const uint8_t *pad;  // a pixel of padding
+    size_t step;         // bytes from a pixel to the next, in and out
+    int channels, width, out_width, before;
+    const int8_t *weight;
+    const int32_t *bias;
+    const float *scale;
+    uint8_t *out[2];
+    struct requant requant;
+};
+
+struct add {
+    int32_t bias, left, right, shift;
+    struct requant requant;
+};
+
+// One instruction set's functions. `bytes` is the length of its vectors.
+struct kernels {
+    const char *name;
+    int bytes;
+    int (*usable)(void);
+    void (*gemm)(const struct gemm *, const struct panel *);
+    void (*depthwise_1)(const struct depthwise *);
+    void (*depthwise_2)(const struct depthwise *);
+    void (*add)(const struct add *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
+    void (*dot)(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums);
+    void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
+    void (*softmax)(float *values, int count);
+};
+
+extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
+
+#endif

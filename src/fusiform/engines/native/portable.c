@@ -1,0 +1,69 @@
+// The reference, in plain C: what the other files compute, one number after the other.
+#include "native.h"
+#include "tail.inc"
+
+enum { BYTES = 16 };
+
+static int usable(void) { return 1; }
+
+static inline uint8_t requantize(int32_t sum, float scale, const struct requant *r) {
+    long value = lrintf((float)sum * scale) + r->zero;
+    return (uint8_t)(value < r->low ? r->low : value > r->high ? r->high : value);
+}
+
+static void gemm(const struct gemm *g, const struct panel *panel) {
+    const int channels = BYTES / 4 * panel->vectors;
+    for (size_t p = 0; p < g->pixels; p++)
+        for (int c = 0; c < channels; c++) {
+            uint32_t sum = (uint32_t)panel->bias[c];
+            const int8_t *w = panel->weight + 4 * c;
+            for (int s = 0; s < g->segments; s++) {
+                const uint8_t *in = g->in + p * g->in_step + s * g->segment_step;
+                for (int k = 0; k < 4 * g->groups; k += 4, w += 4 * channels)
+                    for (int i = 0; i < 4; i++) sum += (uint32_t)(in[k + i] * w[i]);
+            }
+            g->out[p * g->out_step + c] = requantize((int32_t)sum, panel->scale[c], &g->requant);
+        }
+}
+
+static void convolve(const struct depthwise *d, int stride) {
+    const int rows = stride == 1 ? 2 : 1;
+    for (int x = 0; x < d->out_width; x++)
+        for (int c = 0; c < d->channels; c++)
+            for (int y = 0; y < rows; y++) {
+                const int block = c / BYTES, place = c % BYTES;
+                uint32_t sum = (uint32_t)d->bias[c];
+                for (int kx = 0; kx < 3; kx++) {
+                    const int column = x * stride - d->before + kx;
+                    const int8_t *w = d->weight + ((block * 3 + kx) * rows + y) * 4 * BYTES + 4 * place;
+                    for (int i = 0; i < 4; i++) {
+                        if (stride == 2 && i == 3) continue;
+                        const uint8_t *in =
+                            column < 0 || column >= d->width ? d->pad : d->rows[i] + column * d->step;
+                        sum += (uint32_t)(in[c] * w[i]);
+                    }
+                }
+                d->out[y][x * d->step + c] = requantize((int32_t)sum, d->scale[c], &d->requant);
+            }
+}
+
+static void depthwise_1(const struct depthwise *d) { convolve(d, 1); }
+static void depthwise_2(const struct depthwise *d) { convolve(d, 2); }
+
+static void add(const struct add *a, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) {
+        int32_t value = ((a->bias + left[i] * a->left + right[i] * a->right) >> a->shift) + a->requant.zero;
+        out[i] = (uint8_t)(value < a->requant.low ? a->requant.low : value > a->requant.high ? a->requant.high : value);
+    }
+}
+
+static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums) {
+    for (int c = 0; c < BYTES; c++) {
+        uint32_t sum = 0;
+        for (int k = 0; k < 4 * groups; k++) sum += (uint32_t)(in[k] * weight[k / 4 * 4 * BYTES + 4 * c + k % 4]);
+        sums[c] = (int32_t)sum;
+    }
+}
+
+const struct kernels fusiform_portable = {"portable", BYTES, usable, gemm,  depthwise_1, depthwise_2,
+                                          add,        dot,   mean,   softmax};
