@@ -61,8 +61,8 @@ static int usable(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
-const struct kernels fusiform_avx512 = {"avx512-vnni", BYTES, usable, gemm,  depthwise_1, depthwise_2,
-                                        add,           dot,   mean,   softmax};
+const struct kernels fusiform_avx512 = {"avx512-vnni", BYTES,   usable, gemm, depthwise_1, depthwise_2,
+                                        add,           maximum, dot,    mean, softmax};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -81,6 +81,7 @@ struct kernels {
     void (*depthwise_1)(const struct depthwise *);
     void (*depthwise_2)(const struct depthwise *);
     void (*add)(const struct add *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
+    void (*maximum)(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes);
     void (*dot)(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums);
     void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
     void (*softmax)(float *values, int count);

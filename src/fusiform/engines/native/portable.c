@@ -57,6 +57,13 @@ static void add(const struct add *a, const uint8_t *left, const uint8_t *right, 
     }
 }
 
+static void maximum(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) {
+        const uint8_t most = a[i] > b[i] ? a[i] : b[i];
+        out[i] = most > c[i] ? most : c[i];
+    }
+}
+
 static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums) {
     for (int c = 0; c < BYTES; c++) {
         uint32_t sum = 0;
@@ -65,5 +72,5 @@ static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *su
     }
 }
 
-const struct kernels fusiform_portable = {"portable", BYTES, usable, gemm,  depthwise_1, depthwise_2,
-                                          add,        dot,   mean,   softmax};
+const struct kernels fusiform_portable = {"portable", BYTES,   usable, gemm, depthwise_1, depthwise_2,
+                                          add,        maximum, dot,    mean, softmax};

@@ -298,6 +298,11 @@ static int place_tensors(struct network *n) {
     for (int i = 1; i < n->layers - 1;) {
         const struct unit u = unit_at(n, i);
         struct tensor *t = &n->tensor[u.end];
+        if (n->layer[i].kind == MAXPOOL) {
+            const struct tensor *in = &n->tensor[n->layer[i].source];
+            const size_t wide = ((size_t)in->width + 2) * in->step;
+            if (wide > expanded) expanded = wide;
+        }
         if (u.depthwise >= 0) {
             const struct tensor *in = &n->tensor[n->layer[u.depthwise].source], *out = &n->tensor[u.depthwise];
             const size_t rows = tile_rows(n, &u), stride = (size_t)n->layer[u.depthwise].stride;
@@ -429,24 +434,23 @@ static void gather(const struct network *n, int i) {
 static void maxpool(const struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[i];
-    const uint8_t *given = n->buffer[in->buffer];
-    for (int y = 0; y < out->height; y++)
-        for (int x = 0; x < out->width; x++) {
-            uint8_t *to = n->buffer[out->buffer] + ((size_t)y * out->width + x) * out->step;
-            memset(to, in->zero, (size_t)out->step);
-            int any = 0, outside = 0;
-            for (int k = 0; k < 9; k++) {
-                const int row = y * l->stride - l->before + k / 3, column = x * l->stride - l->before + k % 3;
-                if (row < 0 || column < 0 || row >= in->height || column >= in->width) {
-                    outside = 1;
-                    continue;
-                }
-                const uint8_t *from = given + ((size_t)row * in->width + column) * in->step;
-                if (!any++ && !outside) memcpy(to, from, (size_t)out->step);
-                else if (!any) memcpy(to, from, (size_t)out->step);
-                for (int c = 0; c < out->step; c++) to[c] = from[c] > to[c] ? from[c] : to[c];
-            }
+    const size_t row = (size_t)in->width * in->step, step = (size_t)in->step;
+    uint8_t *tall = n->expanded;  // the maxima of three rows, with a pixel of padding on both sides
+    memset(tall, in->zero, row + 2 * step);
+    memset(n->pads, in->zero, row);
+    for (int y = 0; y < out->height; y++) {
+        const uint8_t *rows[3];
+        for (int r = 0; r < 3; r++) {
+            const int from = y * 2 - l->before + r;
+            rows[r] = from < 0 || from >= in->height ? n->pads : n->buffer[in->buffer] + from * row;
         }
+        n->kernels->maximum(rows[0], rows[1], rows[2], tall + step, row);
+        uint8_t *to = n->buffer[out->buffer] + (size_t)y * out->width * step;
+        for (int x = 0; x < out->width; x++, to += step) {
+            const uint8_t *from = tall + (2 * x + 1 - l->before) * step;
+            n->kernels->maximum(from, from + step, from + 2 * step, to, step);
+        }
+    }
 }
 
 // Mean in float, quantised for this picture alone, then the classifier's sums; the file's own scales and biases.
