@@ -11,6 +11,7 @@
 
 #define BYTES 64
 #define VECTOR __m512i
+#define FLOATS __m512
 #define PIXELS_4 7
 #define PIXELS_2 14
 #define PIXELS_1 16

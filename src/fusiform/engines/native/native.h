@@ -39,7 +39,7 @@ struct panel {
 };
 
 struct requant {
-    int zero, low, high;  // of uint8
+    int zero, low, high, plain;  // of uint8; plain: 0, 0 and 255, as packing saturates
 };
 
 // A 1x1 convolution, or with three segments (rows of a picture) a 3x3 one over pixels as they lie.

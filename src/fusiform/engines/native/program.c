@@ -162,6 +162,11 @@ static int check_layer(struct network *n, int i) {
 
 // ---- Packing ----
 
+static struct requant requant_of(const struct fusiform_layer *l) {
+    return (struct requant){l->zero + 128, l->low + 128, l->high + 128,
+                            l->zero == -128 && l->low == -128 && l->high == 127};
+}
+
 // The order of channels in vectors follows from how they are packed to bytes and interleaved: see kernels.inc.
 static int lane_of(int channel, int vectors, int vector_bytes, int *vector) {
     const int quad = channel / 4 % vectors, lane = channel / (4 * vectors);
@@ -253,7 +258,7 @@ static int pack_add(struct network *n, int i) {
     a->shift = 20 - (exponent - 1);
     a->left = (int32_t)lrintf(ldexpf(left, a->shift)), a->right = (int32_t)lrintf(ldexpf(right, a->shift));
     a->bias = (1 << (a->shift - 1)) - a->left * n->tensor[l->source].zero - a->right * n->tensor[l->other].zero;
-    a->requant = (struct requant){l->zero + 128, l->low + 128, l->high + 128};
+    a->requant = requant_of(l);
     return 0;
 }
 
@@ -329,10 +334,6 @@ static int place_tensors(struct network *n) {
 }
 
 // ---- Running ----
-
-static struct requant requant_of(const struct fusiform_layer *l) {
-    return (struct requant){l->zero + 128, l->low + 128, l->high + 128};
-}
 
 static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
     const struct packed *p = &n->packed[i];
