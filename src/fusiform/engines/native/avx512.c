@@ -14,8 +14,11 @@
 #define FLOATS __m512
 #define PIXELS_4 7
 #define PIXELS_2 14
-#define PIXELS_1 16
+#define PIXELS_1 8
 #define LOAD(from) _mm512_loadu_si512((const void *)(from))
+#define LOAD_APART(from)                                                           \
+    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),           \
+                             _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(from))))
 #define LOAD_FLOAT(from) _mm512_loadu_ps(from)
 #define STORE(to, v) _mm512_storeu_si512((void *)(to), v)
 #define EACH_32(from) four_bytes(from)
@@ -63,7 +66,7 @@ static int usable(void) {
 }
 
 const struct kernels fusiform_avx512 = {"avx512-vnni", BYTES,   usable, gemm, depthwise_1, depthwise_2,
-                                        add,           maximum, dot,    mean, softmax};
+                                        add,           maximum, copy,   dot,  mean,        softmax};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

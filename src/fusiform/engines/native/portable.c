@@ -64,6 +64,10 @@ static void maximum(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_
     }
 }
 
+static void copy(const uint8_t *in, size_t in_step, uint8_t *out, size_t out_step, size_t pixels, int channels) {
+    for (size_t p = 0; p < pixels; p++) memcpy(out + p * out_step, in + p * in_step, (size_t)channels);
+}
+
 static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums) {
     for (int c = 0; c < BYTES; c++) {
         uint32_t sum = 0;
@@ -73,4 +77,4 @@ static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *su
 }
 
 const struct kernels fusiform_portable = {"portable", BYTES,   usable, gemm, depthwise_1, depthwise_2,
-                                          add,        maximum, dot,    mean, softmax};
+                                          add,        maximum, copy,   dot,  mean,        softmax};

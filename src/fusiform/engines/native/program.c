@@ -13,7 +13,7 @@
 
 enum { NO_MEMORY = 1, BAD_SHAPE, BAD_WEIGHTS, BAD_NUMBERS, BAD_CALL };
 enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096 };
-enum { TILE_BYTES = 96 << 10 };  // of expanded rows: they stay in the cache until the projection has read them
+enum { TILE_BYTES = 128 << 10 };  // of expanded rows: they stay in the cache until the projection has read them
 
 struct tensor {
     int height, width, channels, step;  // step: bytes from a pixel to the next
@@ -229,19 +229,20 @@ static int pack_depthwise(struct network *n, int i) {
     const int width = (l->channels + bytes - 1) / bytes * bytes;
     if (reserve(p, 1, (size_t)width * 12 * rows, (size_t)width)) return NO_MEMORY;
     for (int c = 0; c < l->channels; c++) {
-        int vector, block = c / bytes;
-        const int lane = lane_of(c % bytes, 4, bytes, &vector), place = vector * bytes / 4 + lane;
+        const int first = c / bytes * bytes, vectors = padded(l->channels) - first > bytes / 2 ? 4 : 2;
+        int vector;
+        const int lane = lane_of(c - first, vectors, bytes, &vector), place = first + vector * bytes / 4 + lane;
         int32_t sum = 0;
         for (int kx = 0; kx < 3; kx++)
             for (int ky = 0; ky < 3; ky++) {
                 const int8_t w = l->weight[(ky * 3 + kx) * l->channels + c];
                 sum += w;
                 for (int y = 0; y < rows; y++)
-                    p->weight[((size_t)(block * 3 + kx) * rows + y) * 4 * bytes + 4 * place + ky + y] = w;
+                    p->weight[(size_t)first * 12 * rows + ((kx * rows + y) * vectors + vector) * bytes + 4 * lane + ky + y] = w;
             }
-        p->bias[block * bytes + place] =
+        p->bias[place] =
             (int32_t)((uint32_t)((const int32_t *)l->bias)[c] - (uint32_t)n->tensor[l->source].zero * (uint32_t)sum);
-        p->scale[block * bytes + place] = n->layer[l->source].scale * l->scales[c] / l->scale;
+        p->scale[place] = n->layer[l->source].scale * l->scales[c] / l->scale;
     }
     return 0;
 }
@@ -426,9 +427,8 @@ static void gather(const struct network *n, int i) {
         const struct tensor *from = &n->tensor[p->source];
         const uint8_t *in = n->buffer[from->buffer] + p->first;
         uint8_t *to = n->buffer[out->buffer] + place;
-        const size_t length = (size_t)(p->end - p->first);
-        for (size_t x = 0; x < pixels; x++) memcpy(to + x * out->step, in + x * from->step, length);
-        place += (int)length;
+        n->kernels->copy(in, (size_t)from->step, to, (size_t)out->step, pixels, p->end - p->first);
+        place += p->end - p->first;
     }
 }
 
