@@ -12,9 +12,11 @@
 #define BYTES 64
 #define VECTOR __m512i
 #define FLOATS __m512
-#define PIXELS_4 7
-#define PIXELS_2 14
-#define PIXELS_1 8
+// As many pixels as sums fit into 32 registers: 7 divide 224, 6 leave more to the short sums' ends.
+#define MAKE_TILES TILES(7, 4) TILES(6, 4) TILES(14, 2) TILES(8, 1)
+#define TILES_4(groups) (groups > 16 ? tiles_7_4 : tiles_6_4)
+#define TILES_2 tiles_14_2
+#define TILES_1 tiles_8_1
 #define LOAD(from) _mm512_loadu_si512((const void *)(from))
 #define LOAD_APART(from)                                                           \
     _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),           \

@@ -42,13 +42,13 @@ struct requant {
     int zero, low, high, plain;  // of uint8; plain: 0, 0 and 255, as packing saturates
 };
 
-// A 1x1 convolution, or with three segments (rows of a picture) a 3x3 one over pixels as they lie.
+// A convolution: 1x1, or any whose inputs lie at the same distances from each pixel.
 struct gemm {
     const uint8_t *in;
     size_t in_step;  // bytes from a pixel to the next
     size_t pixels;
-    int segments, groups;  // groups of four inputs in each segment
-    size_t segment_step;
+    int groups;  // of four inputs
+    const int32_t *distances;  // of each group from the pixel, in bytes
     uint8_t *out;
     size_t out_step;
     struct requant requant;

@@ -17,11 +17,9 @@ static void gemm(const struct gemm *g, const struct panel *panel) {
         for (int c = 0; c < channels; c++) {
             uint32_t sum = (uint32_t)panel->bias[c];
             const int8_t *w = panel->weight + 4 * c;
-            for (int s = 0; s < g->segments; s++) {
-                const uint8_t *in = g->in + p * g->in_step + s * g->segment_step;
-                for (int k = 0; k < 4 * g->groups; k += 4, w += 4 * channels)
-                    for (int i = 0; i < 4; i++) sum += (uint32_t)(in[k + i] * w[i]);
-            }
+            for (int k = 0; k < g->groups; k++, w += 4 * channels)
+                for (int i = 0; i < 4; i++)
+                    sum += (uint32_t)(g->in[p * g->in_step + g->distances[k] + i] * w[i]);
             g->out[p * g->out_step + c] = requantize((int32_t)sum, panel->scale[c], &g->requant);
         }
 }

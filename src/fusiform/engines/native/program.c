@@ -24,7 +24,7 @@ struct packed {
     struct panel *panels;
     int count, groups;
     int8_t *weight;
-    int32_t *bias;
+    int32_t *bias, *distances;
     float *scale;
 };
 
@@ -189,8 +189,10 @@ static int pack_gemm(struct network *n, int i, int segments, int length) {
     struct packed *p = &n->packed[i];
     const int bytes = n->kernels->bytes, groups = (length + 3) / 4, total = segments * groups;
     const int width = l->kind == CLASSIFIER ? (l->channels + bytes - 1) / bytes * bytes : padded(l->channels);
-    p->groups = groups;
-    if (reserve(p, width / GRANULE, (size_t)width * total * 4, (size_t)width)) return NO_MEMORY;
+    p->groups = total;
+    p->distances = allot(4 * (size_t)total);
+    if (!p->distances || reserve(p, width / GRANULE, (size_t)width * total * 4, (size_t)width)) return NO_MEMORY;
+    for (int k = 0; k < total; k++) p->distances[k] = k / groups * n->pixels_step + k % groups * 4;
     for (int first = 0; first < width;) {
         int vectors = 4;
         while (first + vectors * bytes / 4 > width) vectors /= 2;
@@ -338,8 +340,8 @@ static int place_tensors(struct network *n) {
 
 static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
     const struct packed *p = &n->packed[i];
-    struct gemm g = {in, (size_t)n->tensor[n->layer[i].source].step, pixels, 1, p->groups, 0, NULL,
-                     (size_t)n->tensor[i].step, requant_of(&n->layer[i])};
+    struct gemm g = {in,   (size_t)n->tensor[n->layer[i].source].step, pixels, p->groups, p->distances,
+                     NULL, (size_t)n->tensor[i].step,                  requant_of(&n->layer[i])};
     for (int k = 0; k < p->count; k++) {
         g.out = out + p->panels[k].first;
         n->kernels->gemm(&g, &p->panels[k]);
@@ -354,8 +356,8 @@ static void convolve(const struct network *n, int i, const uint8_t *pixels) {
     memset(n->picture, in->zero, step * (in->height + 2));
     for (int y = 0; y < in->height; y++)
         memcpy(n->picture + (y + l->before) * step + 3 * l->before, pixels + y * row, row);
-    struct gemm g = {NULL, 3 * (size_t)l->stride, (size_t)out->width, 3, n->packed[i].groups, step, NULL,
-                     (size_t)out->step, requant_of(l)};
+    struct gemm g = {NULL, 3 * (size_t)l->stride, (size_t)out->width, n->packed[i].groups, n->packed[i].distances,
+                     NULL, (size_t)out->step,     requant_of(l)};
     for (int y = 0; y < out->height; y++)
         for (int k = 0; k < n->packed[i].count; k++) {
             g.in = n->picture + y * l->stride * step;
@@ -496,7 +498,7 @@ EXPORT void fusiform_native_free(struct network *n) {
     if (!n) return;
     for (int i = 0; n->packed && i < n->layers; i++) {
         free(n->packed[i].panels);
-        release(n->packed[i].weight), release(n->packed[i].bias), release(n->packed[i].scale);
+        release(n->packed[i].distances), release(n->packed[i].weight), release(n->packed[i].bias), release(n->packed[i].scale);
     }
     for (int b = 0; n->buffer && b < n->buffers; b++) release(n->buffer[b]);
     release(n->picture), release(n->expanded), release(n->depthwise), release(n->dummy), release(n->pads);
@@ -535,6 +537,7 @@ static int build(struct network *n, const struct fusiform_layer *layers, const s
         if ((size_t)t->width * t->step > row) row = (size_t)t->width * t->step;
         classes = (size_t)l->channels;
     }
+    n->pixels_step = 3 * (n->tensor[0].width + 2);
     if (n->layers < 3 || n->layer[n->layers - 1].kind != CLASSIFIER) return BAD_SHAPE;
     for (int i = 1; i < n->layers; i++) {
         const struct fusiform_layer *l = &n->layer[i];
@@ -547,7 +550,6 @@ static int build(struct network *n, const struct fusiform_layer *layers, const s
         if (status) return status;
     }
     (void)classes;
-    n->pixels_step = 3 * (n->tensor[0].width + 2);
     n->picture = allot((size_t)n->pixels_step * (n->tensor[0].height + 2));
     n->pads = allot(row), n->sums = allot(4 * (size_t)widest), n->quantized = allot((size_t)widest);
     status = place_tensors(n);
