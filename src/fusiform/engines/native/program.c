@@ -1,4 +1,4 @@
-// From checked layers to packed weights and buffers, and from pixels to answers.
+// From layers, which are checked here, to packed weights and buffers, and from pixels to answers.
 #include "native.h"
 
 #include <math.h>
@@ -11,500 +11,405 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-enum { NO_MEMORY = 1, BAD_SHAPE, BAD_WEIGHTS, BAD_NUMBERS, BAD_CALL };
+enum { FINE, NO_MEMORY, BAD_SHAPE, BAD_WEIGHTS, BAD_NUMBERS, BAD_CALL };
 enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096 };
 enum { TILE_BYTES = 128 << 10 };  // of expanded rows: they stay in the cache until the projection has read them
 
 struct tensor {
     int height, width, channels, step;  // step: bytes from a pixel to the next
-    int zero, uses, last, buffer;       // zero of uint8; the buffer is -1 for what never leaves the cache
+    int zero, uses;                     // zero of uint8
+    uint8_t *data;                      // NULL of what never leaves the cache
 };
 
 struct packed {
-    struct panel *panels;
     int count, groups;
+    struct panel *panels;
     int8_t *weight;
     int32_t *bias, *distances;
-    float *scale;
+    float *scale, *offset;
+    struct add add;
 };
 
 struct network {
     const struct kernels *kernels;
-    int layers, buffers, pixels_step;
+    int layers, picture_step;
     struct fusiform_layer *layer;
     struct fusiform_piece *piece;
     struct tensor *tensor;
     struct packed *packed;
-    struct add *add;
-    uint8_t **buffer, *picture, *expanded, *depthwise, *dummy, *pads, *quantized;
-    float *sums;
+    uint8_t *picture, *expanded, *between, *spare, *pads, *quantized;
+    float *means;
+    void **memory;  // all that was allotted: each begins with the address of the one before
 };
 
-static void *allot(size_t bytes) {
-    bytes = (bytes + SLACK + 63) / 64 * 64;
-#if defined(_WIN32)
-    void *memory = _aligned_malloc(bytes, 64);
-#else
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, bytes)) return NULL;
-#endif
-    if (memory) memset(memory, 0, bytes);
-    return memory;
+// Zeroed, aligned to 64 bytes, with some behind that vectors may read; NULL where there is none.
+static void *allot(struct network *n, size_t bytes) {
+    void **memory = calloc(1, bytes + SLACK + 64 + sizeof(void *));
+    if (!memory) return NULL;
+    *memory = n->memory, n->memory = memory;
+    return (void *)(((uintptr_t)(memory + 1) + 63) / 64 * 64);
 }
 
-static void release(void *memory) {
-#if defined(_WIN32)
-    _aligned_free(memory);
-#else
-    free(memory);
-#endif
+EXPORT void fusiform_native_free(struct network *n) {
+    for (void **memory = n ? n->memory : NULL, *before; memory; memory = before) before = *memory, free(memory);
+    free(n);
 }
 
 static int padded(int channels) { return (channels + GRANULE - 1) / GRANULE * GRANULE; }
 static size_t area(const struct tensor *t) { return (size_t)t->height * t->width; }
-static size_t bytes_of(const struct tensor *t) { return area(t) * t->step; }
+static size_t row_of(const struct tensor *t) { return (size_t)t->width * t->step; }
+
+static struct requant requant_of(const struct fusiform_layer *l) {
+    const int plain = l->zero == -128 && l->low == -128 && l->high == 127;
+    return (struct requant){l->zero + 128, l->low + 128, l->high + 128, plain};
+}
 
 // ---- Checks: afterwards every layer reads what is there, and every sum fits its type. ----
 
 static int positive(float value) { return value > 0 && isfinite(value); }
 
-static int check_sums(const struct fusiform_layer *l, const struct tensor *in, float in_scale, int per_channel,
-                      int stride, int step) {
-    if (l->weight_size != (int64_t)l->channels * per_channel || !l->weight || !l->bias || !l->scales) return BAD_WEIGHTS;
-    if (l->bias_size != l->channels || l->scales_size != l->channels) return BAD_WEIGHTS;
-    if (l->kind == CLASSIFIER) return 0;
-    for (int c = 0; c < l->channels; c++) {
+// The tensor that a layer reads, NULL where it may not.
+static struct tensor *reads(struct network *n, int i, int source) {
+    if (source < 0 || source >= i || n->layer[source].kind == CLASSIFIER) return NULL;
+    n->tensor[source].uses++;
+    return &n->tensor[source];
+}
+
+// Weights of `inputs` a channel; those of a channel begin `far` from the next one's and are `near` to each other.
+static int check_weights(const struct network *n, const struct fusiform_layer *l, int inputs, int far, int near) {
+    if (!l->weight || !l->bias || !l->scales || l->weight_size != (int64_t)l->channels * inputs ||
+        l->bias_size != l->channels || l->scales_size != l->channels)
+        return BAD_WEIGHTS;
+    for (int c = 0; c < l->channels && l->kind != CLASSIFIER; c++) {
         double most = fabs((double)((const int32_t *)l->bias)[c]);
-        for (int k = 0; k < per_channel; k++) most += 255.0 * abs(l->weight[(size_t)c * stride + (size_t)k * step]);
-        const float scale = in_scale * l->scales[c] / l->scale;
+        for (int k = 0; k < inputs; k++) most += 255 * abs(l->weight[(size_t)c * far + (size_t)k * near]);
+        const float scale = n->layer[l->source].scale * l->scales[c] / l->scale;
         if (!positive(l->scales[c]) || !positive(scale) || scale >= 256 || most * scale >= 2e9 || most >= 2e9)
             return BAD_NUMBERS;
     }
-    (void)in;
-    return 0;
+    return FINE;
+}
+
+static int check_pieces(struct network *n, int i) {
+    const struct fusiform_layer *l = &n->layer[i];
+    int channels = 0;
+    for (int k = 0; k < l->pieces; k++) {
+        const struct fusiform_piece *p = &n->piece[l->first_piece + k];
+        const struct tensor *from = p->source ? reads(n, i, p->source) : NULL, *t = &n->tensor[i];
+        if (!from || p->first < 0 || p->first >= p->end || p->end > from->channels || from->height != t->height ||
+            from->width != t->width || n->layer[p->source].scale != l->scale || from->zero != t->zero)
+            return BAD_SHAPE;
+        channels += p->end - p->first;
+        if (channels > l->channels) return BAD_SHAPE;
+    }
+    return channels == l->channels ? FINE : BAD_SHAPE;
 }
 
 static int check_layer(struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     struct tensor *t = &n->tensor[i];
-    *t = (struct tensor){.channels = l->channels, .step = padded(l->channels), .zero = l->zero + 128, .buffer = -1};
     if (l->channels < 1 || l->channels > MOST_CHANNELS) return BAD_SHAPE;
-    if (l->zero < -128 || l->zero > 127 || l->low < -128 || l->high > 127 || l->low > l->high) return BAD_NUMBERS;
-    if (l->kind != CLASSIFIER && !positive(l->scale)) return BAD_NUMBERS;
-    if (l->kind == INPUT) {
-        t->height = l->height, t->width = l->width;
-        if (i || l->channels != 3 || l->height < 1 || l->width < 1 || l->height > MOST_SIDE || l->width > MOST_SIDE)
-            return BAD_SHAPE;
-        return 0;
+    if (l->zero < -128 || l->zero > 127 || l->low < -128 || l->high > 127 || l->low > l->high ||
+        (l->kind != CLASSIFIER && !positive(l->scale)))
+        return BAD_NUMBERS;
+    *t = (struct tensor){l->height, l->width, l->channels, padded(l->channels), l->zero + 128, 0, NULL};
+    if (i == 0) {
+        const int sides = l->height > 0 && l->width > 0 && l->height <= MOST_SIDE && l->width <= MOST_SIDE;
+        return l->kind == INPUT && l->channels == 3 && sides ? FINE : BAD_SHAPE;
     }
-    if (i == 0 || l->source < 0 || l->source >= i) return BAD_SHAPE;
-    struct tensor *in = &n->tensor[l->source];
-    const float in_scale = n->layer[l->source].scale;
-    if (n->layer[l->source].kind == CLASSIFIER || (l->source == 0) != (l->kind == CONV)) return BAD_SHAPE;
-    in->uses++, in->last = i;
+    const struct tensor *in = reads(n, i, l->source), *other = l->kind == ADD ? reads(n, i, l->other) : in;
+    if (!in || !other || (l->source == 0) != (l->kind == CONV) || (l->kind == CLASSIFIER) != (i == n->layers - 1))
+        return BAD_SHAPE;
     t->height = in->height, t->width = in->width;
     if (l->kind == CONV || l->kind == DEPTHWISE || l->kind == MAXPOOL) {
-        if (l->stride < 1 || l->stride > 2 || l->before < 0 || l->before > 1 || l->after < 0 || l->after > 1)
-            return BAD_SHAPE;
-        if (l->kind == DEPTHWISE && l->stride == 1 && (l->before != 1 || l->after != 1)) return BAD_SHAPE;
         const int pad = l->before + l->after - 3;
-        if (in->height + pad < 0 || in->width + pad < 0) return BAD_SHAPE;
+        if (l->stride < 1 || l->stride > 2 || l->before < 0 || l->before > 1 || l->after < 0 || l->after > 1 ||
+            in->height + pad < 0 || in->width + pad < 0 || (l->kind == DEPTHWISE && l->stride == 1 && pad != -1))
+            return BAD_SHAPE;
         t->height = (in->height + pad) / l->stride + 1, t->width = (in->width + pad) / l->stride + 1;
     }
-    int status = 0;
+    if (area(t) > (size_t)MOST_BYTES / t->step) return BAD_SHAPE;
+    const int same = in->channels == l->channels, kept = n->layer[l->source].scale == l->scale && in->zero == t->zero;
+    const int alike = other->channels == l->channels && other->height == in->height && other->width == in->width;
     switch (l->kind) {
-    case CONV: status = check_sums(l, in, in_scale, 27, 27, 1); break;
-    case POINTWISE: status = check_sums(l, in, in_scale, in->channels, in->channels, 1); break;
-    case DEPTHWISE:
-        if (l->channels != in->channels) return BAD_SHAPE;
-        status = check_sums(l, in, in_scale, 9, 1, l->channels);
-        break;
-    case ADD: {
-        if (l->other < 1 || l->other >= i || n->layer[l->other].kind == CLASSIFIER) return BAD_SHAPE;
-        struct tensor *right = &n->tensor[l->other];
-        right->uses++, right->last = i;
-        if (in->channels != l->channels || right->channels != l->channels || right->height != in->height ||
-            right->width != in->width)
-            return BAD_SHAPE;
-        break;
-    }
-    case GATHER: {
-        int channels = 0;
-        for (int k = 0; k < l->pieces; k++) {
-            const struct fusiform_piece *p = &n->piece[l->first_piece + k];
-            if (p->source < 1 || p->source >= i || p->first < 0 || p->first >= p->end) return BAD_SHAPE;
-            struct tensor *from = &n->tensor[p->source];
-            const struct fusiform_layer *of = &n->layer[p->source];
-            if (of->kind == CLASSIFIER || p->end > from->channels || from->height != in->height ||
-                from->width != in->width || of->scale != l->scale || of->zero != l->zero)
-                return BAD_SHAPE;
-            from->uses++, from->last = i;
-            channels += p->end - p->first;
-            if (channels > l->channels) return BAD_SHAPE;
-        }
-        if (channels != l->channels) return BAD_SHAPE;
-        break;
-    }
-    case MAXPOOL:
-        if (l->channels != in->channels || l->stride != 2 || l->scale != in_scale || l->zero != in->zero - 128)
-            return BAD_SHAPE;
-        break;
-    case CLASSIFIER:
-        if (i != n->layers - 1) return BAD_SHAPE;
-        t->height = t->width = 1;
-        status = check_sums(l, in, in_scale, in->channels, 0, 0);
-        break;
+    case CONV: return check_weights(n, l, 27, 27, 1);
+    case POINTWISE:
+    case CLASSIFIER: return check_weights(n, l, in->channels, in->channels, 1);
+    case DEPTHWISE: return same ? check_weights(n, l, 9, 1, l->channels) : BAD_SHAPE;
+    case ADD: return same && alike && l->other ? FINE : BAD_SHAPE;
+    case GATHER: return check_pieces(n, i);
+    case MAXPOOL: return same && kept && l->stride == 2 ? FINE : BAD_SHAPE;
     default: return BAD_SHAPE;
     }
-    if (area(t) > (size_t)MOST_BYTES / t->step) return BAD_SHAPE;
-    return status;
 }
 
-// ---- Packing ----
+// ---- Packing: the order of channels in vectors follows from how they become bytes, see kernels.inc. ----
 
-static struct requant requant_of(const struct fusiform_layer *l) {
-    return (struct requant){l->zero + 128, l->low + 128, l->high + 128,
-                            l->zero == -128 && l->low == -128 && l->high == 127};
+static int place_of(int channel, int vectors, int bytes) {
+    return channel / 4 % vectors * bytes / 4 + channel / (4 * vectors) * 4 + channel % 4;
 }
 
-// The order of channels in vectors follows from how they are packed to bytes and interleaved: see kernels.inc.
-static int lane_of(int channel, int vectors, int vector_bytes, int *vector) {
-    const int quad = channel / 4 % vectors, lane = channel / (4 * vectors);
-    (void)vector_bytes;
-    *vector = quad;
-    return 4 * lane + channel % 4;
+static int reserve(struct network *n, struct packed *p, int width, int inputs) {
+    p->panels = allot(n, (size_t)width / GRANULE * sizeof *p->panels);
+    p->weight = allot(n, (size_t)width * inputs), p->bias = allot(n, 4 * (size_t)width);
+    p->scale = allot(n, 4 * (size_t)width), p->offset = allot(n, 4 * (size_t)width);
+    return p->panels && p->weight && p->bias && p->scale && p->offset ? FINE : NO_MEMORY;
 }
 
-static int reserve(struct packed *p, int panels, size_t weights, size_t channels) {
-    p->panels = calloc((size_t)panels, sizeof *p->panels);
-    p->weight = allot(weights);
-    p->bias = allot(4 * channels);
-    p->scale = allot(4 * channels);
-    return p->panels && p->weight && p->bias && p->scale ? 0 : NO_MEMORY;
+// The bias with the input's zero point in it, and what sums are multiplied by.
+static void pack_numbers(struct network *n, int i, int channel, int place, int32_t sum) {
+    const struct fusiform_layer *l = &n->layer[i], *source = &n->layer[l->source];
+    const uint32_t zero = (uint32_t)n->tensor[l->source].zero;
+    n->packed[i].bias[place] = (int32_t)(((const uint32_t *)l->bias)[channel] - zero * (uint32_t)sum);
+    n->packed[i].scale[place] = source->scale * l->scales[channel] / l->scale;
 }
 
-static int pack_gemm(struct network *n, int i, int segments, int length) {
+// Weights of rows of `length` inputs; a row of the picture lies a step from the next.
+static int pack_gemm(struct network *n, int i, int rows, int length) {
     const struct fusiform_layer *l = &n->layer[i];
-    const struct tensor *in = &n->tensor[l->source];
     struct packed *p = &n->packed[i];
-    const int bytes = n->kernels->bytes, groups = (length + 3) / 4, total = segments * groups;
+    const int bytes = n->kernels->bytes, each = (length + 3) / 4;
     const int width = l->kind == CLASSIFIER ? (l->channels + bytes - 1) / bytes * bytes : padded(l->channels);
-    p->groups = total;
-    p->distances = allot(4 * (size_t)total);
-    if (!p->distances || reserve(p, width / GRANULE, (size_t)width * total * 4, (size_t)width)) return NO_MEMORY;
-    for (int k = 0; k < total; k++) p->distances[k] = k / groups * n->pixels_step + k % groups * 4;
-    for (int first = 0; first < width;) {
+    p->groups = rows * each, p->distances = allot(n, 4 * (size_t)p->groups);
+    if (!p->distances || reserve(n, p, width, 4 * p->groups)) return NO_MEMORY;
+    for (int k = 0; k < p->groups; k++) p->distances[k] = k / each * n->picture_step + k % each * 4;
+    for (int first = 0, channels; first < width; first += channels) {
         int vectors = 4;
         while (first + vectors * bytes / 4 > width) vectors /= 2;
-        const int channels = vectors * bytes / 4;
-        int8_t *weight = p->weight + (size_t)first * total * 4;
+        channels = vectors * bytes / 4;
+        int8_t *weight = p->weight + (size_t)first * p->groups * 4;
         p->panels[p->count++] = (struct panel){vectors, first, weight, p->bias + first, p->scale + first};
         for (int c = 0; c < channels && first + c < l->channels; c++) {
-            int vector;
-            const int lane = lane_of(c, vectors, bytes, &vector), place = vector * bytes / 4 + lane;
-            const int8_t *from = l->weight + (size_t)(first + c) * segments * length;
+            const int place = place_of(c, vectors, bytes);
+            const int8_t *from = l->weight + (size_t)(first + c) * rows * length;
             int32_t sum = 0;
-            for (int k = 0; k < segments * length; k++) sum += from[k];
-            for (int s = 0; s < segments; s++)
-                for (int g = 0; g < groups; g++) {
-                    const int left = length - 4 * g;
-                    memcpy(weight + ((size_t)(s * groups + g) * channels + place) * 4, from + s * length + 4 * g,
-                           left < 4 ? left : 4);
-                }
-            if (l->kind == CLASSIFIER) {
-                p->bias[first + place] = sum;
-                continue;
+            for (int k = 0; k < rows * length; k++) sum += from[k];
+            for (int k = 0; k < p->groups; k++) {
+                const int at = k % each * 4, left = length - at;
+                memcpy(weight + ((size_t)k * channels + place) * 4, from + k / each * length + at, left < 4 ? left : 4);
             }
-            p->bias[first + place] =
-                (int32_t)((uint32_t)((const int32_t *)l->bias)[first + c] - (uint32_t)in->zero * (uint32_t)sum);
-            p->scale[first + place] = n->layer[l->source].scale * l->scales[first + c] / l->scale;
+            if (l->kind != CLASSIFIER) pack_numbers(n, i, first + c, first + place, sum);
+            else p->bias[first + place] = sum;
         }
-        first += channels;
     }
-    return 0;
+    if (l->kind == CLASSIFIER) memcpy(p->scale, l->scales, 4 * (size_t)l->channels);
+    if (l->kind == CLASSIFIER) memcpy(p->offset, l->bias, 4 * (size_t)l->channels);
+    return FINE;
 }
 
 static int pack_depthwise(struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     struct packed *p = &n->packed[i];
     const int bytes = n->kernels->bytes, rows = l->stride == 1 ? 2 : 1;
-    const int width = (l->channels + bytes - 1) / bytes * bytes;
-    if (reserve(p, 1, (size_t)width * 12 * rows, (size_t)width)) return NO_MEMORY;
+    if (reserve(n, p, (l->channels + bytes - 1) / bytes * bytes, 12 * rows)) return NO_MEMORY;
     for (int c = 0; c < l->channels; c++) {
         const int first = c / bytes * bytes, vectors = padded(l->channels) - first > bytes / 2 ? 4 : 2;
-        int vector;
-        const int lane = lane_of(c - first, vectors, bytes, &vector), place = first + vector * bytes / 4 + lane;
+        const int place = place_of(c - first, vectors, bytes);
+        int8_t *weight = p->weight + (size_t)first * 12 * rows + 4 * place;
         int32_t sum = 0;
-        for (int kx = 0; kx < 3; kx++)
-            for (int ky = 0; ky < 3; ky++) {
-                const int8_t w = l->weight[(ky * 3 + kx) * l->channels + c];
-                sum += w;
-                for (int y = 0; y < rows; y++)
-                    p->weight[(size_t)first * 12 * rows + ((kx * rows + y) * vectors + vector) * bytes + 4 * lane + ky + y] = w;
-            }
-        p->bias[place] =
-            (int32_t)((uint32_t)((const int32_t *)l->bias)[c] - (uint32_t)n->tensor[l->source].zero * (uint32_t)sum);
-        p->scale[place] = n->layer[l->source].scale * l->scales[c] / l->scale;
+        for (int k = 0; k < 9; k++) {
+            const int8_t w = l->weight[(size_t)k * l->channels + c];
+            sum += w;
+            for (int y = 0; y < rows; y++) weight[(k % 3 * rows + y) * vectors * bytes + k / 3 + y] = w;
+        }
+        pack_numbers(n, i, c, first + place, sum);
     }
-    return 0;
+    return FINE;
 }
 
 // XNNPACK's fixed-point addition: the larger scale gets a multiplier of 21 bits.
 static int pack_add(struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     const float left = n->layer[l->source].scale / l->scale, right = n->layer[l->other].scale / l->scale;
-    const float most = left > right ? left : right, least = left > right ? right : left;
-    if (!(least >= 0x1p-10f && most < 0x1p8f)) return BAD_NUMBERS;
     int exponent;
-    frexpf(most, &exponent);
-    struct add *a = &n->add[i];
-    a->shift = 20 - (exponent - 1);
+    frexpf(fmaxf(left, right), &exponent);
+    if (!(fminf(left, right) >= 0x1p-10f && exponent <= 8)) return BAD_NUMBERS;
+    struct add *a = &n->packed[i].add;
+    a->shift = 21 - exponent, a->requant = requant_of(l);
     a->left = (int32_t)lrintf(ldexpf(left, a->shift)), a->right = (int32_t)lrintf(ldexpf(right, a->shift));
     a->bias = (1 << (a->shift - 1)) - a->left * n->tensor[l->source].zero - a->right * n->tensor[l->other].zero;
-    a->requant = requant_of(l);
-    return 0;
+    return FINE;
 }
 
-// ---- Which layers run together, and where their tensors lie ----
-
-static int follows(const struct network *n, int i, int kind) {
-    return i + 1 < n->layers && n->layer[i + 1].kind == kind && n->layer[i + 1].source == i && n->tensor[i].uses == 1;
-}
+// ---- Which layers run together ----
 
 struct unit {
     int expand, depthwise, project, add, end;  // layers, -1 where there is none; the last of them
 };
 
+static int follows(const struct network *n, int i, int kind) {
+    const struct fusiform_layer *next = &n->layer[i + 1];  // there is one: the classifier is the last
+    return n->tensor[i].uses == 1 && next->kind == kind && (next->source == i || (kind == ADD && next->other == i));
+}
+
 static struct unit unit_at(const struct network *n, int i) {
     struct unit u = {-1, -1, -1, -1, i};
-    if (n->layer[i].kind == POINTWISE && follows(n, i, DEPTHWISE)) u.expand = i, u.end = ++i;
+    if (n->layer[i].kind == POINTWISE && follows(n, i, DEPTHWISE)) u.expand = i++;
     if (n->layer[i].kind != DEPTHWISE) return u;
-    u.depthwise = i;
+    u.depthwise = u.end = i;
     if (follows(n, i, POINTWISE)) u.project = u.end = ++i;
-    if (u.project >= 0 && i + 1 < n->layers && n->layer[i + 1].kind == ADD && n->tensor[i].uses == 1 &&
-        n->layer[i + 1].source != n->layer[i + 1].other &&
-        (n->layer[i + 1].source == i || n->layer[i + 1].other == i))
-        u.add = u.end = ++i;
+    if (u.project >= 0 && follows(n, i, ADD)) u.add = u.end = ++i;
     return u;
 }
 
-static size_t tile_rows(const struct network *n, const struct unit *u) {
-    const struct fusiform_layer *l = &n->layer[u->depthwise];
-    const struct tensor *in = &n->tensor[l->source];
-    const size_t height = (size_t)n->tensor[u->depthwise].height, row = (size_t)in->width * in->step;
-    size_t rows = TILE_BYTES / row;
-    rows = rows > 4 ? (rows - 2) / l->stride / 2 * 2 : 2;
-    return rows < 2 ? 2 : rows < height ? rows : height;
+static int tile_rows(const struct network *n, const struct unit *u) {
+    const int stride = n->layer[u->depthwise].stride, height = n->tensor[u->depthwise].height;
+    const size_t most = TILE_BYTES / row_of(&n->tensor[n->layer[u->depthwise].source]);
+    const int rows = most > 6 ? ((int)most - 2) / stride / 2 * 2 : 2;
+    return rows < height ? rows : height;
 }
 
-// A buffer for each tensor that is read later than at once; one that is free again and large enough is taken first.
-static int place_tensors(struct network *n) {
-    size_t *sizes = calloc((size_t)n->layers, sizeof *sizes);
-    int *until = calloc((size_t)n->layers, sizeof *until);
-    size_t expanded = 0, depthwise = 0, row = 0;
-    if (!sizes || !until) return free(sizes), free(until), NO_MEMORY;
+static int allot_buffers(struct network *n) {
+    size_t expanded = 0, between = 0, row = 0, widest = 0;
     for (int i = 1; i < n->layers - 1;) {
         const struct unit u = unit_at(n, i);
-        struct tensor *t = &n->tensor[u.end];
-        if (n->layer[i].kind == MAXPOOL) {
-            const struct tensor *in = &n->tensor[n->layer[i].source];
-            const size_t wide = ((size_t)in->width + 2) * in->step;
-            if (wide > expanded) expanded = wide;
-        }
-        if (u.depthwise >= 0) {
-            const struct tensor *in = &n->tensor[n->layer[u.depthwise].source], *out = &n->tensor[u.depthwise];
-            const size_t rows = tile_rows(n, &u), stride = (size_t)n->layer[u.depthwise].stride;
-            const size_t here = (rows * stride + 2) * in->width * in->step, made = rows * out->width * out->step;
-            if (u.expand >= 0 && here > expanded) expanded = here;
-            if (made > depthwise) depthwise = made;
-            if ((size_t)out->width * out->step > row) row = (size_t)out->width * out->step;
-        }
-        int found = -1;
-        for (int b = 0; b < n->buffers; b++)
-            if (until[b] < i && (found < 0 || sizes[b] > sizes[found])) found = b;
-        if (found < 0) found = n->buffers++;
-        if (bytes_of(t) > sizes[found]) sizes[found] = bytes_of(t);
-        until[found] = t->last, t->buffer = found;
+        const int kind = n->layer[i].kind, middle = u.depthwise >= 0 ? u.depthwise : i;
+        const struct tensor *in = &n->tensor[n->layer[middle].source], *out = &n->tensor[middle];
+        const size_t rows = u.depthwise >= 0 ? (size_t)tile_rows(n, &u) : 0, stride = (size_t)n->layer[middle].stride;
+        const size_t here = kind == MAXPOOL ? row_of(in) + 2 * in->step : (rows * stride + 2) * row_of(in);
+        if ((u.expand >= 0 || kind == MAXPOOL) && here > expanded) expanded = here;
+        if (rows * row_of(out) > between) between = rows * row_of(out);
+        if (row_of(in) > row) row = row_of(in);
+        if (row_of(out) > row) row = row_of(out);
+        if ((size_t)n->tensor[u.end].step > widest) widest = (size_t)n->tensor[u.end].step;
+        if (!(n->tensor[u.end].data = allot(n, area(&n->tensor[u.end]) * n->tensor[u.end].step))) return NO_MEMORY;
         i = u.end + 1;
     }
-    n->buffer = calloc((size_t)n->layers, sizeof *n->buffer);
-    int status = n->buffer ? 0 : NO_MEMORY;
-    for (int b = 0; b < n->buffers && !status; b++)
-        if (!(n->buffer[b] = allot(sizes[b]))) status = NO_MEMORY;
-    n->expanded = allot(expanded), n->depthwise = allot(depthwise), n->dummy = allot(row);
-    free(sizes), free(until);
-    return status ? status : n->expanded && n->depthwise && n->dummy ? 0 : NO_MEMORY;
+    n->expanded = allot(n, expanded), n->between = allot(n, between), n->spare = allot(n, row), n->pads = allot(n, row);
+    n->picture = allot(n, (size_t)n->picture_step * (n->tensor[0].height + 2));
+    n->quantized = allot(n, widest), n->means = allot(n, 4 * widest);
+    return n->expanded && n->between && n->spare && n->pads && n->picture && n->quantized && n->means ? FINE : NO_MEMORY;
 }
 
 // ---- Running ----
 
-static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
+static void convolve(const struct network *n, int i, const uint8_t *in, size_t in_step, size_t pixels, uint8_t *out) {
     const struct packed *p = &n->packed[i];
-    struct gemm g = {in,   (size_t)n->tensor[n->layer[i].source].step, pixels, p->groups, p->distances,
-                     NULL, (size_t)n->tensor[i].step,                  requant_of(&n->layer[i])};
-    for (int k = 0; k < p->count; k++) {
-        g.out = out + p->panels[k].first;
-        n->kernels->gemm(&g, &p->panels[k]);
-    }
+    struct gemm g = {in, in_step, pixels, p->groups, p->distances, out, (size_t)n->tensor[i].step,
+                     requant_of(&n->layer[i])};
+    for (int k = 0; k < p->count; k++, g.out = out + p->panels[k].first) n->kernels->gemm(&g, &p->panels[k]);
+}
+
+static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
+    convolve(n, i, in, (size_t)n->tensor[n->layer[i].source].step, pixels, out);
 }
 
 // The first convolution reads rows of the padded picture as they lie: three times nine numbers.
-static void convolve(const struct network *n, int i, const uint8_t *pixels) {
+static void first(const struct network *n, int i, const uint8_t *pixels) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *in = &n->tensor[0], *out = &n->tensor[i];
-    const size_t row = 3 * (size_t)in->width, step = (size_t)n->pixels_step;
+    const size_t row = 3 * (size_t)in->width, step = (size_t)n->picture_step;
     memset(n->picture, in->zero, step * (in->height + 2));
     for (int y = 0; y < in->height; y++)
         memcpy(n->picture + (y + l->before) * step + 3 * l->before, pixels + y * row, row);
-    struct gemm g = {NULL, 3 * (size_t)l->stride, (size_t)out->width, n->packed[i].groups, n->packed[i].distances,
-                     NULL, (size_t)out->step,     requant_of(l)};
     for (int y = 0; y < out->height; y++)
-        for (int k = 0; k < n->packed[i].count; k++) {
-            g.in = n->picture + y * l->stride * step;
-            g.out = n->buffer[out->buffer] + (size_t)y * out->width * out->step + n->packed[i].panels[k].first;
-            n->kernels->gemm(&g, &n->packed[i].panels[k]);
-        }
+        convolve(n, i, n->picture + y * l->stride * step, 3 * (size_t)l->stride, (size_t)out->width,
+                 out->data + y * row_of(out));
 }
 
 // Expand, depthwise, project and add, in tiles of rows: what is between them stays in the cache.
 static void block(const struct network *n, const struct unit *u) {
     const struct fusiform_layer *l = &n->layer[u->depthwise];
     const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[u->depthwise], *end = &n->tensor[u->end];
-    const struct packed *p = &n->packed[u->depthwise];
-    const size_t row = (size_t)in->width * in->step, out_row = (size_t)out->width * out->step;
-    const size_t end_row = (size_t)end->width * end->step;
-    const int rows = (int)tile_rows(n, u), pair = l->stride == 1 ? 2 : 1;
     const struct tensor *source = u->expand >= 0 ? &n->tensor[n->layer[u->expand].source] : in;
-    const uint8_t *given = n->buffer[source->buffer];
-    uint8_t *made = n->buffer[end->buffer];
-    uint8_t *pad_row = n->pads;
-    memset(pad_row, in->zero, row);
-    struct depthwise d = {{0}, pad_row, (size_t)in->step, in->step, in->width, out->width, l->before, p->weight,
+    const struct packed *p = &n->packed[u->depthwise];
+    const size_t row = row_of(in), out_row = row_of(out);
+    const int rows = tile_rows(n, u), pair = l->stride == 1 ? 2 : 1;
+    const uint8_t *expanded = u->expand >= 0 ? n->expanded : in->data;
+    struct depthwise d = {{0}, n->pads, (size_t)in->step, in->step, in->width, out->width, l->before, p->weight,
                           p->bias, p->scale, {0}, requant_of(l)};
+    memset(n->pads, in->zero, row);
     int first = 0, done = 0;  // the expanded rows that there are
     for (int y0 = 0; y0 < out->height; y0 += rows) {
         const int y1 = y0 + rows < out->height ? y0 + rows : out->height;
         int low = y0 * l->stride - l->before, high = (y1 - 1) * l->stride - l->before + 3;
         low = low < 0 ? 0 : low, high = high > in->height ? in->height : high;
-        const uint8_t *expanded = given;
         if (u->expand >= 0) {
             if (low < done) memmove(n->expanded, n->expanded + (low - first) * row, (done - low) * row);
             else done = low;
             first = low;
-            pointwise(n, u->expand, given + (size_t)done * source->width * source->step,
-                      (size_t)(high - done) * source->width, n->expanded + (done - first) * row);
-            done = high, expanded = n->expanded;
+            pointwise(n, u->expand, source->data + done * row_of(source), (size_t)(high - done) * source->width,
+                      n->expanded + (done - first) * row);
+            done = high;
         }
-        uint8_t *target = u->project >= 0 ? n->depthwise : made + y0 * out_row;
+        uint8_t *target = u->project >= 0 ? n->between : end->data + y0 * out_row, *made = end->data + y0 * row_of(end);
         for (int y = y0; y < y1; y += pair) {
             for (int r = 0; r < 4; r++) {
                 const int from = y * l->stride - l->before + r;
-                d.rows[r] = from < 0 || from >= in->height ? pad_row : expanded + (from - first) * row;
+                d.rows[r] = from < 0 || from >= in->height ? n->pads : expanded + (from - first) * row;
             }
             d.out[0] = target + (y - y0) * out_row;
-            d.out[1] = y + 1 < y1 ? d.out[0] + out_row : n->dummy;
+            d.out[1] = y + 1 < y1 ? d.out[0] + out_row : n->spare;
             (pair == 2 ? n->kernels->depthwise_1 : n->kernels->depthwise_2)(&d);
         }
-        if (u->project < 0) continue;
         const size_t pixels = (size_t)(y1 - y0) * out->width;
-        pointwise(n, u->project, n->depthwise, pixels, made + y0 * end_row);
-        if (u->add >= 0) {
-            const struct fusiform_layer *sum = &n->layer[u->add];
-            const int left = sum->source == u->project;
-            const struct tensor *kept = &n->tensor[left ? sum->other : sum->source];
-            const uint8_t *other = n->buffer[kept->buffer] + y0 * end_row;
-            uint8_t *here = made + y0 * end_row;
-            n->kernels->add(&n->add[u->add], left ? here : other, left ? other : here, here, pixels * end->step);
-        }
+        if (u->project >= 0) pointwise(n, u->project, n->between, pixels, made);
+        if (u->add < 0) continue;
+        const struct fusiform_layer *sum = &n->layer[u->add];
+        const uint8_t *left = sum->source == u->project ? made : n->tensor[sum->source].data + y0 * row_of(end);
+        const uint8_t *right = sum->other == u->project ? made : n->tensor[sum->other].data + y0 * row_of(end);
+        n->kernels->add(&n->packed[u->add].add, left, right, made, pixels * end->step);
     }
 }
 
 static void gather(const struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *out = &n->tensor[i];
-    const size_t pixels = area(out);
-    int place = 0;
-    for (int k = 0; k < l->pieces; k++) {
-        const struct fusiform_piece *p = &n->piece[l->first_piece + k];
+    uint8_t *to = out->data;
+    for (const struct fusiform_piece *p = &n->piece[l->first_piece]; p < &n->piece[l->first_piece + l->pieces]; p++) {
         const struct tensor *from = &n->tensor[p->source];
-        const uint8_t *in = n->buffer[from->buffer] + p->first;
-        uint8_t *to = n->buffer[out->buffer] + place;
-        n->kernels->copy(in, (size_t)from->step, to, (size_t)out->step, pixels, p->end - p->first);
-        place += p->end - p->first;
+        n->kernels->copy(from->data + p->first, (size_t)from->step, to, (size_t)out->step, area(out), p->end - p->first);
+        to += p->end - p->first;
     }
 }
 
 static void maxpool(const struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[i];
-    const size_t row = (size_t)in->width * in->step, step = (size_t)in->step;
-    uint8_t *tall = n->expanded;  // the maxima of three rows, with a pixel of padding on both sides
+    const size_t row = row_of(in), step = (size_t)in->step;
+    uint8_t *tall = n->expanded, *to = out->data;  // the maxima of three rows, with a pixel of padding on both sides
     memset(tall, in->zero, row + 2 * step);
     memset(n->pads, in->zero, row);
     for (int y = 0; y < out->height; y++) {
         const uint8_t *rows[3];
-        for (int r = 0; r < 3; r++) {
-            const int from = y * 2 - l->before + r;
-            rows[r] = from < 0 || from >= in->height ? n->pads : n->buffer[in->buffer] + from * row;
-        }
+        for (int r = 0, from = y * 2 - l->before; r < 3; r++, from++)
+            rows[r] = from < 0 || from >= in->height ? n->pads : in->data + from * row;
         n->kernels->maximum(rows[0], rows[1], rows[2], tall + step, row);
-        uint8_t *to = n->buffer[out->buffer] + (size_t)y * out->width * step;
-        for (int x = 0; x < out->width; x++, to += step) {
-            const uint8_t *from = tall + (2 * x + 1 - l->before) * step;
-            n->kernels->maximum(from, from + step, from + 2 * step, to, step);
+        for (const uint8_t *a = tall + (1 - l->before) * step; to < out->data + (y + 1) * row_of(out); a += 2 * step) {
+            n->kernels->maximum(a, a + step, a + 2 * step, to, step);
+            to += step;
         }
     }
 }
 
-// Mean in float, quantised for this picture alone, then the classifier's sums; the file's own scales and biases.
-static void classify(const struct network *n, int i, float *out) {
+// The mean in float, quantised for this picture alone, then the sums, and the file's own scales and biases.
+static void classify(const struct network *n, int i, float *answers) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *in = &n->tensor[l->source];
     const struct packed *p = &n->packed[i];
-    const int bytes = n->kernels->bytes;
-    n->kernels->mean(n->buffer[in->buffer], area(in), (size_t)in->step, in->channels, in->zero,
-                     n->layer[l->source].scale, n->sums);
+    n->kernels->mean(in->data, area(in), (size_t)in->step, in->channels, in->zero, n->layer[l->source].scale, n->means);
     float least = 0, most = 0;
-    for (int c = 0; c < in->channels; c++) {
-        least = n->sums[c] < least ? n->sums[c] : least;
-        most = n->sums[c] > most ? n->sums[c] : most;
-    }
+    for (int c = 0; c < in->channels; c++) least = fminf(least, n->means[c]), most = fmaxf(most, n->means[c]);
     const float scale = least == most ? 1.0f : 255.0f / (most - least), inverse = 1.0f / scale;
     const float low = least * scale, high = most * scale;
-    float nudged = (-128.0f + low) + (127.0f + high) > 0 ? -128.0f - low : 127.0f - high;
-    nudged = nudged < -128.0f ? -128.0f : nudged > 127.0f ? 127.0f : nudged;
-    const int zero = (int)lrintf(nudged) + 128;
-    uint8_t *quantized = n->quantized;
+    const float nudged = (-128.0f + low) + (127.0f + high) > 0 ? -128.0f - low : 127.0f - high;
+    const int zero = (int)lrintf(fminf(fmaxf(nudged, -128.0f), 127.0f)) + 128;
     for (int c = 0; c < in->channels; c++) {
-        const long value = lrintf(n->sums[c] * scale) + zero;
-        quantized[c] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+        const long value = lrintf(n->means[c] * scale) + zero;
+        n->quantized[c] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
     }
-    memset(quantized + in->channels, 0, 4);
-    for (int k = 0; k < p->count; k++) {
+    for (int k = 0, bytes = n->kernels->bytes; k < l->channels; k += bytes) {
         int32_t sums[64];
-        n->kernels->dot(quantized, p->groups, p->panels[k].weight, sums);
-        for (int c = 0; c < bytes && p->panels[k].first + c < l->channels; c++) {
-            int vector;
-            const int lane = lane_of(c, 4, bytes, &vector), place = vector * bytes / 4 + lane;
-            const int class = p->panels[k].first + c;
-            const float sum = (float)(sums[place] - zero * p->panels[k].bias[place]) * inverse;
-            out[class] = sum * l->scales[class] + ((const float *)l->bias)[class];
+        n->kernels->dot(n->quantized, p->groups, p->panels[k / bytes].weight, sums);
+        for (int c = k; c < k + bytes && c < l->channels; c++) {
+            const int place = place_of(c - k, 4, bytes);
+            answers[c] = (float)(sums[place] - zero * p->bias[k + place]) * inverse * p->scale[c] + p->offset[c];
         }
     }
-    if (l->softmax) n->kernels->softmax(out, l->channels);
+    if (l->softmax) n->kernels->softmax(answers, l->channels);
 }
 
-EXPORT void fusiform_native_free(struct network *n) {
-    if (!n) return;
-    for (int i = 0; n->packed && i < n->layers; i++) {
-        free(n->packed[i].panels);
-        release(n->packed[i].distances), release(n->packed[i].weight), release(n->packed[i].bias), release(n->packed[i].scale);
-    }
-    for (int b = 0; n->buffer && b < n->buffers; b++) release(n->buffer[b]);
-    release(n->picture), release(n->expanded), release(n->depthwise), release(n->dummy), release(n->pads);
-    release(n->sums), release(n->quantized);
-    free(n->buffer), free(n->layer), free(n->piece), free(n->tensor), free(n->packed), free(n->add), free(n);
-}
+// ---- What Python calls ----
 
 static const struct kernels *const kernel_sets[] = {&fusiform_avx512, &fusiform_avxvnni, &fusiform_portable};
 
@@ -514,63 +419,44 @@ EXPORT const char *fusiform_native_kernels(int index) {
     return kernel_sets[index]->usable() ? kernel_sets[index]->name : "";
 }
 
-static int build(struct network *n, const struct fusiform_layer *layers, const struct fusiform_piece *pieces,
-                 int piece_count) {
-    const size_t count = (size_t)n->layers;
-    n->layer = calloc(count, sizeof *n->layer), n->tensor = calloc(count, sizeof *n->tensor);
-    n->packed = calloc(count, sizeof *n->packed), n->add = calloc(count, sizeof *n->add);
-    n->piece = calloc((size_t)piece_count + 1, sizeof *n->piece);
-    if (!n->layer || !n->tensor || !n->packed || !n->add || !n->piece) return NO_MEMORY;
-    memcpy(n->layer, layers, count * sizeof *layers);
-    if (piece_count) memcpy(n->piece, pieces, (size_t)piece_count * sizeof *pieces);
-    int widest = 0, status = 0;
-    size_t row = 0, classes = 0;
+static int build(struct network *n, const struct fusiform_layer *layers, const struct fusiform_piece *pieces, int count) {
+    const size_t many = (size_t)n->layers;
+    n->layer = allot(n, many * sizeof *n->layer), n->tensor = allot(n, many * sizeof *n->tensor);
+    n->packed = allot(n, many * sizeof *n->packed), n->piece = allot(n, (size_t)count * sizeof *n->piece);
+    if (!n->layer || !n->tensor || !n->packed || !n->piece) return NO_MEMORY;
+    memcpy(n->layer, layers, many * sizeof *layers);
+    if (count) memcpy(n->piece, pieces, (size_t)count * sizeof *pieces);
+    int status = FINE;
     for (int i = 0; i < n->layers && !status; i++) {
         const struct fusiform_layer *l = &n->layer[i];
-        if (l->kind == GATHER && (l->first_piece < 0 || l->pieces < 1 || l->pieces > piece_count ||
-                                  l->first_piece > piece_count - l->pieces))
-            return BAD_SHAPE;
-        status = check_layer(n, i);
-        const struct tensor *t = &n->tensor[i];
-        if (status) return status;
-        if (t->step > widest) widest = t->step;
-        if ((size_t)t->width * t->step > row) row = (size_t)t->width * t->step;
-        classes = (size_t)l->channels;
+        const int sound = l->first_piece >= 0 && l->pieces >= 0 && l->pieces <= count - l->first_piece;
+        status = sound ? check_layer(n, i) : BAD_SHAPE;
     }
-    n->pixels_step = 3 * (n->tensor[0].width + 2);
-    if (n->layers < 3 || n->layer[n->layers - 1].kind != CLASSIFIER) return BAD_SHAPE;
-    for (int i = 1; i < n->layers; i++) {
-        const struct fusiform_layer *l = &n->layer[i];
-        const int channels = n->tensor[l->source].channels;
-        if (i < n->layers - 1 && !n->tensor[i].uses) return BAD_SHAPE;
-        if (l->kind == CONV) status = pack_gemm(n, i, 3, 9);
-        if (l->kind == POINTWISE || l->kind == CLASSIFIER) status = pack_gemm(n, i, 1, channels);
-        if (l->kind == DEPTHWISE) status = pack_depthwise(n, i);
-        if (l->kind == ADD) status = pack_add(n, i);
-        if (status) return status;
+    n->picture_step = 3 * (n->tensor[0].width + 2);
+    for (int i = 1; i < n->layers && !status; i++) {
+        const int kind = n->layer[i].kind, channels = n->tensor[n->layer[i].source].channels;
+        if (kind == CONV) status = pack_gemm(n, i, 3, 9);
+        if (kind == POINTWISE || kind == CLASSIFIER) status = pack_gemm(n, i, 1, channels);
+        if (kind == DEPTHWISE) status = pack_depthwise(n, i);
+        if (kind == ADD) status = pack_add(n, i);
     }
-    (void)classes;
-    n->picture = allot((size_t)n->pixels_step * (n->tensor[0].height + 2));
-    n->pads = allot(row), n->sums = allot(4 * (size_t)widest), n->quantized = allot((size_t)widest);
-    status = place_tensors(n);
-    if (status || !n->picture || !n->pads || !n->sums || !n->quantized) return status ? status : NO_MEMORY;
-    return 0;
+    return status ? status : allot_buffers(n);
 }
 
 EXPORT int fusiform_native_new(const struct fusiform_layer *layers, int count, const struct fusiform_piece *pieces,
                                int piece_count, int kernels, struct network **made) {
-    *made = NULL;
     const char *name = fusiform_native_kernels(kernels);
-    if (!layers || count < 3 || count > MOST_LAYERS || piece_count < 0 || piece_count > 16 * MOST_LAYERS || !name ||
-        !*name)
+    *made = NULL;
+    if (!layers || count < 3 || count > MOST_LAYERS || piece_count < 0 || piece_count > 16 * MOST_LAYERS ||
+        (piece_count && !pieces) || !name || !*name)
         return BAD_CALL;
     struct network *n = calloc(1, sizeof *n);
     if (!n) return NO_MEMORY;
     n->layers = count, n->kernels = kernel_sets[kernels];
     const int status = build(n, layers, pieces, piece_count);
-    if (status) return fusiform_native_free(n), status;
-    *made = n;
-    return 0;
+    if (status) fusiform_native_free(n);
+    else *made = n;
+    return status;
 }
 
 // Pictures of uint8 pixels, one after the other, to as many rows of answers.
@@ -581,27 +467,18 @@ EXPORT int fusiform_native_run(struct network *n, const uint8_t *pixels, int64_t
         answer_count != (int64_t)classes * pictures)
         return BAD_CALL;
     for (int64_t k = 0; k < pictures; k++, pixels += bytes, answers += classes)
-        for (int i = 1; i < n->layers;) {
-            const struct unit u = unit_at(n, i);
-            switch (n->layer[i].kind) {
-            case CONV: convolve(n, i, pixels); break;
-            case GATHER: gather(n, i); break;
-            case MAXPOOL: maxpool(n, i); break;
-            case CLASSIFIER: classify(n, i, answers); break;
-            case ADD: {
-                const struct fusiform_layer *l = &n->layer[i];
-                n->kernels->add(&n->add[i], n->buffer[n->tensor[l->source].buffer],
-                                n->buffer[n->tensor[l->other].buffer], n->buffer[n->tensor[i].buffer],
-                                bytes_of(&n->tensor[i]));
-                break;
-            }
-            default:
-                if (u.depthwise >= 0) block(n, &u);
-                else
-                    pointwise(n, i, n->buffer[n->tensor[n->layer[i].source].buffer],
-                              area(&n->tensor[n->layer[i].source]), n->buffer[n->tensor[i].buffer]);
-            }
-            i = u.end + 1;
+        for (int i = 1, next; i < n->layers; i = next) {
+            const struct fusiform_layer *l = &n->layer[i];
+            const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[i];
+            const struct unit u = l->kind == CLASSIFIER ? (struct unit){-1, -1, -1, -1, i} : unit_at(n, i);
+            next = u.end + 1;
+            if (u.depthwise >= 0) block(n, &u);
+            else if (l->kind == CONV) first(n, i, pixels);
+            else if (l->kind == POINTWISE) pointwise(n, i, in->data, area(in), out->data);
+            else if (l->kind == GATHER) gather(n, i);
+            else if (l->kind == MAXPOOL) maxpool(n, i);
+            else if (l->kind == CLASSIFIER) classify(n, i, answers);
+            else n->kernels->add(&n->packed[i].add, in->data, n->tensor[l->other].data, out->data, area(out) * out->step);
         }
-    return 0;
+    return FINE;
 }
