@@ -81,12 +81,13 @@ struct kernels {
     void (*depthwise_1)(const struct depthwise *);
     void (*depthwise_2)(const struct depthwise *);
     void (*add)(const struct add *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
-    void (*maximum)(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes);
-    void (*copy)(const uint8_t *in, size_t in_step, uint8_t *out, size_t out_step, size_t pixels, int channels);
     void (*dot)(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums);
     void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
     void (*softmax)(float *values, int count);
+    void (*maximum)(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes);
 };
+
+#define KERNELS(name) {name, BYTES, usable, gemm, depthwise_1, depthwise_2, add, dot, mean, softmax, maximum}
 
 extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
 

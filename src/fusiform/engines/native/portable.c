@@ -55,17 +55,6 @@ static void add(const struct add *a, const uint8_t *left, const uint8_t *right, 
     }
 }
 
-static void maximum(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        const uint8_t most = a[i] > b[i] ? a[i] : b[i];
-        out[i] = most > c[i] ? most : c[i];
-    }
-}
-
-static void copy(const uint8_t *in, size_t in_step, uint8_t *out, size_t out_step, size_t pixels, int channels) {
-    for (size_t p = 0; p < pixels; p++) memcpy(out + p * out_step, in + p * in_step, (size_t)channels);
-}
-
 static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums) {
     for (int c = 0; c < BYTES; c++) {
         uint32_t sum = 0;
@@ -74,5 +63,4 @@ static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *su
     }
 }
 
-const struct kernels fusiform_portable = {"portable", BYTES,   usable, gemm, depthwise_1, depthwise_2,
-                                          add,        maximum, copy,   dot,  mean,        softmax};
+const struct kernels fusiform_portable = KERNELS("portable");

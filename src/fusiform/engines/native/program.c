@@ -12,7 +12,8 @@
 #endif
 
 enum { FINE, NO_MEMORY, BAD_SHAPE, BAD_WEIGHTS, BAD_NUMBERS, BAD_CALL };
-enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096 };
+enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096,
+       MOST_MEMORY = 1 << 30 };
 enum { TILE_BYTES = 128 << 10 };  // of expanded rows: they stay in the cache until the projection has read them
 
 struct tensor {
@@ -39,12 +40,13 @@ struct network {
     struct packed *packed;
     uint8_t *picture, *expanded, *between, *spare, *pads, *quantized;
     float *means;
+    size_t bytes;
     void **memory;  // all that was allotted: each begins with the address of the one before
 };
 
 // Zeroed, aligned to 64 bytes, with some behind that vectors may read; NULL where there is none.
 static void *allot(struct network *n, size_t bytes) {
-    void **memory = calloc(1, bytes + SLACK + 64 + sizeof(void *));
+    void **memory = (n->bytes += bytes) > MOST_MEMORY ? NULL : calloc(1, bytes + SLACK + 64 + sizeof(void *));
     if (!memory) return NULL;
     *memory = n->memory, n->memory = memory;
     return (void *)(((uintptr_t)(memory + 1) + 63) / 64 * 64);
@@ -287,7 +289,10 @@ static void convolve(const struct network *n, int i, const uint8_t *in, size_t i
     const struct packed *p = &n->packed[i];
     struct gemm g = {in, in_step, pixels, p->groups, p->distances, out, (size_t)n->tensor[i].step,
                      requant_of(&n->layer[i])};
-    for (int k = 0; k < p->count; k++, g.out = out + p->panels[k].first) n->kernels->gemm(&g, &p->panels[k]);
+    for (int k = 0; k < p->count; k++) {
+        g.out = out + p->panels[k].first;
+        n->kernels->gemm(&g, &p->panels[k]);
+    }
 }
 
 static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
@@ -352,14 +357,17 @@ static void block(const struct network *n, const struct unit *u) {
     }
 }
 
+// Pixel by pixel, in sixteens: what is copied too much, the next piece or pixel writes over.
 static void gather(const struct network *n, int i) {
     const struct fusiform_layer *l = &n->layer[i];
     const struct tensor *out = &n->tensor[i];
-    uint8_t *to = out->data;
-    for (const struct fusiform_piece *p = &n->piece[l->first_piece]; p < &n->piece[l->first_piece + l->pieces]; p++) {
-        const struct tensor *from = &n->tensor[p->source];
-        n->kernels->copy(from->data + p->first, (size_t)from->step, to, (size_t)out->step, area(out), p->end - p->first);
-        to += p->end - p->first;
+    for (size_t x = 0; x < area(out); x++) {
+        uint8_t *to = out->data + x * out->step;
+        for (const struct fusiform_piece *p = &n->piece[l->first_piece], *end = p + l->pieces; p < end; p++) {
+            const uint8_t *from = n->tensor[p->source].data + x * n->tensor[p->source].step;
+            for (int c = p->first; c < p->end; c += 16) memcpy(to + (c - p->first), from + c, 16);
+            to += p->end - p->first;
+        }
     }
 }
 
