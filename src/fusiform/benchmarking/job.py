@@ -32,6 +32,7 @@ _DISTRIBUTIONS: Mapping[EngineName, str] = {
     "torch": "torch",
     "openvino": "openvino",
     "executorch": "executorch",
+    "native": "fusiform",
 }
 
 

@@ -18,8 +18,10 @@ from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
-EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch"]
-ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch", "native"]
+ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch", "native")
+CHOICE = "FUSIFORM_ENGINE"
+"""The environment's variable with the engine to take where none is named."""
 
 _OWN: dict[FileFormat, EngineName] = {
     "tflite": "litert",
@@ -76,7 +78,7 @@ def open_engine(
 ) -> Running:
     """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
-    ``engine`` None is the runtime that the file is for, LiteRT for files of weights. ``threads`` is the number of
+    ``engine`` None is what ``default_engine`` says. ``threads`` is the number of
     threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``, ``mps``). An int8 model stays
     int8 but in PyTorch, which runs it dequantised. Raises UsageError for an unknown name, engine or device,
     MissingExtraError for a runtime that is not installed, and WeightsError or SpecError for a file that cannot be
@@ -85,7 +87,7 @@ def open_engine(
     if threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     opened = model if isinstance(model, Model) else open_model(model)
-    engine = engine or own_engine(opened)
+    engine = engine or default_engine(opened)
     device = place_of(opened, engine, device)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
@@ -104,7 +106,7 @@ def place_of(model: Model, engine: EngineName | None, device: str) -> str:
     """
     if device != "auto":
         return device
-    if (engine or own_engine(model)) != "torch":
+    if (engine or default_engine(model)) != "torch":
         return "cpu"
     try:
         from fusiform.engines.device import choose_device
@@ -112,6 +114,30 @@ def place_of(model: Model, engine: EngineName | None, device: str) -> str:
         return choose_device()
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
+
+
+def default_engine(model: Model) -> EngineName:
+    """The engine that a model is run in where none is named: the runtime that its file is for, LiteRT for weights.
+
+    For int8 classifiers it is ``native``, whose answers are LiteRT's, where it is installed and the processor has what
+    it is fast with. ``FUSIFORM_ENGINE`` in the environment names another for all files but programs; ``litert`` keeps
+    ``native`` out. Raises UsageError for a name there that is none.
+    """
+    own, named = own_engine(model), os.environ.get(CHOICE) or None
+    if named is not None and named not in ENGINES:
+        raise UsageError(f"{CHOICE}={printable(named)}: there is no such engine; there are {', '.join(ENGINES)}")
+    if model.format not in PROGRAMS and named not in (None, "native", "executorch"):
+        return named
+    return "native" if own == "litert" and runs_natively(model) else own
+
+
+def runs_natively(model: Model) -> bool:
+    """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
+    if model.format != "tflite" or model.spec.task != "classification":
+        return False
+    from fusiform.engines.native import is_fast, program_of
+
+    return is_fast() and program_of(model.data, str(model.path)) is not None
 
 
 def own_engine(model: Model) -> EngineName:
@@ -123,7 +149,8 @@ def own_engine(model: Model) -> EngineName:
 
 def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engine:
     # A file that was made for another runtime is written anew from its weights, and those answer logits.
-    spec = opened.spec if _OWN.get(opened.format) == engine else opened.spec.with_logits()
+    runtime = "litert" if engine == "native" else engine
+    spec = opened.spec if _OWN.get(opened.format) == runtime else opened.spec.with_logits()
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
     if opened.format in PROGRAMS and engine != own_engine(opened):
@@ -134,6 +161,10 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
         if opened.format == "tflite":
             check_litert(opened, described=True)
         return LiteRTEngine(opened.tflite(), spec, threads=threads)
+    if engine == "native":
+        from fusiform.engines.native import NativeEngine
+
+        return NativeEngine(opened.tflite(), spec)
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 

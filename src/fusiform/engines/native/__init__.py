@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,30 @@ def usable_kernels() -> list[str]:
     return [name for name in names if name]
 
 
+def is_fast() -> bool:
+    """Whether the library is there, with kernels that this processor is fast with."""
+    return usable_kernels()[:1] not in ([], [PORTABLE])
+
+
+@lru_cache(maxsize=1)  # whoever asks whether a file can be run, runs it next
+def _read(data: bytes, source: str) -> Program | str:
+    try:
+        return Program(data, source=source)
+    except OtherNetworkError as reason:
+        return str(reason)
+
+
+def program_of(data: bytes, source: str) -> Program | None:
+    """The layers of a TFLite file, None where the library does not compute it; WeightsError for a damaged file."""
+    found = _read(data, source)
+    return None if isinstance(found, str) else found
+
+
 class NativeEngine:
     """Runs a TFLite file of an int8 classifier, picture by picture, in one thread.
 
-    ``kernels`` is one of ``usable_kernels``, None the fastest. Raises UsageError where the library is not there, and
+    It releases the interpreter's lock while it computes, so engines in several threads use several cores. ``kernels``
+    is one of ``usable_kernels``, None the fastest. Raises UsageError where the library is not there, and
     for a file that it does not compute; WeightsError for one that is not shaped as ``spec`` says.
     """
 
@@ -72,10 +92,9 @@ class NativeEngine:
                 "fusiform again, or leave --engine out"
             )
         self._library = library
-        try:
-            program = Program(file, source=spec.name)
-        except OtherNetworkError as reason:
-            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {reason}") from None
+        program = _read(file, spec.name)
+        if isinstance(program, str):
+            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {program}")
         first, last = program.layers[0], program.layers[-1]
         shape = (first.height, first.width, first.channels)
         if shape != (spec.input_size, spec.input_size, spec.input_channels) or [(last.channels,)] != [
