@@ -135,9 +135,9 @@ def runs_natively(model: Model) -> bool:
     """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
     if model.format != "tflite" or model.spec.task != "classification":
         return False
-    from fusiform.engines.native import is_fast, program_of
+    from fusiform.engines.native import can_run, is_fast
 
-    return is_fast() and program_of(model.data, str(model.path)) is not None
+    return is_fast() and can_run(model.data)
 
 
 def own_engine(model: Model) -> EngineName:

@@ -61,17 +61,16 @@ def is_fast() -> bool:
 
 
 @lru_cache(maxsize=1)  # whoever asks whether a file can be run, runs it next
-def _read(data: bytes, source: str) -> Program | str:
+def _read(data: bytes) -> Program | str:
     try:
-        return Program(data, source=source)
+        return Program(data)
     except OtherNetworkError as reason:
         return str(reason)
 
 
-def program_of(data: bytes, source: str) -> Program | None:
-    """The layers of a TFLite file, None where the library does not compute it; WeightsError for a damaged file."""
-    found = _read(data, source)
-    return None if isinstance(found, str) else found
+def can_run(data: bytes) -> bool:
+    """Whether the library computes what a TFLite file holds; WeightsError for a damaged one."""
+    return isinstance(_read(data), Program)
 
 
 class NativeEngine:
@@ -92,7 +91,7 @@ class NativeEngine:
                 "fusiform again, or leave --engine out"
             )
         self._library = library
-        program = _read(file, spec.name)
+        program = _read(file)
         if isinstance(program, str):
             raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {program}")
         first, last = program.layers[0], program.layers[-1]

@@ -3,9 +3,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,avxvnni,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
-#pragma GCC target("avx2,avxvnni,fma")
+#pragma GCC target("avx2,fma")
 #endif
 #include <cpuid.h>
 #include <immintrin.h>

@@ -53,8 +53,8 @@ class Program:
     Raises OtherNetworkError for what the library does not compute, and WeightsError for a damaged file.
     """
 
-    def __init__(self, data: bytes, *, source: str) -> None:
-        found = read_steps(data, source=source)
+    def __init__(self, data: bytes) -> None:
+        found = read_steps(data, source="the file")
         if found is None:
             raise OtherNetworkError("has operators that fusiform's own files do not have")
         self.data = data

@@ -83,8 +83,9 @@ static int check_weights(const struct network *n, const struct fusiform_layer *l
         l->bias_size != l->channels || l->scales_size != l->channels)
         return BAD_WEIGHTS;
     for (int c = 0; c < l->channels && l->kind != CLASSIFIER; c++) {
-        double most = fabs((double)((const int32_t *)l->bias)[c]);
-        for (int k = 0; k < inputs; k++) most += 255 * abs(l->weight[(size_t)c * far + (size_t)k * near]);
+        int32_t size = 0;
+        for (int k = 0; k < inputs; k++) size += abs(l->weight[(size_t)c * far + (size_t)k * near]);
+        const double most = fabs((double)((const int32_t *)l->bias)[c]) + 255.0 * size;
         const float scale = n->layer[l->source].scale * l->scales[c] / l->scale;
         if (!positive(l->scales[c]) || !positive(scale) || scale >= 256 || most * scale >= 2e9 || most >= 2e9)
             return BAD_NUMBERS;
@@ -186,10 +187,9 @@ static int pack_gemm(struct network *n, int i, int rows, int length) {
             const int8_t *from = l->weight + (size_t)(first + c) * rows * length;
             int32_t sum = 0;
             for (int k = 0; k < rows * length; k++) sum += from[k];
-            for (int k = 0; k < p->groups; k++) {
-                const int at = k % each * 4, left = length - at;
-                memcpy(weight + ((size_t)k * channels + place) * 4, from + k / each * length + at, left < 4 ? left : 4);
-            }
+            int8_t *to = weight + 4 * place;
+            for (int r = 0; r < rows; r++)
+                for (int k = 0; k < length; k++) to[((size_t)(r * each + k / 4) * channels) * 4 + k % 4] = from[r * length + k];
             if (l->kind != CLASSIFIER) pack_numbers(n, i, first + c, first + place, sum);
             else p->bias[first + place] = sum;
         }
