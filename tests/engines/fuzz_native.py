@@ -1,0 +1,103 @@
+"""Gives the native library layers that are changed at random, under the sanitizers; see ``test_native.py``.
+
+python fuzz_native.py LIBRARY COUNT FILE...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fusiform.engines import native
+from fusiform.engines.native.layers import Layer, Piece, Program
+
+NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
+SIZES = ("weight_size", "bias_size", "scales_size")
+VALUES = (-(2**31), -129, -128, -1, 0, 1, 2, 3, 7, 15, 16, 17, 31, 64, 127, 128, 255, 4096, 8192, 8193, 2**20, 2**31 - 1)
+MOST_PIXELS = 512 * 512
+
+
+def attempt(library, kernels, layers, pieces, given) -> str:
+    handle = ctypes.c_void_p()
+    arrays = (Layer * len(layers))(*layers), (Piece * len(pieces))(*pieces)
+    status = library.fusiform_native_new(
+        arrays[0], len(layers), arrays[1], len(pieces), kernels, ctypes.byref(handle)
+    )
+    if status:
+        assert not handle
+        return "refused"
+    height, width, classes = layers[0].height, layers[0].width, layers[-1].channels
+    answers = np.empty(classes, np.float32)
+    pixels = np.resize(given, 3 * height * width)
+    for size, count in ((pixels.size - 1, classes), (pixels.size, classes + 1), (-1, classes)):
+        assert library.fusiform_native_run(handle, pixels.ctypes.data, size, answers.ctypes.data, count, 1)
+    if height * width <= MOST_PIXELS:
+        assert not library.fusiform_native_run(
+            handle, pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, 1
+        )
+    library.fusiform_native_free(handle)
+    return "ran"
+
+
+def copies(items, kind):
+    return [kind.from_buffer_copy(item) for item in items]
+
+
+def change(layers, pieces, random) -> None:
+    """One to three numbers of one layer or piece, or two layers the other way round."""
+    for _ in range(random.integers(1, 4)):
+        what = random.integers(0, 10)
+        layer = layers[random.integers(0, len(layers))]
+        if what == 0 and pieces:
+            setattr(pieces[random.integers(0, len(pieces))], random.choice(("source", "first", "end")), value(random))
+        elif what == 1:
+            setattr(layer, random.choice(SIZES), int(random.choice([-1, 0, 1, 27, 2**40, layer.weight_size + 1])))
+        elif what == 2:
+            setattr(layer, random.choice(("weight", "bias", "scales")), None)
+        elif what == 3:
+            layer.scale = float(random.choice([0, -1, np.inf, np.nan, 1e-30, 1e30, 0.02]))
+        elif what == 4:
+            i, j = random.integers(1, len(layers), 2)
+            layers[i], layers[j] = layers[j], layers[i]
+        elif what == 5:
+            del layers[random.integers(0, len(layers))]
+        elif what == 6:  # a picture of another size: everything after it follows
+            layers[0].height, layers[0].width = (int(side) for side in random.integers(1, 90, 2))
+        elif what == 7:
+            layer.before, layer.after, layer.stride = (int(n) for n in random.integers(0, 3, 3))
+        elif what == 8:
+            layer.source = int(random.integers(0, len(layers)))
+        else:
+            setattr(layer, random.choice(NUMBERS), value(random))
+
+
+def value(random) -> int:
+    return int(random.choice(VALUES)) if random.integers(0, 2) else int(random.integers(-3, 40))
+
+
+def main() -> None:
+    library = native._library(Path(sys.argv[1]))
+    assert library is not None
+    programs = [Program(Path(name).read_bytes()) for name in sys.argv[3:]]
+    kernels = [k for k in range(3) if library.fusiform_native_kernels(k)]
+    random = np.random.default_rng(16)
+    given = random.integers(0, 256, 3 * 97 * 89, dtype=np.uint8)
+    found = {"whole": 0, "ran": 0, "refused": 0, "kernels": len(kernels)}
+    for program in programs:
+        for k in kernels:
+            assert attempt(library, k, program.layers, program.pieces, given) == "ran"
+            found["whole"] += 1
+    for _ in range(int(sys.argv[2])):
+        program = programs[random.integers(0, len(programs))]
+        layers, pieces = copies(program.layers, Layer), copies(program.pieces, Piece)
+        change(layers, pieces, random)
+        found[attempt(library, int(random.choice(kernels)), layers, pieces, given)] += 1
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
