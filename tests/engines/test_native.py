@@ -291,7 +291,7 @@ def run_sanitized(sanitized, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_hostile_layers_under_the_sanitizers(count, sanitized, small_spec, lived_in_state, tmp_path):
     files = []
     for architecture, width, size in (("mobilenet_v2", 0.35, 33), ("shufflenet_v2", 0.5, 40), ("mobilenet_v2", 1.0, 32)):

@@ -440,6 +440,7 @@ static int build(struct network *n, const struct fusiform_layer *layers, const s
         const int sound = l->first_piece >= 0 && l->pieces >= 0 && l->pieces <= count - l->first_piece;
         status = sound ? check_layer(n, i) : BAD_SHAPE;
     }
+    if (status) return status;
     n->picture_step = 3 * (n->tensor[0].width + 2);
     for (int i = 1; i < n->layers && !status; i++) {
         const int kind = n->layer[i].kind, channels = n->tensor[n->layer[i].source].channels;
