@@ -21,7 +21,8 @@ from packaging.tags import sys_tags
 FOLDER = Path("src/fusiform/engines/native")
 SOURCES = ("program.c", "portable.c", "avx512.c", "avxvnni.c")
 # Floating point is LiteRT's only if nothing is fused; without the other two GCC makes no vectors of some loops.
-FLAGS = "-O3 -std=gnu11 -shared -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math".split()
+FLAGS = ["-O3", "-std=gnu11", "-shared", "-fvisibility=hidden"]
+FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 LIBRARY = "fusiform_native" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 SECONDS = 300
 
@@ -53,7 +54,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         folder = Path(self.root) / FOLDER
-        self._temporary = tempfile.TemporaryDirectory()
+        self._temporary = tempfile.TemporaryDirectory()  # gone with the hook, when the wheel is written
         built = Path(self._temporary.name) / LIBRARY
         if (problem := compile_library(folder, built)) is not None:
             self.app.display_warning(f"fusiform goes without its engine native: {problem}; LiteRT runs all models")
@@ -67,8 +68,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
             return
         build_data["force_include"][str(built)] = f"fusiform/engines/native/{LIBRARY}"
         build_data["pure_python"] = False
-        system = next(tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musl" not in tag.platform)
+        system = next(
+            tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musl" not in tag.platform
+        )
         build_data["tag"] = f"py3-none-{system}"
-
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        self._temporary.cleanup()

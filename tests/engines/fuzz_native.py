@@ -17,16 +17,37 @@ from fusiform.engines.native.layers import Layer, Piece, Program
 
 NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
 SIZES = ("weight_size", "bias_size", "scales_size")
-VALUES = (-(2**31), -129, -128, -1, 0, 1, 2, 3, 7, 15, 16, 17, 31, 64, 127, 128, 255, 4096, 8192, 8193, 2**20, 2**31 - 1)
+VALUES = (
+    -(2**31),
+    -129,
+    -128,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    15,
+    16,
+    17,
+    31,
+    64,
+    127,
+    128,
+    255,
+    4096,
+    8192,
+    8193,
+    2**20,
+    2**31 - 1,
+)
 MOST_PIXELS = 128 * 128
 
 
 def attempt(library, kernels, layers, pieces, given) -> str:
     handle = ctypes.c_void_p()
     arrays = (Layer * len(layers))(*layers), (Piece * len(pieces))(*pieces)
-    status = library.fusiform_native_new(
-        arrays[0], len(layers), arrays[1], len(pieces), kernels, ctypes.byref(handle)
-    )
+    status = library.fusiform_native_new(arrays[0], len(layers), arrays[1], len(pieces), kernels, ctypes.byref(handle))
     if status:
         assert not handle
         return "refused"
@@ -36,9 +57,7 @@ def attempt(library, kernels, layers, pieces, given) -> str:
     for size, count in ((pixels.size - 1, classes), (pixels.size, classes + 1), (-1, classes)):
         assert library.fusiform_native_run(handle, pixels.ctypes.data, size, answers.ctypes.data, count, 1)
     if height * width <= MOST_PIXELS:
-        assert not library.fusiform_native_run(
-            handle, pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, 1
-        )
+        assert not library.fusiform_native_run(handle, pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, 1)
     library.fusiform_native_free(handle)
     return "ran"
 

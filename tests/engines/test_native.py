@@ -157,9 +157,7 @@ def test_normalised_pictures_and_empty_batches(small_spec, lived_in_state):
     spec = small_spec("mobilenet_v2", size=40)
     engine = NativeEngine(int8_file(spec, lived_in_state), spec)
     batch = pictures(40)
-    np.testing.assert_array_equal(
-        engine.run(normalize(batch, spec.preprocess))["logits"], engine.run(batch)["logits"]
-    )
+    np.testing.assert_array_equal(engine.run(normalize(batch, spec.preprocess))["logits"], engine.run(batch)["logits"])
     np.testing.assert_array_equal(engine.run(batch[:, ::-1])["logits"], engine.run(batch[:, ::-1].copy())["logits"])
     assert engine.run(batch[:0])["logits"].shape == (0, 10)
 
@@ -189,7 +187,7 @@ def test_it_is_the_default_where_it_is_fast(monkeypatch, small_spec, lived_in_st
     assert default_engine(model) == ("native" if fast else "litert")
     monkeypatch.setattr(native, "usable_kernels", lambda: [native.PORTABLE])
     assert default_engine(model) == "litert"
-    monkeypatch.setattr(native, "usable_kernels", lambda: [])
+    monkeypatch.setattr(native, "usable_kernels", list)
     assert default_engine(model) == "litert"
     monkeypatch.setattr(native, "usable_kernels", lambda: ["avx512-vnni", native.PORTABLE])
     assert default_engine(model) == "native"
@@ -218,7 +216,7 @@ def test_other_networks_are_refused(small_spec, lived_in_state, tmp_path):
     spec = small_spec("mobilenet_v2")
     path = tmp_path / "float.tflite"
     path.write_bytes(to_tflite(build_graph(spec, lived_in_state(spec))))
-    with pytest.raises(UsageError, match="engine native runs int8 classifiers alone, and .* does not read pixels"):
+    with pytest.raises(UsageError, match=r"engine native runs int8 classifiers alone, and .* does not read pixels"):
         open_engine(path, engine="native")
     graph = int8_graph(build_graph(spec, lived_in_state(spec)))
     kept = graph.nodes[-1].name
@@ -276,7 +274,9 @@ def sanitized(tmp_path_factory):
     target = tmp_path_factory.mktemp("native") / "sanitized.so"
     sources = [str(ROOT / FOLDER / name) for name in SOURCES]
     options = ["-fPIC", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    done = subprocess.run([COMPILER, *FLAGS, *options, "-o", str(target), *sources, "-lm"], capture_output=True, text=True)
+    done = subprocess.run(
+        [COMPILER, *FLAGS, *options, "-o", str(target), *sources, "-lm"], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"the compiler has no sanitizers: {done.stderr[:200]}")
     runtime = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
@@ -294,7 +294,11 @@ def run_sanitized(sanitized, *arguments):
 @pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_hostile_layers_under_the_sanitizers(count, sanitized, small_spec, lived_in_state, tmp_path):
     files = []
-    for architecture, width, size in (("mobilenet_v2", 0.35, 33), ("shufflenet_v2", 0.5, 40), ("mobilenet_v2", 1.0, 32)):
+    for architecture, width, size in (
+        ("mobilenet_v2", 0.35, 33),
+        ("shufflenet_v2", 0.5, 40),
+        ("mobilenet_v2", 1.0, 32),
+    ):
         spec = small_spec(architecture, width, size=size, classes=7)
         files.append(tmp_path / f"{architecture}-{width}.tflite")
         files[-1].write_bytes(int8_file(spec, lived_in_state))

@@ -121,7 +121,9 @@ def possible_engines(model: Model) -> tuple[EngineName, ...]:
     """
     if model.format in PROGRAMS:
         return (own_engine(model),)
-    others = {"executorch", *(("torch",) if model.spec.decoded else ()), *(() if runs_natively(model) else ("native",))}
+    others = ["executorch"]
+    others += ["torch"] if model.spec.decoded else []
+    others += [] if runs_natively(model) else ["native"]
     return tuple(engine for engine in ENGINES if engine not in others)
 
 

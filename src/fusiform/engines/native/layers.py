@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.graph.tflite_checks import Step, read_steps
-from fusiform.graph.tflite_operators import INT8, UINT8, Operator, Tensor
+from fusiform.graph.tflite_operators import INT8, UINT8, Tensor
 
 INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER = range(8)
 """The kinds of layers, as in native.h."""
@@ -116,7 +116,7 @@ class Program:
             self._of[step.makes[0]] = self._layer(step.reads[0])
             self._pads[step.makes[0]] = rows[2], rows[3]
         elif code == _SLICE:
-            x, begin, size = operator.take(3)
+            x, begin, _ = operator.take(3)
             first, count = operator.constants(begin)[-1], operator.make().shape[-1]
             if len(x.shape) != 4 or operator.make().shape[:3] != x.shape[:3]:
                 raise OtherNetworkError("cuts its maps")
@@ -223,7 +223,7 @@ class Program:
         codes = [step.code for step in steps]
         if codes[:5] != [_DEQUANTIZE, _MEAN, _FULLY_CONNECTED, _MUL, _ADD] or codes[5:] not in ([], [_SOFTMAX]):
             raise OtherNetworkError("ends in something else than a classifier in int8")
-        for step, following in zip(steps, steps[1:], strict=False):
+        for step, following in pairwise(steps):
             if following.reads[0] != step.makes[0]:
                 raise OtherNetworkError("ends in something else than a chain of operators")
         mean, linear = steps[1].operator, steps[2].operator
@@ -247,11 +247,9 @@ class Program:
         self.layers.append(layer)
         self._point(layer, weight, self._real(bias), self._real(scales))
 
-    def _point(
-        self, layer: Layer, weight: Tensor, bias: NDArray[np.generic], scales: NDArray[np.float32]
-    ) -> None:
+    def _point(self, layer: Layer, weight: Tensor, bias: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
         values = self._numbers(weight, "i1")
-        arrays = [np.require(array, requirements="CA") for array in (values, bias, scales)]
+        arrays = [np.require(array, requirements=("C", "A")) for array in (values, bias, scales)]
         self.kept += arrays
         layer.weight, layer.bias, layer.scales = (array.ctypes.data for array in arrays)
         layer.weight_size, layer.bias_size, layer.scales_size = (array.size for array in arrays)
