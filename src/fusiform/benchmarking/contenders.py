@@ -116,8 +116,8 @@ def list_entries(
 def possible_engines(model: Model) -> tuple[EngineName, ...]:
     """The engines that can run a model's file: its own for a program, for weights all but ExecuTorch.
 
-    The native one runs int8 classifiers alone, where it is fast. PyTorch does not run files that decode their answers themselves. Raises UsageError for Core ML, which runs on
-    Apple's machines alone.
+    The native one runs int8 classifiers alone, where it is fast. PyTorch does not run files that decode their answers
+    themselves. Raises UsageError for Core ML, which runs on Apple's machines alone.
     """
     if model.format in PROGRAMS:
         return (own_engine(model),)
