@@ -311,7 +311,7 @@ def talkative(**arguments):
     return original(**arguments)
 litert.Interpreter = talkative
 sys.stderr.write("before\\n")
-open_engine("mobilenet_v2")
+open_engine("mobilenet_v2", engine="litert")
 sys.stderr.write("after\\n")
 """
 
@@ -323,7 +323,7 @@ def test_litert_announces_nothing_and_hides_nothing():
 
 
 def test_a_process_without_standard_error():
-    script = "from fusiform.engines import open_engine; open_engine('mobilenet_v2'); print('opened')"
+    script = "from fusiform.engines import open_engine; open_engine('mobilenet_v2', engine='litert'); print('opened')"
     for close_first in ("import os; os.close(2); ", "import sys; sys.stderr = None; "):
         answer = subprocess.run(
             [sys.executable, "-c", close_first + script], capture_output=True, text=True, check=True
