@@ -35,7 +35,7 @@ class Word(NamedTuple):
 
 FORMATS = "[table|json|jsonl|csv]"
 TASKS = "[classification|detection|segmentation]"
-RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
+RUNTIMES = "litert|onnxruntime|torch|openvino|executorch|native"
 WORDS = (
     # What the commands have in common.
     Word("--model", "the model, where the command is about images", "NAME|FILE", "predict doctor train"),

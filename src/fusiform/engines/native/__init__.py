@@ -69,8 +69,11 @@ def _read(data: bytes) -> Program | str:
 
 
 def can_run(data: bytes) -> bool:
-    """Whether the library computes what a TFLite file holds; WeightsError for a damaged one."""
-    return isinstance(_read(data), Program)
+    """Whether the library computes what a TFLite file holds; what is wrong with a damaged one LiteRT's engine says."""
+    try:
+        return isinstance(_read(data), Program)
+    except WeightsError:
+        return False
 
 
 class NativeEngine:
