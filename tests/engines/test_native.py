@@ -229,8 +229,6 @@ def test_other_networks_are_refused(small_spec, lived_in_state, tmp_path):
 
 
 def test_without_the_library_it_says_how_to_get_it(monkeypatch):
-    native._library.cache_clear()
-    monkeypatch.setattr(native._library, "__wrapped__", None, raising=False)
     monkeypatch.setattr(native, "_library", lambda: None)
     with pytest.raises(UsageError, match="was not compiled when fusiform was installed: install a C compiler"):
         open_engine("mobilenet_v2", engine="native")
@@ -307,6 +305,16 @@ def test_hostile_layers_under_the_sanitizers(count, sanitized, small_spec, lived
     assert found["whole"] == len(files) * found["kernels"]
     assert found["refused"] > count / 4
     assert found["ran"] > count / 20
+
+
+@compiled
+def test_a_library_of_other_sources_is_left_alone(monkeypatch):
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    assert native._library.__wrapped__() is None
+
+
+def test_the_version_is_that_of_the_sources():
+    assert f"VERSION = {native.VERSION} " in (native.LIBRARY.parent / "native.h").read_text()
 
 
 def test_layers_are_laid_out_as_in_c():

@@ -21,6 +21,8 @@ from fusiform.spec import ModelSpec
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
+VERSION = 1
+"""That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
 
@@ -30,6 +32,8 @@ def _library(path: Path = LIBRARY) -> ctypes.CDLL | None:
     """The compiled library, None where there is none or it does not fit this machine."""
     try:
         library = ctypes.CDLL(str(path))
+        if library.fusiform_native_version() != VERSION:
+            return None
         library.fusiform_native_kernels.restype = ctypes.c_char_p
         library.fusiform_native_kernels.argtypes = [ctypes.c_int]
         library.fusiform_native_new.argtypes = [

@@ -421,6 +421,8 @@ static void classify(const struct network *n, int i, float *answers) {
 
 static const struct kernels *const kernel_sets[] = {&fusiform_avx512, &fusiform_avxvnni, &fusiform_portable};
 
+EXPORT int fusiform_native_version(void) { return VERSION; }
+
 // The name of an instruction set, the best first, or NULL past the last; empty where this processor lacks it.
 EXPORT const char *fusiform_native_kernels(int index) {
     if (index < 0 || index >= (int)(sizeof kernel_sets / sizeof *kernel_sets)) return NULL;
