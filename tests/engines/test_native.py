@@ -78,7 +78,10 @@ def equal(spec, file, batch, kernels=None):
     for name in kernels or KERNELS:
         found = NativeEngine(file, spec, kernels=name).run(batch)[spec.output]
         assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, wanted, err_msg=name)
+        if "avx512-vnni" in KERNELS:
+            np.testing.assert_array_equal(found, wanted, err_msg=name)
+        else:  # LiteRT adds the exponentials of probabilities in another order on processors without AVX-512
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7, err_msg=name)
         assert not (wanted == wanted[:1]).all() or len(batch) == 1
 
 
