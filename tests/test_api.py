@@ -19,12 +19,20 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "predict": "predict",
+    "watch": "watch",
+    "embed": "embed",
+    "search": "search",
+    "add-class": "add_class",
     "train": "train",
     "evaluate": "evaluate",
     "doctor": "diagnose",
+    "plan": "plan",
+    "drift": "drift",
+    "suggest": "suggest",
     "export": "export",
     "verify": "verify",
     "benchmark": "benchmark",
+    "serve": "serve",
     "demo": "demo",
     "choose": "choose",
     "analyze": "analyze",
@@ -37,26 +45,51 @@ ONLY_OPTIONS = {
     "strict": "an exit code: results have their errors and findings",
     ("predict", "out"): "where the printed text goes",
     ("evaluate", "out"): "where the printed text goes",
+    ("suggest", "out"): "where the printed text goes",
+    ("drift", "out"): "where the printed text goes",
+    ("plan", "out"): "where the printed text goes",
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
     ("benchmark", "out"): "where the printed text goes",
+    ("search", "save"): "Matches.save",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
+    ("predict", "part"): "predict_parts",
+    ("predict", "shard"): "predict_parts",
+    ("predict", "on"): "predict_parts",
+    ("predict", "root"): "predict_parts",
+    ("predict", "column"): "predict_parts",
     ("train", "recipes"): "prints what training.glossary says",
     ("train", "show"): "prints the recipe: training.recipes.choose_recipe",
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
 }
 """Options without a parameter, and why."""
 
+OF_VIDEOS = {"video": "source", "every": "every", "fps": "fps", "reconnect": "reconnect"}
+"""The options of ``predict`` that are parameters of ``predict_video``, and which; it has no others but ``save``."""
+
 ONLY_PARAMETERS = {
     "progress": "the command shows it on a terminal",
     "say": "the command prints on standard error",
     ("choose", "distillation"): "a Recipe object, which no option can name",
-    ("evaluate", "calibrate"): "the old name of fit_temperature, until 0.3",
+    ("evaluate", "fit_temperature"): "the old name of calibrate, until 0.3",
 }
 """Parameters without an option, and why."""
 
-EXAMPLES_WITH_DATA = ("diagnose", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES_WITH_DATA = (
+    "diagnose",
+    "plan",
+    "drift",
+    "train",
+    "Run",
+    "evaluate",
+    "export",
+    "verify",
+    "port",
+    "benchmark",
+    "choose",
+    "add_class",
+)
 
 RENAMED = {"set": "settings"}
 """Options whose parameter has another name, because Python's own names are taken: set is a type."""
@@ -82,9 +115,11 @@ def options(command: str) -> dict[str, click.Parameter]:
 
 
 def left_out(names: dict[Any, str], command: str) -> set[str]:
-    return {name for name in names if isinstance(name, str)} | {
-        name[1] for name in names if isinstance(name, tuple) and name[0] == command
-    }
+    return (
+        {name for name in names if isinstance(name, str)}
+        | {name[1] for name in names if isinstance(name, tuple) and name[0] == command}
+        | (set(OF_VIDEOS) if command == "predict" and names is ONLY_OPTIONS else set())
+    )
 
 
 def test_every_command_that_does_something_has_a_function() -> None:
@@ -120,6 +155,24 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
         if not alike:
             wrong.append((name, shown, here))
     assert wrong == []
+
+
+def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
+    parameters = inspect.signature(fusiform.predict_parts).parameters
+    assert set(options("predict")) - {"strict", "save", "masks", "certain", *OF_VIDEOS} == set(parameters) - {
+        "progress"
+    }
+
+
+def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:
+    ours = inspect.signature(fusiform.predict_video).parameters
+    images = inspect.signature(fusiform.predict).parameters
+    given = options("predict")
+    for option, name in OF_VIDEOS.items():
+        default = given[option].to_info_dict()["default"]
+        assert option == "video" or default == ours[name].default
+    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "progress"}
+    assert all(ours[name].default == images[name].default for name in set(ours) & set(images))
 
 
 def public() -> list[str]:

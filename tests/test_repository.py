@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,19 @@ def dockerfile() -> list[tuple[str, str]]:
 
 def test_the_dockerfile_takes_the_readmes_steps() -> None:
     steps = dockerfile()
-    known = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "ENTRYPOINT", "CMD"}
     assert {word for word, _ in steps} <= known
-    assert [rest.rpartition(" AS ")[2] for word, rest in steps if word == "FROM"] == ["predict", "training"]
+    assert [rest.rpartition(" AS ")[2] for word, rest in steps if word == "FROM"] == ["predict", "training", "serve"]
     runs = [rest for word, rest in steps if word == "RUN"]
     assert re.sub(r"\s+", " ", " && ".join(runs[:2])) == PREDICT
-    (training,) = runs[2:]
-    assert training.startswith(".venv/bin/pip install -c constraints.txt ")
-    extras = set(re.findall(r"\w+", training.partition(".[")[2]))
+    training, serve = runs[2:]
     metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert {"train"} < extras <= set(re.findall(r"^(\w+) = \[", metadata, re.MULTILINE))
+    for step, named in ((training, {"train", "onnx", "detection"}), (serve, {"serve"})):
+        assert step.startswith(".venv/bin/pip install -c constraints.txt ")
+        extras = set(re.findall(r"\w+", step.partition(".[")[2]))
+        assert extras == named <= set(re.findall(r"^(\w+) = \[", metadata, re.MULTILINE))
+    assert steps[-1][0] == "CMD", "its last line is the server's command"
+    assert json.loads(steps[-1][1])[0] == "serve"
 
 
 def test_the_dockerfile_copies_what_is_there_and_not_ignored() -> None:

@@ -205,7 +205,7 @@ def test_the_readme_says_it_all_in_a_few_lines(inside: Path) -> None:
     assert (inside / "report.html").is_file()
 
 
-EXAMPLES = ("diagnose", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
+EXAMPLES = ("diagnose", "plan", "train", "Run", "evaluate", "export", "verify", "port", "benchmark", "choose")
 """The public names whose examples need a dataset or what an example before them made."""
 
 

@@ -10,9 +10,11 @@ import griffe
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Predict": ("predict", "predict_iter", "Predictor"),
+    "Predict": ("predict", "predict_iter", "predict_parts", "predict_video", "watch", "Predictor"),
+    "Features and search": ("embed", "search", "add_class", "Embeddings", "Matches"),
     "Train and measure": ("train", "evaluate", "diagnose"),
     "Export and verify": ("export", "demo", "verify", "benchmark", "choose", "analyze", "port"),
+    "Serve": ("serve", "Server", "Client"),
     "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),
     "Results": ("Predictions", "Prediction", "Run", "Report"),
 }

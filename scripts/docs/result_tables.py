@@ -344,6 +344,71 @@ def _web() -> str:
     return markdown(["one thread each", *networks.values()], lines)
 
 
+def _serving() -> str:
+    rows = {row["contender"]: row for row in result("serving")["rows"]}
+    names = {
+        "predict": "`fusiform.predict`, without HTTP",
+        "fusiform serve": "`fusiform serve`",
+        "fusiform serve, 2 processes": "`fusiform serve --workers 2`",
+        "plain FastAPI": "FastAPI, LiteRT behind a lock",
+        "LitServe": "LitServe, LiteRT",
+        "torchvision": "FastAPI, eager PyTorch in float32",
+    }
+    figures = (
+        ("CPU ms an image", "CPU ms an image", "{:.2f}"),
+        ("times predict's", "times predict's CPU", "{:.2f}"),
+        ("images/s", "images a second", "{:.0f}"),
+        ("generator accounted", "generator accounted", "{:.0f}"),
+        ("of predict's", "share of predict's", "{:.2f}"),
+        ("p50 / p99 ms, full load", ("p50 ms, full", "p99 ms, full"), "{:.0f}"),
+        ("half load", ("p50 ms, half", "p99 ms, half"), "{:.0f}"),
+        ("memory, MB", "memory MB", "{:.0f}"),
+    )
+
+    def cell(row: Row, keys: str | tuple[str, ...], form: str) -> str:
+        found = [row[key] for key in ((keys,) if isinstance(keys, str) else keys)]
+        return "" if None in found else " / ".join(map(form.format, found))
+
+    lines = [
+        [text, *(cell(rows[name], key, form) for _, key, form in figures)]
+        for name, text in names.items()
+        if name in rows
+    ]
+    return markdown(["", *(text for text, _, _ in figures)], lines)
+
+
+def _serving_overload() -> str:
+    (row,) = result("serving_overload")["rows"]
+    asked = row["asked a second"] / row["capacity"]
+    memory = [row[key] for key in ("memory before MB", "queue filled MB", "highest MB", "after MB")]
+    return markdown(
+        ["", "measured", "target"],
+        [
+            ["asked, times the capacity", f"{asked:.2f}", ""],
+            ["answered, of the capacity", f"{row['share of capacity']:.2f}", "0.8 or more"],
+            ["answers 200 / 429", f"{row['200']:,} / {row['429']:,}", "nothing else"],
+            ["other statuses, failed, wrong", f"{row['other statuses']}, {row['failed']}, {row['wrong']}", "0, 0, 0"],
+            [
+                "p50 / p99 of the answers, ms",
+                f"{row['p50 ms']:.0f} / {row['p99 ms']:.0f}",
+                f"p99 {row['p99 ms, target']:.0f}",
+            ],
+            [
+                "memory before, with the queue full, at the most, a second after, MB",
+                ", ".join(f"{size:.0f}" for size in memory),
+                "20 more than with the queue full",
+            ],
+        ],
+    )
+
+
+def _serving_stop() -> str:
+    rows = result("serving_stop")["rows"]
+    well = sum(row["others"] == 0 and row["exit code"] == 0 for row in rows)
+    answers = sum(row["200"] + row["429"] for row in rows)
+    return f"{well} of {len(rows)} times nothing was reset, with {answers:,} requests answered and the exit code 0"
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
     "beside": _beside,
@@ -354,6 +419,8 @@ _TABLES: dict[str, Callable[[], str]] = {
     "formats": _formats,
     "latency": _latency,
     "memory": _memory,
+    "serving": _serving,
+    "serving_overload": _serving_overload,
     "small_sets": _small_sets,
     "stages": _stages,
     "tasks": _tasks,
@@ -404,6 +471,7 @@ _VALUES: dict[str, Callable[[], str]] = {
     "onnx_saves": _onnx_saves,
     "photograph_classes": _figure("accuracy", "classes among them", "{}"),
     "photographs": _figure("accuracy", "photographs", "{}"),
+    "serving_stop": _serving_stop,
     "small_sets_at_a_time": _figure("small_sets", "trainings at a time", "{}"),
     "small_sets_date": _figure("small_sets", "date", "{}"),
     "small_sets_seeds": _figure("small_sets", "seeds", "{}"),

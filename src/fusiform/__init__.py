@@ -9,9 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.drift import drift
+    from fusiform.advice.plan import plan
+    from fusiform.advice.suggest import suggest
     from fusiform.analysis import analyze
     from fusiform.benchmarking.job import benchmark
     from fusiform.doctor.job import diagnose
+    from fusiform.embedding.classes import add_class
+    from fusiform.embedding.index import Embeddings
+    from fusiform.embedding.job import embed
+    from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
@@ -20,9 +27,14 @@ if TYPE_CHECKING:
     from fusiform.prediction.predict import predict, predict_iter
     from fusiform.prediction.predictor import Predictor
     from fusiform.prediction.results import Prediction, Predictions
+    from fusiform.prediction.streams.video import predict_video
+    from fusiform.prediction.streams.watch import watch
     from fusiform.report import Report
     from fusiform.runs import Run, train
+    from fusiform.scaling.parts import predict_parts
     from fusiform.selection.job import choose
+    from fusiform.serving.client import Client
+    from fusiform.serving.server import Server, serve
     from fusiform.spec import ModelSpec, Preprocess
     from fusiform.zoo.load import load
     from fusiform.zoo.model import Model, open_model
@@ -30,6 +42,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Client",
+    "Embeddings",
+    "Matches",
     "Model",
     "ModelSpec",
     "Prediction",
@@ -38,26 +53,40 @@ __all__ = [
     "Preprocess",
     "Report",
     "Run",
+    "Server",
     "__version__",
+    "add_class",
     "analyze",
     "benchmark",
     "choose",
     "demo",
     "diagnose",
+    "drift",
+    "embed",
     "evaluate",
     "export",
     "list_models",
     "load",
     "open_model",
+    "plan",
     "port",
     "predict",
     "predict_iter",
+    "predict_parts",
+    "predict_video",
+    "search",
+    "serve",
+    "suggest",
     "train",
     "verify",
+    "watch",
 ]
 
 # Imported when first asked for: "import fusiform" and "fusiform --help" load neither numpy nor a runtime.
 _WHERE = {
+    "Client": "fusiform.serving.client",
+    "Embeddings": "fusiform.embedding.index",
+    "Matches": "fusiform.embedding.search",
     "Model": "fusiform.zoo.model",
     "ModelSpec": "fusiform.spec",
     "Prediction": "fusiform.prediction.results",
@@ -66,20 +95,31 @@ _WHERE = {
     "Preprocess": "fusiform.spec",
     "Report": "fusiform.report",
     "Run": "fusiform.runs",
+    "Server": "fusiform.serving.server",
+    "add_class": "fusiform.embedding.classes",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
+    "drift": "fusiform.advice.drift",
+    "embed": "fusiform.embedding.job",
     "evaluate": "fusiform.evaluation.job",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",
+    "plan": "fusiform.advice.plan",
     "port": "fusiform.porting.port",
     "predict": "fusiform.prediction.predict",
     "predict_iter": "fusiform.prediction.predict",
+    "predict_parts": "fusiform.scaling.parts",
+    "predict_video": "fusiform.prediction.streams.video",
+    "search": "fusiform.embedding.search",
+    "serve": "fusiform.serving.server",
+    "suggest": "fusiform.advice.suggest",
     "train": "fusiform.runs",
     "verify": "fusiform.exporting.verification.verify",
+    "watch": "fusiform.prediction.streams.watch",
 }
 
 

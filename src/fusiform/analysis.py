@@ -84,7 +84,7 @@ def analyze(
     if classes is not None:
         if classes < 1:
             raise UsageError(f"there is at least 1 class, not {classes}")
-        spec = spec.replace(labels=tuple(f"class {k}" for k in range(classes)), label_ids=())
+        spec = spec.replace(labels=tuple(f"class {k}" for k in range(classes)), label_ids=(), certainty=None)
     spec = spec.replace(output_stride=output_stride or spec.output_stride, aspp=aspp or spec.aspp)
     graph = graph_of_zeros(spec)
     title = f"{spec.name} at {spec.input_size}x{spec.input_size}"

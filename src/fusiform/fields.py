@@ -40,6 +40,8 @@ def from_dict(cls: type[T], fields: object, error: type[FusiformError], *, where
 
 def _from_json_value(hint: Any, value: object, error: type[FusiformError], where: str) -> object:
     """Turn JSON's lists and objects into the tuples and dataclasses that the fields hold; leave the rest."""
+    if typing.get_origin(hint) in (Union, types.UnionType) and isinstance(value, dict):
+        hint = next((arm for arm in typing.get_args(hint) if dataclasses.is_dataclass(arm)), hint)
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast("type[Any]", hint), value, error, where=f"{where}.")
     if typing.get_origin(hint) is tuple and isinstance(value, list):

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fusiform.certainty import Certainty
 from fusiform.errors import SpecError
 from fusiform.fields import check_types, from_dict, show
-from fusiform.tables import TRAITS, ssd_priors
+from fusiform.tables import TRAITS, num_features, ssd_priors
 
 SPEC_VERSION = 2
 """Version 1, which fusiform 0.1 wrote, had accuracies in percent; what has none is still written as that."""
 METADATA_KEY = "fusiform.spec"
 """The name under which the JSON lies in a safetensors header, TFLite metadata or ONNX metadata_props."""
+FEATURES = "features"
+"""The name of a classifier's second answer."""
 DECODED_BOXES = 100
 """How many boxes a decoded detector answers with, those that are none included."""
 
@@ -152,6 +155,12 @@ class ModelSpec:
     A file that is ``decoded`` ends in what users see, and not in the network's logits: a detector's boxes are decoded
     and suppressed inside, a segmenter's logits resized to its input and made probabilities.
 
+    A classifier's file with ``features`` answers with those too: what its last layer reads, the averages of the last
+    feature map.
+
+    A classifier's ``certainty`` says which sets of names hold the right one, and which images show none of its classes;
+    see ``fusiform.evaluate`` with ``calibrate``.
+
     Example:
         >>> import fusiform
         >>> spec = fusiform.ModelSpec("mobilenet_v2", 0.35, ("cat", "dog"))
@@ -175,10 +184,12 @@ class ModelSpec:
     aspp: bool = False
     align_corners: bool = True
     decoded: bool = False
+    features: bool = False
     preprocess: Preprocess = field(default_factory=Preprocess)
     provenance: str = ""
     license: str = ""
     accuracy: tuple[Accuracy, ...] = ()
+    certainty: Certainty | None = None
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
@@ -251,6 +262,13 @@ class ModelSpec:
             raise SpecError(f"{self.task}: scores is for detection")
         if self.task == "classification" and self.decoded:
             raise SpecError(f"{self.task}: decoded is for detection and segmentation")
+        if self.task != "classification" and self.features:
+            raise SpecError(f"{self.task}: features is for classification")
+        if self.certainty is not None:
+            if self.task != "classification":
+                raise SpecError(f"{self.task}: certainty is for classification")
+            _check_text("certainty: source", self.certainty.source)
+            self.certainty.check(self.num_classes, self.num_features)
 
     @property
     def backbone(self) -> str:
@@ -281,8 +299,9 @@ class ModelSpec:
     def network_answers(self) -> dict[str, tuple[int, ...]]:
         """The names of what the network itself answers one picture with, and their shapes.
 
-        A classifier gives ``logits`` or ``probabilities`` (classes,); a detector ``logits`` (priors, 1 + classes) and
-        ``codes`` (priors, 4); a segmenter ``logits`` (rows, columns, classes).
+        A classifier gives ``logits`` or ``probabilities`` (classes,), and if asked to ``features`` (num_features,); a
+        detector ``logits`` (priors, 1 + classes) and ``codes`` (priors, 4); a segmenter ``logits`` (rows, columns,
+        classes).
         """
         if self.task == "detection":
             priors = ssd_priors(self.input_size)
@@ -290,11 +309,17 @@ class ModelSpec:
         if self.task == "segmentation":
             cells = math.ceil(self.input_size / self.output_stride)
             return {"logits": (cells, cells, self.num_classes)}
-        return {self.output: (self.num_classes,)}
+        features = {FEATURES: (self.num_features,)} if self.features else {}
+        return {self.output: (self.num_classes,), **features}
 
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers a classifier's last layer reads: 1280 of MobileNetV2, above width 1 more; 1024 or 2048."""
+        return num_features(self.architecture, self.width)
 
     def with_logits(self) -> ModelSpec:
         """The description of the same network without a softmax at its end: as its weights answer."""
@@ -321,7 +346,7 @@ class ModelSpec:
         """What ``to_json`` writes."""
         fields = dataclasses.asdict(self)
         # What says nothing is left out, which keeps the bytes of files from before there was such a field.
-        for name in ("temperature", "scores", "output_stride", "aspp", "align_corners", "decoded"):
+        for name in _LEFT_OUT:
             if fields[name] == _DEFAULTS[name]:
                 del fields[name]
         if self.preprocess.fit == "crop":
@@ -375,6 +400,7 @@ def _as_shares(accuracies: Any) -> Any:
     ]
 
 
+_LEFT_OUT = ("temperature", "scores", "output_stride", "aspp", "align_corners", "decoded", "features", "certainty")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
 
 

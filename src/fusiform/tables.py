@@ -6,7 +6,7 @@ The PyTorch networks (``modules/``) and the framework-free graphs (``graph/``) a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 # MobileNetV2, Table 2 (arXiv 1801.04381): expansion t, output channels c, repeats n, stride s of the first repeat.
@@ -112,6 +112,17 @@ def mobilenet_v2_channels(width: float) -> tuple[int, tuple[int, ...], int]:
     stem = round_channels(MOBILENET_V2_STEM * width)
     rows = tuple(round_channels(c * width) for _, c, _, _ in MOBILENET_V2_BOTTLENECKS)
     return stem, rows, round_channels(MOBILENET_V2_LAST * max(1.0, width))
+
+
+def num_features(architecture: str, width: float) -> int:
+    """The channels of the last map, which a classifier averages before its last layer."""
+    return _LAST_CHANNELS[architecture](width)
+
+
+_LAST_CHANNELS: dict[str, Callable[[float], int]] = {
+    "mobilenet_v2": lambda width: mobilenet_v2_channels(width)[2],
+    "shufflenet_v2": lambda width: SHUFFLENET_V2_CHANNELS[width][-1],
+}
 
 
 def trade_strides(strides: Iterable[int], reached: int, output_stride: int) -> list[tuple[int, int]]:

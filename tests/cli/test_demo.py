@@ -128,8 +128,11 @@ def test_what_is_kept_and_asked_for_again(page: job.Demo) -> None:
     again, nothing = ask(page, "/app.js", If_None_Match=f"W/{response.headers['ETag']}")
     assert (again.status, nothing, again.headers["ETag"]) == (304, b"", response.headers["ETag"])
     assert ask(page, "/app.js", If_None_Match='"another"')[0].status == 200
-    hashed = ask(page, "/mobilenet_v2_x0_35_float32.tflite?sha256=0")[0].headers["Cache-Control"]
-    assert hashed == "max-age=31536000, immutable"
+    name = "mobilenet_v2_x0_35_float32.tflite"
+    digest = json.loads(ask(page, "/model.json")[1])["sha256"][name]
+    assert ask(page, f"/{name}?sha256={digest}")[0].headers["Cache-Control"] == "max-age=31536000, immutable"
+    # What is there now is not what that address is of.
+    assert ask(page, f"/{name}?sha256={digest[::-1]}")[0].headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
         for number in range(5):
             noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
-            noise.resize((240, 240), Image.Resampling.BICUBIC).save(root / name / f"{number}.jpg")
+            noise.resize((240, 240), Image.Resampling.NEAREST).save(root / name / f"{number}.jpg")
     return root
 
 
@@ -106,9 +106,7 @@ def test_usage_errors(data: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "nowhere").exit_code != 0
     assert run(data, "--threads", "0").exit_code == 2
     assert run(data, "--model", "no_such_model").exit_code == 1
-    result = run(data, "--model", "mobilenet_v2")  # its cats and dogs have longer names
-    assert result.exit_code == 1
-    assert "Traceback" not in result.stderr
+    assert run(data, "--model", "mobilenet_v2").exit_code == 0  # its cats and dogs have longer names: it need not know
 
     assert run(data, "--fix", tmp_path / "clean.csv").exit_code == 0
     before = (tmp_path / "clean.csv").read_bytes()
@@ -127,7 +125,7 @@ def boxes(tmp_path: Path) -> Path:
     images, annotations = [], []
     for n in range(1, 13):
         noise = Image.fromarray(random.integers(0, 256, (7, 7, 3), np.uint8))
-        noise.resize((400, 330), Image.Resampling.BICUBIC).save(root / "images" / f"{n}.jpg")
+        noise.resize((400, 330), Image.Resampling.NEAREST).save(root / "images" / f"{n}.jpg")
         images.append({"id": n, "file_name": f"{n}.jpg", "width": 400, "height": 330})
         annotations += [{"image_id": n, "category_id": k, "bbox": [9 * k, 9 * n, 90, 70 + n]} for k in (1, 2)]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]

@@ -22,21 +22,24 @@ from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import Model, open_model
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+REFUSED = "on images that it is not fitted on, another temperature makes the calibration worse"
 SPEC = ModelSpec("mobilenet_v2", 0.35, tuple(COLORS), input_size=32, preprocess=Preprocess(resize=32, crop=32))
 
 
 class ColorEngine:
     """Right about the brightest channel, twice as sure in the model ``sharp``, which takes red for green."""
 
-    def __init__(self, model: Model, **_: object) -> None:
-        self.spec = SPEC
+    def __init__(self, model: Model, *, features: bool = False, **_: object) -> None:
+        self.spec = SPEC.replace(features=features)
         self.sharp = model.path.name.startswith("sharp")
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         logits = batch.mean(axis=(1, 2), dtype=np.float32) / 50
         if self.sharp:
             logits[:, 1] += logits[:, 0] * 2
-        return {"logits": logits}
+        if not self.spec.features:
+            return {"logits": logits}
+        return {"logits": logits, "features": np.repeat(logits, 427, 1)[:, :1280]}
 
 
 @pytest.fixture
@@ -125,14 +128,17 @@ def test_page_with_explanations(folder: Path) -> None:
 def test_calibrate_writes_a_model(folder: Path, valid: Callable[..., Any]) -> None:
     out = folder / "calibrated.tflite"
     split(folder, "val", "test")
-    result = run(folder, "--fit-temperature", out, "--format", "json")
+    result = run(folder, "--calibrate", out, "--format", "json")
     assert result.exit_code == 0
     calibration = valid(result.stdout)["calibration"]
     assert open_model(out).spec.temperature == pytest.approx(calibration["temperature"])
-    assert (calibration["fitted_on"], calibration["images"], calibration["written"]) == ("val", 9, True)
-    assert calibration["nll_after"] < calibration["nll_before"]
-    told = run(folder, "--fit-temperature", out).stdout
-    assert "fitted on 9 pictures (val): on the pictures of this report, none of which it was fitted on" in told
+    assert (calibration["fitted_on"], calibration["images"], calibration["refused"]) == ("val", 9, REFUSED)
+    assert calibration["nll_after"] == calibration["nll_before"]  # nine pictures tell no temperature
+    certainty = open_model(out).spec.certainty
+    assert certainty is not None
+    assert certainty.images == 9
+    told = run(folder, "--calibrate", out).stdout
+    assert f"The temperature stays 1.000: {REFUSED}. Sets of names are made by lac, from 9 pictures" in told
 
 
 def split(folder: Path, *splits: str) -> None:
@@ -143,16 +149,22 @@ def split(folder: Path, *splits: str) -> None:
     (folder / "splits").rename(folder / "data")
 
 
-def test_calibrate_writes_nothing_that_does_not_hold_on_other_pictures(folder: Path) -> None:
+def test_promises_are_told_of_the_report_s_images(folder: Path) -> None:
     out = folder / "calibrated.tflite"
     split(folder, "val", "test")
     for name in COLORS:  # of the test pictures, the model is right about all
         Image.new("RGB", (40, 40), COLORS[name]).save(folder / "data" / "test" / name / "1.png")
-    result = run(folder, "--fit-temperature", out)
-    assert result.exit_code == 1
-    assert f"--fit-temperature {out}: That is worse, so that no model was written" in result.stderr
-    assert "top-1                100.0 %" in result.stdout
-    assert not out.exists()
+    result = run(folder, "--calibrate", out)
+    assert result.exit_code == 0
+    assert "top-1                                   100.0 %" in result.stdout
+    assert "sets with the right name, 95% promised  100.0 %" in result.stdout
+    assert open_model(out).spec.certainty is not None
+
+
+def test_a_promise_that_takes_more_images_is_told(folder: Path) -> None:
+    result = run(folder, "--calibrate", folder / "calibrated.tflite", "--certain", "150%")
+    assert result.exit_code == 2
+    assert "150% is no share of the images: write 99% or 0.99" in result.stderr
 
 
 def test_calibrate_halves_what_is_not_split(folder: Path) -> None:
@@ -160,11 +172,11 @@ def test_calibrate_halves_what_is_not_split(folder: Path) -> None:
         shutil.copy(folder / "data" / "red" / "1.png", folder / "data" / "red" / f"{k}.png")  # blue ones
         for name in ("green", "blue"):
             shutil.copy(folder / "data" / name / "0.png", folder / "data" / name / f"{k}.png")
-    result = run(folder, "--fit-temperature", folder / "calibrated.tflite")
+    result = run(folder, "--calibrate", folder / "calibrated.tflite")
     assert result.exit_code == 0
     assert "fitted on 18 pictures (half of all)" in result.stdout
     assert (
-        "18 of the 36 pictures (half, seed 0) are for the temperature: all figures are of the other 18" in result.stdout
+        "18 of the 36 pictures (half, seed 0) are for the calibration: all figures are of the other 18" in result.stdout
     )
 
 
@@ -182,7 +194,7 @@ def test_unreadable_pictures(folder: Path) -> None:
     [
         (["--explain", "3"], "add --html FILE.html"),
         (["--explain", "nothing.jpg", "--html", "page.html"], "--explain nothing.jpg: no such picture"),
-        (["--fit-temperature", "copy.onnx"], "end its name in .tflite"),
+        (["--calibrate", "copy.onnx"], "end its name in .tflite"),
         (["--split", "test"], "test"),
         (["--compare", "no_such_model"], "no_such_model"),
     ],

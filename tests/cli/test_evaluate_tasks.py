@@ -185,7 +185,7 @@ def test_other_engines_answer_alike(made: Path, engine: str) -> None:
         (
             "segmenter.safetensors",
             "voc",
-            ("--fit-temperature", "x.tflite"),
+            ("--calibrate", "x.tflite"),
             "segmenter.safetensors is a segmenter: leave it",
         ),
         ("segmenter.safetensors", "voc", ("--score", "0.2"), "--score is for a detector; "),

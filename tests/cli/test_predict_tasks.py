@@ -23,8 +23,7 @@ from fusiform.drawing.grid import GAP
 from fusiform.graph.build import build_graph
 from fusiform.graph.shapes import state_shapes
 from fusiform.graph.tflite import to_tflite
-from fusiform.prediction.answer import DRAWN_THUMBNAIL
-from fusiform.prediction.predictor import ALONE
+from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.tasks import detection, segmentation
 from fusiform.zoo.model import Model

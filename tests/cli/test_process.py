@@ -89,6 +89,29 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(number: signal.Signals, code: in
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+IMPORTING = """
+import os, signal, sys
+import click
+from fusiform import cli
+
+def importing(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:  # as a compiled module's first lines do
+        raise ImportError("initialization failed") from None
+
+command = cli.commands.get_command(click.Context(cli.commands), "models")
+command.callback = importing
+sys.argv = ["fusiform", "models"]
+cli.main()
+"""
+
+
+def test_a_signal_that_an_import_makes_another_error_of_is_one_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "fusiform: interrupted: nothing was written\n")
+
+
 def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "a[1].csv"
     command = [sys.executable, "-m", "fusiform", "predict", str(CAT), "-", "--out", str(out), "--format", "csv"]

@@ -204,7 +204,7 @@ def test_control_c_and_kill_lose_nothing(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_lose_nothing(data: Path, tmp_path: Path) -> None:
+def test_kills_at_random_moments_lose_nothing(data: Path, tmp_path: Path) -> None:
     arguments = ["train", data, "--model", "mobilenet_v2_x0_35", *SET, "--set", "epochs=40", "--save-every", "0.002"]
     began = time.monotonic()
     whole = fusiform(*arguments, "--out", tmp_path / "whole")
@@ -213,9 +213,9 @@ def test_twenty_kills_at_random_moments_lose_nothing(data: Path, tmp_path: Path)
     out = tmp_path / "run"
     moments = random.Random(7)
     reached = []
-    for _ in range(20):
+    for _ in range(8):  # twenty of them: tests/fuzz/test_interruptions.py --count 20
         process = start(*(["train", "--resume"] if (out / "run.json").exists() else arguments), "--out", out)
-        time.sleep(moments.uniform(0, seconds / 3))  # from before the imports on; in all, past the end
+        time.sleep(moments.uniform(0, seconds / 2))  # from before the imports on; in all, past the end
         process.kill()
         _, errors = process.communicate(timeout=60)
         assert b"Traceback" not in errors

@@ -7,6 +7,7 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,16 +25,18 @@ from fusiform.doctor.findings import Diagnosis
 from fusiform.engines.batch import Batch
 from fusiform.errors import ImageError, OutputError, UsageError
 from fusiform.spec import ModelSpec
+from fusiform.zoo.model import Model
 
 CLASSES = ("blue", "green", "red")
 
 
 def photograph(channel: int, seed: int, width: int = 256, height: int = 240) -> Image.Image:
-    """A scene that no other seed gives: smooth noise with shapes, most of it in the colour of one channel."""
+    """A scene that no other seed gives: patches and shapes, all but the border in the colour of one channel."""
     random = np.random.default_rng([channel, seed])
-    noise = random.integers(0, 140, (6, 6, 3), np.uint8)
-    noise[..., channel] += 110
-    image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+    noise = random.integers(0, 250, (10, 10, 3), np.uint8)
+    noise[1:-1, 1:-1] = random.integers(0, 140, (8, 8, 3), np.uint8)
+    noise[1:-1, 1:-1, channel] += 110
+    image = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     for _ in range(5):
         x, y, right, down = (int(v) for v in random.integers(10, (width - 80, height - 80, 70, 70)))
@@ -60,23 +63,24 @@ def clean_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ColourEngine:
-    """Knows what it sees by the strongest channel; the order of its classes is not the dataset's."""
+    """Sees the mean of each channel; its classes are none of the dataset's."""
 
-    def __init__(self, sure: float = 40.0) -> None:
-        self.spec = ModelSpec("mobilenet_v2", 1.0, ("red", "a fourth class", "green", "blue"))
-        self.sure = sure
+    spec = ModelSpec("mobilenet_v2", 1.0, ("something else",))
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         assert batch.dtype == np.uint8
-        red, green, blue = (batch.mean((1, 2)) / 255).T
-        fourth = np.zeros_like(red)
-        return {"logits": (self.sure * np.stack([red, fourth, green, blue], 1)).astype(np.float32)}
+        return {"features": (batch.mean((1, 2)) / 255).astype(np.float32)}
+
+
+def model_of(monkeypatch: pytest.MonkeyPatch, engine: Any) -> Model:
+    """A model that this engine answers for."""
+    monkeypatch.setattr(fusiform.doctor.judge, "open_engine", lambda model, features: engine)
+    return Model(Path("made.tflite"), "tflite", engine.spec, b"")
 
 
 @pytest.fixture
-def colour_model(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(fusiform.doctor.judge, "open_engine", lambda model: ColourEngine())
-    return "colours"
+def colour_model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    return model_of(monkeypatch, ColourEngine())
 
 
 def found(diagnosis: Diagnosis) -> set[tuple[str, str, str]]:
@@ -87,7 +91,7 @@ def found(diagnosis: Diagnosis) -> set[tuple[str, str, str]]:
     }
 
 
-def test_nothing_is_wrong_with_clean_pictures(clean_pictures: Path, colour_model: str) -> None:
+def test_nothing_is_wrong_with_clean_pictures(clean_pictures: Path, colour_model: Model) -> None:
     diagnosis = examine(clean_pictures, model=colour_model)
     assert diagnosis.findings == ()
     assert diagnosis.clean == diagnosis.dataset
@@ -144,7 +148,7 @@ def spoiled(clean_pictures: Path, tmp_path: Path) -> Path:
     return shutil.copytree(clean_pictures, tmp_path / "spoiled")
 
 
-def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_model: str, tmp_path: Path) -> None:
+def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_model: Model, tmp_path: Path) -> None:
     expected = {(severity, kind, file) for file, (severity, kind) in plant(spoiled).items()}
     before = {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()}
     diagnosis = examine(spoiled, model=colour_model)
@@ -214,7 +218,7 @@ def test_everything_planted_is_found_and_nothing_else(spoiled: Path, colour_mode
     assert {path: path.read_bytes() for path in spoiled.rglob("*") if path.is_file()} == before
 
 
-def test_report_table_and_page(spoiled: Path, colour_model: str, tmp_path: Path) -> None:
+def test_report_table_and_page(spoiled: Path, colour_model: Model, tmp_path: Path) -> None:
     plant(spoiled)
     photo = photograph(0, 500)
     for number in range(13):
@@ -422,56 +426,52 @@ def test_pictures_within_tar_files(tmp_path: Path) -> None:
     assert [sample.key for sample in diagnosis.clean.splits["all"]] == ["1.jpg"]
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logits: dict[str, Sequence[float]]) -> Diagnosis:
-    """Examine pictures of classes a and b with a model of the classes a, b and other, whose answers are given."""
-    asked = iter(logits.values())
-    spec = ModelSpec("mobilenet_v2", 1.0, ("other", "b", "a"))
+def judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, features: Sequence[tuple[str, tuple[float, float]]]
+) -> Diagnosis:
+    """Examine pictures of a class each, the first letter of their names, of which a model sees these features."""
+    asked = iter([seen for _, seen in features])
 
     class Engine:
-        def __init__(self) -> None:
-            self.spec = spec
+        spec = ModelSpec("mobilenet_v2", 1.0, ("something else",))
 
         def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-            return {"logits": np.array([next(asked)], np.float32)}
+            return {"features": np.array([next(asked)], np.float32)}
 
-    monkeypatch.setattr(fusiform.doctor.judge, "open_engine", lambda model: Engine())
     samples = []
-    for number, name in enumerate(logits):
+    for number, (name, _) in enumerate(features):
         path = tmp_path / f"{name}.png"
         photograph(0, 7000 + number).save(path)
-        samples.append(Sample(path, "ab".index(name[0])))
-    dataset = DataSet(tmp_path, ("a", "b"), {"all": tuple(samples)})
-    return examine(dataset, model="any", threads=1)
+        samples.append(Sample(path, "abc".index(name[0])))
+    dataset = DataSet(tmp_path, ("a", "b", "c"), {"all": tuple(samples)})
+    return examine(dataset, model=model_of(monkeypatch, Engine()), threads=1)
 
 
-def test_suspicious_labels_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sure_a, sure_b = (0.0, 0.0, 6.0), (0.0, 6.0, 0.0)  # 99.75 % among a and b
-    diagnosis = answers(
-        monkeypatch,
-        tmp_path,
-        {
-            **{f"a{i}": sure_a for i in range(8)},
-            **{f"b{i}": sure_b for i in range(8)},
-            "a wrong": (0.0, 7.0, 0.0),
-            # e^2.9 to 1 is 94.8 % for b: sure enough, but less than pictures of b get on average, 99.75 %.
-            "a less sure than usual": (0.0, 2.95, 0.0),
-            # Another class that the dataset has not comes first: it may well show no a, but neither does it a b.
-            "a other": (9.0, 7.0, 0.0),
-        },
-    )
+def around(name: str, x: float, y: float, count: int) -> list[tuple[str, tuple[float, float]]]:
+    """Pictures of a class whose features lie around a point, the same on all machines."""
+    return [(f"{name}{i}", (x + i % 3 - 1, y + i // 3 % 3 - 1)) for i in range(count)]
+
+
+def test_labels_that_the_others_speak_against(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the two wrong ones that among the b is the farther from its label: its correction comes first.
+    wrong = [("a wrong", (17.0, 0.0)), ("b wrong", (-3.0, 0.0))]
+    diagnosis = judged(monkeypatch, tmp_path, [*around("a", 0, 0, 20), *around("b", 20, 0, 20), *wrong])
     labels = [f for f in diagnosis.findings if f.kind == "suspicious label"]
-    assert [Path(f.path).stem for f in labels] == ["a wrong"]
-    assert labels[0].class_name == "a"
-    # 1 / (1 + e^-7) = 0.99909
-    assert "the model says b (99.9%, and 0.1% for the label)" in labels[0].message
+    assert [Path(f.path).stem for f in labels] == ["b wrong", "a wrong"]
+    assert [(f.class_name, f.suggested) for f in labels] == [("b", "a"), ("a", "b")]
+    assert 0.5 < labels[1].gain < labels[0].gain <= 1
+    assert "is labelled b, but looks like a to what has learned from the others alone" in labels[0].message
+    assert labels[0].row()["suggested"] == "a"
 
 
-def test_classes_that_the_model_does_not_know_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sure_b = (0.0, 8.0, 0.0)
-    diagnosis = answers(monkeypatch, tmp_path, {f"{name}{i}": sure_b for i in range(6) for name in "ab"})
+def test_classes_that_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = [(f"{'ab'[i % 2]}{i}", (i % 5, i % 7)) for i in range(40)]
+    diagnosis = judged(monkeypatch, tmp_path, [*mixed, *around("c", 50, 50, 9)])
     assert not [f for f in diagnosis.findings if f.kind == "suspicious label"]
     notes = [f for f in diagnosis.findings if f.kind == "class not judged"]
-    assert [(f.severity, f.class_name) for f in notes] == [("note", "a")]
+    assert ("note", "c") in {(f.severity, f.class_name) for f in notes}
+    assert "c has fewer than 10 pictures" in next(f.message for f in notes if f.class_name == "c")
+    assert all("get only" in f.message for f in notes if f.class_name != "c")
 
 
 def test_arguments(clean_pictures: Path, tmp_path: Path) -> None:
@@ -479,12 +479,9 @@ def test_arguments(clean_pictures: Path, tmp_path: Path) -> None:
         examine(clean_pictures, threads=0)
     with pytest.raises(UsageError):
         examine(tmp_path)
-    # Neither red nor green nor blue is among the thousand classes.
-    with pytest.raises(UsageError, match="green"):
-        examine(clean_pictures, model="mobilenet_v2")
 
 
-def test_answers_do_not_depend_on_the_threads(spoiled: Path, colour_model: str) -> None:
+def test_answers_do_not_depend_on_the_threads(spoiled: Path, colour_model: Model) -> None:
     plant(spoiled)
     dataset = read_dataset(spoiled)
     one, four = (examine(dataset, model=colour_model, threads=threads) for threads in (1, 4))
@@ -505,7 +502,7 @@ def linked(tmp_path: Path) -> Callable[[Path, str, str], None]:
 def test_few_alarms_on_real_clean_pictures(shared_data: Path) -> None:
     diagnosis = examine(shared_data / "imagenet_val", model="mobilenet_v2")
     assert diagnosis.pictures == 500
-    assert diagnosis.count("error") + diagnosis.count("warning") <= 5, diagnosis.to_table()
+    assert diagnosis.count("error") + diagnosis.count("warning") <= 10, diagnosis.to_table()
 
 
 @pytest.mark.slow
@@ -522,9 +519,10 @@ def test_wrong_labels_among_real_pictures(
             else:
                 linked(picture, ".", folder.name)
     diagnosis = examine(tmp_path / "linked", model="mobilenet_v2")
-    named = {Path(f.path).name for f in diagnosis.findings if f.kind == "suspicious label"}
-    assert len(named & wrong) >= 6
-    assert len(named - wrong) <= 3
+    named = [Path(f.path).name for f in diagnosis.findings if f.kind == "suspicious label"]
+    assert len(set(named[:10]) & wrong) >= 7
+    assert len(set(named) & wrong) >= 8
+    assert len(set(named) - wrong) <= 10
 
 
 @pytest.mark.slow

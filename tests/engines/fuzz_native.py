@@ -55,9 +55,12 @@ def attempt(library, kernels, layers, pieces, given) -> str:
     answers = np.empty(classes, np.float32)
     pixels = np.resize(given, 3 * height * width)
     for size, count in ((pixels.size - 1, classes), (pixels.size, classes + 1), (-1, classes)):
-        assert library.fusiform_native_run(handle, pixels.ctypes.data, size, answers.ctypes.data, count, 1)
+        assert library.fusiform_native_run(handle, pixels.ctypes.data, size, answers.ctypes.data, count, None, 0, 1)
     if height * width <= MOST_PIXELS:
-        assert not library.fusiform_native_run(handle, pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, 1)
+        features = np.empty(layers[layers[-1].source].channels, np.float32)
+        run = pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, features.ctypes.data
+        assert library.fusiform_native_run(handle, *run, features.size + 1, 1)
+        assert not library.fusiform_native_run(handle, *run, features.size, 1)
     library.fusiform_native_free(handle)
     return "ran"
 

@@ -23,6 +23,7 @@ from fusiform.errors import UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import INPUT, Conv, Graph, Linear, Mean, Quantization, Scale
 from fusiform.graph.tflite import to_tflite
+from fusiform.graph.tflite_features import add_features
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.model import open_model
 
@@ -74,9 +75,14 @@ def pictures(size, count=3, seed=0):
 
 
 def equal(spec, file, batch, kernels=None):
-    wanted = LiteRTEngine(file, spec).run(batch)[spec.output]
+    asked = spec.replace(features=True)
+    answers = LiteRTEngine(add_features(file, spec, source="the file"), asked).run(batch)
+    wanted = answers[spec.output]
     for name in kernels or KERNELS:
+        both = NativeEngine(file, asked, kernels=name).run(batch)
+        np.testing.assert_array_equal(both["features"], answers["features"], err_msg=name)
         found = NativeEngine(file, spec, kernels=name).run(batch)[spec.output]
+        np.testing.assert_array_equal(both[spec.output], found)
         assert found.dtype == np.float32
         if "avx512-vnni" in KERNELS:
             np.testing.assert_array_equal(found, wanted, err_msg=name)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform import engines
@@ -16,6 +17,7 @@ from fusiform.evaluation.calibration import calibrate, calibration_text, check_c
 from fusiform.evaluation.classification import ClassificationEvaluation, answers
 from fusiform.evaluation.explanation import examples, explain, open_network, overlay
 from fusiform.evaluation.job import evaluate
+from fusiform.evaluation.promises import Seen, measure_promises, promise_figures
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
@@ -122,7 +124,7 @@ def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
     assert first["path"] == str(data.source / "blue.png")
     assert set(content) == {
         *("schema", "title", "figures", "rows", "confusion", "most_confused", "mistakes", "skipped_images", "notes"),
-        *("comparison", "calibration"),
+        *("comparison", "calibration", "stress", "slipped"),
     }
 
 
@@ -302,45 +304,74 @@ def overconfident(model: Path, folder: Path) -> ClassificationEvaluation:
     return made
 
 
+def told(result: ClassificationEvaluation, rows: slice) -> tuple[Seen, NDArray[np.int64]]:
+    """Some of the answers, and the true classes."""
+    return result.seen.part(rows), result.truth[rows]
+
+
 def test_calibration_writes_a_copy_with_the_temperature(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibrated.tflite"
     result = overconfident(model, tmp_path)
-    fitted, reported = ((result.logits[k : 40 + k], result.truth[k : 40 + k]) for k in (0, 40))
-    found = calibrate(open_model(model), fitted, reported, out, source="data", fitted_on="val")
-    assert found.temperature == pytest.approx(4 / np.log(3), rel=1e-6)
+    reported = result.logits[40:], result.truth[40:]
+    found, notes = calibrate(open_model(model), *told(result, slice(40)), reported, out, source="data", fitted_on="val")
+    assert (found.temperature, found.refused) == (pytest.approx(4 / np.log(3), rel=1e-6), "")
     assert found.ece_before == pytest.approx(result.confidence[0] - 0.75)
     assert found.ece_after == pytest.approx(0, abs=1e-6)
     assert found.nll_before > found.nll_after == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25), rel=1e-5)
-    assert (found.fitted_on, found.pictures, found.written) == ("val", 40, True)
+    assert (found.fitted_on, found.pictures, found.set_score, found.detected_by) == ("val", 40, "lac", None)
+    assert notes == ()
     copy = open_model(out).spec
     assert copy.temperature == pytest.approx(found.temperature)
-    assert "temperature fitted on 40 pictures of data (val)" in copy.provenance
-    assert copy.replace(temperature=1.0, provenance="") == SPEC
+    assert copy.certainty is not None
+    assert copy.certainty.sets.table.count == copy.certainty.images == 40
+    assert "temperature and promises fitted on 40 pictures of data (val)" in copy.provenance
+    assert copy.replace(temperature=1.0, provenance="", certainty=None) == SPEC
+    assert "they can promise up to 97.6%" in calibration_text(found)
 
 
-def test_calibration_that_cannot_be_is_refused_and_writes_nothing(model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "calibrated.tflite"
-    of_data = {"out": out, "source": "data", "fitted_on": "val"}
-    perfect = with_logits(str(model), [[1.0, 0, 0, 0]] * 9, [0] * 9, tmp_path)
-    with pytest.raises(UsageError, match="no temperature fits 9 pictures of which 9 are named right"):
-        calibrate(open_model(model), (perfect.logits, perfect.truth), (perfect.logits, perfect.truth), **of_data)
+def test_a_model_that_cannot_hold_a_calibration_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"end its name in \.tflite"):
         check_calibration(open_model(model), tmp_path / "calibrated.onnx")
-    assert not out.exists()
 
 
-def test_a_temperature_that_does_not_hold_elsewhere_is_not_written(model: Path, tmp_path: Path) -> None:
+def test_a_temperature_that_does_not_fit_is_left_out_and_the_promises_are_written(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibrated.tflite"
+    perfect = with_logits(str(model), [[1.0, 0, 0, 0]] * 9, [0] * 9, tmp_path)
+    reported = perfect.logits, perfect.truth
+    found, _ = calibrate(open_model(model), perfect.seen, perfect.truth, reported, out, source="data", fitted_on="val")
+    assert (found.temperature, found.ece_after) == (1.0, found.ece_before)
+    assert "The temperature stays 1.000: no temperature fits 9 images of which 9 are named right" in calibration_text(
+        found
+    )
+    copy = open_model(out).spec
+    assert (copy.temperature, copy.certainty is None) == (1.0, False)
+    assert "; promises fitted on 9" in f"; {copy.provenance}"
+
+
+def test_promises_by_hand(model: Path, tmp_path: Path) -> None:
+    """Of 40 pictures 30 have the first name right, and the second is right of the others: two names for 95 %."""
     result = overconfident(model, tmp_path)
-    right = result.truth == 0
-    # Where it is judged, the model deserves its confidence.
-    reported = result.logits[right], result.truth[right]
-    fitted = result.logits, result.truth
-    found = calibrate(open_model(model), fitted, reported, out, source="data", fitted_on="val")
-    assert not found.written
-    assert found.nll_after > found.nll_before
-    assert not out.exists()
-    assert "That is worse, so that no model was written" in calibration_text(found)
+    reported = result.logits[40:], result.truth[40:]
+    found, _ = calibrate(
+        open_model(model),
+        *told(result, slice(40)),
+        reported,
+        tmp_path / "calibrated.tflite",
+        source="data",
+        fitted_on="val",
+    )
+    seen, truth = told(result, slice(40, 80))
+    promises = measure_promises(found.spec, seen, truth, None)
+    assert promises.coverage.value == 1
+    assert promises.set_size == (2, 2, 2)
+    assert promises.false_unknown == (None, None, None)
+    whole = result.including(promises=promises)
+    figures = promise_figures(promises)
+    assert (figures["certain"], figures["coverage"], figures["caught"]) == (0.95, 1.0, None)
+    assert whole.headlines()["names in a set"] == "2.00 (95 % interval 2.00 to 2.00)"
+    assert promise_figures(None)["certain"] is None
+    bare = [line for line in result.headlines() if "promised" in line]
+    assert bare == []
 
 
 def test_what_a_temperature_is_fitted_on_is_never_what_the_report_is_about() -> None:

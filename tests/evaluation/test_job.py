@@ -290,18 +290,18 @@ def test_calibration_is_part_of_it(made: Path, tmp_path: Path) -> None:
     labels = [int(k) if i % 3 else (int(k) + 1) % 3 for i, k in enumerate(told.predicted)]
     samples = tuple(replace(each, label=k) for each, k in zip(told.samples, labels, strict=True))
     data = DataSet(made / "classification", NAMES, {"val": samples, "test": samples[:4]})
-    result = evaluate(open_model(model), data, fit_temperature=out)
+    result = evaluate(open_model(model), data, calibrate=out)
     assert result.calibration is not None
     assert open_model(out).spec.temperature == pytest.approx(result.calibration.temperature)
     assert result.to_dict()["calibration"]["ece_before"] == result.calibration.ece_before
-    assert "Temperature" in result.to_table()
-    assert "Temperature" in result._repr_html_()
+    assert "The temperature stays" in result.to_table()  # six pictures tell none
+    assert "The temperature stays" in result._repr_html_()
     assert result.calibration.fitted_on == "val"
     again = evaluate(out, data)
     assert again.metrics["ece"] == pytest.approx(result.calibration.ece_after, abs=1e-5)
     assert again.calibration is None
     with pytest.raises(UsageError, match=r"end its name in \.safetensors"):
-        evaluate(model, made / "classification", fit_temperature=tmp_path / "copy.onnx")
+        evaluate(model, made / "classification", calibrate=tmp_path / "copy.onnx")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -330,7 +330,7 @@ def test_the_page_is_written(made: Path, tmp_path: Path, task: Task) -> None:
         result.write_page(tmp_path / "nowhere" / "page.html")
 
 
-@pytest.mark.parametrize("option", ["html", "fit_temperature"])
+@pytest.mark.parametrize("option", ["html", "calibrate"])
 def test_a_place_that_is_not_there_is_told_before_the_work(made: Path, tmp_path: Path, option: str) -> None:
     where: Any = {option: tmp_path / "nowhere" / "file.safetensors"}
     model, data = made / "classification.safetensors", made / "classification"
@@ -364,9 +364,13 @@ def test_explaining_needs_pytorch(made: Path, monkeypatch: pytest.MonkeyPatch) -
         ("detection", {"explain": [2]}, "--explain is for a classifier; .* is a detector: leave it out"),
         (
             "segmentation",
-            {"fit_temperature": "x.tflite"},
-            "--fit-temperature is for a classifier; .* is a segmenter: leave it out",
+            {"calibrate": "x.tflite"},
+            "--calibrate is for a classifier; .* is a segmenter: leave it out",
         ),
+        ("detection", {"unknown": "strangers"}, "--unknown is for a classifier; .* is a detector: leave it out"),
+        ("classification", {"unknown": "strangers"}, "does not tell unknown images: calibrate it"),
+        ("classification", {"certain": 0.9}, "--certain and --per-class are for --calibrate FILE"),
+        ("classification", {"per_class": True}, "--certain and --per-class are for --calibrate FILE"),
         ("segmentation", {"score": 0.2}, "--score is for a detector; .* is a segmenter: leave it out"),
         ("classification", {"score": 0.0}, "--score is for a detector; .* is a classifier: leave it out"),
         ("detection", {"multi_scale": True}, "--multi-scale is for a segmenter; .* is a detector: leave it out"),

@@ -50,6 +50,10 @@ class Job(NamedTuple):
 
 JOBS = {
     "predict": Job(("predict", "DATA", "--format", "csv", "--out", "OUT/answers.csv"), ("answers.csv",)),
+    "parts": Job(
+        ("predict", "DATA", "--out", "OUT/answers", "--part", "3", "--format", "jsonl", "--threads", "2"),
+        ("answers/part-*.jsonl", "answers/parts.json"),
+    ),
     "export": Job(("export", NETWORK, "--to", "litert,onnx", "--out", "OUT"), ("*.tflite", "*.onnx")),
     "doctor": Job(("doctor", "DATA", "--html", "OUT/page.html", "--fix", "OUT/clean.csv"), ("page.html", "clean.csv")),
     "evaluate": Job(
@@ -66,6 +70,8 @@ JOBS = {
 TIMES = re.compile(rb'"seconds": [\d.]+|[\d,.]+ s, [\d,.]+ images/s')
 """What an evaluation says of how long it took, in JSON and on its page."""
 KINDS = ("kill", "term", "full", "two")
+PARTS = {"answers/done-0-of-1.jsonl"}
+"""What parts leave that differs: which of them an interrupted run has told of."""
 TRAINED = {"run/metrics.jsonl", "run/train.log", "run/curves.png", "run/report.json", "run/environment.json"}
 
 
@@ -156,7 +162,7 @@ class Bench:
         # Before Python hears of signals, the system ends it.
         assert code in (0, 143, -signal.SIGTERM), errors
         self.nothing_half()
-        assert self.listing() <= self.names | TRAINED
+        assert self.listing() <= self.names | TRAINED | PARTS
         self.finish()
 
     def full(self, luck: random.Random) -> None:

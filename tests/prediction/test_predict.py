@@ -59,7 +59,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[ColorEngine]:
     """The engines that were opened; every one is a ColorEngine."""
     opened: list[ColorEngine] = []
 
-    def open_engine(model: str, *, engine: str = "litert", threads: int = 1, device: str = "cpu") -> ColorEngine:
+    def open_engine(
+        model: str, *, engine: str = "litert", threads: int = 1, device: str = "cpu", features: bool = False
+    ) -> ColorEngine:
         opened.append(ColorEngine(threads))
         return opened[-1]
 
@@ -422,7 +424,7 @@ def test_few_masks_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.Monke
         read.append(options["name"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr("fusiform.prediction.predictor.read_image", read_image)
+    monkeypatch.setattr("fusiform.prediction.worker.read_image", read_image)
     predictions = predict_iter([path] * 100, threads=2)
     assert predictions.spec.task == "segmentation"
     for taken in range(1, 30):

@@ -44,7 +44,7 @@ class Engine:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     found: list[Engine] = []
 
-    def open_engine(model: Model, *, engine: str | None, threads: int, device: str) -> Engine:
+    def open_engine(model: Model, *, engine: str | None, threads: int, device: str, features: bool) -> Engine:
         assert model is MODEL
         found.append(Engine(threads))
         return found[-1]

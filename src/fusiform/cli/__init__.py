@@ -14,14 +14,22 @@ from fusiform.errors import FusiformError
 # Name -> the click command and what --help says of it, so that --help imports nothing more; in the order of the work.
 COMMANDS = {
     "predict": ("fusiform.cli.predict:command", "Classify images, detect objects in them, or segment them."),
+    "watch": ("fusiform.cli.watch:command", "Answer the images that come into a folder."),
+    "embed": ("fusiform.cli.embed:command", "Compute the features of images."),
+    "search": ("fusiform.cli.search:command", "Find the images that are most similar to one."),
+    "drift": ("fusiform.cli.drift:command", "Say whether images are still what a model knows."),
     "doctor": ("fusiform.cli.doctor:command", "Check a dataset."),
+    "plan": ("fusiform.cli.plan:command", "Say whether there are enough images."),
+    "suggest": ("fusiform.cli.suggest:command", "Pick the images to label next."),
     "train": ("fusiform.cli.train:command", "Train a model on your own images."),
+    "add-class": ("fusiform.cli.add_class:command", "Add classes from a few images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
     "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
     "export": ("fusiform.cli.export:command", "Write a model for phones, browsers and other runtimes."),
     "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
     "demo": ("fusiform.cli.demo:command", "Show a model on a web page, or write one for a host."),
+    "serve": ("fusiform.cli.serve:command", "Answer over HTTP."),
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
@@ -31,9 +39,9 @@ COMMANDS = {
 
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
-    "Use a model": ("predict",),
-    "Train on your images": ("doctor", "train", "choose", "evaluate"),
-    "Deploy": ("export", "verify", "benchmark", "demo"),
+    "Use a model": ("predict", "watch", "embed", "search", "drift"),
+    "Train on your images": ("doctor", "plan", "suggest", "train", "add-class", "choose", "evaluate"),
+    "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "port"),
     "Shell": ("completion",),
 }
@@ -139,6 +147,10 @@ def main() -> None:
         process.drop_output()
         sys.exit(1)
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if process.ended:
+            asked = process.Ended(process.ended[0])
+            process.tell_interruption(asked)
+            sys.exit(process.exit_code_of(asked))
         if process.lacks_memory(error):
             process.fail(process.NO_MEMORY)
         if isinstance(error, OSError):  # standard output's: those of files have been told

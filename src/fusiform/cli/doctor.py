@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     examples=(
         "fusiform doctor photos/",
         "fusiform doctor photos/ --html report.html --fix clean.csv",
-        "fusiform doctor photos/ --model runs/first",
+        "fusiform doctor photos/ --model mobilenet_v2",
     ),
 )
 @click.argument("data", metavar="DATA", type=click.Path())
 @options.task
-@options.model("Also look for wrong labels with this model, whose class names must be those of DATA.")
+@options.model(
+    "Also look for wrong labels with this classifier's features, best one that was not trained on DATA: mobilenet_v2."
+)
 @options.html("Also write a page that shows the images in question, with their boxes and masks.")
 @click.option(
     "--fix",

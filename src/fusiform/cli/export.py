@@ -85,6 +85,12 @@ TARGETS = ("litert", "onnx", "torchscript", "openvino", "executorch", "coreml", 
     "(litert, onnx, openvino).",
 )
 @click.option(
+    "--features",
+    is_flag=True,
+    help="Let a classifier's files answer with its features too, beside its logits or probabilities. MediaPipe shows a "
+    "second answer as a second list of classes: leave it out for MediaPipe.",
+)
+@click.option(
     "--single-file",
     is_flag=True,
     help="Write the web page as one .html file with everything inside, which is opened from a disk (web).",
@@ -127,6 +133,7 @@ def command(
     pixels: bool | None,
     output: Output | None,
     decoded: bool,
+    features: bool,
     single_file: bool,
     golden: int,
     samples: Path | None,
@@ -173,6 +180,7 @@ def command(
             pixels=pixels,
             output=output,
             decoded=decoded,
+            features=features,
             single_file=single_file,
             golden=golden,
             samples=samples,

@@ -19,6 +19,7 @@ RECIPES = {
     "classification": (
         "finetune_small",
         "finetune_full",
+        "prototypes",
         "distill_small",
         "quantize_small",
         "imagenet_paper",
@@ -161,6 +162,30 @@ def out_folder(text: str, *, required: bool = True) -> Option:
     return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)
 
 
+def certain(text: str) -> Option:
+    """``--certain``: a share, as ``99%`` or ``0.99``."""
+    return click.option("--certain", type=ShareType(), metavar="PERCENT", help=text)
+
+
+class ShareType(click.ParamType[float]):
+    """A share between 0 and 1, written as one or, with its sign, in percent."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share; what is none, or is 0 or 1 or beyond, is refused."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 < share < 1:
+            self.fail(f"{value} is no share of the images: write 99% or 0.99, above 0 and below 1", param, ctx)
+        return share
+
+
 def model(text: str, *, default: str | None = None) -> Option:
     """``--model`` of a command that is about images."""
     return click.option(
@@ -222,6 +247,50 @@ score = click.option(
     metavar="SCORE",
     help="Detectors: leave out boxes below this confidence score, from 0 to 1.  [default: 0.3]",
 )
+top = click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Classifiers: how many classes to list per image.  [default: 5]",
+)
+iou = click.option(
+    "--iou",
+    type=click.FloatRange(0, 1),
+    metavar="IOU",
+    help="Detectors: of boxes of one class that overlap by more than this (intersection over union), keep the "
+    "highest-scoring.  [default: 0.6]",
+)
+limit = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
+)
+fast = click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
+
+
+def _overlap(ctx: click.Context, param: click.Parameter, share: float) -> float:
+    """The overlap; it is not asked for where there are no tiles, which are read before it."""
+    if ctx.params.get("tiles") is None and ctx.get_parameter_source(str(param.name)) is _TYPED:
+        raise click.UsageError("--overlap is for --tiles: give it too, or leave --overlap out", ctx)
+    return share
+
+
+tiles = click.option(
+    "--tiles",
+    is_eager=True,
+    type=click.IntRange(min=64),
+    metavar="PIXELS",
+    help="Detectors, for small objects in large images: look at overlapping tiles of this side too, and merge the "
+    "boxes.",
+)
+overlap = click.option(
+    "--overlap",
+    callback=_overlap,
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    metavar="SHARE",
+    help="The share of a tile's side that neighbours have in common.",
+)
+
 max_drop = click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -309,9 +378,41 @@ prediction_form = click.option(
     "form",
     default="table",
     show_default=True,
-    type=click.Choice(["table", "json", "jsonl", "csv", "coco"]),
+    type=click.Choice(["table", "json", "jsonl", "csv", "coco", "parquet"]),
     help="How the result is written: a table for people, the others for programs; coco is a detector's boxes in COCO's "
-    "result format.",
+    "result format. Parts are parquet, where pyarrow is installed, or jsonl.",
 )
 
 strict = click.option("--strict", is_flag=True, help="Exit with code 3 if any image could not be read.")
+
+
+_FRAMES = (
+    click.option(
+        "--video",
+        metavar="VIDEO",
+        help="In place of SOURCE: a video file, a camera (/dev/video0), a network stream (rtsp://..., http://...), or "
+        "- for JPEG images one after the other on standard input.",
+    ),
+    click.option("--every", type=click.IntRange(min=1), metavar="N", help="Videos: answer each Nth frame."),
+    click.option(
+        "--fps",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="FPS",
+        help="Videos: answer so many frames a second of the video's time, at most all.",
+    ),
+    click.option(
+        "--reconnect",
+        type=click.FloatRange(min=0),
+        default=60,
+        show_default=True,
+        metavar="SECONDS",
+        help="Videos: how long to try to connect again to a live source that was lost.",
+    ),
+)
+
+
+def frames(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of videos, in their order."""
+    for option in reversed(_FRAMES):
+        command = option(command)
+    return command

@@ -7,13 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from fusiform.cli.process import drop_output
 from fusiform.errors import FusiformError
-from fusiform.report import Format, Report
+from fusiform.report import Format, Report, printable
+
+if TYPE_CHECKING:
+    from fusiform.engines import EngineName
+    from fusiform.zoo.model import Model
 
 
 @contextmanager
@@ -80,6 +84,23 @@ def tell_next(form: Format, *lines: str) -> None:
     if form == "table":
         for line in lines:
             click.echo(f"next: {line}", err=True)
+
+
+def open_told(model: str, engine: EngineName | None, device: str, **preprocess: Any) -> tuple[Model, str]:
+    """The model, and the device that ``auto`` is, with what was assumed and taken said on standard error."""
+    from fusiform.zoo.model import open_model
+
+    opened = open_model(model, **preprocess)
+    if opened.assumed:
+        from fusiform.zoo.stated import assumption
+
+        click.echo(f"fusiform: {printable(assumption(model, opened.spec.preprocess, opened.assumed))}", err=True)
+    if device == "auto":
+        from fusiform.engines import place_of
+
+        device = place_of(opened, engine, device)
+        tell_device(device)
+    return opened, device
 
 
 def tell_device(device: str) -> None:

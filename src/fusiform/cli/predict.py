@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fusiform.cli import options
-from fusiform.cli.output import open_output, tell_device
+from fusiform.cli import options, parts
+from fusiform.cli import video as of_video
+from fusiform.cli.output import open_output, open_told
 from fusiform.errors import UsageError
 from fusiform.report import printable
 
@@ -30,10 +32,12 @@ SAVED = 64
     examples=(
         "fusiform predict photo.jpg",
         "fusiform predict photos/ --model runs/first --format csv --out answers.csv",
+        "fusiform predict s3://bucket/photos/ --out answers/ --part 10000",
         "fusiform predict street.jpg --model detector.tflite --save boxes.png",
+        "fusiform predict --video clip.mp4 --every 5 --save answered.mp4",
     ),
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
+@click.argument("sources", metavar="SOURCE...", nargs=-1, type=click.Path())
 @options.model("A name that fusiform models lists, a model file, or the folder of a run.", default="mobilenet_v2")
 @options.prediction_form
 @options.out
@@ -42,7 +46,7 @@ SAVED = 64
     type=click.Path(path_type=Path),
     metavar="FILE",
     help=f"Draw the first {SAVED} images with their answers into a PNG or JPEG; a single detected or segmented image "
-    "is drawn at its own size, up to 1600 pixels.",
+    "is drawn at its own size, up to 1600 pixels. With --video: draw the answered frames into an .mp4, .mov or .mkv.",
 )
 @click.option(
     "--masks",
@@ -50,40 +54,38 @@ SAVED = 64
     metavar="DIR",
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Classifiers: how many classes to list per image.  [default: 5]",
+@options.top
+@options.certain(
+    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
+    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
 )
 @options.score
-@click.option(
-    "--iou",
-    type=click.FloatRange(0, 1),
-    metavar="IOU",
-    help="Detectors: of boxes of one class that overlap by more than this (intersection over union), keep the "
-    "highest-scoring.  [default: 0.6]",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Detectors: the most boxes per image.  [default: 100]"
-)
+@options.iou
+@options.limit
+@options.tiles
+@options.overlap
 @options.labels
-@click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may change a little.")
+@options.fast
 @options.batch
 @options.threads
 @options.device
 @options.engine
 @options.strict
+@options.frames
 @options.preprocessing
+@parts.part_options
 @click.pass_context
 def command(
     ctx: click.Context,
     sources: tuple[str, ...],
     model: str,
     top: int | None,
+    certain: float | None,
     score: float | None,
     iou: float | None,
     limit: int | None,
+    tiles: int | None,
+    overlap: float,
     masks: Path | None,
     form: PredictionFormat,
     out: Path | None,
@@ -100,15 +102,32 @@ def command(
     crop: int | None,
     fit: Fit | None,
     strict: bool,
+    part: int | None,
+    shard: tuple[int, int] | None,
+    on: str | None,
+    root: Path | None,
+    column: str | None,
+    video: str | None,
+    every: int | None,
+    fps: float | None,
+    reconnect: float,
 ) -> None:
     """Classify images, detect objects in them, or segment them, whichever the model is for.
 
     SOURCE is an image, a folder (with its subfolders), a glob pattern, an http(s) address, or - for an image on
     standard input. Images that cannot be read are listed on standard error at the end.
 
-    A classifier gives the most probable classes. The grid of --save shows each image with its most probable class: in
-    green or red where the image lies in a folder named after one of the model's classes, so that it is known to be
-    right or wrong.
+    SOURCE may also be a list of paths or addresses (.txt, .csv, .tsv, .parquet), a Parquet file of images, a WebDataset
+    shard (.tar, shards-{0000..0127}.tar), or an address such as s3://bucket/photo.jpg; one that ends in / is a folder.
+
+    With --part the answers for very many images go into the folder that --out names, as files of so many rows each.
+    Interrupted, the same command goes on; an image that cannot be read is a row with an error.
+
+    A classifier gives the most probable classes. A calibrated one (fusiform evaluate --calibrate) says before them
+    whether it is sure, unsure between some, or whether the image shows none of its classes.
+
+    The grid of --save shows each image with its most probable class: in green or red where the image lies in a folder
+    named after one of the model's classes, so that it is known to be right or wrong.
 
     A detector gives boxes: score, class, left, top, width and height in pixels. --format coco writes COCO's result
     format, with the class's name and the image's path added. image_id is the number in a file name like COCO's
@@ -119,35 +138,40 @@ def command(
     A segmenter gives each class's share of the image's pixels. The masks of --masks have the size of the upright image
     and Pascal VOC's colours; 0 is the model's first class, the background.
 
+    --video answers the frames of a video file, a camera or a network stream, each with its number and time. Of a live
+    source the newest frame is answered and those that came meanwhile are dropped and counted; Ctrl-C ends it.
+
     Exit codes: 0 if any image was answered, 1 if none was, 3 with --strict if any image could not be read.
     """
+    of_parts = {"shard": shard, "on": on, "root": root, "column": column}
+    if part is not None:
+        parts.answer_in_parts(ctx, part, of_parts)
+        return
+    parts.refuse_without_part(ctx, form, of_parts)
     from fusiform.prediction.formats import ImageIds, write_predictions
     from fusiform.prediction.predict import predict_iter
-    from fusiform.zoo.model import open_model
 
-    if save is not None:
+    of_video.check(ctx)
+    if save is not None and video is None:
         from fusiform.drawing.grid import check_place
         from fusiform.prediction.sheet import Drawing
 
         check_place(save)
-    opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    if opened.assumed:
-        from fusiform.zoo.stated import assumption
-
-        click.echo(f"fusiform: {printable(assumption(model, opened.spec.preprocess, opened.assumed))}", err=True)
-    if device == "auto":
-        from fusiform.engines import place_of
-
-        device = place_of(opened, engine, device)
-        tell_device(device)
+    opened, device = open_told(model, engine, device, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
+    if video is not None:
+        of_video.run(ctx, opened, device, every=every, fps=fps, reconnect=reconnect)
+        return
     with open_output(out) as stream:
         predictions = predict_iter(
             sources,
             model=opened,
             top=top,
+            certain=certain,
             score=score,
             iou=iou,
             limit=limit,
+            tiles=tiles,
+            overlap=overlap,
             engine=engine,
             device=device,
             threads=threads,
@@ -177,20 +201,24 @@ def command(
                 kept += f"; the masks of {answered:,} images are in {masks}"
             interrupt.args = (kept,)
             raise
-    if save is not None and drawing is not None:
-        for note in drawing.save(save, answered + len(errors)):
-            click.echo(f"fusiform: {printable(note)}", err=True)
-    if image_ids.shared:
-        note = f"fusiform: {image_ids.shared} pictures have the image_id of another one: go by their paths"
-        click.echo(note, err=True)
-    if errors:
-        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
-        for error in errors:
-            click.echo(f"  {printable(error)}", err=True)
+    notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
+    _tell(notes, errors, answered, image_ids.shared)
     if not answered:
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:
+    """Say on standard error what the answers do not say."""
+    for note in notes:
+        click.echo(f"fusiform: {printable(note)}", err=True)
+    if shared_ids:
+        click.echo(f"fusiform: {shared_ids} pictures have the image_id of another one: go by their paths", err=True)
+    if errors:
+        click.echo(f"fusiform: {len(errors)} of {len(errors) + answered} pictures could not be read:", err=True)
+        for error in errors:
+            click.echo(f"  {printable(error)}", err=True)
 
 
 def _mask_folder(folder: Path, spec: ModelSpec) -> MaskFolder:

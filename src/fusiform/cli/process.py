@@ -11,6 +11,9 @@ from typing import NoReturn
 
 import click
 
+ended: list[int] = []
+"""The signals that asked the process to end: a library that is being imported may make another error of one."""
+
 
 class Ended(KeyboardInterrupt):
     """A signal that asks the process to end; everything that clears up after Ctrl-C does so after this."""
@@ -50,6 +53,7 @@ def end_on_signals() -> None:
 
     def end(number: int, _: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
+        ended.append(number)
         if os.getpid() != process:  # a child that was started meanwhile has nothing to clear up
             os.kill(os.getpid(), number)
         raise Ended(number)

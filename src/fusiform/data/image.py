@@ -106,7 +106,11 @@ class UnreadKindError(ValueError):
 
 
 def read_image(
-    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None, shorter_side: int | None = None
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    *,
+    name: str | None = None,
+    shorter_side: int | None = None,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Read a picture as upright 8-bit RGB, whatever its file format and colour mode.
 
@@ -121,7 +125,8 @@ def read_image(
     A file that holds nothing but the relative path of a picture, as a link that was copied as text does, stands for it.
 
     ``shorter_side`` (pixels) is the fast mode: libjpeg decodes a JPEG at 1/2, 1/4 or 1/8 of its scale, the smallest
-    that leaves the shorter side no shorter than this. Other formats ignore it.
+    that leaves the shorter side no shorter than this. Other formats ignore it. ``max_pixels`` is the most pixels that a
+    file may say it has, below what ``limits`` allows.
 
     Raises ImageError, which names the file (``name``, by default the path), for one that is missing, unreadable,
     empty, cut short, damaged, of another format, a pipe or device rather than a file, or larger than ``limits`` allows,
@@ -134,7 +139,7 @@ def read_image(
     name = name if name.isprintable() else repr(name)
     with _open(source, name) as stream, without_warnings():
         try:
-            return _decode(stream, name, shorter_side)
+            return _decode(stream, name, shorter_side, max_pixels)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -300,13 +305,19 @@ def open_file(path: Path) -> BinaryIO:
     return target.open("rb")
 
 
-def _decode(stream: BinaryIO, name: str, shorter_side: int | None) -> Image.Image:
+def _decode(stream: BinaryIO, name: str, shorter_side: int | None, max_pixels: int | None) -> Image.Image:
     head = stream.read(32)
     stream.seek(0)
     if not head:
         raise ImageError(f"{name}: is empty (0 bytes): copy or download it again", "empty file")
     image = identify(stream, head, name)
     size = image.size
+    if max_pixels is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{name}: is {size[0]} x {size[1]} pixels, and no more than {max_pixels:,} are taken: make the picture "
+            "smaller",
+            "too large",
+        )
     if shorter_side is not None and image.format == "JPEG":  # HEIF would give a thumbnail
         image.draft(None, (shorter_side, shorter_side))
     profile = _foreign_profile(image)

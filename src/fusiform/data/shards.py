@@ -158,6 +158,34 @@ def read_shards(shards: Sequence[Path], folder: Path) -> ShardList:
     return ShardList(entries, None if names is None else names[1], notes)
 
 
+def pictures_in(stream: BinaryIO, name: str) -> Iterator[tuple[str, bytes]]:
+    """The pictures of a shard, each with its key, from the beginning to the end; masks and the like are among them.
+
+    ``stream`` can seek, and is read forward. Raises InputError, which names the shard, where it breaks off.
+    """
+    try:
+        if stream.read(8).startswith(_COMPRESSIONS):
+            raise InputError(_must_decompress(Path(name)))
+        size = stream.seek(0, os.SEEK_END)
+        start: int | None = 0
+        while start is not None:
+            following = start
+            for info, after in _members(stream, start, size):
+                following = after
+                key = info.name.removeprefix("./")
+                if not info.isreg() or info.issparse() or any(_is_passed_over(part) for part in key.split("/")):
+                    continue
+                ending = key[key.rfind(".") :].lower()
+                if EXTENSIONS.fullmatch(ending) or ending in UNREAD_PICTURE_ENDINGS:
+                    stream.seek(info.offset_data)
+                    yield key, stream.read(info.size)
+            start, _ = _next_archive(stream, following, size)
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{name}: is cut short, damaged or no tar file ({error}): copy, download or pack it again"
+        ) from error
+
+
 class _Member(NamedTuple):
     key: str
     offset: int

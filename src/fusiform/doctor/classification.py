@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fusiform.data.checks import PICTURE_ENDINGS
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.duplicates import find_groups
@@ -18,8 +21,9 @@ from fusiform.data.names import nfc
 from fusiform.data.open import open_dataset
 from fusiform.doctor.classes import about_imbalance, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, Kind, by_split, counted, in_severity, in_split, relative
-from fusiform.doctor.judge import Answer, Judge
+from fusiform.doctor.judge import Judge
 from fusiform.doctor.pictures import DUPLICATES, KEPT, Look, about_pictures, copies_to_leave, in_order, joined, look_at
+from fusiform.doctor.shortcuts import about_shortcuts
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
@@ -41,37 +45,35 @@ def examine(
 ) -> Diagnosis[DataSet]:
     """Examine a labelled dataset: every file, the labels, the splits, and which pictures it holds more than once.
 
-    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name, file or opened one whose
-    classes bind to the dataset's, labels are suspicious where it is sure of another one. That is confident learning
-    (Northcutt et al., arXiv 1911.00068, Section 3.1) in a simple form: the model's first answer among all its classes
-    is another class of the dataset, with a probability among the dataset's classes of 0.9 or more and at least the
-    mean that pictures of that class get for it, while the given class has less than 0.05. Classes whose own pictures
-    get less than 0.5 on average are not judged. A model that was trained on the pictures has learned their wrong
-    labels, too, and finds few of them.
+    ``source`` is what ``open_dataset`` reads, or what it returned. With ``model``, a name, a file or an opened one of
+    any classifier, labels are suspicious by confident learning (Northcutt et al., arXiv 1911.00068, Section 3.1): a
+    last layer is learned on the model's features in five folds, so that no picture is judged by what has learned its
+    label or that of its copies, unless the model itself was trained on them. See ``tasks.label_noise``. Classes with
+    fewer than ten pictures, and classes whose own get less than 0.5 on average, are not judged.
 
-    The files are read once, in ``threads`` threads, all cores by default. Raises what ``open_dataset``,
-    ``open_engine`` and ``bind_classes`` raise; what is wrong with a picture is a finding. ``clean`` is the dataset
-    without pictures that cannot be read, with one copy of each picture, and without pictures that have two labels.
+    The files are read once, in ``threads`` threads, all cores by default. Raises what ``open_dataset`` and
+    ``open_engine`` raise; what is wrong with a picture is a finding. ``clean`` is the dataset without pictures that
+    cannot be read, with one copy of each picture, and without pictures that have two labels.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     dataset = source if isinstance(source, DataSet) else open_dataset(source, task="classification")
-    judge = None if model is None else Judge(model, dataset.classes)
+    judge = None if model is None else Judge(model)
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     findings: list[Finding] = []
     looks: list[Look] = []
+    features: list[NDArray[np.float16] | None] = []
     side = INPUT_SIDE if judge is None else judge.spec.input_size
     with progress(total=len(entries), label="doctor") as bar:
         seen = in_order(lambda entry: _look(entry[1], judge), entries, threads or usable_cores())
-        for number, ((split, sample), (look, answer)) in enumerate(zip(entries, seen, strict=True)):
+        for (split, sample), (look, values) in zip(entries, seen, strict=True):
             findings += [
                 Finding(f.kind, f.severity, f.message, sample.name, sample, split, dataset.classes[sample.label])
                 for f in look.faults
             ]
             looks.append(look)
-            if judge is not None and answer is not None:
-                judge.note(number, sample.label, answer)
+            features.append(values)
             bar.advance()
 
     findings += about_pictures(looks, side)
@@ -79,19 +81,25 @@ def examine(
         groups = find_groups([look.fingerprint for look in looks])
     for group in groups:
         findings += _about_group(dataset, group.kind, [entries[i] for i in group.members])
+    copies = {i for group in groups for i in group.members[1:]}
+    once = [(look, entry) for i, (look, entry) in enumerate(zip(looks, entries, strict=True)) if i not in copies]
+    shown = [(look.appearance, sample.label) for look, (_, sample) in once if look.appearance is not None]
+    findings += about_shortcuts([each for each, _ in shown], [label for _, label in shown], dataset.classes)
     findings += _about_classes(dataset)
     findings += _about_other_files(dataset)
     findings += [Finding("dataset", "note", note) for note in dataset.notes]
     if judge is not None:
-        findings += judge.findings(dataset, entries)
+        joined_groups = [sorted(members) for members in joined(group.members for group in groups)]
+        with progress(total=None, label="judge the labels"):
+            findings += judge.findings(dataset, entries, features, joined_groups)
 
     clean = _clean(dataset, entries, [look.pixels for look in looks], [group.members for group in groups])
     return Diagnosis(dataset, in_severity(findings), clean, tuple(_class_rows(dataset)))
 
 
-def _look(sample: Sample, judge: Judge | None) -> tuple[Look, Answer | None]:
+def _look(sample: Sample, judge: Judge | None) -> tuple[Look, NDArray[np.float16] | None]:
     look, image = look_at(sample)
-    return look, None if judge is None or image is None else judge.answer(image, sample.label)
+    return look, None if judge is None or image is None else judge.look(image)
 
 
 def _class_rows(dataset: DataSet) -> Iterator[dict[str, Cell]]:

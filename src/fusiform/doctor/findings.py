@@ -33,6 +33,7 @@ Kind = Literal[
     "dataset",
     "grey",
     "small",
+    "shortcut",
     "exact duplicates",
     "near duplicates",
     "leak between splits",
@@ -97,7 +98,8 @@ class Finding:
 
     ``sample`` is the picture, ``split`` and ``class_name`` where it belongs; each is None for what concerns more than
     one. ``path`` is what to call it: the picture's name, a folder's, or nothing. ``others`` are related pictures,
-    ``marks`` the boxes of ``sample`` that it is about.
+    ``marks`` the boxes of ``sample`` that it is about. Of a label that is probably wrong, ``suggested`` is the class to
+    give it, and ``gain`` how many more right labels that is expected to make, in (0, 1].
     """
 
     kind: Kind
@@ -109,6 +111,8 @@ class Finding:
     class_name: str | None = None
     others: tuple[Picture, ...] = ()
     marks: tuple[Mark, ...] = ()
+    suggested: str | None = None
+    gain: float | None = None
 
     def row(self) -> dict[str, Cell]:
         """The finding as a report's row; of several boxes it has the first."""
@@ -120,6 +124,8 @@ class Finding:
             "split": self.split,
             "class": self.class_name,
             "message": self.message,
+            "suggested": self.suggested,
+            "gain": None if self.gain is None else float(f"{self.gain:.6g}"),
             "others": tuple(other.name for other in self.others),
             **dict(zip(("left", "top", "right", "bottom"), edges, strict=True)),
         }

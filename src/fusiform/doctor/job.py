@@ -47,8 +47,9 @@ def diagnose(
         ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
             unless it seems to be a class, which is refused.
         root: The folder that the paths in a list begin in; None is the list's own.
-        model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it;
-            its class names must be those of the dataset.
+        model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it.
+            Any will do, such as ``"mobilenet_v2"``, for only its features are used; best is one that was not trained on
+            these images.
         html: Where to write a page that shows the images in question, with the boxes and masks on them.
         fix: Where to write what is left without the images that cannot be used and without copies: a CSV file with a
             list of images, or for boxes a new folder with COCO's JSON. No image is touched.

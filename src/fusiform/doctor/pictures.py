@@ -10,11 +10,13 @@ from typing import Literal, NamedTuple, TypeVar
 
 from PIL import Image
 
+from fusiform.data.appearance import Appearance, appearance
 from fusiform.data.checks import check_picture
 from fusiform.data.dataset import Sample, Split
 from fusiform.data.duplicates import Fingerprint, fingerprint
 from fusiform.data.faults import Fault
 from fusiform.doctor.findings import Finding, Kind, counted
+from fusiform.doctor.shortcuts import faults_of
 from fusiform.errors import ImageError
 
 LOOK_AHEAD = 4
@@ -35,6 +37,7 @@ class Look:
     size: tuple[int, int] = (0, 0)
     grey: bool = False
     fingerprint: Fingerprint | None = None
+    appearance: Appearance | None = None
 
     @property
     def pixels(self) -> int:
@@ -62,7 +65,11 @@ def look_at(sample: Sample) -> Seen:
     except ImageError as error:  # decoded once more, at a smaller scale, which damage may hinder that hit nothing else
         message = str(error).removeprefix(f"{sample.name}: ")
         return Seen(Look((*checked.faults, Fault("corrupt", "error", message))))
-    return Seen(Look(checked.faults, checked.image.size, checked.grey, known), checked.image)
+    seen = appearance(data, checked.image)
+    # What shows a single colour, or is an icon, is neither dark nor blurred besides.
+    plain = any(fault.kind in ("blank", "tiny", "few bits") for fault in checked.faults)
+    faults = checked.faults if plain else (*checked.faults, *faults_of(seen))
+    return Seen(Look(faults, checked.image.size, checked.grey, known, seen), checked.image)
 
 
 def about_pictures(looks: Iterable[Look], side: int, *, padded: bool = False) -> Iterator[Finding]:

@@ -88,6 +88,23 @@ def draw_mask(image: Image.Image, segmentation: SegmentationMap, *, alpha: float
     return Image.fromarray(pixels)
 
 
+def draw_names(image: Image.Image, names: Sequence[tuple[int, str]]) -> Image.Image:
+    """A copy of the photograph, RGB, with names in its upper left corner, one below the other in their colours.
+
+    ``names`` are the indices of classes and what to call them. As many are drawn as fit into the picture.
+    """
+    image = to_rgb(image).copy()
+    draw = ImageDraw.Draw(image)
+    size = _text_size(image)
+    height = round(1.45 * size)
+    for row, (index, name) in enumerate(names[: max(1, image.height // height)]):
+        text = cut_text(one_line(name), image.width - size, size=size)
+        width, top = round(text_width(text, size=size)) + size // 2, row * height
+        draw.rectangle((0, top, width - 1, top + height - 1), fill=color_of(index))
+        draw_text(draw, text, size // 4, top + round(1.08 * size), _readable_on(color_of(index)), size=size)
+    return image
+
+
 def add_legend(
     image: Image.Image, entries: Sequence[tuple[int, str]], *, size: int | None = None, left: int | None = None
 ) -> Image.Image:

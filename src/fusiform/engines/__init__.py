@@ -74,15 +74,21 @@ class Running:
 
 
 def open_engine(
-    model: str | os.PathLike[str] | Model, *, engine: EngineName | None = None, threads: int = 1, device: str = "cpu"
+    model: str | os.PathLike[str] | Model,
+    *,
+    engine: EngineName | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    features: bool = False,
 ) -> Running:
     """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
     ``engine`` None is what ``default_engine`` says. ``threads`` is the number of
     threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``, ``mps``). An int8 model stays
-    int8 but in PyTorch, which runs it dequantised. Raises UsageError for an unknown name, engine or device,
-    MissingExtraError for a runtime that is not installed, and WeightsError or SpecError for a file that cannot be
-    used.
+    int8 but in PyTorch, which runs it dequantised. With ``features`` a classifier answers those too, what its last
+    layer reads, whether its file does or not; a program (TorchScript, OpenVINO, ExecuTorch) only where its file does.
+    Raises UsageError for an unknown name, engine or device and for features that there are none of, MissingExtraError
+    for a runtime that is not installed, and WeightsError or SpecError for a file that cannot be used.
     """
     if threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
@@ -91,8 +97,10 @@ def open_engine(
     device = place_of(opened, engine, device)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
+    if features:
+        check_features(opened)
     try:
-        return Running(_start(opened, engine, threads, device), opened.path, engine)
+        return Running(_start(opened, engine, threads, device, features), opened.path, engine)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
         if str(opened.path) in str(error):
             raise
@@ -147,10 +155,31 @@ def own_engine(model: Model) -> EngineName:
     return _OWN.get(model.format, "litert")
 
 
-def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engine:
+def tells_unknown(model: Model) -> bool:
+    """Whether a classifier tells unknown images by its features, and can answer those."""
+    certainty = model.spec.certainty
+    if certainty is None or certainty.unknown is None:
+        return False
+    return model.spec.features or model.format not in PROGRAMS
+
+
+def check_features(model: Model) -> None:
+    """UsageError for a model that has no features to answer with: no classifier, or a program without them."""
+    if model.spec.task != "classification":
+        raise UsageError(f"{model.path}: is for {model.spec.task}, and features are a classifier's: take one")
+    if model.format in PROGRAMS and not model.spec.features:
+        raise UsageError(
+            f"{model.path}: is a program that answers without features: export it again from its model with "
+            f"--features (fusiform export MODEL --to {model.format} --features)"
+        )
+
+
+def _start(opened: Model, engine: EngineName, threads: int, device: str, features: bool) -> Engine:
     # A file that was made for another runtime is written anew from its weights, and those answer logits.
     runtime = "litert" if engine == "native" else engine
     spec = opened.spec if _OWN.get(opened.format) == runtime else opened.spec.with_logits()
+    if features and not spec.features:
+        spec = spec.replace(features=True)
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
     if opened.format in PROGRAMS and engine != own_engine(opened):
@@ -160,21 +189,21 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str) -> Engi
 
         if opened.format == "tflite":
             check_litert(opened, described=True)
-        return LiteRTEngine(opened.tflite(), spec, threads=threads)
+        return LiteRTEngine(opened.tflite(features=features), spec, threads=threads)
     if engine == "native":
         from fusiform.engines.native import NativeEngine
 
-        return NativeEngine(opened.tflite(), spec)
+        return NativeEngine(opened.tflite(), spec)  # it has the features anyhow
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(opened.onnx(), spec, threads=threads)
+        return OnnxRuntimeEngine(opened.onnx(features=features), spec, threads=threads)
     if engine == "openvino":
         from fusiform.engines.openvino import OpenVinoEngine
 
         if opened.format == "openvino":
             return OpenVinoEngine(opened.path, spec, threads=threads)
-        return OpenVinoEngine(opened.onnx(), spec, threads=threads)
+        return OpenVinoEngine(opened.onnx(features=features), spec, threads=threads)
     if engine == "executorch":
         from fusiform.engines.executorch import ExecuTorchEngine
 

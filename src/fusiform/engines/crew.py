@@ -163,7 +163,9 @@ class Crew:
         with self._engines.lend() as first:
             self.spec = first.spec
 
-    def work(self, answer: Callable[[Engine, range], None], progress: Tracker = silent) -> None:
+    def work(
+        self, answer: Callable[[Engine, range], None], progress: Tracker = silent, *, label: str = "evaluate"
+    ) -> None:
         """Call ``answer`` with an engine and the numbers of some pictures, until all were shown, each once.
 
         It is called in several threads at the same time. What it raises ends the work and is raised here.
@@ -174,7 +176,7 @@ class Crew:
                 answer(engine, group)
             return len(group)
 
-        with progress(total=self._count, label="evaluate") as bar:
+        with progress(total=self._count, label=label) as bar:
             for finished in in_order(self._groups, show, workers=self._workers):
                 bar.advance(finished)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class TorchEngine:
         except ImportError:
             raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
         from fusiform.modules import DeepLabV3, build_network
+        from fusiform.modules.backbones import Backbone
         from fusiform.zoo.load import load_state
 
         self.spec = spec
@@ -41,6 +43,8 @@ class TorchEngine:
         # Logits in the shape that other runtimes give them: not resized, channels last.
         self._coarse = isinstance(network, DeepLabV3)
         self._network: Callable[[Any], Any] = network.forward_coarse if isinstance(network, DeepLabV3) else network
+        if spec.features and isinstance(network, Backbone):
+            self._network = partial(_with_features, network)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""
@@ -50,5 +54,11 @@ class TorchEngine:
             given = self._torch.from_numpy(pictures).to(self._device, memory_format=self._torch.channels_last)
             found = self._network(given)
             answers = found if isinstance(found, tuple) else (found.permute(0, 2, 3, 1) if self._coarse else found,)
-            names = ("logits", "codes")[: len(answers)]
+            names = ("logits", *list(self.spec.network_answers)[1:])
             return {name: answer.float().cpu().numpy() for name, answer in zip(names, answers, strict=True)}
+
+
+def _with_features(network: Any, pictures: Any) -> tuple[Any, Any]:
+    """A classifier's logits, and what its last layer reads."""
+    features = network.forward_head(network.forward_features(pictures), pre_logits=True)
+    return network.get_classifier()(features), features

@@ -1,4 +1,4 @@
-"""Calibration: the temperature that makes a classifier's probabilities as honest as they can be."""
+"""Calibration: the temperature that makes a classifier's probabilities honest, and what else it can promise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.calibration import fit
+from fusiform.calibration.fit import Calibrated, LastLayer
+from fusiform.calibration.unknown import SIZE
+from fusiform.certainty import CERTAIN
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.open import choose_split
 from fusiform.errors import InputError, UsageError
+from fusiform.evaluation.promises import Seen
 from fusiform.files import write_file
 from fusiform.report import Cell, printable
+from fusiform.spec import ModelSpec
+from fusiform.tables import TRAITS
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.zoo.model import Model
 from fusiform.zoo.restamp import restamp
@@ -24,10 +31,13 @@ SEED = 0
 
 
 class Calibration(NamedTuple):
-    """A temperature, and what it does to pictures that it was not fitted on.
+    """What a calibration found, and what its temperature does to pictures that it was not fitted on.
 
-    ``fitted_on`` names the ``pictures`` that it was fitted on; the expected calibration error and the mean loss (nats)
-    are of the evaluation's, of which none is among them. Where either got worse, no model was ``written``.
+    ``fitted_on`` names the ``pictures`` that all of it was fitted on; the expected calibration error and the mean loss
+    (nats) are of the evaluation's, of which none is among them. ``refused`` says why the model's own temperature stays,
+    or is empty. ``set_score`` is what sets are made by, ``detected_by`` what tells unknown images, None where nothing
+    does; ``detector_auroc`` is how well that told classes which were left out of its fit. ``spec`` is the written
+    copy's description.
     """
 
     temperature: float
@@ -37,11 +47,15 @@ class Calibration(NamedTuple):
     ece_after: float
     nll_before: float
     nll_after: float
-    written: bool
+    refused: str
+    set_score: str
+    detected_by: str | None
+    detector_auroc: float | None
+    spec: ModelSpec
 
 
 class Division(NamedTuple):
-    """Which pictures a temperature is fitted on (``split`` of ``fitted``), and which the report is about."""
+    """Which pictures a calibration is fitted on (``split`` of ``fitted``), and which the report is about."""
 
     fitted: DataSet
     fitted_split: Split
@@ -52,7 +66,7 @@ class Division(NamedTuple):
 
 
 def divide(data: DataSet, split: Split | None) -> Division:
-    """Keep the pictures apart that a temperature is fitted on and that the report on ``split`` is about.
+    """Keep the pictures apart that a calibration is fitted on and that the report on ``split`` is about.
 
     The former are those of val or else of test, whichever is not the report's, and never those of train, about which
     a model is too confident. Where there is no such split, each class's pictures are halved, by ``SEED``. Raises
@@ -73,7 +87,7 @@ def divide(data: DataSet, split: Split | None) -> Division:
     if not fitted or not kept:
         raise InputError(f"{data.source}: has one picture, and calibration needs others to be judged on: add pictures")
     note = (
-        f"{len(fitted)} of the {len(samples)} pictures (half, seed {SEED}) are for the temperature: all figures are of "
+        f"{len(fitted)} of the {len(samples)} pictures (half, seed {SEED}) are for the calibration: all figures are of "
         f"the other {len(kept)}"
     )
     return Division(
@@ -87,7 +101,7 @@ def divide(data: DataSet, split: Split | None) -> Division:
 
 
 def check_calibration(model: Model, out: str | os.PathLike[str]) -> None:
-    """Raise UsageError where no temperature can be written into a copy of the model at ``out``."""
+    """Raise UsageError where no calibration can be written into a copy of the model at ``out``."""
     if model.format != "pth" and Path(out).suffix != f".{model.format}":
         raise UsageError(f"{out}: the copy is a file of the same kind as the model: end its name in .{model.format}")
     restamp(model, model.spec)
@@ -95,40 +109,99 @@ def check_calibration(model: Model, out: str | os.PathLike[str]) -> None:
 
 def calibrate(
     model: Model,
-    fitted: tuple[NDArray[np.float32], NDArray[np.int64]],
+    fitted: Seen,
+    truth: NDArray[np.int64],
     reported: tuple[NDArray[np.float32], NDArray[np.int64]],
     out: str | os.PathLike[str],
     *,
     source: str,
     fitted_on: str,
-) -> Calibration:
-    """Fit a temperature on a model's answers and write a copy of the model whose probabilities use it.
+    strangers: NDArray[np.float32] | None = None,
+    certain: float = CERTAIN,
+    per_class: bool = False,
+) -> tuple[Calibration, tuple[str, ...]]:
+    """Fit temperature, sets and detector on a model's answers, and write a copy of the model that has them.
 
-    ``fitted`` and ``reported`` are each the model's answers (images, classes) and the true classes (images,) of
-    pictures of the dataset at ``source``, to fit on and to judge by. The copy's answers come in the same order, with
-    the confidence that their accuracy deserves (Guo et al., arXiv 1706.04599, Section 4.2). Nothing is written where
-    the calibration error or the loss of ``reported`` gets worse. Raises UsageError where no temperature fits, or the
-    model cannot hold one.
+    ``fitted`` are the model's answers to pictures of the dataset at ``source`` with their true classes, ``reported``
+    logits and true classes of other pictures, to tell what the temperature does (Guo et al., arXiv 1706.04599,
+    Section 4.2). ``strangers`` are features of pictures of no class; see ``calibration.fit.calibrate`` for the others.
+    Returns notes as well. Raises UsageError where the model cannot hold a calibration.
     """
     check_calibration(model, out)
-    logits, truth = fitted
-    temperature = metrics.fit_temperature(logits, truth)
-    if temperature in metrics.TEMPERATURES:
-        right = int((metrics.predictions(logits)[0] == truth).sum())
-        raise InputError(
-            f"{source}: no temperature fits {len(truth)} pictures of which {right} are named "
-            "right: calibrate on more pictures, or on ones that the model was not trained on"
-        )
-    (ece_before, nll_before), (ece_after, nll_after) = (
-        _figures(*reported, each) for each in (model.spec.temperature, temperature)
+    name = printable(Path(source).resolve().name)  # any name, in a file that must be Unicode
+    found = fit_calibration(
+        model,
+        fitted,
+        truth,
+        strangers=strangers,
+        certain=certain,
+        per_class=per_class,
+        source=f"{name} ({fitted_on})",
     )
-    written = ece_after <= ece_before and nll_after <= nll_before
-    if written:
-        name = printable(Path(source).resolve().name)  # any name, in a file that must be Unicode
-        origin = f"temperature fitted on {len(truth)} pictures of {name} ({fitted_on})"
-        provenance = "; ".join(filter(None, (model.spec.provenance, origin)))
-        write_file(out, restamp(model, model.spec.replace(temperature=temperature, provenance=provenance)))
-    return Calibration(temperature, fitted_on, len(truth), ece_before, ece_after, nll_before, nll_after, written)
+    spec = calibrated_spec(model.spec, found)
+    before, after = (_figures(*reported, each) for each in (model.spec.temperature, spec.temperature))
+    write_file(out, restamp(model, spec))
+    return _told(found, spec, fitted_on, before, after), found.notes
+
+
+def fit_calibration(
+    model: Model,
+    fitted: Seen,
+    truth: NDArray[np.int64],
+    *,
+    source: str,
+    strangers: NDArray[np.float32] | None = None,
+    certain: float = CERTAIN,
+    per_class: bool = False,
+) -> Calibrated:
+    """What ``calibration.fit.calibrate`` finds for a model, whose own weights and size set the detector's."""
+    last, bound = None, float("inf")
+    if fitted.features is not None:
+        state = model.state()
+        name = TRAITS[model.spec.architecture].classifier
+        last = LastLayer(state[f"{name}.weight"], state[f"{name}.bias"])
+        bound = SIZE * sum(value.size for value in state.values())
+    return fit.calibrate(
+        fitted.logits,
+        truth,
+        temperature=model.spec.temperature,
+        features=fitted.features,
+        last=last,
+        strangers=strangers,
+        most_bytes=bound,
+        coverage=certain,
+        per_class=per_class,
+        source=source,
+    )
+
+
+def calibrated_spec(spec: ModelSpec, found: Calibrated) -> ModelSpec:
+    """The description with a calibration in it, and a word of where it comes from."""
+    certainty = found.certainty
+    what = "promises" if found.temperature.refused else "temperature and promises"
+    origin = f"{what} fitted on {certainty.images} pictures of {certainty.source}"
+    provenance = "; ".join(filter(None, (spec.provenance, origin)))
+    return spec.replace(temperature=found.temperature.value, certainty=certainty, provenance=provenance)
+
+
+def _told(
+    found: Calibrated, spec: ModelSpec, fitted_on: str, before: tuple[float, float], after: tuple[float, float]
+) -> Calibration:
+    unknown = found.certainty.unknown
+    return Calibration(
+        found.temperature.value,
+        fitted_on,
+        found.certainty.images,
+        before[0],
+        after[0],
+        before[1],
+        after[1],
+        found.temperature.refused,
+        found.certainty.sets.score,
+        None if unknown is None else " + ".join(part.evidence for part in unknown.parts),
+        None if unknown is None else unknown.auroc,
+        spec,
+    )
 
 
 def _figures(logits: NDArray[np.float32], truth: NDArray[np.int64], temperature: float) -> tuple[float, float]:
@@ -141,22 +214,29 @@ def _figures(logits: NDArray[np.float32], truth: NDArray[np.int64], temperature:
 def calibration_figures(calibration: Calibration) -> dict[str, Cell]:
     """A calibration as a row of a report."""
     fields = calibration._asdict()
+    del fields["spec"]
     return {"images" if name == "pictures" else name: value for name, value in fields.items()}
 
 
 def calibration_text(calibration: Calibration) -> str:
-    """What calibration did, in a sentence or two."""
+    """What calibration did, in some sentences."""
     found = calibration
-    change = (
-        f"the calibration error goes from {found.ece_before:.1%} to {found.ece_after:.1%} and the loss from "
-        f"{found.nll_before:.4f} to {found.nll_after:.4f}"
+    if found.refused:
+        first = f"The temperature stays {found.temperature:.3f}: {found.refused}."
+    else:
+        first = (
+            f"Temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures ({found.fitted_on}): on the "
+            "pictures of this report, none of which it was fitted on, the calibration error goes from "
+            f"{found.ece_before:.1%} to {found.ece_after:.1%} and the loss from {found.nll_before:.4f} to "
+            f"{found.nll_after:.4f}."
+        )
+    certainty = found.spec.certainty
+    assert certainty is not None
+    sets = (
+        f" Sets of names are made by {found.set_score}, from {certainty.sets.table.count:,} pictures; they can promise "
+        f"up to {certainty.sets.most:.1%}."
     )
-    return (
-        f"Temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures ({found.fitted_on}): on the "
-        f"pictures of this report, none of which it was fitted on, {change}."
-        + ("" if found.written else f" {NOTHING_WRITTEN}.")
-    )
-
-
-NOTHING_WRITTEN = "That is worse, so that no model was written: calibrate on more pictures, or leave the model as it is"
-"""What is told of a temperature that does not hold on other pictures."""
+    if found.detected_by is None:
+        return first + sets
+    told = f", which tells classes that it has not seen with an AUROC of {found.detector_auroc:.3f}"
+    return f"{first}{sets} Unknown pictures are told by {found.detected_by}{told if found.detector_auroc else ''}."

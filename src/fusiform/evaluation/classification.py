@@ -18,25 +18,27 @@ from PIL import Image
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.drawing import charts
-from fusiform.drawing.page import LARGE, Card, Headline, Page, percent_cell, percent_text
+from fusiform.drawing.page import Card, Headline, Page, percent_cell, percent_text
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
-from fusiform.errors import ImageError
 from fusiform.evaluation import page_parts
+from fusiform.evaluation import promises as of_promises
 from fusiform.evaluation.base import SCHEMA, Evaluation, Rows
 from fusiform.evaluation.calibration import calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison
 from fusiform.evaluation.figures import OTHER, percent, rounded
 from fusiform.evaluation.page_parts import FEW_IMAGES
+from fusiform.evaluation.promises import SHOWN_CARDS, Promises, Seen, picture_of
 from fusiform.evaluation.source import choose_classes
+from fusiform.evaluation.stress import Stress, add_stress, stress_figures, stress_table
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, Report, cell_text
+from fusiform.spec import FEATURES
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.bootstrap import Interval
 from fusiform.tasks.classification import to_logits
 from fusiform.zoo.model import Model
 
-SHOWN_CARDS = 12
 LARGEST_MATRIX = 50
 """More classes than these make a matrix that nobody can read; the page then has only the most confused pairs."""
 NARROW_MATRIX = 11
@@ -54,11 +56,13 @@ _EXPLAINS = ("right: ", "predicted: ", "true: ")
 class Answers(NamedTuple):
     """What a model says of pictures: ``values`` (pictures, classes), logits also where its file gives probabilities.
 
-    The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index.
+    The row of a picture that could not be read is NaN; ``errors`` says why, by the picture's index. ``features``
+    (pictures, features) are there where they were asked for.
     """
 
     values: NDArray[np.float32]
     errors: Mapping[int, str]
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -67,8 +71,10 @@ class ClassificationEvaluation(Evaluation):
 
     ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
     (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, up to a constant
-    in each row where its file ends in a softmax. ``explained`` are images with Grad-CAM's heat and captions, for the
-    page.
+    in each row where its file ends in a softmax; ``features`` (images, features) are kept where promises take them.
+    ``promises`` is what a calibrated model's came to, or what those of this ``calibration`` would. ``explained`` are
+    images with Grad-CAM's heat and captions, for the page; ``stress`` is what became of corrupted images, None where
+    that was not asked for.
     """
 
     main = "top-1"
@@ -77,7 +83,10 @@ class ClassificationEvaluation(Evaluation):
     outputs: tuple[int, ...]
     truth: NDArray[np.int64] = field(repr=False)
     logits: NDArray[np.float32] = field(repr=False)
+    features: NDArray[np.float32] | None = field(default=None, repr=False)
+    promises: Promises | None = None
     explained: tuple[tuple[Image.Image, str], ...] = field(default=(), repr=False)
+    stress: Stress | None = field(default=None, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -118,6 +127,11 @@ class ClassificationEvaluation(Evaluation):
         place[list(self.outputs)] = np.arange(len(self.outputs))
         columns = len(self.outputs) + 1
         return metrics.confusion_matrix(place[self.truth], place[self.predicted], len(self.outputs), columns=columns)
+
+    @property
+    def seen(self) -> Seen:
+        """The answers alone."""
+        return Seen(self.samples, self.logits, self.features)
 
     @property
     def has_others(self) -> bool:
@@ -163,6 +177,7 @@ class ClassificationEvaluation(Evaluation):
             "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
             "temperature": temperature,
             "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
+            **of_promises.promise_figures(self.promises),
             "seconds": round(self.seconds, 3),
         }
         rows: tuple[dict[str, Cell], ...] = tuple(
@@ -201,6 +216,7 @@ class ClassificationEvaluation(Evaluation):
             "calibration error": percent(figures, "ece"),
             "log likelihood loss": cell_text(figures["nll"]),
             "temperature": f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}",
+            **of_promises.promised(figures),
             "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
         }
 
@@ -269,10 +285,25 @@ class ClassificationEvaluation(Evaluation):
             "confusion": {"columns": columns, "counts": self.confusion[:, : len(columns)].tolist()},
             "most_confused": self.most_confused(),
             "mistakes": self.mistakes(),
+            "stress": None if self.stress is None else stress_figures(self.stress),
+            "slipped": self.slipped(),
         }
 
+    def slipped(self) -> list[dict[str, Cell]]:
+        """The images of none of the classes that were not called unknown, the most alike to a known class first."""
+        if self.promises is None or self.promises.strangers is None:
+            return []
+        return of_promises.slipped(self.promises.strangers, self.spec, self.promises.certain)
+
     def _tables(self) -> dict[str, Rows]:
-        return {"Most confused": self.most_confused(), "Most confident mistakes": self.mistakes()}
+        return {
+            "Most confused": self.most_confused(),
+            "Most confident mistakes": self.mistakes(),
+            "Unknown images that slipped through": self.slipped(),
+        }
+
+    def to_table(self) -> str:
+        return super().to_table() + stress_table(self.stress)
 
     def _keys(self) -> Sequence[Hashable]:
         return self.samples  # a list may have a picture twice, under two classes
@@ -291,20 +322,28 @@ def evaluate(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    features: bool = False,
     progress: Tracker = silent,
 ) -> ClassificationEvaluation:
-    """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``.
+    """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``, and ``answers``.
 
     Raises UsageError for a split that is not there or has no picture that can be read, and what ``bind_classes`` and
     ``answers`` raise.
     """
     spec = model.spec
-    engine = engine or engines.own_engine(model)
+    engine = engine or engines.default_engine(model)
     chosen = choose_classes(data, spec, split=split)
     samples = chosen.samples
     started = time.perf_counter()
-    values, errors = answers(
-        model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
+    values, errors, found = answers(
+        model,
+        samples,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        features=features,
+        progress=progress,
     )
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), errors)
@@ -319,6 +358,7 @@ def evaluate(
         samples=tuple(samples[i] for i in read),
         truth=np.array([chosen.outputs[samples[i].label] for i in read], np.int64),
         logits=logits,
+        features=None if found is None else found[read],
         skipped=tuple(errors.values()),
         notes=chosen.notes,
         seconds=seconds,
@@ -333,22 +373,24 @@ def answers(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    features: bool = False,
     progress: Tracker = silent,
 ) -> Answers:
     """Show every picture to a model, with the exact preprocessing of its spec; no more than the answers is kept.
 
     ``model`` is a name, a file, or a model that was opened before. ``threads`` is the number of cores to use, all by
     default, with an engine for each; ``device`` is where the engine ``torch`` computes; ``batch`` is the number of
-    pictures that go through the network together. A picture that cannot be read is in the answer's ``errors``. Raises
-    UsageError for arguments that do not fit, WeightsError for a model that cannot be used or answers with values that
-    are not finite, and what ``open_engine`` raises.
+    pictures that go through the network together; ``features`` asks for them too. A picture that cannot be read is in
+    the answer's ``errors``. Raises UsageError for arguments that do not fit, WeightsError for a model that cannot be
+    used or answers with values that are not finite, and what ``open_engine`` raises.
     """
 
     def start(cores: int) -> Engine:
-        return engines.open_engine(model, engine=engine, threads=cores, device=device)
+        return engines.open_engine(model, engine=engine, threads=cores, device=device, features=features)
 
     crew = Crew(start, len(samples), threads=threads, batch=batch)
     values = np.full((len(samples), crew.spec.num_classes), np.nan, np.float32)
+    found = np.full((len(samples), crew.spec.num_features), np.nan, np.float32) if features else None
     errors: dict[int, str] = {}
 
     def answer(mine: Engine, group: range) -> None:
@@ -356,12 +398,15 @@ def answers(
         read, pixels = read_pixels([samples[i] for i in group], mine.spec, errors, first=group.start)
         for k in range(0, len(read), batch):
             rows = [i for i, _ in read[k : k + batch]]
-            values[rows] = to_logits(mine.run(np.stack(pixels[k : k + batch]))[mine.spec.output], mine.spec)
+            answered = mine.run(np.stack(pixels[k : k + batch]))
+            values[rows] = to_logits(answered[mine.spec.output], mine.spec)
+            if found is not None:
+                found[rows] = answered[FEATURES]
 
     crew.work(answer, progress)
     if np.isnan(values).any(axis=1).sum() > len(errors) or np.isinf(values).any():
         raise not_finite(model)
-    return Answers(values, dict(sorted(errors.items())))
+    return Answers(values, dict(sorted(errors.items())), found)
 
 
 def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, tuple[float, float, float]]:
@@ -371,9 +416,6 @@ def accuracies(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[st
         right = metrics.in_top(logits, truth, k)
         found[name] = (float(right.mean()), *metrics.wilson_interval(int(right.sum()), len(truth)))
     return found
-
-
-# --- the page ---
 
 
 def _fill_page(evaluation: ClassificationEvaluation, page: Page) -> None:
@@ -407,6 +449,9 @@ def _fill_page(evaluation: ClassificationEvaluation, page: Page) -> None:
         names, columns, counts = _matrix(e)
         page.add_svg(charts.heat_table(names, columns, counts), keeps_size=not few)
     _add_calibration(e, page)
+    add_stress(page, e.stress)
+    if e.promises is not None:
+        of_promises.add_promises(page, e.promises, e.names, e.report().figures, e.slipped())
     page.add_heading("Least certain answers")
     page.add_text("The images with the lowest confidence. Where to look first when more are to be labelled.")
     unsure = np.argsort(e.confidence, kind="stable")[:SHOWN_CARDS]
@@ -469,12 +514,7 @@ def _card(e: ClassificationEvaluation, i: int) -> Card:
     sample, right = e.samples[i], bool(e.right[i])
     said = f"{e.names[e.predicted[i]]} {percent_text(e.confidence[i])}"
     lines = [] if right else [f"true: {e.names[e.truth[i]]} {percent_text(e.probability[i])}"]
-    image: Image.Image | None = None
-    try:
-        image = sample.read(shorter_side=LARGE)
-    except ImageError:  # it was there a moment ago
-        image = None
-    return Card([(image, "")], said, lines, Path(sample.name).name, "right" if right else "wrong")
+    return Card([(picture_of(sample), "")], said, lines, Path(sample.name).name, "right" if right else "wrong")
 
 
 def _explained(e: ClassificationEvaluation) -> Iterator[Card]:
@@ -535,7 +575,7 @@ def _advice(e: ClassificationEvaluation) -> Iterator[str]:
     if e.calibration is None and ece >= MISCALIBRATED:
         too = "more" if float(e.confidence.mean()) > e.value else "less"
         yield (
-            f"The model is {too} confident than it is right. --fit-temperature FILE writes a copy whose confidence is "
+            f"The model is {too} confident than it is right. --calibrate FILE writes a copy whose confidence is "
             "closer to its accuracy; the answers stay the same."
         )
     if not wrong.any():
@@ -555,6 +595,6 @@ def _terms(e: ClassificationEvaluation) -> list[tuple[str, str, str]]:
             "temperature",
             f"{temperature:.2f}, best {best:.2f}",
             "What the logits are divided by before they become confidence. Above 1 makes it lower. The best one fits "
-            "these images; --fit-temperature finds one on others.",
+            "these images; --calibrate finds one on others.",
         ),
     ]

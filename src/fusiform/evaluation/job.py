@@ -8,21 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from fusiform.certainty import CERTAIN
 from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.dataset import DataSet, Split
+from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.image import find_images
 from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName, place_of
 from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
 from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
+from fusiform.evaluation.promises import Seen, measure_promises
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
+from fusiform.evaluation.stress import stress as stress_with
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import Colours, Fit, Task
 from fusiform.tasks.classification import rename
 from fusiform.tasks.detection import SCORE_THRESHOLD
-from fusiform.zoo.model import Model, open_model
+from fusiform.zoo.model import PROGRAMS, Model, open_model
 from fusiform.zoo.stated import assumption
 
 AnyEvaluation = ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation
@@ -42,7 +46,11 @@ def evaluate(
     batch: int = 1,
     html: str | os.PathLike[str] | None = None,
     explain: Sequence[int | str | os.PathLike[str]] = (),
-    fit_temperature: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    certain: float | None = None,
+    per_class: bool = False,
+    unknown: str | os.PathLike[str] | None = None,
+    stress: bool = False,
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
@@ -55,7 +63,7 @@ def evaluate(
     fit: Fit | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool | Tracker | None = None,
-    calibrate: str | os.PathLike[str] | None = None,
+    fit_temperature: str | os.PathLike[str] | None = None,
 ) -> ClassificationEvaluation | DetectionEvaluation | SegmentationEvaluation:
     """Measure how good a model is on the labelled images of a dataset, whatever its task.
 
@@ -77,9 +85,17 @@ def evaluate(
         html: Where to write a page with drawings and pictures, one file.
         explain: For a classifier: on the page, show with Grad-CAM what the network looks at in these images, given by
             their paths, or in so many of the dataset's. Needs PyTorch.
-        fit_temperature: For a classifier: fit a temperature on other pictures than the report's (val, else test, else
-            half of them), and write a copy of the model there whose probabilities use it, unless the report's get
-            worse.
+        calibrate: For a classifier: write a copy of the model there that states how sure its answers are. A temperature
+            (kept only if it makes the calibration better), sets of names that hold the right one at a stated rate, and
+            a detector of unknown images, all fitted on other images than the report's (val, else test, else half of
+            them).
+        certain: What ``calibrate`` promises: the share of images whose set holds the right name, and that are not
+            called unknown if they show one of the classes (0.95).
+        per_class: Let ``calibrate`` promise that to each class, where it has enough images.
+        unknown: For a calibrated classifier: a folder of images that show none of its classes. The report tells how
+            many of them are called unknown; with ``calibrate`` half of them help to choose the detector.
+        stress: For a classifier: show it the images corrupted in 75 ways as well, by ImageNet-C's fifteen corruptions
+            at five strengths.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
@@ -95,7 +111,7 @@ def evaluate(
         say: Gets a line where the file does not say how images are prepared, which tells what is assumed, and one
             where ``auto`` takes a GPU.
         progress: Whether to show on standard error how far it is; None where that is a terminal or a notebook.
-        calibrate: What ``fit_temperature`` was called; taken with a FutureWarning until 0.3.
+        fit_temperature: What ``calibrate`` was called; taken with a FutureWarning until 0.3.
 
     Returns:
         The evaluation: ``metrics`` has the headline numbers, accuracies as shares in [0, 1]; ``report()`` all figures
@@ -117,22 +133,28 @@ def evaluate(
         (2, 1.0)
 
     """
-    if calibrate is not None:
-        warn_renamed("evaluate", "calibrate", "fit_temperature", fit_temperature)
-        fit_temperature = calibrate
+    if fit_temperature is not None:
+        warn_renamed("evaluate", "fit_temperature", "calibrate", calibrate)
+        calibrate = fit_temperature
     stated = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     if stated.assumed and say is not None:
         say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
     if labels is not None:
         stated = replace(stated, spec=rename(stated.spec, labels))
     models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
-    _check_task(models, bool(explain), fit_temperature is not None, score is not None, multi_scale, ignore is not None)
+    given = _Given(bool(explain), calibrate is not None, unknown is not None, score is not None, multi_scale, stress)
+    _check_task(models, given, ignore is not None)
     # What cannot work at the end is told before the work.
     opened, _ = models[0]
-    for path in (html, fit_temperature):
+    for path in (html, calibrate):
         _check_folder(path)
-    if fit_temperature is not None:
-        calibration.check_calibration(opened, fit_temperature)
+    if calibrate is not None:
+        calibration.check_calibration(opened, calibrate)
+    elif certain is not None or per_class:
+        raise UsageError("--certain and --per-class are for --calibrate FILE: add it, or leave them out")
+    strangers = _strangers(opened, unknown, calibrate is not None)
+    if certain is not None and not 0 < certain < 1:
+        raise UsageError(f"certain must be between 0 and 1, got {certain:g}")
     network = explanation.open_network(opened) if explain else None
     asked = explanation.read_asked(explain)
     place = place_of(opened, "torch" if multi_scale else engine, device)
@@ -144,15 +166,31 @@ def evaluate(
     with how.progress(total=None, label="read the dataset"):
         read = _read(models, data, ignore, root)
     divided = None
-    if fit_temperature is not None:
+    if calibrate is not None:
         divided = calibration.divide(cast("DataSet", read[0][1]), split)
         read, how = [(each, divided.reported) for each, _ in read], how._replace(split=divided.reported_split)
-    result, *others = [_measure(*each, known, how) for each, known in read]
-    if others:
-        result = result.including(comparison=result.compare(others[0]))
+    how = how._replace(features=_has_features(opened, calibrate is not None))
+    result, *rivals = [_measure(*each, known, how) for each, known in read]
+    if rivals:
+        result = result.including(comparison=result.compare(rivals[0]))
     if isinstance(result, ClassificationEvaluation):
-        if fit_temperature is not None and divided is not None:
-            result = _calibrated(result, models[0], divided, how, fit_temperature)
+        others = _see(opened, strangers, how) if strangers else None
+        if calibrate is not None and divided is not None:
+            wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class)
+            result, others = _calibrated(result, models[0], divided, how, wanted, others)
+        result = _promising(result, others)
+        if stress:
+            found = stress_with(
+                opened,
+                result.samples,
+                result.truth,
+                engine=engine,
+                device=device,
+                threads=threads,
+                batch=batch,
+                progress=how.progress,
+            )
+            result = result.including(stress=found)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
@@ -162,29 +200,96 @@ def evaluate(
     return result
 
 
+class _Wanted(NamedTuple):
+    """What a calibration is to promise, and where its model is to be written; see ``evaluate``."""
+
+    out: str | os.PathLike[str]
+    certain: float
+    per_class: bool
+
+
 def _calibrated(
     result: ClassificationEvaluation,
     model: tuple[Model, str],
     divided: calibration.Division,
     how: _How,
-    out: str | os.PathLike[str],
-) -> ClassificationEvaluation:
-    """The evaluation with a temperature that was fitted on other pictures than its own, see ``fit_temperature``."""
+    wanted: _Wanted,
+    strangers: Seen | None,
+) -> tuple[ClassificationEvaluation, Seen | None]:
+    """The evaluation with what was calibrated on other pictures than its own, and the strangers left for its report."""
     answered = _measure(*model, divided.fitted, how._replace(split=divided.fitted_split))
     assert isinstance(answered, ClassificationEvaluation)
-    found = calibration.calibrate(
+    helping = None
+    if strangers is not None and strangers.features is not None:
+        helping, strangers = strangers.features[::2], strangers.part(slice(1, None, 2))
+    found, notes = calibration.calibrate(
         model[0],
-        (answered.logits, answered.truth),
+        answered.seen,
+        answered.truth,
         (result.logits, result.truth),
-        out,
+        wanted.out,
         source=result.source,
         fitted_on=divided.fitted_on,
+        strangers=helping,
+        certain=wanted.certain,
+        per_class=wanted.per_class,
     )
-    return result.including(
+    told = result.including(
         calibration=found,
-        notes=(*result.notes, *divided.notes),
+        notes=(*result.notes, *divided.notes, *notes),
         skipped=(*result.skipped, *answered.skipped),
     )
+    return told, strangers
+
+
+def _promising(result: ClassificationEvaluation, strangers: Seen | None) -> ClassificationEvaluation:
+    """The evaluation with what the model's promises, or those of its calibration, come to."""
+    spec = result.spec if result.calibration is None else result.calibration.spec
+    if spec.certainty is None:
+        return result
+    return result.including(promises=measure_promises(spec, result.seen, result.truth, strangers))
+
+
+def _has_features(model: Model, calibrating: bool) -> bool:
+    """Whether a model is to answer its features: where promises are made from them, and it can."""
+    certainty = model.spec.certainty
+    if model.spec.task != "classification" or not (calibrating or (certainty is not None and certainty.unknown)):
+        return False
+    return model.spec.features or model.format not in PROGRAMS
+
+
+def _strangers(model: Model, unknown: str | os.PathLike[str] | None, calibrating: bool) -> tuple[Sample, ...]:
+    """The images of a folder of unknown ones; UsageError for a folder without, and a model that does not tell them."""
+    if unknown is None:
+        return ()
+    certainty = model.spec.certainty
+    if not calibrating and (certainty is None or certainty.unknown is None):
+        raise InputError(f"--unknown: {model.path} does not tell unknown images: calibrate it, with --calibrate FILE")
+    files = find_images(Path(unknown))
+    if not files:
+        raise InputError(f"{unknown}: has no pictures: name a folder of images that show none of the classes")
+    return tuple(Sample(path, 0) for path in files)
+
+
+def _see(model: Model, samples: Sequence[Sample], how: _How) -> Seen:
+    """A classifier's answers to images of which nothing is known."""
+    found = classification.answers(
+        model,
+        samples,
+        engine=how.engine,
+        device=how.device,
+        threads=how.threads,
+        batch=how.batch,
+        features=how.features,
+        progress=how.progress,
+    )
+    read = [i for i in range(len(samples)) if i not in found.errors]
+    if not read:
+        raise InputError(
+            f"{samples[0].file.parent}: none of the pictures can be read: {next(iter(found.errors.values()))}"
+        )
+    features = None if found.features is None else found.features[read]
+    return Seen(tuple(samples[i] for i in read), found.values[read], features)
 
 
 class _How(NamedTuple):
@@ -198,6 +303,18 @@ class _How(NamedTuple):
     score: float | None
     multi_scale: bool
     progress: Tracker
+    features: bool = False
+
+
+class _Given(NamedTuple):
+    """Whether an option was given that is for models of one task."""
+
+    explain: bool
+    calibrate: bool
+    unknown: bool
+    score: bool
+    multi_scale: bool
+    stress: bool
 
 
 def _name(model: str | os.PathLike[str] | Model) -> str:
@@ -205,26 +322,21 @@ def _name(model: str | os.PathLike[str] | Model) -> str:
     return str(model.path) if isinstance(model, Model) else os.fspath(model)
 
 
-def _check_task(
-    models: Sequence[tuple[Model, str]],
-    explain: bool,
-    fit_temperature: bool,
-    score: bool,
-    multi_scale: bool,
-    ignore: bool,
-) -> None:
+def _check_task(models: Sequence[tuple[Model, str]], asked: _Given, ignore: bool) -> None:
     """UsageError for what was asked for and is for models of another task, a second model included."""
     opened, name = models[0]
     what = _MODELS[opened.spec.task]
     given: dict[str, tuple[bool, Task]] = {
-        "--explain": (explain, "classification"),
-        "--fit-temperature": (fit_temperature, "classification"),
-        "--score": (score, "detection"),
-        "--multi-scale": (multi_scale, "segmentation"),
+        "--explain": (asked.explain, "classification"),
+        "--calibrate": (asked.calibrate, "classification"),
+        "--unknown": (asked.unknown, "classification"),
+        "--stress": (asked.stress, "classification"),
+        "--score": (asked.score, "detection"),
+        "--multi-scale": (asked.multi_scale, "segmentation"),
         "--ignore": (ignore, "segmentation"),
     }
-    for flag, (asked, task) in given.items():
-        if asked and task != opened.spec.task:
+    for flag, (wanted, task) in given.items():
+        if wanted and task != opened.spec.task:
             raise UsageError(f"{flag} is for a {_MODELS[task]}; {name} is a {what}: leave it out")
     for other, called in models[1:]:
         if other.spec.task != opened.spec.task:
@@ -265,6 +377,7 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
             device=how.device,
             threads=how.threads,
             batch=how.batch,
+            features=how.features and _has_features(model, True),
             progress=how.progress,
         )
     if model.spec.task == "detection":

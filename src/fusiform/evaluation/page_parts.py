@@ -28,6 +28,10 @@ _COLUMNS = {
     "ap50": "AP at IoU 0.50, %",
     "iou": "IoU, %",
     "miou": "mean IoU, %",
+    **{f"strength_{k}": f"strength {k}, %" for k in range(1, 6)},
+    "top1": "mean, %",
+    "top1_low": "from, %",
+    "top1_high": "to, %",
     "pixel_accuracy": "pixels right, %",
 }
 """What people call the columns of reports; shares, which are in [0, 1] there, are in percent on a page."""

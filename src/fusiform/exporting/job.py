@@ -11,10 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named
 from fusiform.errors import FusiformError, InputError, SpecError, UsageError, WeightsError
+from fusiform.evaluation.calibration import fit_calibration
+from fusiform.evaluation.classification import answers
+from fusiform.evaluation.promises import Seen
 from fusiform.exporting.golden import write_golden
 from fusiform.exporting.pictures import Pictures, find_pictures
 from fusiform.exporting.quantization.calibrate import CALIBRATION_PICTURES, calibrate, load_pixels, rank_layers
@@ -32,8 +37,9 @@ from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.numbers import to_float
 from fusiform.graph.split import split_expansion
+from fusiform.graph.tflite import to_tflite
 from fusiform.progress import Tracker, silent, tell, tracker
-from fusiform.report import Cell, Report
+from fusiform.report import Cell, Report, printable
 from fusiform.spec import Colours, Fit, Output
 from fusiform.tasks.classification import rename
 from fusiform.training.recipes import quantize_small
@@ -43,6 +49,8 @@ from fusiform.zoo.stated import assumption
 
 Say = Callable[[str], None]
 
+_PROGRAMS: Sequence[TargetName] = ("torchscript", "openvino", "executorch")
+"""Targets whose files answer what they were made to answer, whoever opens them."""
 VERIFICATION_PICTURES = 500
 """Photographs that a file is verified on: held-out ones if there are any."""
 TRAINING_PICTURES = 5000
@@ -52,7 +60,16 @@ KEPT = (0, 1, 2, 4, 8)
 
 
 _VERIFIED = (
-    *("images", "largest_error", "agreement", "boxes", "boxes_same", "boxes_near", "pixel_agreement"),
+    *(
+        "images",
+        "largest_error",
+        "agreement",
+        "features_cosine",
+        "boxes",
+        "boxes_same",
+        "boxes_near",
+        "pixel_agreement",
+    ),
     *(f"{whose}{name}" for name in MEASURES.values() for whose in ("", "reference_")),
     *("drop", "drop_low", "drop_high"),
 )
@@ -89,6 +106,7 @@ def export(
     pixels: bool | None = None,
     output: Output | None = None,
     decoded: bool = False,
+    features: bool = False,
     single_file: bool = False,
     golden: int = 0,
     samples: str | os.PathLike[str] | None = None,
@@ -128,6 +146,9 @@ def export(
             The files of the other targets answer with logits.
         decoded: Let a detector's file decode and suppress its boxes itself, and a segmenter's give probabilities at the
             size of its input: for ``litert``, ``onnx`` and ``openvino``.
+        features: Let a classifier's files answer with its features too, what its last layer reads, beside its logits or
+            probabilities: programs of your own find similar images by them. MediaPipe shows a second answer as a second
+            list of classes: leave it out for MediaPipe.
         single_file: Write the web page as one ``.html`` with everything inside, which is opened from a disk.
         golden: Write so many inputs with the expected answers into ``NAME_golden`` beside each file, for the tests of
             programs in any language: photographs of ``data``, else of the run, and synthetic images. A page has them
@@ -170,13 +191,16 @@ def export(
     if labels is not None:
         opened = replace(opened, spec=rename(opened.spec, labels))
     targets = _targets(to, precision, decoded=decoded)
-    form = _Form(pixels, output, decoded, single_file)
+    form = _Form(pixels, output, decoded, single_file, features)
     _check(targets, precision, form, slices=slices, keep_float=keep_float, golden=golden)
     _check_output(targets, output, opened)
     _check_decoded(opened, decoded=decoded)
+    if features and opened.spec.task != "classification":
+        raise UsageError(f"{opened.path}: is for {opened.spec.task}; --features is for classifiers: leave it out")
     if train_epochs and opened.spec.task != "classification":
         raise UsageError(f"{opened.path}: is for {opened.spec.task}; --train-epochs is for classifiers: leave it out")
     graph = opened.graph()
+    graph = replace(graph, spec=graph.spec.replace(features=False))  # of a file that has them; see _Form
     if labels is not None:
         graph = replace(graph, spec=rename(graph.spec, labels))
     pictures = find_pictures(opened, calibrate, data, ignore, root)
@@ -276,9 +300,14 @@ class _Form:
     output: Output | None
     decoded: bool
     single_file: bool
+    features: bool
 
     def of(self, graph: Graph, target: TargetName) -> Graph:
         """The graph in the form that a target's file is to have, before it decodes its answers."""
+        certainty = graph.spec.certainty
+        # A program cannot be given features later, as other files are when they are opened.
+        needed = target in _PROGRAMS and certainty is not None and certainty.unknown is not None
+        graph = replace(graph, spec=graph.spec.replace(features=self.features or needed))
         if target == "litert":
             return for_litert(graph, pixels=self.pixels, output=self.output)
         return read_pixels(graph) if self.pixels and not reads_pixels(graph) else graph
@@ -304,7 +333,7 @@ class _Work:
         self.opened, self.pictures, self.out, self.precision, self.form = opened, pictures, out, precision, form
         self.max_drop, self.threads, self.say, self.progress = max_drop, threads, say, progress
         self.golden, self.samples = golden, samples
-        self.name = file_stem(opened.spec.replace(decoded=form.decoded), precision)
+        self.name = file_stem(opened.spec.replace(decoded=form.decoded, features=form.features), precision)
         self.figures: dict[str, Cell] = {
             "model": str(opened.path),
             "network": opened.spec.name,
@@ -358,9 +387,34 @@ class _Work:
         def freeze(kept: int) -> Graph:
             network.kept = frozenset(worst[:kept])
             with self.progress(total=None, label="make int8"):
-                return network.freeze()
+                frozen = network.freeze()
+            return self._calibrated(frozen)
 
         return {kept: partial(freeze, kept) for kept in (KEPT if keep_float is None else (keep_float,))}
+
+    def _calibrated(self, graph: Graph) -> Graph:
+        """An int8 graph whose promises are made anew, from its own answers; without labelled photographs, with none."""
+        if graph.spec.certainty is None:
+            return graph
+        graph = replace(graph, spec=graph.spec.replace(certainty=None))
+        samples = [sample for sample in self.pictures.held_out if isinstance(sample, Sample)]
+        if not self.pictures.labelled:
+            self.say("int8 answers otherwise, and there are no labelled photographs: calibrate it (fusiform evaluate)")
+            return graph
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "int8.tflite"
+            file.write_bytes(to_tflite(graph))
+            model = open_model(file)
+            found = answers(model, samples, threads=self.threads, features=True, progress=self.progress)
+            read = [k for k in range(len(samples)) if k not in found.errors]
+            if not read or found.features is None:
+                return graph
+            seen = Seen(tuple(samples[k] for k in read), found.values[read], found.features[read])
+            truth = np.array([samples[k].label for k in read])
+            calibrated = fit_calibration(model, seen, truth, source=printable(self.pictures.verified_on))
+        self.say(f"calibrated int8 on {self.pictures.verified_on}: {len(read)} photographs")
+        certainty, temperature = calibrated.certainty, calibrated.temperature.value
+        return replace(graph, spec=graph.spec.replace(certainty=certainty, temperature=temperature))
 
     def _write_layers(self, layers: Sequence[LayerError]) -> None:
         rows: tuple[dict[str, Cell], ...] = tuple(

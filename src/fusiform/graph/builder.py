@@ -14,6 +14,8 @@ from fusiform.graph.ir import INPUT, Activation, Conv, Linear, Mean, Node
 from fusiform.spec import ModelSpec
 
 BATCH_NORM_EPSILON = 1e-5
+POOL = "pool"
+"""The node that makes a classifier's features."""
 
 
 State = Mapping[str, NDArray[Any]]
@@ -165,7 +167,7 @@ class Builder:
         return self.add(node, channels)
 
     def classifier(self, source: str, name: str) -> None:
-        pooled = self.add(Mean("pool", source), self.channels[source])
+        pooled = self.add(Mean(POOL, source), self.channels[source])
         weight, bias = self.weights.linear(name, (self.spec.num_classes, self.channels[source]))
         self.check(name, weight, (len(bias), self.channels[source]))
         self.add(Linear(name, pooled, weight, bias), len(bias))

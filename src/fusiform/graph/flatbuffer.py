@@ -25,13 +25,13 @@ def read_metadata(data: bytes | memoryview, *, source: str, key: str = METADATA_
     if bytes(data[4:8]) != b"TFL3":
         raise WeightsError(f"{source}: not a TensorFlow Lite file")
     try:
-        model = _follow(data, 0)
-        for slot in _vector(data, model, _MODEL_METADATA):
-            entry = _follow(data, slot)
+        model = follow(data, 0)
+        for slot in tables_of(data, model, _MODEL_METADATA):
+            entry = follow(data, slot)
             if _bytes(data, entry, _METADATA_NAME) == key.encode():
-                at = _field(data, entry, _METADATA_BUFFER)
+                at = field_of(data, entry, _METADATA_BUFFER)
                 index = struct.unpack_from("<I", data, at)[0] if at else 0
-                return bytes(_bytes(data, _follow(data, _vector(data, model, _MODEL_BUFFERS)[index]), _BUFFER_DATA))
+                return bytes(_bytes(data, follow(data, tables_of(data, model, _MODEL_BUFFERS)[index]), _BUFFER_DATA))
     except (struct.error, IndexError):
         raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
     raise SpecError(
@@ -40,11 +40,12 @@ def read_metadata(data: bytes | memoryview, *, source: str, key: str = METADATA_
     )
 
 
-def _follow(data: bytes | memoryview, at: int) -> int:
+def follow(data: bytes | memoryview, at: int) -> int:
+    """Where the distance at ``at`` leads."""
     return at + int(struct.unpack_from("<I", data, at)[0])
 
 
-def _field(data: bytes | memoryview, table: int, index: int) -> int:
+def field_of(data: bytes | memoryview, table: int, index: int) -> int:
     """Where a field of a table lies; 0 when it is absent."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     if 4 + 2 * index >= struct.unpack_from("<H", data, vtable)[0]:
@@ -53,24 +54,29 @@ def _field(data: bytes | memoryview, table: int, index: int) -> int:
     return table + int(offset) if offset else 0
 
 
-def _vector(data: bytes | memoryview, table: int, index: int) -> range:
+def tables_of(data: bytes | memoryview, table: int, index: int) -> range:
     """Where the distance to each table of a vector of tables lies."""
-    at = _field(data, table, index)
+    at = field_of(data, table, index)
     if not at:
         return range(0)
-    vector = _follow(data, at)
+    vector = follow(data, at)
     (length,) = struct.unpack_from("<I", data, vector)
     if vector + 4 + 4 * length > len(data):
         raise IndexError
     return range(vector + 4, vector + 4 + 4 * length, 4)
 
 
+def numbers_of(data: bytes | memoryview, table: int, index: int) -> list[int]:
+    """A vector of 32-bit numbers."""
+    return [struct.unpack_from("<i", data, at)[0] for at in tables_of(data, table, index)]
+
+
 def _bytes(data: bytes | memoryview, table: int, index: int) -> memoryview:
     """A string or a vector of bytes, not copied: every entry of a damaged file can claim the whole file."""
-    at = _field(data, table, index)
+    at = field_of(data, table, index)
     if not at:
         return memoryview(b"")
-    vector = _follow(data, at)
+    vector = follow(data, at)
     (length,) = struct.unpack_from("<I", data, vector)
     if vector + 4 + length > len(data):
         raise IndexError

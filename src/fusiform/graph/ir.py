@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.spec import ModelSpec, Padding
+from fusiform.spec import FEATURES, ModelSpec, Padding
 
 Activation = Literal["relu", "relu6"]
 Shape = tuple[int, int, int]
@@ -164,7 +164,8 @@ class Graph:
     """Nodes in the order they run. ``quantization`` is None for float32.
 
     A float32 graph reads normalised pictures, or uint8 pixels where its first node is a ``Center``. The last node makes
-    the output; a detector's two are the nodes of their names. Outputs are float32 in int8 graphs too.
+    the output, and what it reads are a classifier's features; a detector's two outputs are the nodes of their names.
+    Outputs are float32 in int8 graphs too.
     """
 
     spec: ModelSpec
@@ -178,8 +179,10 @@ class Graph:
     @property
     def outputs(self) -> dict[str, str]:
         """The node that makes each of the network's answers."""
-        names = list(self.spec.network_answers)
-        return {names[0]: self.nodes[-1].name} if len(names) == 1 else {name: name for name in names}
+        names, last = list(self.spec.network_answers), self.nodes[-1]
+        if self.spec.features:
+            return {names[0]: last.name, FEATURES: sources(last)[0]}
+        return {names[0]: last.name} if len(names) == 1 else {name: name for name in names}
 
 
 def reads_pixels(graph: Graph) -> bool:

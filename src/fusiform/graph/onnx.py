@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fusiform.errors import MissingExtraError, SpecError, WeightsError
 from fusiform.fields import show
 from fusiform.graph.build import number_weights
+from fusiform.graph.builder import POOL
 from fusiform.graph.inputs import unscale_input
 from fusiform.graph.ir import (
     INPUT,
@@ -32,7 +33,7 @@ from fusiform.graph.ir import (
     reads_pixels,
     sources,
 )
-from fusiform.spec import METADATA_KEY, ModelSpec, Padding
+from fusiform.spec import FEATURES, METADATA_KEY, ModelSpec, Padding
 
 try:
     import onnx
@@ -144,6 +145,23 @@ def from_onnx(data: bytes, *, source: str = "the file") -> Graph:
             f"{source}: was not written by fusiform ({_reason(error)}); port it: fusiform port {source}"
         ) from None
     return Graph(spec, nodes, quantization)
+
+
+def add_features(data: bytes, spec: ModelSpec, *, source: str) -> bytes:
+    """The file of a classifier that ``spec`` describes, with the features, which its last layer reads, as an answer.
+
+    Raises WeightsError, which names ``source``, for a file that fusiform did not write.
+    """
+    model = _parse(data, source)
+    if not any(name == POOL for node in model.graph.node for name in node.output):
+        raise WeightsError(
+            f"{source}: has no features that fusiform knows: write it again with fusiform export {source} --to onnx "
+            "--features"
+        )
+    model.graph.node.append(helper.make_node("Identity", [POOL], [FEATURES], name=FEATURES))
+    answer = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", spec.num_features])
+    model.graph.output.append(answer)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _parse(data: bytes, source: str) -> Any:
@@ -431,9 +449,10 @@ class _Writer:
         product = self.add("Mul", [product, largest], f"{name}/real")
         self.index[name] = self.add("Add", [product, bias], self.output)
 
-    def made(self, answer: str, name: str) -> str:
+    def made(self, name: str) -> str:
         """The float32 form of what the node of this name answers."""
-        if self.is_real(name) or self.index[name] == answer:
+        quantization = self.graph.quantization
+        if quantization is None or name in quantization.in_float or name not in quantization.activations:
             return self.index[name]
         return self.add("DequantizeLinear", [self.index[name], f"{name}/scale", f"{name}/zero_point"], f"{name}/real")
 
@@ -453,7 +472,7 @@ class _Writer:
 
     def finish(self, metadata: Mapping[str, str]) -> bytes:
         spec = self.graph.spec
-        made = {answer: self.made(answer, name) for answer, name in self.graph.outputs.items()}
+        made = {answer: self.made(name) for answer, name in self.graph.outputs.items()}
         outputs = add_decoding(self, made) if spec.decoded else self.answers(made)
         body = helper.make_graph(self.nodes, spec.name, [self.input], outputs, self.constants)
         model = helper.make_model(

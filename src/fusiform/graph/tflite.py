@@ -511,7 +511,7 @@ class _Writer:
                 self.tensors[made].name = f"{name}/int8"
             self.tensors[outputs[-1]].name = answer
         if self.graph.spec.output == "probabilities":
-            outputs = [self.softmax(outputs[0])]
+            outputs[0] = self.softmax(outputs[0])
         if self.graph.spec.decoded:
             outputs = add_decoding(self, outputs)
         model = tfl.ModelT()

@@ -70,10 +70,10 @@ class Step(NamedTuple):
     operator: Operator
 
 
-def read_steps(data: bytes, *, source: str) -> tuple[list[Step], Tensor] | None:
-    """The operators of a TFLite file in the order that they run, and what it reads; None where it has others than ours.
+def read_steps(data: bytes, *, source: str) -> tuple[list[Step], Tensor, Sequence[int]] | None:
+    """The operators of a TFLite file as they run, what it reads, and the numbers of the tensors that it answers with.
 
-    Raises WeightsError as ``check_tflite`` does.
+    None where it has other operators than fusiform's files. Raises WeightsError as ``check_tflite`` does.
     """
     graph = _Graph(data, described=True)
     try:
@@ -83,7 +83,7 @@ def read_steps(data: bytes, *, source: str) -> tuple[list[Step], Tensor] | None:
         raise WeightsError(f"{source}: is damaged ({wrong}): write it again, or fetch it again") from None
     except (struct.error, IndexError, OverflowError):
         raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
-    return graph.steps, graph.given
+    return graph.steps, graph.given, graph.answers
 
 
 class _Graph:
@@ -122,7 +122,7 @@ class _Graph:
             if self.described:
                 raise UnsoundError("it does not read one picture, as float32 or pixels")
             self.wonder("it does not read one picture")
-        self.given = self.known(inputs[0])
+        self.given, self.answers = self.known(inputs[0]), outputs
         made = self.run(self.tables(graph, _GRAPH_OPERATORS), inputs, outputs)
         for index in outputs:
             if index not in made and self.known(index).data is None:

@@ -20,7 +20,7 @@ from fusiform.errors import SpecError, WeightsError
 from fusiform.graph.ir import Graph, reads_pixels
 from fusiform.graph.tflite import to_tflite
 from fusiform.graph.tflite_detection_metadata import OUTPUT_GROUPS, PARSER_VERSION, detection_outputs, output_groups
-from fusiform.spec import ModelSpec
+from fusiform.spec import FEATURES, ModelSpec
 
 METADATA_NAME = "TFLITE_METADATA"
 """The name of the metadata entry in the TFLite file."""
@@ -201,8 +201,9 @@ class _Writer:
             scores = self.output("logits", ["batch", "priors", "classes"], labels=_DESCRIPTIONS)
             return [scores, self.output("codes", ["batch", "priors", "coordinates"], labels=None)]
         axes = ["rows", "columns", "classes"] if self.spec.task == "segmentation" else ["classes"]
-        (name,) = self.spec.answers
-        return [self.output(name, ["batch", *axes], labels=_TENSOR_AXIS_LABELS)]
+        name, *others = self.spec.answers
+        answers = [self.output(name, ["batch", *axes], labels=_TENSOR_AXIS_LABELS)]
+        return answers + [self.output(other, ["batch", "channels"], labels=None) for other in others]
 
     def output(self, name: str, axes: Sequence[str], *, labels: int | None) -> int:
         """``labels`` is what the label file is to this output: with a line for each class of the last axis, or not."""
@@ -227,6 +228,8 @@ class _Writer:
         spec = self.spec
         if name == "probabilities":
             return "The probability of each class." if not spec.decoded else "The probability of each class of a pixel."
+        if name == FEATURES:
+            return "What the last layer reads: the average of each channel of the last feature map."
         if name == "codes":
             return (
                 "Where the box of each prior is: its middle less the prior's, x and y, in tenths of the prior's width "

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from fusiform.tasks.classification import Classification, Guess
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fusiform.tasks.detection import Detections
     from fusiform.tasks.segmentation import SegmentationMap
 
@@ -31,6 +34,7 @@ class Answer:
     Exactly one is there of ``classification``, ``detections``, ``segmentation`` and ``error``. Boxes and masks are in
     pixels of the upright picture. ``thumbnail`` is the picture itself, RGB, upright and at most ``THUMBNAIL`` pixels a
     side, where it was asked for; to draw boxes or masks on ``DRAWN_THUMBNAIL``, or ``ALONE`` where there is no other.
+    ``features`` (num_features,) float32 are what a classifier's last layer read, where they were asked for.
     """
 
     path: str
@@ -39,6 +43,7 @@ class Answer:
     thumbnail: Image.Image | None = field(default=None, repr=False, compare=False)
     detections: Detections | None = None
     segmentation: SegmentationMap | None = None
+    features: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if [self.classification, self.detections, self.segmentation, self.error].count(None) != 3:
@@ -48,3 +53,11 @@ class Answer:
     def top(self) -> tuple[Guess, ...]:
         """A classifier's likeliest classes, likeliest first; empty where the picture could not be read."""
         return self.classification.top if self.classification else ()
+
+    def place(self) -> dict[str, Any]:
+        """What says beside the path which picture it is, such as the number of a frame; of an image nothing."""
+        return {}
+
+    def title(self) -> str:
+        """What stands above the answer for people: the path."""
+        return self.path

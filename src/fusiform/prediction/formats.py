@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.prediction.answer import Answer
     from fusiform.spec import ModelSpec, Task
+    from fusiform.tasks.classification import Guess
     from fusiform.tasks.detection import Box
 
 
@@ -30,6 +31,16 @@ CSV_COLUMNS: dict[Task, tuple[str, ...]] = {
     ),
     "segmentation": ("path", "width", "height", "index", "name", "share", "mask", "error"),
 }
+
+
+_PROMISED = ("set", "known", "p_known")
+"""Columns of a calibrated classifier, before the error; a set's names stand with semicolons between them."""
+
+
+def csv_columns(spec: ModelSpec) -> tuple[str, ...]:
+    """The columns of a model's answers."""
+    columns = CSV_COLUMNS[spec.task]
+    return columns if spec.certainty is None else (*columns[:-1], *_PROMISED, columns[-1])
 
 
 class ImageIds:
@@ -83,13 +94,13 @@ def _bbox(box: Box) -> tuple[float, float, float, float]:
 
 
 def _rows(
-    prediction: Answer, task: Task, results: Sequence[dict[str, Any]], mask: str | None
+    prediction: Answer, spec: ModelSpec, results: Sequence[dict[str, Any]], mask: str | None
 ) -> Iterator[Sequence[Cell]]:
     path = prediction.path
     if prediction.error is not None:
-        yield (path, *[None] * (len(CSV_COLUMNS[task]) - 2), prediction.error)
+        yield (path, *[None] * (len(csv_columns(spec)) - 2), prediction.error)
     for rank, guess in enumerate(prediction.top, 1):
-        yield path, rank, guess.index, guess.name, _rounded(guess.probability), None
+        yield path, rank, guess.index, guess.name, _rounded(guess.probability), *_promised(prediction, spec), None
     for result in results:
         where = (path, result["image_id"], result["category_id"], result["name"], result["score"])
         yield (*where, *result["bbox"], None)
@@ -99,6 +110,15 @@ def _rows(
             yield path, found.width, found.height, share.index, share.name, _rounded(share.share), mask, None
 
 
+def _promised(prediction: Answer, spec: ModelSpec) -> Sequence[Cell]:
+    """What stands in the columns of ``_PROMISED``, if there are those."""
+    found = prediction.classification
+    if spec.certainty is None or found is None:
+        return ()
+    names = "; ".join(guess.name for guess in found.names or ())
+    return names, found.known, None if found.p_known is None else _rounded(found.p_known)
+
+
 def _rounded(value: float) -> float:
     """Six significant digits: more than float32 networks agree on between two machines."""
     return float(f"{value:.6g}")
@@ -106,7 +126,7 @@ def _rounded(value: float) -> float:
 
 def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
     """See ``Prediction.to_dict``; ``mask`` is the file that a segmenter's mask was written to."""
-    record: dict[str, Any] = {"path": prediction.path, "error": prediction.error}
+    record: dict[str, Any] = {**prediction.place(), "path": prediction.path, "error": prediction.error}
     if prediction.error is not None:
         return record
     if prediction.detections is not None:
@@ -127,16 +147,21 @@ def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
             {"index": share.index, "name": share.name, "share": _rounded(share.share)} for share in pixels.shares()
         ]
         return {**record, "width": pixels.width, "height": pixels.height, "classes": shares, "mask": mask}
-    top = [
-        {"index": guess.index, "name": guess.name, "probability": _rounded(guess.probability)}
-        for guess in prediction.top
-    ]
-    return {**record, "top": top}
+    record["top"] = _guesses(prediction.top)
+    named = prediction.classification
+    if named is not None and named.names is not None:
+        p_known = None if named.p_known is None else _rounded(named.p_known)
+        record |= {"set": _guesses(named.names), "known": named.known, "p_known": p_known, "certain": named.certain}
+    return record
 
 
-def envelope(spec: ModelSpec) -> dict[str, Any]:
+def _guesses(found: Sequence[Guess]) -> list[dict[str, Any]]:
+    return [{"index": guess.index, "name": guess.name, "probability": _rounded(guess.probability)} for guess in found]
+
+
+def envelope(spec: ModelSpec, schema: str = "predictions") -> dict[str, Any]:
     """What stands around the predictions of a model."""
-    return {"schema": "fusiform.predictions/1", "network": spec.name, "task": spec.task}
+    return {"schema": f"fusiform.{schema}/1", "network": spec.name, "task": spec.task}
 
 
 def to_rows(predictions: Sequence[Answer], spec: ModelSpec) -> list[Mapping[str, Cell]]:
@@ -145,12 +170,30 @@ def to_rows(predictions: Sequence[Answer], spec: ModelSpec) -> list[Mapping[str,
     rows: list[Mapping[str, Cell]] = []
     for place, prediction in enumerate(predictions, 1):
         results = [] if prediction.detections is None else _coco(prediction, place, image_ids, categories)
-        columns = CSV_COLUMNS[spec.task]
-        rows += [dict(zip(columns, row, strict=True)) for row in _rows(prediction, spec.task, results, None)]
+        columns = csv_columns(spec)
+        rows += [dict(zip(columns, row, strict=True)) for row in _rows(prediction, spec, results, None)]
     return rows
 
 
 BAR_WIDTH = 20
+NAMED_IN_SET = 3
+"""Names of a set that people are shown."""
+
+
+def promise(prediction: Answer) -> str | None:
+    """What a calibrated classifier's answer comes to, in words; None for any other."""
+    found = prediction.classification
+    if found is None or found.names is None:
+        return None
+    first = found.top[0].name
+    if found.known is False:
+        return f"unknown, nearest: {first}"
+    if len(found.names) == 1:
+        return f"sure: {first}"
+    names = [guess.name for guess in found.names]
+    if len(names) > NAMED_IN_SET + 1:
+        names = [*names[:NAMED_IN_SET], f"one of {len(names) - NAMED_IN_SET} more"]
+    return f"unsure: {', '.join(names[:-1])} or {names[-1]}"
 
 
 def write_predictions(
@@ -160,10 +203,14 @@ def write_predictions(
     stream: TextIO,
     masks: MaskFolder | None,
     image_ids: ImageIds,
+    *,
+    schema: str = "predictions",
+    places: Sequence[str] = (),
 ) -> Iterator[Answer]:
     """Write each prediction of the model that ``spec`` describes as it comes, and its mask, if any; then pass it on.
 
-    Raises UsageError for COCO's format and a model that is no detector.
+    ``places`` are the keys of what the predictions' ``place`` gives, ``schema`` names the document of ``json``. Raises
+    UsageError for COCO's format and a model that is no detector.
     """
     task = spec.task
     if form == "coco" and task != "detection":
@@ -173,11 +220,11 @@ def write_predictions(
     full, begun = ("#", "") if ascii_only else ("\N{FULL BLOCK}", "\N{LEFT HALF BLOCK}")
     before = "\n  "  # what stands before the next object in a list of JSON
     if form == "json":
-        stream.write(f'{json.dumps(envelope(spec))[:-1]}, "predictions": [')
+        stream.write(f'{json.dumps(envelope(spec, schema))[:-1]}, "predictions": [')
     elif form == "coco":
         stream.write("[")
     elif form == "csv":
-        stream.write(csv_lines([CSV_COLUMNS[task]]))
+        stream.write(csv_lines([(*places, *csv_columns(spec))]))
     for place, prediction in enumerate(predictions, 1):
         mask = _write_mask(prediction, masks)
         if form == "table":
@@ -188,7 +235,8 @@ def write_predictions(
         if form in ("csv", "coco") and prediction.detections is not None:
             results = _coco(prediction, place, image_ids, categories)
         if form == "csv":
-            stream.write(csv_lines(_rows(prediction, task, results, mask)))
+            which = tuple(prediction.place().values())
+            stream.write(csv_lines((*which, *row) for row in _rows(prediction, spec, results, mask)))
         else:
             # COCO's format has a place neither for an error nor for an image without boxes.
             for record in results if form == "coco" else [to_dict(prediction, mask)]:
@@ -217,6 +265,8 @@ def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
         return f"{full * (halves // 2) + begun * (halves % 2):{BAR_WIDTH}}"
 
     lines = [f"{guess.probability:6.1%}  {bar(guess.probability)}  {printable(guess.name)}" for guess in prediction.top]
+    if (said := promise(prediction)) is not None:
+        lines.insert(0, printable(said))
     if prediction.detections is not None:
         cells = [
             [f"{box.score:6.1%}", bar(box.score), printable(box.name), *(f"{length:.0f}" for length in _bbox(box))]
@@ -228,7 +278,7 @@ def _table(prediction: Answer, mask: str | None, full: str, begun: str) -> str:
         shares = prediction.segmentation.shares()
         lines = [f"{percent(share.share)}{OF_PICTURE}  {bar(share.share)}  {printable(share.name)}" for share in shares]
         lines += [f"mask: {printable(mask)}"] if mask else []
-    return "\n  ".join([printable(prediction.path), *lines]) + "\n"
+    return "\n  ".join([printable(prediction.title()), *lines]) + "\n"
 
 
 NOTHING = "nothing found"

@@ -22,12 +22,15 @@ def predict(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -53,6 +56,9 @@ def predict(
         iou: Of a detector's boxes of one class whose intersection over union is above this, in [0, 1], the
             highest-scoring one remains (0.6): non-maximum suppression.
         limit: At most so many boxes an image (100).
+        certain: For a calibrated classifier: the share of images, in (0, 1), whose set of ``names`` holds the right
+            one, and that are not called unknown if they show one of the classes; None is what it was calibrated for,
+            0.95.
         engine: The runtime; None is the one that the file is for.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
@@ -61,6 +67,10 @@ def predict(
         fast: Decode large JPEGs at a reduced size: the answers may differ a little. Detectors and segmenters decode
             whole images all the same, to answer in their own pixels.
         labels: Other names for the model's classes, one for each, or a UTF-8 file with one a line.
+        tiles: For small objects in large images: the side of the tiles, in pixels, that a detector is shown one by
+            one, beside the whole image; the boxes of all are merged. None shows it the whole image alone.
+        overlap: The share of a tile's side that neighbours have in common (0.2), up to 0.9: objects up to so large are
+            whole in one of them.
         mean: What weights that were saved without fusiform do not say of their preprocessing; see
             ``fusiform.open_model``.
         std: See ``fusiform.open_model``.
@@ -88,8 +98,18 @@ def predict(
 
     """
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
-    return predictor(sources, top=top, score=score, iou=iou, limit=limit, progress=progress)
+    predictor = Predictor(
+        opened,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        fast=fast,
+        labels=labels,
+        tiles=tiles,
+        overlap=overlap,
+    )
+    return predictor(sources, top=top, score=score, iou=iou, limit=limit, certain=certain, progress=progress)
 
 
 def predict_iter(
@@ -100,12 +120,15 @@ def predict_iter(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
     batch: int = 1,
     fast: bool = False,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.2,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -124,12 +147,15 @@ def predict_iter(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
         batch: See ``predict``.
         fast: See ``predict``.
         labels: See ``predict``.
+        tiles: See ``predict``.
+        overlap: See ``predict``.
         mean: See ``predict``.
         std: See ``predict``.
         resize: See ``predict``.
@@ -155,5 +181,24 @@ def predict_iter(
 
     """
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    predictor = Predictor(opened, engine=engine, device=device, threads=threads, batch=batch, fast=fast, labels=labels)
-    return predictor.iter(sources, top=top, score=score, iou=iou, limit=limit, progress=progress, thumbnails=thumbnails)
+    predictor = Predictor(
+        opened,
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        fast=fast,
+        labels=labels,
+        tiles=tiles,
+        overlap=overlap,
+    )
+    return predictor.iter(
+        sources,
+        top=top,
+        score=score,
+        iou=iou,
+        limit=limit,
+        certain=certain,
+        progress=progress,
+        thumbnails=thumbnails,
+    )

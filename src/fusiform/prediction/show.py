@@ -17,7 +17,7 @@ from PIL import Image
 from fusiform.data.image import read_image
 from fusiform.errors import ImageError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, Answer
-from fusiform.prediction.formats import NOTHING, OF_PICTURE, percent
+from fusiform.prediction.formats import NOTHING, OF_PICTURE, percent, promise
 from fusiform.prediction.sheet import SAVED, Drawing
 from fusiform.report import printable
 
@@ -40,6 +40,8 @@ def summary(prediction: Answer) -> str:
         return printable(", ".join(parts[:NAMED]) + OF_PICTURE + (", ..." if len(parts) > NAMED else ""))
     else:
         parts = [f"{guess.name} {guess.probability:.1%}" for guess in prediction.top]
+        if (said := promise(prediction)) is not None:
+            return printable(f"{said} ({parts[0]})")
     more = ", ..." if len(parts) > NAMED else ""
     return printable(", ".join(parts[:NAMED]) + more) or NOTHING
 
@@ -82,6 +84,8 @@ def to_png(prediction: Answer) -> bytes | None:
 def to_html(prediction: Answer) -> str:
     """The picture beside a bar for each name, or with boxes or a mask on it, for a notebook's cell."""
     title = f"<div><b>{html.escape(printable(prediction.path))}</b></div>"
+    if (said := promise(prediction)) is not None:
+        title += f"<div>{html.escape(printable(said))}</div>"
     if prediction.error is not None:
         return f"{title}<div>{html.escape(printable(prediction.error))}</div>"
     if prediction.classification is None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from PIL import Image
 from fusiform.data.image import find_images, is_of_system, natural_key
 from fusiform.data.limits import read_bounded
 from fusiform.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from fusiform.prediction.listing import Item
 
 
 @runtime_checkable
@@ -61,13 +64,15 @@ STALL_SECONDS = 15
 class Picture(NamedTuple):
     """A picture not yet read: the name to show for it, and what gives its file, bytes or image, or raises.
 
-    ``keep`` asks for a thumbnail with the answer; ``fleeting`` says that it cannot be read a second time.
+    ``keep`` asks for a thumbnail with the answer; ``fleeting`` says that it cannot be read a second time, and ``far``
+    that it is fetched from another machine, so that it is worth asking for before its turn.
     """
 
     path: str
     fetch: Callable[[], Content]
     keep: bool = False
     fleeting: bool = False
+    far: bool = False
 
 
 def stem_of(path: str) -> str:
@@ -201,12 +206,65 @@ def _find_named(name: str) -> Iterator[Picture]:
         yield Picture(without_password(name), partial(_download, name), fleeting=True)
     elif name.lower().startswith("file:/"):
         yield from _find_local(name)
+    elif _is_listed(name):
+        yield from _find_listed(name)
     elif os.path.isdir(name):  # noqa: PTH112  # Path("./a") would not show the name as it was given
         yield from _find_in_folder(name)
     elif os.path.exists(name) or not any(c in name for c in "*?["):  # noqa: PTH110  # as above
         yield Picture(name, partial(_same, name))
     else:
         yield from _find_matches(name)
+
+
+CONTAINERS = (".txt", ".csv", ".tsv", ".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""Endings of lists, Parquet files and shards, which ``listing`` reads; of nothing that is a picture."""
+
+
+def _is_listed(name: str) -> bool:
+    """Whether a name stands for what ``listing`` reads: a container, or an address of an object store."""
+    if name.lower().endswith(CONTAINERS):
+        return True
+    if "://" not in name:
+        return False
+    from fusiform.data.remote import is_remote  # only for addresses
+
+    return is_remote(name)
+
+
+def _find_listed(name: str) -> Iterator[Picture]:
+    from fusiform.prediction.listing import list_items
+
+    for item in list_items([name]):
+        yield from pictures_of(item)
+
+
+def pictures_of(item: Item) -> Iterator[Picture]:
+    """The pictures of an item of a listing, read when their turn comes.
+
+    What is wrong with an item is a picture that cannot be read.
+    """
+    from fusiform.prediction.listing import contents_of
+
+    if item.kind == "picture":
+        yield _one_picture(item.name)
+    else:
+        for path, fetch in contents_of(item):
+            yield Picture(path, fetch, fleeting=True)
+
+
+def _one_picture(name: str) -> Picture:
+    """The picture of a path or address that a listing named: no folder, no pattern."""
+    lower = name.lower()
+    if lower.startswith(("http://", "https://")):
+        (picture,) = _find_named(name)
+        return picture._replace(far=True)
+    if "://" in name and not lower.startswith("file:/"):
+        from fusiform.data.remote import read_object
+
+        return Picture(name, partial(read_object, name), fleeting=True, far=True)
+    if lower.startswith("file:/"):
+        return next(_find_local(name))
+    return Picture(name, partial(_same, name))
 
 
 def _find_local(address: str) -> Iterator[Picture]:
@@ -258,6 +316,8 @@ def _find_matches(pattern: str) -> Iterator[Picture]:
             continue
         if os.path.isdir(match):  # noqa: PTH112
             yield from _find_in_folder(match)
+        elif match.lower().endswith(CONTAINERS) and match.rpartition(".")[2] == pattern.rpartition(".")[2]:
+            yield from _find_listed(match)
         else:
             yield Picture(match, partial(_same, match))
 

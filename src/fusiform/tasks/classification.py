@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,28 @@ class Guess:
 
 @dataclass(frozen=True)
 class Classification:
-    """What the picture at ``path`` shows: the likeliest classes, likeliest first; ValueError if not in that order."""
+    """What the picture at ``path`` shows: the likeliest classes, likeliest first; ValueError if not in that order.
+
+    A calibrated model also gives ``names``, a set of classes, likeliest first, that holds the right one with a
+    probability of ``certain``; and ``p_known``, a p-value of the picture's showing any of the classes, None where that
+    is not told.
+    """
 
     path: str
     top: tuple[Guess, ...]
+    names: tuple[Guess, ...] | None = None
+    p_known: float | None = None
+    certain: float | None = None
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the picture shows one of the classes; None where that is not told.
+
+        Of pictures that do, this is wrong for at most a share of 1 less ``certain``.
+        """
+        if self.p_known is None or self.certain is None:
+            return None
+        return self.p_known > 1 - self.certain
 
     def __post_init__(self) -> None:
         probabilities = [guess.probability for guess in self.top]
@@ -48,27 +66,33 @@ def decode(values: NDArray[Any], spec: ModelSpec, top: int = 5) -> list[tuple[Gu
     to the number of classes. Values of another shape, or not finite, or probabilities outside [0, 1] raise
     ValueError: the engine and the spec do not belong together.
     """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    probabilities = to_probabilities(values, spec)
+    return [guesses(row, spec, _largest(of, top)) for of, row in zip(values, probabilities, strict=True)]
+
+
+def guesses(probabilities: NDArray[np.float64], spec: ModelSpec, indices: Iterable[int]) -> tuple[Guess, ...]:
+    """The classes of these ``indices`` with their ``probabilities`` (classes,)."""
+    return tuple(Guess(int(i), spec.labels[i], float(probabilities[i])) for i in indices)
+
+
+def to_probabilities(values: NDArray[Any], spec: ModelSpec) -> NDArray[np.float64]:
+    """The probabilities (N, classes) in an engine's answers; ValueError as ``decode`` raises it."""
     if values.ndim != 2 or values.shape[1] != spec.num_classes:
         raise ValueError(f"{spec.name}: answer has shape {values.shape}, not (pictures, {spec.num_classes} classes)")
     if not np.isfinite(values).all():
         raise ValueError(f"{spec.name}: the answer holds values that are not finite")
-    if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
     if spec.output == "logits":
         with np.errstate(all="ignore"):
             tempered = values / spec.temperature
         if not np.isfinite(tempered).all():
             raise ValueError(f"{spec.name}: divided by its temperature, {spec.temperature:g}, the answer is not finite")
-        probabilities = softmax(tempered)
-    else:
-        # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
-        if values.size and (values.min() < 0 or values.max() > 1.01):
-            raise ValueError(f"{spec.name}: probabilities reach from {values.min()} to {values.max()}")
-        probabilities = np.minimum(values.astype(np.float64), 1.0)
-    return [
-        tuple(Guess(int(i), spec.labels[i], float(row_probabilities[i])) for i in _largest(row, top))
-        for row, row_probabilities in zip(values, probabilities, strict=True)
-    ]
+        return softmax(tempered)
+    # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
+    if values.size and (values.min() < 0 or values.max() > 1.01):
+        raise ValueError(f"{spec.name}: probabilities reach from {values.min()} to {values.max()}")
+    return np.minimum(values.astype(np.float64), 1.0)
 
 
 def to_logits(values: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:

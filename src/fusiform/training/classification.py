@@ -74,7 +74,9 @@ def without_head(state: Mapping[str, NDArray[Any]], spec: ModelSpec) -> tuple[St
     size = state[f"{name}.weight"].shape[1]
     identity = {f"{name}.weight": np.eye(size, dtype=np.float32), f"{name}.bias": np.zeros(size, np.float32)}
     labels = tuple(f"feature {k}" for k in range(size))
-    return {**state, **identity}, spec.replace(labels=labels, label_ids=(), output="logits", accuracy=())
+    return {**state, **identity}, spec.replace(
+        labels=labels, label_ids=(), output="logits", accuracy=(), certainty=None
+    )
 
 
 def train_head(

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_steps",
         "repeats",
         "give_up",
+        "head",
         "head_epochs",
         "head_lr",
         "schedule",

@@ -26,6 +26,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Metric = Literal["top1", "loss", "map", "map50", "miou"]
 BoxLoss = Literal["multibox", "focal"]
 Cache = Literal["memory", "none", "fit"]
+HeadKind = Literal["trained", "prototypes"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Recipe:
     """What is learned: to name pictures, to find objects in them (SSDLite), or to outline them (DeepLabv3)."""
     head_epochs: int = 0
     """Epochs of the fresh head alone, on features that the frozen backbone computes once; 0 for none."""
+    head: HeadKind = "trained"
+    """How the head begins: with ``head_epochs``, or (``prototypes``) in closed form from one pass over the features, as
+    ``embedding.prototypes`` says."""
     head_lr: float = 1e-3
     """Learning rate of the head's epochs."""
     batch: int = 64

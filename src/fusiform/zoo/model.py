@@ -96,21 +96,33 @@ class Model:
             return read_safetensors(self.path)[1]
         return to_state(self.graph())
 
-    def tflite(self) -> bytes:
-        """The model as a file that LiteRT runs."""
+    def tflite(self, *, features: bool = False) -> bytes:
+        """The model as a file that LiteRT runs, a classifier's ``features`` among its answers where that is asked."""
         if self.format == "tflite":
-            return self.data
+            if not features or self.spec.features:
+                return self.data
+            from fusiform.graph.tflite_features import add_features
+
+            return add_features(self.data, self.spec, source=str(self.path))
         from fusiform.graph.tflite import to_tflite
 
-        return to_tflite(self.graph())
+        return to_tflite(self._answering(features))
 
-    def onnx(self) -> bytes:
-        """The model as a file that ONNX Runtime runs."""
+    def onnx(self, *, features: bool = False) -> bytes:
+        """The model as a file that ONNX Runtime runs, likewise."""
         if self.format == "onnx":
-            return self.data
+            if not features or self.spec.features:
+                return self.data
+            from fusiform.graph.onnx import add_features
+
+            return add_features(self.data, self.spec, source=str(self.path))
         from fusiform.graph.onnx import to_onnx
 
-        return to_onnx(self.graph())
+        return to_onnx(self._answering(features))
+
+    def _answering(self, features: bool) -> Graph:
+        graph = self.graph()
+        return replace(graph, spec=graph.spec.replace(features=True)) if features else graph
 
 
 _FEW_VALUES = 128

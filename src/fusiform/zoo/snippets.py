@@ -156,6 +156,8 @@ def _properties(opened: Model, reads: Reads) -> set[str]:
         found.add("aligned")
     if spec.decoded:
         found.add("decoded")
+    if spec.features:
+        found.add("features")
     found.add("nhwc" if opened.format == "tflite" or reads == "uint8" else "nchw")
     if not spec.preprocess.antialias:
         found.add("sampled")
@@ -205,6 +207,7 @@ def _values(opened: Model, reads: Reads, language: Language) -> dict[str, str]:
         "input": "pixels" if reads == "uint8" else "image",
         "output": spec.output,
         "outputs": str(list(spec.answers)),
+        "num_features": str(spec.num_features),
         "cells": str([rows for rows, _ in ssd_map_sizes(side, side)]),
     }
 

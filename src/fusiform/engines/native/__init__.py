@@ -21,7 +21,7 @@ from fusiform.spec import ModelSpec
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 1
+VERSION = 2
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
@@ -41,7 +41,8 @@ def _library(path: Path = LIBRARY) -> ctypes.CDLL | None:
             ctypes.POINTER(ctypes.c_void_p),
         ]  # fmt: skip
         library.fusiform_native_run.argtypes = [
-            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64,
+            ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
         ]  # fmt: skip
         library.fusiform_native_free.argtypes = [ctypes.c_void_p]
         library.fusiform_native_free.restype = None
@@ -83,9 +84,10 @@ def can_run(data: bytes) -> bool:
 class NativeEngine:
     """Runs a TFLite file of an int8 classifier, picture by picture, in one thread.
 
-    It releases the interpreter's lock while it computes, so engines in several threads use several cores. ``kernels``
-    is one of ``usable_kernels``, None the fastest. Raises UsageError where the library is not there, and
-    for a file that it does not compute; WeightsError for one that is not shaped as ``spec`` says.
+    It answers with the features where ``spec`` does, whether the file does or not, and releases the interpreter's lock
+    while it computes, so engines in several threads use several cores. ``kernels`` is one of ``usable_kernels``, None
+    the fastest. Raises UsageError where the library is not there, and for a file that it does not compute; WeightsError
+    for one that is not shaped as ``spec`` says.
     """
 
     def __init__(self, file: bytes, spec: ModelSpec, *, kernels: str | None = None) -> None:
@@ -102,10 +104,9 @@ class NativeEngine:
         if isinstance(program, str):
             raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {program}")
         first, last = program.layers[0], program.layers[-1]
-        shape = (first.height, first.width, first.channels)
-        if shape != (spec.input_size, spec.input_size, spec.input_channels) or [(last.channels,)] != [
-            *spec.answers.values()
-        ]:
+        shape, features = (first.height, first.width, first.channels), program.layers[last.source].channels
+        sizes = [(last.channels,), (features,)][: len(spec.answers)]
+        if shape != (spec.input_size, spec.input_size, spec.input_channels) or sizes != [*spec.answers.values()]:
             raise WeightsError(
                 f"the file reads {list(shape)} and answers {last.channels} numbers, but its description says "
                 f"otherwise: write it again with fusiform port"
@@ -130,11 +131,10 @@ class NativeEngine:
         """Answer a batch; see ``Engine.run``."""
         check_batch(batch, self.spec)
         pixels = np.ascontiguousarray(as_pixels(batch, self.spec.preprocess))
-        ((name, shape),) = self.spec.answers.items()
-        answers = np.empty((len(batch), *shape), np.float32)
-        status = self._library.fusiform_native_run(
-            self._handle, pixels.ctypes.data, pixels.size, answers.ctypes.data, answers.size, len(batch)
-        )
+        answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
+        memory: list[int | None] = [n for values in answers.values() for n in (values.ctypes.data, values.size)]
+        memory += [None, 0] if len(answers) == 1 else []
+        status = self._library.fusiform_native_run(self._handle, pixels.ctypes.data, pixels.size, *memory, len(batch))
         if status:
             raise UsageError(f"{self.spec.name}: the library refused the pictures")
-        return {name: answers}
+        return answers

@@ -61,7 +61,7 @@ class Program:
         self.kept: list[NDArray[np.generic]] = []
         self.layers: list[Layer] = []
         self.pieces: list[Piece] = []
-        self._steps, given = found
+        self._steps, given, self._answers = found
         self._of: dict[int, int] = {}
         """The layer that makes a tensor."""
         self._pads: dict[int, tuple[int, int]] = {}
@@ -242,6 +242,9 @@ class Program:
             or (codes[5:] and steps[5].operator.real(0) != 1.0)
         ):
             raise OtherNetworkError("has a classifier of another form")
+        # The features, which the mean makes, are computed whether the file answers them or not.
+        if tuple(self._answers) not in ((steps[-1].makes[0],), (steps[-1].makes[0], steps[1].makes[0])):
+            raise OtherNetworkError("answers with something else than its classes")
         layer = Layer(kind=CLASSIFIER, source=self._layer(steps[0].reads[0]), channels=weight.shape[0], high=_HIGH)
         layer.softmax = int(bool(codes[5:]))
         self.layers.append(layer)

@@ -470,14 +470,16 @@ EXPORT int fusiform_native_new(const struct fusiform_layer *layers, int count, c
     return status;
 }
 
-// Pictures of uint8 pixels, one after the other, to as many rows of answers.
+// Pictures of uint8 pixels, one after the other, to as many rows of answers; features, the means, only if asked for.
 EXPORT int fusiform_native_run(struct network *n, const uint8_t *pixels, int64_t pixel_bytes, float *answers,
-                               int64_t answer_count, int64_t pictures) {
-    const size_t bytes = 3 * area(&n->tensor[0]), classes = (size_t)n->layer[n->layers - 1].channels;
+                               int64_t answer_count, float *features, int64_t feature_count, int64_t pictures) {
+    const struct fusiform_layer *last = &n->layer[n->layers - 1];
+    const size_t bytes = 3 * area(&n->tensor[0]), classes = (size_t)last->channels;
+    const size_t means = (size_t)n->tensor[last->source].channels;
     if (pictures < 0 || pictures > INT32_MAX || pixel_bytes != (int64_t)bytes * pictures ||
-        answer_count != (int64_t)classes * pictures)
+        answer_count != (int64_t)classes * pictures || (features && feature_count != (int64_t)means * pictures))
         return BAD_CALL;
-    for (int64_t k = 0; k < pictures; k++, pixels += bytes, answers += classes)
+    for (int64_t k = 0; k < pictures; k++, pixels += bytes, answers += classes) {
         for (int i = 1, next; i < n->layers; i = next) {
             const struct fusiform_layer *l = &n->layer[i];
             const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[i];
@@ -491,5 +493,7 @@ EXPORT int fusiform_native_run(struct network *n, const uint8_t *pixels, int64_t
             else if (l->kind == CLASSIFIER) classify(n, i, answers);
             else n->kernels->add(&n->packed[i].add, in->data, n->tensor[l->other].data, out->data, area(out) * out->step);
         }
+        if (features) memcpy(features + k * means, n->means, 4 * means);
+    }
     return FINE;
 }

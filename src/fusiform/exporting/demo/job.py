@@ -113,7 +113,7 @@ def demo(
 
     """
     # On this machine's own wire a second at the start counts for more than a megabyte.
-    files = _files(model, samples, say or (lambda _: None), level=1 if out is None else 9)
+    files = page_files(model, samples, say or (lambda _: None), level=1 if out is None else 9)
     if out is not None:
         write_folder(files, Path(out))
         return Demo(None, Path(out), None)
@@ -124,10 +124,10 @@ def demo(
     return Demo(address, None, server)
 
 
-def _files(
+def page_files(
     model: str | os.PathLike[str] | Model, samples: str | os.PathLike[str] | None, say: Say, *, level: int
 ) -> dict[str, bytes]:
-    """The files of a model's page, or those of a folder that is one."""
+    """The files of a model's page, or those of a folder that is one; raises what ``demo`` does."""
     if not isinstance(model, Model) and is_site(folder := Path(model)):
         if samples is not None:
             raise UsageError(f"{folder}: is a page already; --samples is for a model: leave it out")

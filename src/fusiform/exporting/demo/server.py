@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import gzip
-import hashlib
 import os
-import posixpath
 import socket
 import sys
 import threading
@@ -17,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fusiform.errors import InputError, UsageError
+from fusiform.exporting.demo.files import SAFE, TYPES, Served, answer, name_of, serve_all
 
 DEFAULT_PORT = 3874
 """FUSI on a telephone's keys. Browsers keep a page's copy by address: one that no other program is usually at."""
@@ -24,40 +22,6 @@ TRIED_PORTS = 20
 """Ports from the default one on that are tried before the system chooses one."""
 SILENCE = 30.0
 """Seconds that a client may say nothing, or take nothing."""
-YEAR = 31_536_000
-
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".json": "application/json; charset=utf-8",
-    ".webmanifest": "application/manifest+json; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".md": "text/markdown; charset=utf-8",
-    ".txt": "text/plain; charset=utf-8",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".ico": "image/x-icon",
-    ".wasm": "application/wasm",
-    ".gz": "application/gzip",
-}
-_BINARY = "application/octet-stream"
-
-
-class Served:
-    """A file as it is sent: its bytes, gzipped ones where that is worth it, its type, and a tag for caches."""
-
-    def __init__(self, name: str, data: bytes) -> None:
-        ending = posixpath.splitext(name)[1].lower()
-        self.data, self.kind = data, _TYPES.get(ending, _BINARY)
-        self.packed: bytes | None = None
-        # Models and pictures hardly shrink, and the page counts the bytes of a model as they come.
-        if "charset" in self.kind or ending == ".svg":
-            packed = gzip.compress(data, 6, mtime=0)
-            self.packed = packed if len(packed) < len(data) else None
-        self.tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,24 +44,17 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("#")[0].partition("?")
         if "://" in path:  # as to a proxy
             path = urlsplit(path).path
-        name = unquote(path, errors="replace").removeprefix("/") or "index.html"
-        served = self.server.files.get(name)
+        served = self.server.files.get(name_of(unquote(path, errors="replace")))
         if served is None:
             self._say(HTTPStatus.NOT_FOUND, {})
             return
-        # Addresses with a hash are of that content for ever; all else is asked for again.
-        kept = f"max-age={YEAR}, immutable" if query.startswith("sha256=") else "no-cache"
-        headers = {"ETag": served.tag, "Cache-Control": kept}
-        if served.packed is not None:
-            headers["Vary"] = "Accept-Encoding"
-        if served.tag in self.headers.get("If-None-Match", ""):
-            self._say(HTTPStatus.NOT_MODIFIED, headers, length=False)
-            return
-        data = served.data
-        if served.packed is not None and _takes_gzip(self.headers.get("Accept-Encoding", "")):
-            data = served.packed
-            headers["Content-Encoding"] = "gzip"
-        self._say(HTTPStatus.OK, headers | {"Content-Type": served.kind}, data)
+        found = answer(
+            served,
+            query,
+            accepted=self.headers.get("Accept-Encoding", ""),
+            known=self.headers.get("If-None-Match", ""),
+        )
+        self._say(found.status, found.headers, found.data, length=found.status != HTTPStatus.NOT_MODIFIED)
 
     def _say(
         self,
@@ -110,13 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             data = f"{status.value} {status.phrase}\n".encode() if length else b""
             if length:
-                headers = {**headers, "Content-Type": _TYPES[".txt"]}
+                headers = {**headers, "Content-Type": TYPES[".txt"]}
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, **SAFE}.items():
             self.send_header(name, value)
-        # Other pages that the visitor has open neither read these files nor take them for what they are not.
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         if length:
             self.send_header("Content-Length", str(len(data)))
         if self.close_connection:
@@ -127,15 +81,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any, **__: Any) -> None:
         """Say nothing: the terminal is for the address."""
-
-
-def _takes_gzip(accepted: str) -> bool:
-    """Whether a request's ``Accept-Encoding`` has gzip in it, and not with the weight 0."""
-    for part in accepted.lower().split(","):
-        coding, _, weight = part.replace(" ", "").partition(";q=")
-        if coding in ("gzip", "*"):
-            return weight.rstrip("0") not in ("0.", "0", "") or not weight
-    return False
 
 
 class _Server(ThreadingHTTPServer):
@@ -165,8 +110,7 @@ class Server:
     """Serves files until it is closed, from threads of its own; ``port`` is where."""
 
     def __init__(self, files: Mapping[str, bytes], host: str, port: int | None) -> None:
-        served = {name: Served(name, data) for name, data in files.items()}
-        self._server = _listen(served, host, port)
+        self._server = _listen(serve_all(files), host, port)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="fusiform demo", daemon=True)
         self._thread.start()

@@ -30,8 +30,8 @@ class Written:
 
 
 def file_stem(spec: ModelSpec, precision: Precision) -> str:
-    """What a target's files are called, but for their ending: decoded ones lie beside the others."""
-    return f"{spec.name}_{precision}{'_decoded' if spec.decoded else ''}"
+    """What a target's files are called, but for their ending: those that answer otherwise lie beside the others."""
+    return f"{spec.name}_{precision}{'_decoded' if spec.decoded else ''}{'_features' if spec.features else ''}"
 
 
 Writer = Callable[[Graph, Precision, Path], list[Written]]

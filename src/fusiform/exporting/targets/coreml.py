@@ -23,7 +23,7 @@ from torch import Tensor
 from fusiform.engines.batch import Batch, as_normalized, check_batch
 from fusiform.engines.quiet import quietly
 from fusiform.errors import MissingExtraError, OutputError, WeightsError
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.files import write_file
 from fusiform.graph.inputs import read_pixels
 from fusiform.graph.ir import (
@@ -57,9 +57,10 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     A network of three colours takes a picture as iOS hands it over, an image of the input size in the spec's colour
     order: the mean is subtracted first, and the first weights divide by the standard deviation. Others take normalised
     float32 (1, channels, size, size). The answers are multi-arrays under the spec's names: ``logits`` (or
-    ``probabilities``) of a classifier, and where no two of its labels are the same, ``classLabel`` and the probability
-    of each label; ``logits`` (1, priors, 1 + classes) and ``codes`` (1, priors, 4) of a detector, ``logits`` (1, rows,
-    columns, classes) of a segmenter. ``float16`` stores weights and activations in half the space.
+    ``probabilities``) of a classifier, its ``features`` where the spec says so, and where no two of its labels are the
+    same, ``classLabel`` and the probability of each label; ``logits`` (1, priors, 1 + classes) and ``codes`` (1,
+    priors, 4) of a detector, ``logits`` (1, rows, columns, classes) of a segmenter. ``float16`` stores weights and
+    activations in half the space.
 
     Raises MissingExtraError without coremltools.
     """
@@ -88,7 +89,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
         description = model.get_spec()
         weights = (Path(model.weights_dir) / "weight.bin").read_bytes()
     _describe(description, spec)
-    path = folder / f"{spec.name}_{precision}.mlpackage"
+    path = folder / f"{file_stem(spec, precision)}.mlpackage"
     _write_package(path, description.SerializeToString(deterministic=True), weights)
     return [Written(path, (path,), {"verified_by": "interpreter, not Core ML"})]
 
@@ -220,7 +221,7 @@ def _program(graph: Graph, system: Any) -> Any:
         answers = [Builder.identity(x=values[name], name=answer) for answer, name in graph.outputs.items()]
         if not _classifies(spec):
             return answers
-        (scores,) = answers
+        scores = answers[0]
         if spec.temperature != 1:
             scores = Builder.mul(x=scores, y=np.float32(1 / spec.temperature), name="tempered")
         if spec.output == "logits":

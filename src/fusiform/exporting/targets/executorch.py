@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from fusiform.engines.quiet import quietly
 from fusiform.errors import MissingExtraError
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.files import write_file
 from fusiform.graph.ir import (
     INPUT,
@@ -79,7 +79,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
         )
         delegated, others = _count(edge.exported_program().graph_module)
         data = bytes(edge.to_executorch().buffer)
-    path = folder / f"{spec.name}_{precision}.pte"
+    path = folder / f"{file_stem(spec, precision)}.pte"
     write_file(path, data.replace(NO_DIGEST.encode(), executorch_digest(data)))
     return [Written(path, (path,), {"delegated": delegated, "not_delegated": others})]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from fusiform.errors import UsageError
-from fusiform.exporting.targets.base import Precision, Written
+from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.exporting.targets.module import to_module
 from fusiform.files import write_file
 from fusiform.graph.ir import INPUT, Graph
@@ -29,12 +29,13 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
     """Write a float32 graph twice: compiled from its source (``scripted``) and recorded from one run (``traced``).
 
     Both read normalised float32 NCHW pictures of any batch size, and are frozen: their weights are constants. A
-    classifier answers with logits (N, classes), a segmenter with logits (N, rows, columns, classes), a detector with
-    the tuple of logits (N, priors, 1 + classes) and codes (N, priors, 4). Beside them lie ``fusiform.spec`` (JSON),
+    classifier answers with logits (N, classes), or the tuple of logits and features (N, num_features); a segmenter with
+    logits (N, rows, columns, classes), a detector with the tuple of logits (N, priors, 1 + classes) and codes
+    (N, priors, 4). Beside them lie ``fusiform.spec`` (JSON),
     ``labels.txt`` (one a line, in the order of the logits, of which a detector's have the background before them) and
-    ``preprocessing.json``, which ``torch.jit.load(path, _extra_files={"labels.txt": ""})`` fills in; for detectors and
-    segmenters also ``outputs.json``: each answer's name and shape, in their order. Raises UsageError for another
-    precision than float32.
+    ``preprocessing.json``, which ``torch.jit.load(path, _extra_files={"labels.txt": ""})`` fills in; where there
+    are not logits alone also ``outputs.json``: each answer's name and shape, in their order. Raises UsageError for
+    another precision than float32.
     """
     if precision != "float32":
         raise UsageError(f"TorchScript files are float32, not {precision}: take litert or onnx for smaller ones")
@@ -52,7 +53,7 @@ def write(graph: Graph, precision: Precision, folder: Path) -> list[Written]:
         archives = {form: _archive(program, graph.spec) for form, program in programs.items()}
     written = []
     for form, archive in archives.items():
-        path = folder / f"{graph.spec.name}_{precision}.{form}.pt"
+        path = folder / f"{file_stem(graph.spec, precision)}.{form}.pt"
         write_file(path, archive)
         written.append(Written(path, (path,), {"form": form}))
     return written
@@ -96,6 +97,6 @@ def _extra_files(spec: ModelSpec) -> dict[str, str]:
         "labels.txt": "".join(" ".join(label.splitlines()) + "\n" for label in spec.labels),
         "preprocessing.json": json.dumps(preprocess, indent=2) + "\n",
     }
-    if spec.task != "classification":
+    if spec.task != "classification" or spec.features:
         files["outputs.json"] = json.dumps(spec.answers, indent=2) + "\n"
     return files

@@ -18,7 +18,7 @@ from fusiform.exporting.verification.decoded import DecodedBoxes, DecodedMasks
 from fusiform.exporting.verification.pair import GROUP, Answers, Errors, Sides, find_errors, join_errors, relative_error
 from fusiform.exporting.verification.parity import Comparison
 from fusiform.progress import Tracker
-from fusiform.spec import ModelSpec
+from fusiform.spec import FEATURES, ModelSpec
 
 MADE = 12
 """Smooth synthetic images, and pictures of noise, beside the photographs."""
@@ -121,7 +121,15 @@ class Tally:
         named = self.sides.reference.spec.task == "classification"
         joined = {key: join_errors(errors) for key, errors in self._errors.items()}
         return [
-            compare(self.kind, batch, self.names, errors, tolerance=self.tolerance, answer=name, named=named)
+            compare(
+                self.kind,
+                batch,
+                self.names,
+                errors,
+                tolerance=self.tolerance,
+                answer=name,
+                named=named and name != FEATURES,
+            )
             for (batch, name), errors in joined.items()
         ]
 
@@ -178,4 +186,5 @@ def compare(
         agreement=float((errors.first == errors.other).mean()) if named else None,
         others=int((errors.margin > (tolerance or 0.0)).sum()) if named else 0,
         answer=answer,
+        cosine=float(errors.cosine.mean()),
     )

@@ -15,7 +15,7 @@ from fusiform.errors import FusiformError, WeightsError
 from fusiform.exporting.verification.foreign import ForeignEngine
 from fusiform.exporting.verification.parity import TOGETHER
 from fusiform.graph.build import build_graph
-from fusiform.spec import ModelSpec
+from fusiform.spec import FEATURES, ModelSpec
 from fusiform.zoo.model import Model
 
 GROUP = 4 * TOGETHER
@@ -38,8 +38,9 @@ class Errors(NamedTuple):
     """What is kept of an answer to some pictures, a number for each.
 
     ``largest`` is the largest difference as a share of the largest number; ``squares`` and ``own`` are the sums of
-    squares of the differences and of the reference's numbers. For a classifier ``first`` is the reference's likeliest
-    class, ``other`` the file's, ``margin`` how much larger the reference has the one than the other.
+    squares of the differences and of the reference's numbers, ``cosine`` the similarity of both. For a classifier
+    ``first`` is the reference's likeliest class, ``other`` the file's, ``margin`` how much larger the reference has the
+    one than the other.
     """
 
     largest: NDArray[np.float64]
@@ -48,6 +49,7 @@ class Errors(NamedTuple):
     first: NDArray[np.intp]
     other: NDArray[np.intp]
     margin: NDArray[np.float64]
+    cosine: NDArray[np.float64]
 
 
 class Sides:
@@ -82,6 +84,7 @@ class Sides:
         values = {name: given.astype(np.float64) for name, given in answers.items()}
         if not self.probabilities:
             return values
+        features = {name: values.pop(name) for name in (FEATURES,) if name in values}
         ((name, shares),) = values.items()
         foreign = isinstance(self.candidate, ForeignEngine)
         temperature = self.reference.spec.temperature if foreign else spec.temperature
@@ -95,7 +98,7 @@ class Sides:
             raise WeightsError(f"{self.source}: its probabilities add up to {worst:.4g}, not to 1: export it again")
         if not foreign:  # below float32's smallest, there are none
             logits = temperature * np.log(np.maximum(shares, np.finfo(np.float32).tiny))
-            return {"logits": logits - logits.mean(1, keepdims=True)}
+            return {"logits": logits - logits.mean(1, keepdims=True), **features}
         # In 8 bits most probabilities are zeros; what is less than half a step is nothing.
         return {"logits": np.log(np.maximum(shares, max(_SMALLEST_PROBABILITY, self.step / 2)))}
 
@@ -115,7 +118,8 @@ class Sides:
         from fusiform.exporting.quantization.calibrate import pictures_at_once
         from fusiform.exporting.quantization.quantize import QuantizedNetwork
 
-        network = QuantizedNetwork(build_graph(reference.spec, reference.state()))
+        spec = reference.spec.replace(features=FEATURES in expected[0])
+        network = QuantizedNetwork(build_graph(spec, reference.state()))
         pixels = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32))
         batches = torch.split(pixels, pictures_at_once(reference.spec, GROUP))
         network.calibrate(batches)
@@ -126,7 +130,8 @@ class Sides:
             rounded = np.concatenate([part.numpy() for part in of_batches])
             if rounded.ndim == 4:  # a map, channels second
                 rounded = rounded.transpose(0, 2, 3, 1)
-            rounded = self.comparable({name: rounded}, reference.spec)[name]
+            if name != FEATURES:
+                rounded = self.comparable({name: rounded}, reference.spec)[name]
             if self.step:  # as coarse as the file's own answers
                 values = np.exp(rounded) if self.probabilities else rounded
                 values = np.rint(values / self.step) * self.step
@@ -162,10 +167,12 @@ def find_errors(mine: NDArray[np.float64], theirs: NDArray[np.float64], *, centr
     first, other = (values.reshape(len(theirs), -1).argmax(1) for values in (theirs, mine))
     rows, flat = np.arange(len(theirs)), theirs.reshape(len(theirs), -1)
     margin = (flat[rows, first] - flat[rows, other]) / _size(theirs)
+    sizes = np.sqrt((mine**2).sum(axes) * (theirs**2).sum(axes))
+    cosine = (mine * theirs).sum(axes) / np.maximum(sizes, np.finfo(np.float32).tiny)
     if centred:
         own = theirs - theirs.mean(-1, keepdims=True)
         difference = mine - mine.mean(-1, keepdims=True) - own
-    return Errors(largest, (difference**2).sum(axes), (own**2).sum(axes), first, other, margin)
+    return Errors(largest, (difference**2).sum(axes), (own**2).sum(axes), first, other, margin, cosine)
 
 
 def join_errors(parts: Sequence[Errors]) -> Errors:

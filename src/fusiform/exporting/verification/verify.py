@@ -149,6 +149,10 @@ def verify_answers(
     segmenters; ``mask_labels`` are the reference's outputs that the values of their masks stand for, by default the
     same.
 
+    A classifier's features, where the file answers them, are held against the reference's: a float file's like all its
+    numbers, an int8 file's by their error, of which a plain quantisation says as much as of the logits', and by their
+    cosine similarity to the reference's, on average at least ``parity.MIN_COSINE``.
+
     A float file, with a ``tolerance``, passes if no number that it answers with differs by more than that share of the
     picture's largest (logits and codes apart), and if what users see is the same: a classifier's likeliest class
     wherever the reference is more certain than the tolerance; a detector's boxes scored above 0.3, each of which the
@@ -216,7 +220,8 @@ def verify_answers(
         if int8 and max_error is None and not candidate.spec.decoded:
             seen = {"classification": "classes", "detection": "boxes", "segmentation": "masks"}[task]
             notes.append(f"without PyTorch there is no saying what rounding explains: only the {seen} were compared")
-    reference_engine = open_engine(reference, engine="torch" if torch else own_engine(reference), threads=threads)
+    runtime, features = "torch" if torch else own_engine(reference), candidate.spec.features
+    reference_engine = open_engine(reference, engine=runtime, threads=threads, features=features)
     sides = Sides(engine, reference_engine, source=found.file, against=found.reference)
 
     classes = mask_labels or range(reference.spec.num_classes)

@@ -57,7 +57,14 @@ async function answer(event) {
   return first;
 }
 
+// Whether an address is of this page: a server may have other things beside it, which are not this cache's.
+function isOurs(address) {
+  if (!address.startsWith(self.registration.scope)) return false;
+  const { pathname, searchParams } = new URL(address);
+  const name = pathname.slice(new URL(self.registration.scope).pathname.length) || "./";
+  return PAGE.includes(name) || /^(golden|runtime|samples)\//.test(name) || searchParams.has("sha256");
+}
+
 self.addEventListener("fetch", (event) => {
-  const { method, url } = event.request;
-  if (method === "GET" && url.startsWith(self.registration.scope)) event.respondWith(answer(event));
+  if (event.request.method === "GET" && isOurs(event.request.url)) event.respondWith(answer(event));
 });

@@ -8,17 +8,30 @@ of is null. A document that differs between the tasks has a variant for each, to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fusiform.vocabulary import KEYS, Key
+from fusiform.schemas import records
+from fusiform.schemas.parts import (
+    CLASS,
+    TASKS,
+    UNITS,
+    VERSIONS,
+    Schema,
+    closed,
+    list_of,
+    named,
+    object_of,
+    or_null,
+    value_of,
+)
+from fusiform.schemas.server import refusal, served, served_model
+from fusiform.vocabulary import KEYS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-TASKS = ("classification", "detection", "segmentation")
-Schema = dict[str, Any]
 
 
 class Variant(NamedTuple):
-    """The keys of a report, in the notation of ``_object``: ``figures``, ``rows``, further ``tables``, and ``more``."""
+    """The keys of a report, as ``object_of`` reads them: ``figures``, ``rows``, further ``tables``, and ``more``."""
 
     figures: str = ""
     rows: str = ""
@@ -34,82 +47,28 @@ class Document(NamedTuple):
     variants: Mapping[str, Variant]
 
 
-def _object(keys: str) -> Schema:
-    """An object with the keys named, separated by blanks, and no others.
-
-    ``NAME?`` may be null, ``NAME...`` comes with the ends of its interval, and ``NAME:OTHER`` means what the vocabulary
-    says of another key.
-    """
-    properties: dict[str, Schema] = {}
-    for word in keys.split():
-        interval, word = word.endswith("..."), word.removesuffix("...")
-        null, word = word.endswith("?"), word.removesuffix("?")
-        name, _, other = word.partition(":")
-        for end in ("", "_low", "_high") if interval else ("",):
-            properties[name + end] = _value(KEYS[(other or name) + end], null=null)
-    return _closed(properties)
-
-
-def _closed(properties: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> Schema:
-    """An object with these keys, all but the ``optional`` ones always there, and no others."""
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": [name for name in properties if name not in optional],
-        "additionalProperties": False,
-    }
-
-
-_UNITS: dict[str, Schema] = {
-    "text": {"type": "string"},
-    "flag": {"type": "boolean"},
-    "count": {"type": "integer", "minimum": 0},
-    "number": {"type": "number"},
-    "share": {"type": "number", "minimum": 0, "maximum": 1},
-    "difference": {"type": "number", "minimum": -1, "maximum": 1},
-    "ratio": {"type": "number", "minimum": 0},
-    "rate": {"type": "number", "minimum": 0},
-    "bytes": {"type": "integer", "minimum": 0},
-    "seconds": {"type": "number", "minimum": 0},
-    "milliseconds": {"type": "number", "minimum": 0},
-    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
-    "texts": {"type": "array", "items": {"type": "string"}},
-    "numbers": {"type": "array", "items": {"type": "number"}},
-}
-
-
-def _value(key: Key, *, null: bool = False) -> Schema:
-    schema = dict(_UNITS[key.unit])
-    if null:
-        schema["type"] = [schema["type"], "null"]
-    return {"description": key.says, **schema}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-TEXTS = _UNITS["texts"]
+TEXTS = UNITS["texts"]
 WEIGHTS = "precision:precision_of_weights"
 
 _EVALUATION = "model data split task engine"
 _CONFUSION: Schema = {
     "type": "object",
     "description": "counts has a list for each of the data's classes, in the order of columns",
-    "properties": {"columns": TEXTS, "counts": _list(_list(_UNITS["count"]))},
+    "properties": {"columns": TEXTS, "counts": list_of(list_of(UNITS["count"]))},
     "required": ["columns", "counts"],
     "additionalProperties": False,
 }
-_CURVES = _list(
+_STRESS = object_of("images clean_top1 corrupted_top1... mean_corruption_error retained? seconds")
+_STRESS["properties"]["corruptions"] = list_of(
+    object_of("corruption strength_1 strength_2 strength_3 strength_4 strength_5 top1...")
+)
+_STRESS["required"].append("corruptions")
+_CURVES = list_of(
     {
         "type": "object",
         "properties": {
-            "iou": _UNITS["share"],
-            "precisions": _or_null(_list(_UNITS["share"])),
+            "iou": UNITS["share"],
+            "precisions": or_null(list_of(UNITS["share"])),
         },
         "required": ["iou", "precisions"],
         "additionalProperties": False,
@@ -122,8 +81,8 @@ def _of_evaluation(comparison: str, calibration: str = "") -> dict[str, Schema]:
     return {
         "skipped_images": TEXTS,
         "notes": TEXTS,
-        "comparison": _or_null(_object(f"model other images {comparison} sentence")),
-        "calibration": _or_null(_object(calibration)) if calibration else {"type": "null"},
+        "comparison": or_null(object_of(f"model other images {comparison} sentence")),
+        "calibration": or_null(object_of(calibration)) if calibration else {"type": "null"},
     }
 
 
@@ -137,15 +96,18 @@ _VERIFIED = "file reference engine task int8 passed failures images"
 _LIMITS = "min_agreement? allowed_drop? notes"
 _ERRORS = "explained_error? max_error? tolerance? largest_error? batch_error?"
 _EXPORTED = (
-    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? boxes? "
-    "boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? drop?... "
-    "delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
+    f"target {WEIGHTS} passed file? bytes? golden? layers_in_float? images? largest_error? agreement? features_cosine? "
+    "boxes? boxes_same? boxes_near? pixel_agreement? top1? reference_top1? map? reference_map? miou? reference_miou? "
+    "drop?... delegated? not_delegated? int8_layers? layers? form? verified_by? runtime? error?"
 )
 _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
     "note_count"
 )
-_FINDING = "kind severity path? split? class? message others left? top? right? bottom?"
+_FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
+_SUGGESTED = "path suggested? probability? margin?"
+_DRIFTED = "measure changed? evidence reference_median now examples"
+_FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
 
@@ -198,17 +160,21 @@ DOCUMENTS: dict[str, Document] = {
         {
             "classification": Variant(
                 f"{_EVALUATION} images skipped classes model_classes top1... top5... macro_f1 balanced_accuracy ece "
-                "nll temperature best_temperature seconds",
+                "nll temperature best_temperature certain? unknown_images? coverage?... set_size?... false_unknown?... "
+                "auroc?... caught?... seconds",
                 "class images precision recall f1",
                 {
                     "most_confused": "true predicted images share",
                     "mistakes": "predicted confidence true probability path",
+                    "slipped": "predicted p_known path",
                 },
                 {
                     "confusion": _CONFUSION,
+                    "stress": or_null(_STRESS),
                     **_of_evaluation(
                         "top1 other_top1 both only_model only_other neither p_value top1_difference...",
-                        "temperature fitted_on images ece_before ece_after nll_before nll_after written",
+                        "temperature fitted_on images ece_before ece_after nll_before nll_after refused set_score "
+                        "detected_by? detector_auroc?",
                     ),
                 },
             ),
@@ -237,6 +203,21 @@ DOCUMENTS: dict[str, Document] = {
             "segmentation": Variant(f"{_TRAINED} miou? pixel_accuracy? seconds"),
         },
     ),
+    "embeddings": Document(
+        "Features of images, kept in a file",
+        "`fusiform embed`",
+        {"": Variant("model sha256 network images feature_count unread file?")},
+    ),
+    "matches": Document(
+        "The images of an index that are most similar to each query",
+        "`fusiform search`",
+        {"": Variant("images unread", "query rank path similarity")},
+    ),
+    "added_classes": Document(
+        "Classes that were added to a model, with a row for each",
+        "`fusiform add-class`",
+        {"": Variant("model file classes data? images? top1_before? top1_after?", "class images recall?")},
+    ),
     "learning_rate": Document(
         "A learning rate to begin with", "`fusiform train --find-lr`", {"": Variant("lr steps plot")}
     ),
@@ -248,6 +229,31 @@ DOCUMENTS: dict[str, Document] = {
             "detection": _diagnosis("objects train_objects? val_objects? test_objects? small"),
             "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
         },
+    ),
+    "plan": Document(
+        "Whether there are enough images, with a row for each class",
+        "`fusiform plan`",
+        {
+            "": Variant(
+                "data model measured split classes train_images test_images top1... images_to_tell images_to_compare "
+                "doubted notes",
+                "class train_images test_images recall? recall_low? recall_high? images_to_tell? doubted limit?",
+                {
+                    "curve": "train_images top1",
+                    "more": "more_images train_images foretold foretold_low foretold_high foretold_gain",
+                },
+            )
+        },
+    ),
+    "suggestions": Document(
+        "The images to label next, a row for each, and the strangers apart",
+        "`fusiform suggest`",
+        {"": Variant("model images labelled_images? strangers notes", _SUGGESTED, {"strangers": _SUGGESTED})},
+    ),
+    "drift": Document(
+        "Whether images are still as the reference, with a row for each thing that was measured",
+        "`fusiform drift`",
+        {"": Variant("model reference_images images false_alarms alarm_after? notes", _DRIFTED)},
     ),
     "export": Document(
         "The files that a model was exported to",
@@ -263,7 +269,8 @@ DOCUMENTS: dict[str, Document] = {
         "`fusiform verify`",
         {
             "classification": Variant(
-                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? {_LIMITS}",
+                f"{_VERIFIED} {_ERRORS} agreement?... top1?... reference_top1?... drop?... p_value? "
+                f"explained_error_features? max_error_features? features_error? features_cosine? {_LIMITS}",
                 "kind batch images largest_error rms_error agreement? other_class",
             ),
             "detection": Variant(
@@ -303,8 +310,6 @@ DOCUMENTS: dict[str, Document] = {
     ),
 }
 """The reports, by the name that stands in their ``schema``."""
-VERSIONS: Mapping[str, int] = {}
-"""Those whose schema is no longer the first."""
 
 
 def json_schema(name: str) -> Schema:
@@ -332,22 +337,18 @@ def names() -> Sequence[str]:
 
 
 def _report(name: str, task: str, variant: Variant) -> Schema:
-    figures = _object(variant.figures)
+    figures = object_of(variant.figures)
     if task:
         figures["properties"]["task"] = {"const": task}
     properties: dict[str, Schema] = {
-        "schema": _named(name),
+        "schema": named(name),
         "title": {"type": "string", "description": "for people; what it says is in the figures"},
         "figures": figures,
-        "rows": _list(_object(variant.rows)) if variant.rows else {"type": "array", "maxItems": 0},
-        **{table: _list(_object(keys)) for table, keys in variant.tables.items()},
+        "rows": list_of(object_of(variant.rows)) if variant.rows else {"type": "array", "maxItems": 0},
+        **{table: list_of(object_of(keys)) for table, keys in variant.tables.items()},
         **variant.more,
     }
-    return _closed(properties)
-
-
-def _named(name: str) -> Schema:
-    return {"const": f"fusiform.{name}/{VERSIONS.get(name, 1)}"}
+    return closed(properties)
 
 
 _IMAGE: dict[str, Schema] = {
@@ -359,14 +360,13 @@ _SIZED: dict[str, Schema] = {
     "width": {"type": "integer", "minimum": 1},
     "height": {"type": "integer", "minimum": 1},
 }
-_CLASS: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}, "name": {"type": "string"}}
 
 
 def _prediction() -> Schema:
     """An image with what the model says of it, or with an error."""
-    share = _UNITS["share"]
+    share = UNITS["share"]
     box = {
-        **_CLASS,
+        **CLASS,
         "score": share,
         "bbox": {
             "type": "array",
@@ -376,215 +376,109 @@ def _prediction() -> Schema:
             "maxItems": 4,
         },
     }
-    mask = {"type": ["string", "null"], "description": "the file of --masks"}
+    mask = {
+        "type": ["string", "null"],
+        "description": "the file of --masks; of a server that is asked with mask=png the PNG file in base64",
+    }
+    rle = {
+        **closed({"size": UNITS["shape"], "counts": {"type": "string"}}),
+        "description": "of a server that is asked with mask=rle: the class's pixels in COCO's compressed run lengths",
+    }
+    named_classes = list_of(closed({**CLASS, "probability": share}))
+    promised: dict[str, Schema] = {
+        "set": {**named_classes, "description": "of a calibrated model: the right class is among these, as promised"},
+        "known": {"type": ["boolean", "null"], "description": "whether it shows any of the classes; null: not told"},
+        "p_known": value_of(KEYS["p_known"], null=True),
+        "certain": value_of(KEYS["certain"]),
+    }
+    shown = closed({**CLASS, "share": share, "rle": rle}, optional=("rle",))
     return {
         "oneOf": [
-            _closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
-            _closed({**_IMAGE, "top": _list(_closed({**_CLASS, "probability": share}))}),
-            _closed({**_SIZED, "boxes": _list(_closed(box))}),
-            _closed({**_SIZED, "classes": _list(_closed({**_CLASS, "share": share})), "mask": mask}),
+            closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
+            closed({**_IMAGE, "top": named_classes}),
+            closed({**_IMAGE, "top": named_classes, **promised}),
+            closed({**_SIZED, "boxes": list_of(closed(box))}),
+            closed({**_SIZED, "classes": list_of(shown), "mask": mask}),
         ]
     }
 
 
-def _predictions() -> Schema:
-    fields = {"schema": _named("predictions"), "network": _value(KEYS["network"]), "task": {"enum": list(TASKS)}}
-    return _closed({**fields, "predictions": _list(_prediction())})
+def _predictions(name: str = "predictions", keys: str = "") -> Schema:
+    fields = {"schema": named(name), "network": value_of(KEYS["network"]), "task": {"enum": list(TASKS)}}
+    return closed({**fields, "predictions": list_of(_placed(keys))})
+
+
+def _placed(keys: str) -> Schema:
+    """As a prediction, with ``keys`` in front of the others that say which picture it is."""
+    place = object_of(keys)["properties"]
+    return {"oneOf": [closed({**place, **each["properties"]}) for each in _prediction()["oneOf"]]}
 
 
 def _epoch() -> Schema:
     """A line of metrics.jsonl: the first has what training starts from, and none has what is not measured."""
-    always = _object("phase epoch step")
-    more = _object(
+    always = object_of("phase epoch step")
+    more = object_of(
         "lr train_loss train_top1 train_object_accuracy train_pixel_accuracy images_per_second waited seconds val_loss "
         "val_top1 val_map val_map50 val_miou val_pixel_accuracy val_images"
     )
-    return _closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
-
-
-def _run() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    return _closed(
-        {
-            "schema": _named("run"),
-            "data": text,
-            "model": text,
-            "teacher": absent,
-            "scratch": {"type": "boolean"},
-            "ignore": absent,
-            "root": absent,
-            "classes": {**TEXTS, "description": "the names of the classes"},
-            "processes": {"type": "integer", "minimum": 1},
-            "device": {"type": "string", "description": "what computed: cpu, cuda or mps"},
-            "threads": {"type": ["integer", "null"], "minimum": 1},
-        }
-    )
-
-
-def _environment() -> Schema:
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    count, size = {"type": ["integer", "null"]}, {"type": ["integer", "null"], "minimum": 0}
-    device = _closed(
-        {"device": text, "name": text, "memory_bytes": size, "capability": text},
-        optional=("memory_bytes", "capability"),
-    )
-    return _closed(
-        {
-            "schema": _named("environment"),
-            "started": {"type": "string", "description": "ISO 8601 in UTC"},
-            "command": TEXTS,
-            "fusiform": text,
-            "commit": absent,
-            "python": text,
-            "packages": {"type": "object", "additionalProperties": absent},
-            "platform": text,
-            "processor": text,
-            "cores": count,
-            "memory_bytes": size,
-            "malloc": absent,
-            "keeps_freed_memory": {"type": "boolean"},
-            "threads": count,
-            "interop_threads": count,
-            "cuda": absent,
-            "cudnn": count,
-            "devices": _list(device),
-            "variables": {"type": "object", "additionalProperties": text},
-        },
-        optional=("interop_threads", "cuda", "cudnn"),
-    )
+    return closed({**always["properties"], **more["properties"]}, optional=list(more["properties"]))
 
 
 def _search() -> Schema:
     """choose.json."""
     plan = "network architecture width input_size"
-    times = _list({"type": "number", "minimum": 0})
-    candidate = _object(f"{plan} {WEIGHTS} median_ms bytes multiply_adds fits")["properties"]
-    file = _object(f"{plan} {WEIGHTS} file median_ms bytes val_top1 holds")["properties"]
+    times = list_of({"type": "number", "minimum": 0})
+    candidate = object_of(f"{plan} {WEIGHTS} median_ms bytes multiply_adds fits")["properties"]
+    file = object_of(f"{plan} {WEIGHTS} file median_ms bytes val_top1 holds")["properties"]
     recipe = {"type": "object", "description": "the hyperparameters, as in recipe.json"}
-    chosen = {**_object(DOCUMENTS["choice"].variants[""].figures)}
-    return _closed(
+    chosen = {**object_of(DOCUMENTS["choice"].variants[""].figures)}
+    return closed(
         {
-            "schema": _named("search"),
+            "schema": named("search"),
             "data": {"type": "string"},
             "classes": {**TEXTS, "description": "the names of the classes"},
             "recipe": recipe,
             "distillation": recipe,
-            "engine": _value(KEYS["engine"]),
-            "threads": _value(KEYS["threads"]),
+            "engine": value_of(KEYS["engine"]),
+            "threads": value_of(KEYS["threads"]),
             "noise": {
                 "type": "number",
                 "minimum": 0,
                 "description": "the share by which latencies vary",
             },
-            "budget": _object("median_ms? bytes? top1?"),
-            "candidates": _list(_closed({**candidate, "passes_ms": times})),
-            "trainings": _list(_object(f"{plan} epochs distilled val_top1 val_loss seconds run")),
-            "files": _list(_closed({**file, "checks_ms": times})),
-            "chosen": _or_null(chosen),
+            "budget": object_of("median_ms? bytes? top1?"),
+            "candidates": list_of(closed({**candidate, "passes_ms": times})),
+            "trainings": list_of(object_of(f"{plan} epochs distilled val_top1 val_loss seconds run")),
+            "files": list_of(closed({**file, "checks_ms": times})),
+            "chosen": or_null(chosen),
         }
     )
 
 
-def _spec() -> Schema:
-    """What a model says of itself inside its file: ``ModelSpec.to_dict``."""
-    share = _UNITS["share"]
-    accuracy = {"dataset": {"type": "string"}, "top1": share, "top5": share}
-    accuracy |= {"pictures": {"type": "integer", "minimum": 1}, "source": {"type": "string"}}
-    three = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    preprocess = {
-        **_object("resize crop interpolation antialias")["properties"],
-        "mean": three,
-        "std": three,
-        **_object("color_order fit")["properties"],
-    }
-    first = ("architecture", "width", "labels")
-    fields = _object(
-        "architecture width labels task label_ids input_size input_channels padding output temperature scores "
-        "output_stride aspp align_corners decoded"
-    )["properties"]
-    fields |= {
-        "task": {"enum": list(TASKS)},
-        "preprocess": _closed(preprocess, optional=("fit",)),
-        "provenance": {"type": "string"},
-        "license": {"type": "string"},
-        "accuracy": _list(_closed(accuracy)),
-        "version": {
-            "enum": [1, 2],
-            "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
-            "percent",
-        },
-    }
-    return _closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
-
-
-def _golden() -> Schema:
-    """golden.json."""
-    text, absent = {"type": "string"}, {"type": ["string", "null"]}
-    number: Schema = {"type": ["number", "null"], "minimum": 0}
-    written: dict[str, Schema] = {"path": text, "sha256": text}
-    kind: dict[str, Schema] = {"name": text, "dtype": text, "shape": _UNITS["shape"]}
-    three = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    share = {"type": "number"}
-    given: dict[str, Schema] = {
-        **kind,
-        "layout": {"enum": ["NHWC", "NCHW"]},
-        "reads": {"enum": ["pixels", "normalized", "image"], "description": "image is Core ML's, of the same pixels"},
-        "color_order": {"enum": ["rgb", "bgr"]},
-        "mean": {**three, "description": "of what is normalised, (value / 255 - mean) / std; null of pixels"},
-        "std": three,
-    }
-    allowed = {**number, "description": "the largest difference, in the measure of compare; null for boxes"}
-    compared: dict[str, Schema] = {
-        "compare": {
-            "enum": ["largest", "rms", "log_rms", "classes", "boxes"],
-            "description": "the largest difference of a number; the root mean square of the differences; the same of "
-            "the natural logarithms less their mean; the share of pixels of another class; or the boxes",
-        },
-        "tolerance": {**number, "description": "what is allowed, as a share of the answer's own numbers"},
-    }
-    box = {**_CLASS, "score": _UNITS["share"], **dict.fromkeys(("left", "top", "right", "bottom"), share)}
-    case: dict[str, Schema] = {
-        "source": {**text, "description": "the name of the photograph, or of the synthetic image"},
-        "label": {**absent, "description": "the true class, where it is known"},
-        "image": {**_closed(written), "description": "the input as a PNG file, red, green, blue"},
-        "input": {**_closed(written), "description": "the bytes of the input tensor, little-endian"},
-        "outputs": _list(_closed({**written, "allowed": allowed})),
-        "top1": {**_or_null(_closed(_CLASS)), "description": "the likeliest class"},
-        "top1_certain": {
-            "type": ["boolean", "null"],
-            "description": "whether another class cannot be the likeliest by rounding",
-        },
-        "boxes": _or_null(_list(_closed(box))),
-    }
-    return _closed(
-        {
-            "schema": _named("golden"),
-            "file": {**text, "description": "what the runtime opens, from the folder that the golden folder lies in"},
-            "files": {**_list(_closed(written)), "description": "all files that the model consists of"},
-            "network": _value(KEYS["network"]),
-            "task": {"enum": list(TASKS)},
-            "precision": _value(KEYS["precision_of_weights"]),
-            "runtime": {**text, "description": "what gave the expected answers"},
-            "input": _closed(given),
-            "outputs": _list(_closed({**kind, **compared})),
-            "min_iou": {**number, "description": "the intersection over union from which a box is the expected one"},
-            "cases": _list(_closed(case)),
-        }
-    )
-
-
+_SERVER = "`fusiform serve`"
 FILES: dict[str, tuple[str, str, Schema]] = {
-    "predictions": ("What a model says of images", "`fusiform predict`", _predictions()),
+    "predictions": ("What a model says of images", "`fusiform predict` and `fusiform serve`", _predictions()),
     "prediction": ("What a model says of an image", "`fusiform predict --format jsonl`, a line each", _prediction()),
+    "frames": ("What a model says of a video", "`fusiform predict --video`", _predictions("frames", _FRAME)),
+    "frame": ("What a model says of a frame", "`fusiform predict --video --format jsonl`", _placed(_FRAME)),
+    "watched": ("What a model says of a file in a folder", "`fusiform watch`, a line each", _placed("bytes modified")),
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
-    "run": ("What was asked of a training", "`run.json` of a run", _run()),
-    "environment": ("Where a training took place", "`environment.json` of a run", _environment()),
+    "run": ("What was asked of a training", "`run.json` of a run", records.run()),
+    "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
+    "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",
         "`golden.json` of `fusiform export --golden`",
-        _golden(),
+        records.golden(),
     ),
-    "spec": ("What a model says of itself, in its file", "every file with a model", _spec()),
+    "spec": ("What a model says of itself, in its file", "every file with a model", records.spec()),
+    "served": ("The models of a server", f"{_SERVER}, `/v1/models`", served()),
+    "served_model": (
+        "What a served model says of itself",
+        f"{_SERVER}, `/v1/models/NAME`",
+        served_model(records.spec()),
+    ),
+    "refusal": ("Why a request was not answered", f"{_SERVER}, with a status from 400 on", refusal()),
 }
 """The other documents: title, what writes them, and the schema."""

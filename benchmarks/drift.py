@@ -1,0 +1,190 @@
+"""Does ``fusiform drift`` raise no more false alarms than it says, and does it find what changes?
+
+The scenes' test photographs are shown to MobileNetV2 once as they are, and 400 of them darkened, brightened, blurred
+and in another camera's colours (red 8 % up, blue 10 % down, a gamma of 0.95); beside them photographs of ImageNet. A
+last layer that has learned the scenes' training photographs is the model. What was seen is kept in ``--seen``.
+
+``clean``: ``--streams`` times the photographs are shuffled; 800 are the reference, from which a sketch is made, 200 the
+stream. The share of streams with an alarm, with its exact 95 % interval, has to be at most what was stated, 1 %.
+The others: 20 times 800 are the reference, and the stream is 200 others that are changed, or of which a fifth is
+replaced: by ImageNet's, or by a scene that neither model nor reference has seen, each scene in turn. Given are the
+share of streams in which it was found, after how many photographs in the median and at most, and what was named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import common
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from fusiform.advice.drift import ALARM, compare
+from fusiform.advice.seen import Seen, measure
+from fusiform.advice.sketch import make_sketch
+from fusiform.data.image import read_image
+from fusiform.data.preprocess import crop_pixels
+from fusiform.engines import open_engine
+from fusiform.spec import ModelSpec
+from fusiform.tasks.linear_head import fit_head, out_of_fold
+from fusiform.tasks.sample_size import exact_interval
+
+CHANGED, STREAM, REFERENCE, TIMES = 400, 200, 800, 20
+
+
+def scaled(factors: tuple[float, float, float], gamma: float = 1.0) -> Callable[[Image.Image], Image.Image]:
+    def change(image: Image.Image) -> Image.Image:
+        values = np.asarray(image) / 255 * np.array(factors)
+        return Image.fromarray((255 * values.clip(0, 1) ** gamma).astype(np.uint8))
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "clean": lambda image: image,
+    "darker (0.6)": scaled((0.6, 0.6, 0.6)),
+    "brighter (1.5)": scaled((1.5, 1.5, 1.5)),
+    "blurred (1.2 pixels)": lambda image: image.filter(ImageFilter.GaussianBlur(1.2)),
+    "another camera's colours": scaled((1.08, 1.0, 0.9), 0.95),
+}
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--data", type=Path, default=common.SHARED_DATA, help="the shared data")
+    parser.add_argument("--seen", type=Path, default=Path("drift_seen.npz"), help="where what was seen is kept")
+    parser.add_argument("--streams", type=int, default=1000, help="clean streams (default: %(default)s)")
+    arguments = parser.parse_args()
+    if not arguments.seen.exists():
+        np.savez(arguments.seen, **look(arguments.data))
+    kept = dict(np.load(arguments.seen))
+    rows = [clean(kept, arguments.streams)]
+    rows += [changed(kept, name) for name in CHANGES if name != "clean"]
+    rows.append(mixed(kept, "a fifth from ImageNet", None))
+    rows += [mixed(kept, f"a fifth {name}, a new class", name) for name in np.unique(kept["train_y"])]
+    common.finish("drift", common.machine("numpy"), {"stated": ALARM}, rows, arguments.json)
+
+
+def look(data: Path) -> dict[str, NDArray[np.generic]]:
+    """What MobileNetV2 sees in the photographs, and what they look like."""
+    engine = open_engine("mobilenet_v2", features=True)
+
+    def of(
+        paths: list[Path], change: Callable[[Image.Image], Image.Image], name: str
+    ) -> dict[str, NDArray[np.generic]]:
+        features, looks = [], []
+        for path in paths:
+            image = change(read_image(path))
+            pixels = crop_pixels(image, engine.spec.preprocess)
+            features.append(engine.run(pixels[None])["features"][0].astype(np.float16))
+            looks.append(measure(image, pixels))
+        return {f"{name}_features": np.array(features), f"{name}_looks": np.array(looks)}
+
+    random = np.random.default_rng(0)
+    found: dict[str, NDArray[np.generic]] = {}
+    for split in ("train", "test"):
+        files = sorted((data / "intel_scenes" / split).glob("*/*.jpg"))
+        files = [files[i] for i in random.permutation(len(files))]
+        found[f"{split}_y"] = np.array([path.parent.name for path in files])
+        found |= of(files, CHANGES["clean"], "train" if split == "train" else "clean")
+    for name, change in CHANGES.items():
+        if name != "clean":
+            found |= of(files[:CHANGED], change, name)
+    photographs = sorted((data / "imagenet_val").glob("*/*.JPEG"))
+    photographs = [photographs[i] for i in random.permutation(len(photographs))[:300]]
+    return found | of(photographs, lambda image: image.resize((150, 150)), "imagenet")
+
+
+class Model:
+    """A last layer on the features that has learned some of the scenes."""
+
+    def __init__(self, kept: dict[str, NDArray[np.generic]], without: str | None = None) -> None:
+        names = [name for name in np.unique(kept["train_y"]) if name != without]
+        mine = np.isin(kept["train_y"], names)
+        labels = np.searchsorted(names, kept["train_y"][mine])
+        features = kept["train_features"][mine].astype(np.float32)
+        slope = out_of_fold(features, labels, len(names)).slope
+        self.head = fit_head(features, labels, len(names), slope=slope)
+        self.spec = ModelSpec("mobilenet_v2", 1.0, tuple(map(str, names)))
+
+    def sees(self, kept: dict[str, NDArray[np.generic]], name: str) -> Seen:
+        features = kept[f"{name}_features"].astype(np.float32)
+        values = self.head(features).astype(np.float32)
+        return Seen(tuple(range(len(features))), features, values, kept[f"{name}_looks"], {})
+
+
+def some(seen: Seen, numbers: NDArray[np.int64]) -> Seen:
+    return Seen(tuple(range(len(numbers))), seen.features[numbers], seen.values[numbers], seen.looks[numbers], {})
+
+
+def together(*parts: Seen) -> Seen:
+    rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "values", "looks"))
+    return Seen(tuple(range(sum(len(part.features) for part in parts))), *rows, {})
+
+
+def clean(kept: dict[str, NDArray[np.generic]], streams: int) -> dict[str, object]:
+    model = Model(kept)
+    seen = model.sees(kept, "clean")
+    alarms = 0
+    for number in range(streams):
+        order = np.random.default_rng([1, number]).permutation(len(seen.features))
+        sketch = make_sketch(some(seen, order[:REFERENCE]), model.spec, seed=number)
+        stream = some(seen, order[REFERENCE : REFERENCE + STREAM])
+        alarms += compare(sketch, stream, [""] * STREAM, model.spec, seed=number)[0] is not None
+    low, high = exact_interval(alarms, streams)
+    return row("clean", streams, alarms / streams, low, high, [], Counter())
+
+
+def changed(kept: dict[str, NDArray[np.generic]], name: str) -> dict[str, object]:
+    model = Model(kept)
+    seen, new = model.sees(kept, "clean"), model.sees(kept, name)
+    rest = np.arange(CHANGED, len(seen.features))
+    return found(name, model.spec, seen, rest, lambda random: some(new, random.permutation(CHANGED)[:STREAM]))
+
+
+def mixed(kept: dict[str, NDArray[np.generic]], called: str, scene: str | None) -> dict[str, object]:
+    model = Model(kept, scene)
+    seen = model.sees(kept, "clean")
+    foreign = model.sees(kept, "imagenet") if scene is None else some(seen, np.flatnonzero(kept["test_y"] == scene))
+    own = np.flatnonzero(kept["test_y"] != scene)
+    fresh, rest = own[:STREAM], own[STREAM:]
+
+    def stream(random: np.random.Generator) -> Seen:
+        fifth = some(foreign, random.permutation(len(foreign.features))[: STREAM // 5])
+        both = together(some(seen, random.permutation(fresh)[: STREAM - STREAM // 5]), fifth)
+        return some(both, random.permutation(STREAM))
+
+    return found(called, model.spec, seen, rest, stream)
+
+
+def found(
+    name: str, spec: ModelSpec, seen: Seen, rest: NDArray[np.int64], stream: Callable[[np.random.Generator], Seen]
+) -> dict[str, object]:
+    after: list[int] = []
+    named: Counter[str] = Counter()
+    for number in range(TIMES):
+        random = np.random.default_rng([2, number])
+        sketch = make_sketch(some(seen, random.permutation(rest)[:REFERENCE]), spec, seed=number)
+        alarm, rows = compare(sketch, stream(random), [""] * STREAM, spec, seed=number)
+        if alarm is not None:
+            after.append(alarm)
+            named.update(str(each["changed"]) for each in rows if each["changed"])
+    return row(name, TIMES, len(after) / TIMES, *exact_interval(len(after), TIMES), after, named)
+
+
+def row(
+    name: str, streams: int, share: float, low: float, high: float, after: list[int], named: Counter[str]
+) -> dict[str, object]:
+    middle = float(np.median(after)) if after else None
+    told = ", ".join(f"{word} {count}" for word, count in named.most_common(4))
+    intervals = {"alarms": share, "low": round(low, 4), "high": round(high, 4)}
+    return {"stream": name, "streams": streams, **intervals, "median": middle, "last": max(after, default=None)} | {
+        "named": told
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answers with a stated error: sets of names, what is unknown, and the temperature; numpy only."""

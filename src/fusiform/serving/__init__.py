@@ -1,0 +1,1 @@
+"""Answers over HTTP: one server in front of a pool of engines."""

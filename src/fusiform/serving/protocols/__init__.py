@@ -1,0 +1,1 @@
+"""The ways to ask: fusiform's own, the Open Inference Protocol, and TorchServe's."""

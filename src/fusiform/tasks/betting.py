@@ -1,0 +1,54 @@
+"""Whether a stream of numbers is still like the reference: bets on ranks, which win only if it is not; in numpy.
+
+Each new number's rank among the reference and all before it is, while nothing changes, equally likely to be any
+(Vovk et al., Algorithmic Learning in a Random World, 2005, Section 7.1). Who bets on such ranks at fair odds does not
+get rich: the chance that the wealth ever reaches 1 / alpha is at most alpha (Ville 1939), however long one looks.
+"""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+from numpy.typing import NDArray
+
+BETS = ((1.0, 0.3), (1.0, 0.7), (0.25, 0.1), (0.25, 0.3), (0.25, 0.6))
+"""Bets of 1 - e + e k p^(k - 1) on small ranks and on large ones, e and k: as if a share e of the numbers had changed,
+which is the bolder the smaller k is. Their mean over all ranks is 1."""
+
+
+def conformal_ranks(
+    reference: NDArray[np.float64], stream: NDArray[np.float64], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The rank of each number of the stream among the reference and those before it, in (0, 1); ties are drawn.
+
+    Independent and uniform if all of them come in random order from one source.
+    """
+    seen = sorted(reference.tolist())
+    drawn = 1 - random.random(len(stream))
+    ranks = np.empty(len(stream))
+    for number, value in enumerate(stream.tolist()):
+        low, high = bisect.bisect_left(seen, value), bisect.bisect_right(seen, value)
+        ranks[number] = (low + drawn[number] * (high - low + 1)) / (len(seen) + 1)
+        seen.insert(high, value)
+    return ranks
+
+
+def wealth(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm of the wealth after each rank: (2, ranks), of bets that ranks are small, and that they are large.
+
+    Each begins with 1, which is shared out equally among the ``BETS``.
+    """
+    found = []
+    for side in (ranks, 1 - ranks):
+        small = np.maximum(side, 1e-12)
+        bets = [np.cumsum(np.log(1 - share + share * power * small ** (power - 1))) for share, power in BETS]
+        found.append(np.logaddexp.reduce(bets, axis=0) - np.log(len(BETS)))
+    return np.array(found)
+
+
+def pooled(wealths: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm of what all bettors (bettors, 2, steps) have together who begin with these shares (bettors, 2)."""
+    start = np.log(shares / shares.sum())[..., None]
+    found: NDArray[np.float64] = np.logaddexp.reduce(wealths + start, axis=(0, 1))
+    return found

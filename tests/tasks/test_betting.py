@@ -1,0 +1,64 @@
+"""Ranks and bets against calculations by hand, and false alarms over many streams."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusiform.tasks.betting import BETS, conformal_ranks, pooled, wealth
+
+
+class Half:
+    """Draws the middle of every tie."""
+
+    def random(self, count: int) -> np.ndarray:
+        return np.full(count, 0.5)
+
+
+def test_ranks_by_hand() -> None:
+    # Among 1, 2, 3 a 2 has one below and, with itself, two that are equal: (1 + 0.5 * 2) / 4. Then a 9 among four:
+    # (4 + 0.5) / 5; then a 0 among five: 0.5 / 6.
+    ranks = conformal_ranks(np.array([3.0, 1, 2]), np.array([2.0, 9, 0]), Half())  # type: ignore[arg-type]
+    np.testing.assert_allclose(ranks, [2 / 4, 4.5 / 5, 0.5 / 6])
+
+
+def test_ranks_are_uniform_with_ties_and_without() -> None:
+    random = np.random.default_rng(0)
+    for values in (random.normal(size=6000), random.integers(0, 3, 6000)):
+        ranks = conformal_ranks(values[:1000].astype(float), values[1000:].astype(float), random)
+        counts = np.histogram(ranks, 10, (0, 1))[0]
+        assert np.square(counts - 500).sum() / 500 < 27.9  # chi-squared, 9 degrees of freedom, 0.1 %
+
+
+def test_wealth_by_hand() -> None:
+    # One rank of 0.25: the bets on small ranks become 1 - e + e k 0.25^(k - 1), those on large ones with 0.75.
+    small = np.mean([1 - e + e * k * 0.25 ** (k - 1) for e, k in BETS])
+    large = np.mean([1 - e + e * k * 0.75 ** (k - 1) for e, k in BETS])
+    np.testing.assert_allclose(np.exp(wealth(np.array([0.25])))[:, 0], [small, large])
+    # Each bet is fair: its mean over all ranks is 1.
+    ranks = (np.arange(200_000) + 0.5) / 200_000
+    for e, k in BETS:
+        np.testing.assert_allclose((1 - e + e * k * ranks ** (k - 1)).mean(), 1, rtol=0.08)
+
+
+def test_what_all_have_together() -> None:
+    wealths = np.log(np.array([[[2.0], [4.0]], [[6.0], [8.0]]]))
+    # A quarter each: (2 + 4 + 6 + 8) / 4. Of eighths 1, 1, 2 and 4: (2 + 4 + 2 * 6 + 4 * 8) / 8.
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.ones((2, 2)))), [5.0])
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([[1.0, 1.0], [2.0, 4.0]]))), [6.25])
+
+
+def test_false_alarms_are_no_more_than_stated() -> None:
+    random = np.random.default_rng(3)
+    alarms = 0
+    for _ in range(400):
+        values = random.normal(size=150)
+        alarms += wealth(conformal_ranks(values[:50], values[50:], random)).max(1).max() >= np.log(2 / 0.1)
+    # Two bettors who begin with a half each: at most a tenth, and 0.1 + 3 standard errors.
+    assert alarms / 400 <= 0.1 + 3 * np.sqrt(0.09 / 400)
+
+
+def test_a_shift_is_found() -> None:
+    random = np.random.default_rng(4)
+    small, large = wealth(conformal_ranks(random.normal(size=300), random.normal(1, 1, 100), random))
+    assert large[-1] > np.log(1e4)
+    assert small[-1] < 0
