@@ -16,7 +16,7 @@ from fusiform.engines import native
 from fusiform.engines.native.layers import Layer, Piece, Program
 
 NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
-SIZES = ("weight_size", "bias_size", "scales_size")
+SIZES = ("weight_size", "bias_size", "scale_size")
 VALUES = (
     -(2**31),
     -129,
@@ -65,6 +65,10 @@ def attempt(library, kernels, layers, pieces, given) -> str:
     return "ran"
 
 
+def packed(program, library, kernels):
+    return copies(program.packed(library.fusiform_native_bytes(kernels))[0], Layer)
+
+
 def copies(items, kind):
     return [kind.from_buffer_copy(item) for item in items]
 
@@ -79,7 +83,7 @@ def change(layers, pieces, random) -> None:
         elif what == 1:
             setattr(layer, random.choice(SIZES), int(random.choice([-1, 0, 1, 27, 2**40, layer.weight_size + 1])))
         elif what == 2:
-            setattr(layer, random.choice(("weight", "bias", "scales")), None)
+            setattr(layer, random.choice(("weights", "biases", "scales")), None)
         elif what == 3:
             layer.scale = float(random.choice([0, -1, np.inf, np.nan, 1e-30, 1e30, 0.02]))
         elif what == 4:
@@ -111,13 +115,14 @@ def main() -> None:
     found = {"whole": 0, "ran": 0, "refused": 0, "kernels": len(kernels)}
     for program in programs:
         for k in kernels:
-            assert attempt(library, k, program.layers, program.pieces, given) == "ran"
+            assert attempt(library, k, packed(program, library, k), program.pieces, given) == "ran"
             found["whole"] += 1
     for _ in range(int(sys.argv[2])):
         program = programs[random.integers(0, len(programs))]
-        layers, pieces = copies(program.layers, Layer), copies(program.pieces, Piece)
+        k = int(random.choice(kernels))
+        layers, pieces = packed(program, library, k), copies(program.pieces, Piece)
         change(layers, pieces, random)
-        found[attempt(library, int(random.choice(kernels)), layers, pieces, given)] += 1
+        found[attempt(library, k, layers, pieces, given)] += 1
     print(json.dumps(found))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from fusiform.spec import ModelSpec
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 2
+VERSION = 3
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
@@ -65,12 +65,22 @@ def is_fast() -> bool:
     return usable_kernels()[:1] not in ([], [PORTABLE])
 
 
-@lru_cache(maxsize=1)  # whoever asks whether a file can be run, runs it next
+_latest: list[tuple[bytes, Program | str]] = []
+"""The file that was read last: whoever asks whether one can be run, runs it next, and each thread opens it again."""
+
+
 def _read(data: bytes) -> Program | str:
+    """The program in a file, or what in it is not for the library."""
+    for file, program in _latest[:]:
+        if file is data:
+            return program
+    found: Program | str
     try:
-        return Program(data)
+        found = Program(data)
     except OtherNetworkError as reason:
-        return str(reason)
+        found = str(reason)
+    _latest[:] = [(data, found)]
+    return found
 
 
 def can_run(data: bytes) -> bool:
@@ -113,7 +123,7 @@ class NativeEngine:
             )
         names = [library.fusiform_native_kernels(k) for k in range(len(usable) + 3)]
         wanted = names.index((kernels or usable[0]).encode())
-        layers = (Layer * len(program.layers))(*program.layers)
+        layers, self._memory = program.packed(library.fusiform_native_bytes(wanted))
         pieces = (Piece * len(program.pieces))(*program.pieces)
         status = library.fusiform_native_new(
             layers, len(layers), pieces, len(pieces), wanted, ctypes.byref(self._handle)

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: Intel from Ice Lake on, AMD from Zen 4 on.
 #include "native.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if FAST
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,fma"))), apply_to = function)
 #else
@@ -45,7 +45,4 @@ const struct kernels fusiform_avx512 = KERNELS("avx512-vnni");
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#else
-static int usable(void) { return 0; }
-const struct kernels fusiform_avx512 = {.name = "avx512-vnni", .usable = usable};
 #endif

@@ -1,7 +1,7 @@
 // AVX2 with VNNI: Intel's laptops from Alder Lake on.
 #include "native.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if FAST
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -43,7 +43,4 @@ const struct kernels fusiform_avxvnni = KERNELS("avx-vnni");
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#else
-static int usable(void) { return 0; }
-const struct kernels fusiform_avxvnni = {.name = "avx-vnni", .usable = usable};
 #endif

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.engines.native.packing import GRANULE, Numbers, pack, pack_depthwise, pack_gemm
 from fusiform.graph.tflite_checks import Step, read_steps
 from fusiform.graph.tflite_operators import INT8, UINT8, Tensor
 
@@ -17,7 +20,8 @@ INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER = range(8)
 _ADD, _CONCATENATION, _CONV, _DEPTHWISE, _DEQUANTIZE, _FULLY_CONNECTED = 0, 2, 3, 4, 6, 9
 _MAX_POOL, _MUL, _SOFTMAX, _PAD, _MEAN, _SUB, _SLICE, _QUANTIZE = 17, 18, 25, 34, 40, 41, 65, 114
 _RELU, _RELU6 = 1, 3
-_LOW, _HIGH, _BLACK = -128, 127, -128
+_MOST = 2e9
+"""Sums, and what they become before they are bytes, stay below it: an int32 holds both."""
 
 
 class OtherNetworkError(Exception):
@@ -29,15 +33,11 @@ class Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "source", "other", "channels", "stride", "before", "after")),
-        *((name, ctypes.c_int32) for name in ("zero", "low", "high", "height", "width", "softmax")),
-        *((name, ctypes.c_int32) for name in ("first_piece", "pieces")),
+        *((name, ctypes.c_int32) for name in ("height", "width", "softmax", "zero", "low", "high")),
+        *((name, ctypes.c_int32) for name in ("bias", "left", "right", "shift", "first_piece", "pieces")),
         ("scale", ctypes.c_float),
-        ("weight", ctypes.c_void_p),
-        ("weight_size", ctypes.c_int64),
-        ("bias", ctypes.c_void_p),
-        ("bias_size", ctypes.c_int64),
-        ("scales", ctypes.c_void_p),
-        ("scales_size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("weights", "biases", "scales")),
+        *((name, ctypes.c_int64) for name in ("weight_size", "bias_size", "scale_size")),
     )
 
 
@@ -47,8 +47,17 @@ class Piece(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int32) for name in ("source", "first", "end"))
 
 
+class Weights(NamedTuple):
+    """A layer's numbers as the file has them: (channels, groups, 4) int8, and what sums are added and multiplied to."""
+
+    values: NDArray[np.int8]
+    biases: NDArray[np.int32]
+    scales: NDArray[np.float32]
+    offsets: NDArray[np.float32] | None = None
+
+
 class Program:
-    """The layers of a TFLite file. ``kept`` are the arrays that they point to.
+    """The layers of a TFLite file, to be packed for a processor.
 
     Raises OtherNetworkError for what the library does not compute, and WeightsError for a damaged file.
     """
@@ -58,10 +67,13 @@ class Program:
         if found is None:
             raise OtherNetworkError("has operators that fusiform's own files do not have")
         self.data = data
-        self.kept: list[NDArray[np.generic]] = []
         self.layers: list[Layer] = []
         self.pieces: list[Piece] = []
         self._steps, given, self._answers = found
+        self._scales: list[np.float32] = []
+        """That of each layer's tensor."""
+        self._weights: dict[int, Weights] = {}
+        self._packed: dict[int, tuple[ctypes.Array[Layer], Numbers]] = {}
         self._of: dict[int, int] = {}
         """The layer that makes a tensor."""
         self._pads: dict[int, tuple[int, int]] = {}
@@ -77,6 +89,29 @@ class Program:
             self._take(step)
             at += 1
         raise OtherNetworkError("does not end in a classifier")
+
+    def packed(self, vector: int) -> tuple[ctypes.Array[Layer], Numbers]:
+        """The layers for vectors of so many bytes, and the memory that they point to: the same for all engines."""
+        if vector in self._packed:
+            return self._packed[vector]
+        layers = (Layer * len(self.layers))(*self.layers)
+        arrays: list[tuple[Layer, str, Numbers]] = []
+        for index, weights in self._weights.items():
+            layer, last = layers[index], weights.offsets is not None
+            unit = vector if last else max(GRANULE, vector // 2) if layer.kind == DEPTHWISE else GRANULE
+            values, biases, scales, *offsets = pack(weights, unit=unit, vector=vector, ordered=not last)
+            layer.weight_size, layer.bias_size = values.size, biases.size
+            arrays += [(layer, "weights", values), (layer, "biases", biases)]
+            arrays.append((layer, "scales", np.concatenate([scales, *offsets])))
+            layer.scale_size = arrays[-1][2].size
+        # One block of memory, each array at the beginning of a line of the cache.
+        memory = np.zeros(sum(-(-array.nbytes // 64) * 64 for _, _, array in arrays) + 128, np.uint8)
+        at = -memory.ctypes.data % 64
+        for layer, name, array in arrays:
+            memory[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+            setattr(layer, name, memory.ctypes.data + at)
+            at += -(-array.nbytes // 64) * 64
+        return self._packed.setdefault(vector, (layers, memory))
 
     def _start(self, given: Tensor) -> int:
         """The input's layer, and how many operators it takes from pixels to int8."""
@@ -94,16 +129,15 @@ class Program:
                 tuple(given.scales) != (1.0,)
                 or any(given.zeros)
                 or grey.numbers != 1
-                or float(self._real(grey)[0]) != tensor.zeros[0] - _BLACK
+                or float(self._real(grey)[0]) != _zero(tensor)
             ):
                 raise OtherNetworkError("does not read its pixels as they are")
             self._of[self._steps[2].makes[0]] = 0
         if tuple(tensor.scales) != (1.0,) or given.shape[0] != 1:
             raise OtherNetworkError("does not read the pixels of one picture as they are")
-        self.layers.append(
-            Layer(kind=INPUT, channels=channels, height=height, width=width, scale=1.0, zero=_zero(tensor), high=_HIGH)
-        )
-        self.layers[0].low = _LOW
+        self._scales.append(np.float32(1))
+        layer = Layer(kind=INPUT, channels=channels, height=height, width=width, zero=_zero(tensor), high=255)
+        self.layers.append(layer)
         return taken
 
     def _take(self, step: Step) -> None:
@@ -128,7 +162,8 @@ class Program:
         elif code == _ADD:
             if operator.options and operator.byte(0):
                 raise OtherNetworkError("has an activation after an addition")
-            self._append(step, ADD, operator.make(), other=self._layer(step.reads[1]))
+            layer = self._append(step, ADD, operator.make(), other=self._layer(step.reads[1]))
+            self._add(layer)
         elif code == _MAX_POOL:
             if operator.byte(5) or (operator.integer(3), operator.integer(4)) != (3, 3):
                 raise OtherNetworkError("has a pool of another size than 3x3")
@@ -157,16 +192,28 @@ class Program:
         if made.kind != INT8:
             raise OtherNetworkError("has layers in float")
         scale, zero = np.float32(made.scales[0]), _zero(made)
-        low = zero if activation in (_RELU, _RELU6) else _LOW
-        high = min(_HIGH, int(np.rint(np.float32(6) / scale)) + zero) if activation == _RELU6 else _HIGH
+        low = zero if activation in (_RELU, _RELU6) else 0
+        high = min(255, int(np.rint(np.float32(6) / scale)) + zero) if activation == _RELU6 else 255
         source = self._of.get(step.reads[0])
         if source is None:
             raise OtherNetworkError("joins its layers in another way")
         layer = Layer(kind=kind, source=source, other=other, channels=made.shape[-1], stride=stride, before=before)
-        layer.after, layer.zero, layer.low, layer.high, layer.scale = after, zero, low, high, float(scale)
+        layer.after, layer.zero, layer.low, layer.high = after, zero, low, high
         self._of[step.makes[0]] = len(self.layers)
         self.layers.append(layer)
+        self._scales.append(scale)
         return layer
+
+    def _add(self, layer: Layer) -> None:
+        """XNNPACK's fixed-point addition: the larger scale gets a multiplier of 21 bits."""
+        left, right = (self._scales[source] / self._scales[-1] for source in (layer.source, layer.other))
+        exponent = math.frexp(max(left, right))[1]
+        if not (min(left, right) >= 2**-10 and exponent <= 8):
+            raise OtherNetworkError("adds what has very different scales")
+        layer.shift = 21 - exponent
+        layer.left, layer.right = (round(math.ldexp(factor, layer.shift)) for factor in (left, right))
+        zeros = layer.left * self.layers[layer.source].zero + layer.right * self.layers[layer.other].zero
+        layer.bias = (1 << (layer.shift - 1)) - zeros
 
     def _window(self, step: Step, kernel: int) -> dict[str, int]:
         """Stride and padding of an operator's windows, its padding operator's counted."""
@@ -202,8 +249,21 @@ class Program:
             raise OtherNetworkError(f"has a convolution of {kernel[0]}x{kernel[1]} over {x.shape[3]} channels")
         made = operator.make()
         layer = self._append(step, kind, made, activation=operator.byte(3 + more), **window)
-        scales = np.broadcast_to(np.asarray(weight.scales, np.float32), (made.shape[3],))
-        self._point(layer, weight, self._numbers(bias, "<i4"), scales)
+        scales = np.asarray(weight.scales, np.float32) * self._scales[layer.source] / self._scales[-1]
+        values, channels = self._numbers(weight, "i1"), made.shape[3]
+        if depthwise:
+            packed = pack_depthwise(values.reshape(3, 3, channels), layer.stride)
+            sums = values.reshape(9, channels).sum(0, dtype=np.int32)
+        else:
+            rows = kernel[0]
+            packed = pack_gemm(values.reshape(channels, rows, -1))
+            sums = _sums(packed)
+        biases = self._numbers(bias, "<i4")
+        most = np.abs(biases.astype(np.int64)).max() + 255 * 128 * (values.size // channels)
+        if not (scales.min() > 0 and scales.max() < 256 and most < _MOST and most * float(scales.max()) < _MOST):
+            raise OtherNetworkError("has sums or scales that are out of range")
+        biases = biases - self.layers[layer.source].zero * sums if self.layers[layer.source].zero else biases
+        self._weights[len(self.layers) - 1] = Weights(packed, biases, np.broadcast_to(scales, (channels,)))
 
     def _concatenate(self, step: Step) -> None:
         pieces: list[tuple[int, int, int]] = []
@@ -214,6 +274,11 @@ class Program:
             return  # one that goes on
         self._of[step.reads[0]] = pieces[0][0]
         layer = self._append(step, GATHER, step.operator.make())
+        if any(
+            (self._scales[source], self.layers[source].zero) != (self._scales[-1], layer.zero)
+            for source, _, _ in pieces
+        ):
+            raise OtherNetworkError("joins what has different scales")
         layer.first_piece, layer.pieces = len(self.pieces), len(pieces)
         self.pieces += [Piece(*piece) for piece in pieces]
         del self._parts[step.makes[0]]
@@ -245,19 +310,14 @@ class Program:
         # The features, which the mean makes, are computed whether the file answers them or not.
         if tuple(self._answers) not in ((steps[-1].makes[0],), (steps[-1].makes[0], steps[1].makes[0])):
             raise OtherNetworkError("answers with something else than its classes")
-        layer = Layer(kind=CLASSIFIER, source=self._layer(steps[0].reads[0]), channels=weight.shape[0], high=_HIGH)
-        layer.softmax = int(bool(codes[5:]))
+        layer = Layer(kind=CLASSIFIER, source=self._layer(steps[0].reads[0]), channels=weight.shape[0], high=255)
+        layer.softmax, layer.scale = int(bool(codes[5:])), self._scales[layer.source]
         self.layers.append(layer)
-        self._point(layer, weight, self._real(bias), self._real(scales))
+        packed = pack_gemm(self._numbers(weight, "i1").reshape(layer.channels, 1, -1))
+        numbers = Weights(packed, _sums(packed), self._real(scales), self._real(bias))
+        self._weights[len(self.layers) - 1] = numbers
 
-    def _point(self, layer: Layer, weight: Tensor, bias: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
-        values = self._numbers(weight, "i1")
-        arrays = [np.require(array, requirements=("C", "A")) for array in (values, bias, scales)]
-        self.kept += arrays
-        layer.weight, layer.bias, layer.scales = (array.ctypes.data for array in arrays)
-        layer.weight_size, layer.bias_size, layer.scales_size = (array.size for array in arrays)
-
-    def _numbers(self, tensor: Tensor, kind: str) -> NDArray[np.generic]:
+    def _numbers(self, tensor: Tensor, kind: str) -> NDArray[Any]:
         if tensor.data is None:
             raise OtherNetworkError("computes its weights")
         return np.frombuffer(self.data, kind, tensor.numbers, tensor.data[0])
@@ -267,4 +327,11 @@ class Program:
 
 
 def _zero(tensor: Tensor) -> int:
-    return int(tensor.zeros[0]) if tensor.zeros else 0
+    """A tensor's zero point of uint8, whose values are those of int8 and 128."""
+    return (int(tensor.zeros[0]) if tensor.zeros else 0) + 128
+
+
+def _sums(packed: NDArray[np.int8]) -> NDArray[np.int32]:
+    """The sum of each channel's weights, by way of floats: they hold it exactly, and add faster."""
+    sums: NDArray[np.float32] = packed.reshape(len(packed), -1).astype(np.float32).sum(1)
+    return sums.astype(np.int32)

@@ -11,38 +11,48 @@
 
 enum { GRANULE = 16, SLACK = 64 };
 
-// One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 2 };
+// Whether there are other kernels than the portable ones.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FAST 1
+#endif
 
-// A layer as Python hands it over; its tensor has the layer's number. Sizes are checked before anything is read.
+// One more with every change of what Python calls: a library of another checkout is left alone.
+enum { VERSION = 3 };
+
+// A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
+// number. Sizes are checked before anything is read.
 enum { INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER };
 
 struct fusiform_layer {
-    int32_t kind, source, other, channels, stride, before, after, zero, low, high, height, width, softmax;
+    int32_t kind, source, other, channels, stride, before, after, height, width, softmax;
+    int32_t zero, low, high;          // of uint8
+    int32_t bias, left, right, shift;  // of an addition: (bias + left * a + right * b) >> shift
     int32_t first_piece, pieces;
-    float scale;
-    const int8_t *weight;
-    int64_t weight_size;
-    const void *bias;  // int32, of the classifier float
-    int64_t bias_size;
-    const float *scales;
-    int64_t scales_size;
+    float scale;  // of what a classifier reads
+    const int8_t *weights;
+    const int32_t *biases;
+    const float *scales;  // behind a classifier's lie its biases
+    int64_t weight_size, bias_size, scale_size;
 };
 
 struct fusiform_piece {
     int32_t source, first, end;
 };
 
+struct requant {
+    int zero, low, high, plain;  // plain: 0, 0 and 255, as packing saturates
+};
+
+static inline struct requant requant_of(const struct fusiform_layer *l) {
+    return (struct requant){l->zero, l->low, l->high, l->zero == 0 && l->low == 0 && l->high == 255};
+}
+
 // Weights of 4, 2 or 1 vectors of channels: for each four inputs, each vector, 4 bytes a channel.
 struct panel {
-    int vectors, first;
+    int vectors;
     const int8_t *weight;
     const int32_t *bias;
     const float *scale;
-};
-
-struct requant {
-    int zero, low, high, plain;  // of uint8; plain: 0, 0 and 255, as packing saturates
 };
 
 // A convolution: 1x1, or any whose inputs lie at the same distances from each pixel.
@@ -70,11 +80,6 @@ struct depthwise {
     struct requant requant;
 };
 
-struct add {
-    int32_t bias, left, right, shift;
-    struct requant requant;
-};
-
 // One instruction set's functions. `bytes` is the length of its vectors.
 struct kernels {
     const char *name;
@@ -83,7 +88,7 @@ struct kernels {
     void (*gemm)(const struct gemm *, const struct panel *);
     void (*depthwise_1)(const struct depthwise *);
     void (*depthwise_2)(const struct depthwise *);
-    void (*add)(const struct add *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
+    void (*add)(const struct fusiform_layer *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
     void (*dot)(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums);
     void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
     void (*softmax)(float *values, int count);

@@ -48,10 +48,11 @@ static void convolve(const struct depthwise *d, int stride) {
 static void depthwise_1(const struct depthwise *d) { convolve(d, 1); }
 static void depthwise_2(const struct depthwise *d) { convolve(d, 2); }
 
-static void add(const struct add *a, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes) {
+static void add(const struct fusiform_layer *l, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
-        int32_t value = ((a->bias + left[i] * a->left + right[i] * a->right) >> a->shift) + a->requant.zero;
-        out[i] = (uint8_t)(value < a->requant.low ? a->requant.low : value > a->requant.high ? a->requant.high : value);
+        const uint32_t sum = (uint32_t)l->bias + left[i] * (uint32_t)l->left + right[i] * (uint32_t)l->right;
+        const int32_t value = ((int32_t)sum >> l->shift) + l->zero;
+        out[i] = (uint8_t)(value < l->low ? l->low : value > l->high ? l->high : value);
     }
 }
 
