@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fusiform.engines import native
 from fusiform.engines.native.layers import Layer, Piece, Program
+from fusiform.engines.native.library import load
 
 NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
 SIZES = ("weight_size", "bias_size", "scale_size")
@@ -106,7 +106,7 @@ def value(random) -> int:
 
 
 def main() -> None:
-    library = native._library(Path(sys.argv[1]))
+    library = load(Path(sys.argv[1]))
     assert library is not None
     programs = [Program(Path(name).read_bytes()) for name in sys.argv[3:]]
     kernels = [k for k in range(3) if library.fusiform_native_kernels(k)]

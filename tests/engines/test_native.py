@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 
 from fusiform import engines
-from fusiform.engines import default_engine, native, open_engine
+from fusiform.engines import default_engine, open_engine
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.engines.native import NativeEngine, usable_kernels
+from fusiform.engines.native import engine as engine_file
+from fusiform.engines.native import library as native
+from fusiform.engines.native.engine import NativeEngine
+from fusiform.engines.native.layers import Layer, Piece
+from fusiform.engines.native.library import usable_kernels
 from fusiform.errors import UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import INPUT, Conv, Graph, Linear, Mean, Quantization, Scale
@@ -29,7 +33,7 @@ from fusiform.zoo.model import open_model
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ["mobilenet_v2", "shufflenet_v2_x1_0"]
-KERNELS = usable_kernels()
+KERNELS = list(usable_kernels())
 compiled = pytest.mark.skipif(not KERNELS, reason="the library was not compiled: no C compiler, or not an x86-64")
 
 
@@ -194,11 +198,9 @@ def test_it_is_the_default_where_it_is_fast(monkeypatch, small_spec, lived_in_st
     model = open_model("mobilenet_v2")
     fast = KERNELS[0] != native.PORTABLE
     assert default_engine(model) == ("native" if fast else "litert")
-    monkeypatch.setattr(native, "usable_kernels", lambda: [native.PORTABLE])
+    monkeypatch.setattr(native, "fast_kernels", lambda: None)
     assert default_engine(model) == "litert"
-    monkeypatch.setattr(native, "usable_kernels", list)
-    assert default_engine(model) == "litert"
-    monkeypatch.setattr(native, "usable_kernels", lambda: ["avx512-vnni", native.PORTABLE])
+    monkeypatch.setattr(native, "fast_kernels", lambda: 0)
     assert default_engine(model) == "native"
     spec = small_spec("mobilenet_v2")
     write_safetensors(tmp_path / "float.safetensors", lived_in_state(spec), spec)
@@ -209,7 +211,7 @@ def test_it_is_the_default_where_it_is_fast(monkeypatch, small_spec, lived_in_st
 
 def test_the_environment_names_another(monkeypatch):
     model = open_model("shufflenet_v2_x1_0")
-    monkeypatch.setattr(native, "usable_kernels", lambda: ["avx512-vnni", native.PORTABLE])
+    monkeypatch.setattr(native, "fast_kernels", lambda: 0)
     for name, wanted in (("litert", "litert"), ("onnxruntime", "onnxruntime"), ("native", "native"), ("", "native")):
         monkeypatch.setenv(engines.CHOICE, name)
         assert default_engine(model) == wanted
@@ -238,7 +240,8 @@ def test_other_networks_are_refused(small_spec, lived_in_state, tmp_path):
 
 
 def test_without_the_library_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(native, "_library", lambda: None)
+    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(engine_file, "load", lambda: None)
     with pytest.raises(UsageError, match="was not compiled when fusiform was installed: install a C compiler"):
         open_engine("mobilenet_v2", engine="native")
 
@@ -319,7 +322,7 @@ def test_hostile_layers_under_the_sanitizers(count, sanitized, small_spec, lived
 @compiled
 def test_a_library_of_other_sources_is_left_alone(monkeypatch):
     monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    assert native._library.__wrapped__() is None
+    assert native.load.__wrapped__() is None
 
 
 def test_its_c_stays_short_enough_to_be_read():
@@ -334,5 +337,5 @@ def test_the_version_is_that_of_the_sources():
 
 
 def test_layers_are_laid_out_as_in_c():
-    assert ctypes.sizeof(native.Layer) == 20 * 4 + 6 * 8
-    assert ctypes.sizeof(native.Piece) == 12
+    assert ctypes.sizeof(Layer) == 20 * 4 + 6 * 8
+    assert ctypes.sizeof(Piece) == 12

@@ -143,9 +143,13 @@ def runs_natively(model: Model) -> bool:
     """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
     if model.format != "tflite" or model.spec.task != "classification":
         return False
-    from fusiform.engines.native import can_run, is_fast
+    from fusiform.engines.native.library import fast_kernels
 
-    return is_fast() and can_run(model.data)
+    if fast_kernels() is None:
+        return False
+    from fusiform.engines.native.engine import can_run
+
+    return can_run(model.data)
 
 
 def own_engine(model: Model) -> EngineName:
@@ -191,7 +195,7 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str, feature
             check_litert(opened, described=True)
         return LiteRTEngine(opened.tflite(features=features), spec, threads=threads)
     if engine == "native":
-        from fusiform.engines.native import NativeEngine
+        from fusiform.engines.native.engine import NativeEngine
 
         return NativeEngine(opened.tflite(), spec)  # it has the features anyhow
     if engine == "onnxruntime":

@@ -41,7 +41,7 @@ static int usable(void) {
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-const struct kernels fusiform_avx512 = KERNELS("avx512-vnni");
+const struct kernels fusiform_avx512 = KERNELS("avx512-vnni", across, down);
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -39,7 +39,7 @@ static int usable(void) {
            (a >> 4 & 1);
 }
 
-const struct kernels fusiform_avxvnni = KERNELS("avx-vnni");
+const struct kernels fusiform_avxvnni = KERNELS("avx-vnni", across, down);
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

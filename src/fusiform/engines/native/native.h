@@ -17,7 +17,7 @@ enum { GRANULE = 16, SLACK = 64 };
 #endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 3 };
+enum { VERSION = 4 };
 
 // A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
 // number. Sizes are checked before anything is read.
@@ -80,6 +80,12 @@ struct depthwise {
     struct requant requant;
 };
 
+// What each kept pixel of one side of a photograph is made of: `count` pixels from `first` on, times their weights.
+struct taps {
+    int32_t kept, count;
+    const int32_t *first, *weights;
+};
+
 // One instruction set's functions. `bytes` is the length of its vectors.
 struct kernels {
     const char *name;
@@ -93,9 +99,13 @@ struct kernels {
     void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
     void (*softmax)(float *values, int count);
     void (*maximum)(const uint8_t *a, const uint8_t *b, const uint8_t *c, uint8_t *out, size_t bytes);
+    // Those of resizing only the fast sets have.
+    void (*across)(const uint8_t *in, const struct taps *, uint8_t *out);
+    void (*down)(const uint8_t *in, size_t step, const int32_t *weights, int count, uint8_t *out);
 };
 
-#define KERNELS(name) {name, BYTES, usable, gemm, depthwise_1, depthwise_2, add, dot, mean, softmax, maximum}
+#define KERNELS(name, ...) \
+    {name, BYTES, usable, gemm, depthwise_1, depthwise_2, add, dot, mean, softmax, maximum, __VA_ARGS__}
 
 extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
 

@@ -64,4 +64,4 @@ static void dot(const uint8_t *in, int groups, const int8_t *weight, int32_t *su
     }
 }
 
-const struct kernels fusiform_portable = KERNELS("portable");
+const struct kernels fusiform_portable = KERNELS("portable", NULL, NULL);
