@@ -2,11 +2,7 @@
 #include "native.h"
 
 #if FAST
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,fma,prefer-vector-width=512")
-#endif
+TARGET("avx512f,avx512bw,avx512vl,avx512vnni,fma,prefer-vector-width=512")
 #include <immintrin.h>
 
 #define BYTES 64
@@ -42,7 +38,5 @@ static int usable(void) {
 }
 
 const struct kernels fusiform_avx512 = KERNELS("avx512-vnni", across, down);
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+END_TARGET
 #endif

@@ -2,11 +2,7 @@
 #include "native.h"
 
 #if FAST
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
+TARGET("avx2,fma")
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -40,7 +36,5 @@ static int usable(void) {
 }
 
 const struct kernels fusiform_avxvnni = KERNELS("avx-vnni", across, down);
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+END_TARGET
 #endif

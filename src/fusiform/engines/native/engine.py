@@ -71,7 +71,7 @@ class NativeEngine:
             )
         wanted = usable[kernels or next(iter(usable))]
         layers, _ = self._packed = program.packed(library.fusiform_native_bytes(wanted))  # it is read where it lies
-        pieces = (Piece * len(program.pieces))(*program.pieces)
+        self._pieces = pieces = (Piece * len(program.pieces))(*program.pieces)
         status = library.fusiform_native_new(
             layers, len(layers), pieces, len(pieces), wanted, ctypes.byref(self._handle)
         )

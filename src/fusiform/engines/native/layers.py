@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.engines.native.packing import GRANULE, Numbers, pack, pack_depthwise, pack_gemm
+from fusiform.engines.native.packing import GRANULE, Numbers, in_order, in_panels, pack_depthwise, pack_gemm, padded
 from fusiform.graph.tflite_checks import Step, read_steps
 from fusiform.graph.tflite_operators import INT8, UINT8, Tensor
 
@@ -95,22 +95,28 @@ class Program:
         if vector in self._packed:
             return self._packed[vector]
         layers = (Layer * len(self.layers))(*self.layers)
-        arrays: list[tuple[Layer, str, Numbers]] = []
+        widths, size = {}, 64
         for index, weights in self._weights.items():
-            layer, last = layers[index], weights.offsets is not None
-            unit = vector if last else max(GRANULE, vector // 2) if layer.kind == DEPTHWISE else GRANULE
-            values, biases, scales, *offsets = pack(weights, unit=unit, vector=vector, ordered=not last)
-            layer.weight_size, layer.bias_size = values.size, biases.size
-            arrays += [(layer, "weights", values), (layer, "biases", biases)]
-            arrays.append((layer, "scales", np.concatenate([scales, *offsets])))
-            layer.scale_size = arrays[-1][2].size
+            kind, (channels, groups, _) = layers[index].kind, weights.values.shape
+            unit = {CLASSIFIER: vector, DEPTHWISE: max(GRANULE, vector // 2)}.get(kind, GRANULE)
+            widths[index] = width = padded(channels, unit)
+            size += padded(width * (4 * groups + 12), 64) + 256
         # One block of memory, each array at the beginning of a line of the cache.
-        memory = np.zeros(sum(-(-array.nbytes // 64) * 64 for _, _, array in arrays) + 128, np.uint8)
+        memory = np.empty(size, np.uint8)
         at = -memory.ctypes.data % 64
-        for layer, name, array in arrays:
-            memory[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
-            setattr(layer, name, memory.ctypes.data + at)
-            at += -(-array.nbytes // 64) * 64
+        for index, weights in self._weights.items():
+            layer, width, ordered = layers[index], widths[index], weights.offsets is None
+            layer.weight_size, layer.bias_size = 4 * width * weights.values.shape[1], width
+            layer.weights = memory.ctypes.data + at
+            in_panels(weights.values, width, vector, ordered=ordered, to=memory[at : at + layer.weight_size])
+            at += padded(layer.weight_size, 64)
+            numbers = [in_order(array, width, vector, ordered=ordered) for array in weights[1:] if array is not None]
+            layer.biases, layer.scales = memory.ctypes.data + at, memory.ctypes.data + at + 4 * width
+            layer.scale_size = width * (len(numbers) - 1)
+            for array in numbers:
+                memory[at : at + 4 * width] = array.view(np.uint8)
+                at += 4 * width
+            at = padded(at + memory.ctypes.data, 64) - memory.ctypes.data
         return self._packed.setdefault(vector, (layers, memory))
 
     def _start(self, given: Tensor) -> int:
@@ -253,16 +259,14 @@ class Program:
         values, channels = self._numbers(weight, "i1"), made.shape[3]
         if depthwise:
             packed = pack_depthwise(values.reshape(3, 3, channels), layer.stride)
-            sums = values.reshape(9, channels).sum(0, dtype=np.int32)
         else:
-            rows = kernel[0]
-            packed = pack_gemm(values.reshape(channels, rows, -1))
-            sums = _sums(packed)
+            packed = pack_gemm(values.reshape(channels, kernel[0], -1))
         biases = self._numbers(bias, "<i4")
-        most = np.abs(biases.astype(np.int64)).max() + 255 * 128 * (values.size // channels)
+        most = max(int(biases.max()), -int(biases.min())) + 255 * 128 * (values.size // channels)
         if not (scales.min() > 0 and scales.max() < 256 and most < _MOST and most * float(scales.max()) < _MOST):
             raise OtherNetworkError("has sums or scales that are out of range")
-        biases = biases - self.layers[layer.source].zero * sums if self.layers[layer.source].zero else biases
+        if zero := self.layers[layer.source].zero:
+            biases = biases - zero * (values.reshape(9, -1).sum(0, dtype=np.int32) if depthwise else _sums(packed))
         self._weights[len(self.layers) - 1] = Weights(packed, biases, np.broadcast_to(scales, (channels,)))
 
     def _concatenate(self, step: Step) -> None:

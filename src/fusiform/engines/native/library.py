@@ -9,7 +9,7 @@ from pathlib import Path
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 4
+VERSION = 5
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""

@@ -11,13 +11,25 @@
 
 enum { GRANULE = 16, SLACK = 64 };
 
-// Whether there are other kernels than the portable ones.
+// Whether there are other kernels than the portable ones, and how a file asks for instructions and unrolled loops.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FAST 1
 #endif
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET(names) PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
+#define END_TARGET PRAGMA(clang attribute pop)
+#define UNROLL(count) PRAGMA(clang loop unroll(full))
+#define TWICE PRAGMA(clang loop unroll_count(2))
+#else
+#define TARGET(names) PRAGMA(GCC target(names))
+#define END_TARGET
+#define UNROLL(count) PRAGMA(GCC unroll count)
+#define TWICE PRAGMA(GCC unroll 2)
+#endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 4 };
+enum { VERSION = 5 };
 
 // A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
 // number. Sizes are checked before anything is read.
@@ -47,14 +59,6 @@ static inline struct requant requant_of(const struct fusiform_layer *l) {
     return (struct requant){l->zero, l->low, l->high, l->zero == 0 && l->low == 0 && l->high == 255};
 }
 
-// Weights of 4, 2 or 1 vectors of channels: for each four inputs, each vector, 4 bytes a channel.
-struct panel {
-    int vectors;
-    const int8_t *weight;
-    const int32_t *bias;
-    const float *scale;
-};
-
 // A convolution: 1x1, or any whose inputs lie at the same distances from each pixel.
 struct gemm {
     const uint8_t *in;
@@ -62,6 +66,10 @@ struct gemm {
     size_t pixels;
     int groups;  // of four inputs
     const int32_t *distances;  // of each group from the pixel, in bytes
+    int vectors;               // of channels, 4, 2 or 1: a panel
+    const int8_t *weights;     // for each four inputs, each vector, 4 bytes a channel
+    const int32_t *biases;
+    const float *scales;
     uint8_t *out;
     size_t out_step;
     struct requant requant;
@@ -91,9 +99,8 @@ struct kernels {
     const char *name;
     int bytes;
     int (*usable)(void);
-    void (*gemm)(const struct gemm *, const struct panel *);
-    void (*depthwise_1)(const struct depthwise *);
-    void (*depthwise_2)(const struct depthwise *);
+    void (*gemm)(const struct gemm *);
+    void (*depthwise)(const struct depthwise *, int stride);
     void (*add)(const struct fusiform_layer *, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes);
     void (*dot)(const uint8_t *in, int groups, const int8_t *weight, int32_t *sums);
     void (*mean)(const uint8_t *in, size_t pixels, size_t step, int channels, int zero, float scale, float *sums);
@@ -105,7 +112,7 @@ struct kernels {
 };
 
 #define KERNELS(name, ...) \
-    {name, BYTES, usable, gemm, depthwise_1, depthwise_2, add, dot, mean, softmax, maximum, __VA_ARGS__}
+    {name, BYTES, usable, gemm, depthwise, add, dot, mean, softmax, maximum, __VA_ARGS__}
 
 extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
 

@@ -6,7 +6,6 @@ four vectors or the half or a quarter of that, stand in the order that makes the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -25,8 +24,8 @@ def padded(channels: int, unit: int = GRANULE) -> int:
 
 
 @cache
-def order(width: int, vector: int) -> tuple[tuple[slice, ...], NDArray[np.intp]]:
-    """The panels that ``width`` channels are computed in, and which channel stands at each place of them.
+def order(width: int, vector: int) -> tuple[tuple[tuple[int, int], ...], NDArray[np.intp]]:
+    """The panels that ``width`` channels are computed in, from where to where, and which channel stands at each place.
 
     ``vector`` is the number of bytes in one of the processor's vectors.
     """
@@ -34,32 +33,48 @@ def order(width: int, vector: int) -> tuple[tuple[slice, ...], NDArray[np.intp]]
     while first < width:
         while (channels := vectors * vector // 4) > width - first:
             vectors //= 2
-        channel = np.arange(channels)
-        place = channel // 4 % vectors * vector // 4 + channel // (4 * vectors) * 4 + channel % 4
-        places[first + place] = first + channel
-        panels.append(slice(first, first + channels))
+        # From lanes of 16 bytes, each with four channels of each vector, to vectors of lanes.
+        places[first : first + channels] = (
+            places[first : first + channels].reshape(-1, vectors, 4).swapaxes(0, 1).ravel()
+        )
+        panels.append((first, first + channels))
         first += channels
     return tuple(panels), places
 
 
-def pack(arrays: Iterable[Numbers | None], *, unit: int, vector: int, ordered: bool) -> list[Numbers]:
-    """Weights (channels, groups, 4) in panels, and the numbers of each channel beside them.
+def in_panels(weights: NDArray[np.int8], width: int, vector: int, *, ordered: bool, to: NDArray[np.uint8]) -> None:
+    """Write weights (channels, groups, 4), and zeros up to ``width`` channels, in panels of a processor's vectors.
 
-    The channels are padded to multiples of ``unit``, and stay in their order unless ``ordered``.
+    The channels stay in their order unless ``ordered``.
     """
-    weights, *others = (array for array in arrays if array is not None)
     channels, groups, _ = weights.shape
-    width = padded(channels, unit)
-    panels, places = order(width, vector)
+    fours = np.ascontiguousarray(weights).view(np.uint32).reshape(channels, groups)
+    out = to.view(np.uint32)
     if not ordered:
-        panels = tuple(slice(first, first + vector) for first in range(0, width, vector))
-    whole: list[Numbers] = []
-    for array in (np.ascontiguousarray(weights).view(np.uint32).reshape(channels, groups), *others):
-        if width > channels:
-            array = np.concatenate([array, np.zeros((width - channels, *array.shape[1:]), array.dtype)])
-        whole.append(array[places] if ordered else array)
-    fours = np.concatenate([whole[0][panel].T.ravel() for panel in panels])
-    return [fours.view(np.int8), *whole[1:]]
+        panels: tuple[tuple[int, int], ...] = tuple((first, first + vector) for first in range(0, width, vector))
+    else:
+        panels, places = order(width, vector)
+        fours = padded_to(fours, width)[places]
+    for first, end in panels:
+        panel = out[first * groups : end * groups].reshape(groups, end - first)
+        kept = fours[first:end].T
+        panel[:, : kept.shape[1]] = kept
+        panel[:, kept.shape[1] :] = 0
+
+
+def in_order(numbers: Numbers, width: int, vector: int, *, ordered: bool) -> Numbers:
+    """The numbers of channels, and zeros up to ``width``, as ``in_panels`` orders their weights."""
+    numbers = padded_to(numbers, width)
+    return numbers[order(width, vector)[1]] if ordered else numbers
+
+
+def padded_to(array: Numbers, width: int) -> Numbers:
+    """The array with zeros up to ``width`` channels, its first dimension."""
+    if len(array) == width:
+        return array
+    whole = np.zeros((width, *array.shape[1:]), array.dtype)
+    whole[: len(array)] = array
+    return whole
 
 
 def pack_gemm(weights: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -11,20 +11,20 @@ static inline uint8_t requantize(int32_t sum, float scale, const struct requant 
     return (uint8_t)(value < r->low ? r->low : value > r->high ? r->high : value);
 }
 
-static void gemm(const struct gemm *g, const struct panel *panel) {
-    const int channels = BYTES / 4 * panel->vectors;
+static void gemm(const struct gemm *g) {
+    const int channels = BYTES / 4 * g->vectors;
     for (size_t p = 0; p < g->pixels; p++)
         for (int c = 0; c < channels; c++) {
-            uint32_t sum = (uint32_t)panel->bias[c];
-            const int8_t *w = panel->weight + 4 * c;
+            uint32_t sum = (uint32_t)g->biases[c];
+            const int8_t *w = g->weights + 4 * c;
             for (int k = 0; k < g->groups; k++, w += 4 * channels)
                 for (int i = 0; i < 4; i++)
                     sum += (uint32_t)(g->in[p * g->in_step + g->distances[k] + i] * w[i]);
-            g->out[p * g->out_step + c] = requantize((int32_t)sum, panel->scale[c], &g->requant);
+            g->out[p * g->out_step + c] = requantize((int32_t)sum, g->scales[c], &g->requant);
         }
 }
 
-static void convolve(const struct depthwise *d, int stride) {
+static void depthwise(const struct depthwise *d, int stride) {
     const int rows = stride == 1 ? 2 : 1;
     for (int x = 0; x < d->out_width; x++)
         for (int c = 0; c < d->channels; c++)
@@ -34,8 +34,7 @@ static void convolve(const struct depthwise *d, int stride) {
                 for (int kx = 0; kx < 3; kx++) {
                     const int column = x * stride - d->before + kx;
                     const int8_t *w = d->weight + ((block * 3 + kx) * rows + y) * 4 * BYTES + 4 * place;
-                    for (int i = 0; i < 4; i++) {
-                        if (stride == 2 && i == 3) continue;
+                    for (int i = 0; i < rows + 2; i++) {
                         const uint8_t *in =
                             column < 0 || column >= d->width ? d->pad : d->rows[i] + column * d->step;
                         sum += (uint32_t)(in[c] * w[i]);
@@ -44,9 +43,6 @@ static void convolve(const struct depthwise *d, int stride) {
                 d->out[y][x * d->step + c] = requantize((int32_t)sum, d->scale[c], &d->requant);
             }
 }
-
-static void depthwise_1(const struct depthwise *d) { convolve(d, 1); }
-static void depthwise_2(const struct depthwise *d) { convolve(d, 2); }
 
 static void add(const struct fusiform_layer *l, const uint8_t *left, const uint8_t *right, uint8_t *out, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {

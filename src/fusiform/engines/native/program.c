@@ -12,39 +12,39 @@
 #endif
 
 enum { FINE, NO_MEMORY, REFUSED };
-enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096,
-       MOST_MEMORY = 1 << 30 };
+enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096, MOST_MEMORY = 1 << 30 };
 enum { TILE_BYTES = 128 << 10 };  // of expanded rows: they stay in the cache until the projection has read them
 
 struct tensor {
     int height, width, channels, step;  // step: bytes from a pixel to the next
     int uses;
-    uint8_t *data;                      // NULL of what never leaves the cache
+    uint8_t *data;  // NULL of what never leaves the cache
 };
 
 struct network {
     const struct kernels *kernels;
     int layers, picture_step, widest;
-    struct fusiform_layer *layer;
-    struct fusiform_piece *piece;
+    const struct fusiform_layer *layer;
+    const struct fusiform_piece *piece;
     struct tensor *tensor;
     int32_t *nearby, *window;  // distances of each four inputs: in a pixel, and in three rows of the picture
     uint8_t *picture, *expanded, *between, *spare, *pads, *quantized;
     float *means;
+    void *memory;
+    uint8_t *block;  // the memory from the first line of the cache on
     size_t bytes;
-    void **memory;  // all that was allotted: each begins with the address of the one before
 };
 
-// Zeroed, aligned to 64 bytes, with some behind that vectors may read; NULL where there is none.
+// Zeroed and aligned to 64 bytes, with some behind that vectors may read: a part of the network's block of memory, or
+// nothing but the count of its bytes while there is no block.
 static void *allot(struct network *n, size_t bytes) {
-    void **memory = (n->bytes += bytes) > MOST_MEMORY ? NULL : calloc(1, bytes + SLACK + 64 + sizeof(void *));
-    if (!memory) return NULL;
-    *memory = n->memory, n->memory = memory;
-    return (void *)(((uintptr_t)(memory + 1) + 63) / 64 * 64);
+    void *at = n->block ? n->block + n->bytes : NULL;
+    n->bytes += (bytes + SLACK + 63) / 64 * 64;
+    return at;
 }
 
 EXPORT void fusiform_native_free(struct network *n) {
-    for (void **memory = n ? n->memory : NULL, *before; memory; memory = before) before = *memory, free(memory);
+    if (n) free(n->memory), free(n->tensor);
     free(n);
 }
 
@@ -78,7 +78,6 @@ static int check_pieces(struct network *n, int i) {
             from->width != t->width)
             return REFUSED;
         channels += p->end - p->first;
-        if (channels > l->channels) return REFUSED;
     }
     return channels == l->channels ? FINE : REFUSED;
 }
@@ -150,7 +149,7 @@ static int tile_rows(const struct network *n, const struct unit *u) {
     return rows < height ? rows : height;
 }
 
-static int allot_buffers(struct network *n) {
+static void allot_buffers(struct network *n) {
     size_t expanded = 0, between = 0, row = 0, widest = (size_t)n->widest;
     for (int i = 1; i < n->layers - 1;) {
         const struct unit u = unit_at(n, i);
@@ -162,37 +161,29 @@ static int allot_buffers(struct network *n) {
         if (rows * row_of(out) > between) between = rows * row_of(out);
         if (row_of(in) > row) row = row_of(in);
         if (row_of(out) > row) row = row_of(out);
-        if (!(n->tensor[u.end].data = allot(n, area(&n->tensor[u.end]) * n->tensor[u.end].step))) return NO_MEMORY;
+        n->tensor[u.end].data = allot(n, area(&n->tensor[u.end]) * n->tensor[u.end].step);
         i = u.end + 1;
     }
     n->expanded = allot(n, expanded), n->between = allot(n, between), n->spare = allot(n, row), n->pads = allot(n, row);
     n->picture = allot(n, (size_t)n->picture_step * (n->tensor[0].height + 2));
     n->quantized = allot(n, widest), n->means = allot(n, 4 * widest);
     n->nearby = allot(n, widest), n->window = allot(n, 9 * sizeof *n->window);
-    if (!n->expanded || !n->between || !n->spare || !n->pads || !n->picture || !n->quantized || !n->means || !n->nearby ||
-        !n->window)
-        return NO_MEMORY;
-    for (int k = 0; k < n->widest / 4; k++) n->nearby[k] = 4 * k;
-    for (int k = 0; k < 9; k++) n->window[k] = k / 3 * n->picture_step + k % 3 * 4;
-    return FINE;
 }
 
 // ---- Running ----
 
-static void convolve(const struct network *n, int i, const uint8_t *in, size_t in_step, size_t pixels, uint8_t *out) {
+static void convolve(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
     const struct fusiform_layer *l = &n->layer[i];
-    const int groups = l->kind == CONV ? 9 : (n->tensor[l->source].channels + 3) / 4, width = n->tensor[i].step;
-    struct gemm g = {in, in_step, pixels, groups, l->kind == CONV ? n->window : n->nearby, out, (size_t)width,
+    const struct tensor *source = &n->tensor[l->source];
+    const int window = l->kind == CONV, groups = window ? 9 : (source->channels + 3) / 4, width = n->tensor[i].step;
+    struct gemm g = {in, (size_t)(window ? 3 * l->stride : source->step), pixels, groups,
+                     window ? n->window : n->nearby, 4, l->weights, l->biases, l->scales, out, (size_t)width,
                      requant_of(l)};
-    for (int c = 0, vectors = 4, each; c < width; c += each, g.out += each) {
-        while ((each = vectors * n->kernels->bytes / 4) > width - c) vectors /= 2;
-        const struct panel panel = {vectors, l->weights + (size_t)c * groups * 4, l->biases + c, l->scales + c};
-        n->kernels->gemm(&g, &panel);
+    for (int c = 0, each; c < width; c += each) {
+        while ((each = g.vectors * n->kernels->bytes / 4) > width - c) g.vectors /= 2;
+        n->kernels->gemm(&g);
+        g.out += each, g.weights += each * groups * 4, g.biases += each, g.scales += each;
     }
-}
-
-static void pointwise(const struct network *n, int i, const uint8_t *in, size_t pixels, uint8_t *out) {
-    convolve(n, i, in, (size_t)n->tensor[n->layer[i].source].step, pixels, out);
 }
 
 // The first convolution reads rows of the padded picture as they lie: three times nine numbers.
@@ -204,8 +195,7 @@ static void first(const struct network *n, int i, const uint8_t *pixels) {
     for (int y = 0; y < in->height; y++)
         memcpy(n->picture + (y + l->before) * step + 3 * l->before, pixels + y * row, row);
     for (int y = 0; y < out->height; y++)
-        convolve(n, i, n->picture + y * l->stride * step, 3 * (size_t)l->stride, (size_t)out->width,
-                 out->data + y * row_of(out));
+        convolve(n, i, n->picture + y * l->stride * step, (size_t)out->width, out->data + y * row_of(out));
 }
 
 // Expand, depthwise, project and add, in tiles of rows: what is between them stays in the cache.
@@ -228,8 +218,8 @@ static void block(const struct network *n, const struct unit *u) {
             if (low < done) memmove(n->expanded, n->expanded + (low - first) * row, (done - low) * row);
             else done = low;
             first = low;
-            pointwise(n, u->expand, source->data + done * row_of(source), (size_t)(high - done) * source->width,
-                      n->expanded + (done - first) * row);
+            convolve(n, u->expand, source->data + done * row_of(source), (size_t)(high - done) * source->width,
+                     n->expanded + (done - first) * row);
             done = high;
         }
         uint8_t *target = u->project >= 0 ? n->between : end->data + y0 * out_row, *made = end->data + y0 * row_of(end);
@@ -240,10 +230,10 @@ static void block(const struct network *n, const struct unit *u) {
             }
             d.out[0] = target + (y - y0) * out_row;
             d.out[1] = y + 1 < y1 ? d.out[0] + out_row : n->spare;
-            (pair == 2 ? n->kernels->depthwise_1 : n->kernels->depthwise_2)(&d);
+            n->kernels->depthwise(&d, l->stride);
         }
         const size_t pixels = (size_t)(y1 - y0) * out->width;
-        if (u->project >= 0) pointwise(n, u->project, n->between, pixels, made);
+        if (u->project >= 0) convolve(n, u->project, n->between, pixels, made);
         if (u->add < 0) continue;
         const struct fusiform_layer *sum = &n->layer[u->add];
         const uint8_t *left = sum->source == u->project ? made : n->tensor[sum->source].data + y0 * row_of(end);
@@ -278,10 +268,9 @@ static void maxpool(const struct network *n, int i) {
         for (int r = 0, from = y * 2 - l->before; r < 3; r++, from++)
             rows[r] = from < 0 || from >= in->height ? n->pads : in->data + from * row;
         n->kernels->maximum(rows[0], rows[1], rows[2], tall + step, row);
-        for (const uint8_t *a = tall + (1 - l->before) * step; to < out->data + (y + 1) * row_of(out); a += 2 * step) {
+        const uint8_t *a = tall + (1 - l->before) * step;
+        for (int x = 0; x < out->width; x++, a += 2 * step, to += step)
             n->kernels->maximum(a, a + step, a + 2 * step, to, step);
-            to += step;
-        }
     }
 }
 
@@ -304,8 +293,7 @@ static void classify(const struct network *n, int i, float *answers) {
     for (int k = 0, bytes = n->kernels->bytes, groups = (in->channels + 3) / 4; k < l->channels; k += bytes) {
         int32_t sums[64];
         n->kernels->dot(n->quantized, groups, l->weights + (size_t)k * groups * 4, sums);
-        for (int c = k; c < k + bytes && c < l->channels; c++)
-            {
+        for (int c = k; c < k + bytes && c < l->channels; c++) {
             const int32_t sum = (int32_t)((uint32_t)sums[c - k] - (uint32_t)zero * (uint32_t)l->biases[c]);
             answers[c] = (float)sum * inverse * l->scales[c] + offsets[c];
         }
@@ -332,24 +320,23 @@ EXPORT const char *fusiform_native_kernels(int index) {
 // How long its vectors are: what weights are packed for.
 EXPORT int fusiform_native_bytes(int index) { return fusiform_native_kernels(index) ? kernel_sets[index]->bytes : 0; }
 
-static int build(struct network *n, const struct fusiform_layer *layers, const struct fusiform_piece *pieces, int count) {
-    const size_t many = (size_t)n->layers;
-    n->layer = allot(n, many * sizeof *n->layer), n->tensor = allot(n, many * sizeof *n->tensor);
-    n->piece = allot(n, (size_t)count * sizeof *n->piece);
-    if (!n->layer || !n->tensor || !n->piece) return NO_MEMORY;
-    memcpy(n->layer, layers, many * sizeof *layers);
-    if (count) memcpy(n->piece, pieces, (size_t)count * sizeof *pieces);
-    int status = FINE;
-    for (int i = 0; i < n->layers && !status; i++) {
+static int build(struct network *n, int piece_count) {
+    for (int i = 0; i < n->layers; i++) {
         const struct fusiform_layer *l = &n->layer[i];
-        const int sound = l->first_piece >= 0 && l->pieces >= 0 && l->pieces <= count - l->first_piece;
-        status = sound ? check_layer(n, i) : REFUSED;
+        if (l->first_piece < 0 || l->pieces < 0 || l->pieces > piece_count - l->first_piece || check_layer(n, i))
+            return REFUSED;
     }
-    if (status) return status;
     n->picture_step = 3 * (n->tensor[0].width + 2);
-    return allot_buffers(n);
+    allot_buffers(n);
+    if (n->bytes > MOST_MEMORY || !(n->memory = calloc(1, n->bytes + 64))) return NO_MEMORY;
+    n->block = (uint8_t *)(((uintptr_t)n->memory + 63) / 64 * 64), n->bytes = 0;
+    allot_buffers(n);
+    for (int k = 0; k < n->widest / 4; k++) n->nearby[k] = 4 * k;
+    for (int k = 0; k < 9; k++) n->window[k] = k / 3 * n->picture_step + k % 3 * 4;
+    return FINE;
 }
 
+// Layers and pieces, and what they point to, have to stay where they are as long as the network is there.
 EXPORT int fusiform_native_new(const struct fusiform_layer *layers, int count, const struct fusiform_piece *pieces,
                                int piece_count, int kernels, struct network **made) {
     const char *name = fusiform_native_kernels(kernels);
@@ -359,8 +346,9 @@ EXPORT int fusiform_native_new(const struct fusiform_layer *layers, int count, c
         return REFUSED;
     struct network *n = calloc(1, sizeof *n);
     if (!n) return NO_MEMORY;
-    n->layers = count, n->kernels = kernel_sets[kernels];
-    const int status = build(n, layers, pieces, piece_count);
+    n->layers = count, n->layer = layers, n->piece = pieces, n->kernels = kernel_sets[kernels];
+    n->tensor = calloc((size_t)count, sizeof *n->tensor);
+    const int status = n->tensor ? build(n, piece_count) : NO_MEMORY;
     if (status) fusiform_native_free(n);
     else *made = n;
     return status;
@@ -379,11 +367,11 @@ EXPORT int fusiform_native_run(struct network *n, const uint8_t *pixels, int64_t
         for (int i = 1, next; i < n->layers; i = next) {
             const struct fusiform_layer *l = &n->layer[i];
             const struct tensor *in = &n->tensor[l->source], *out = &n->tensor[i];
-            const struct unit u = l->kind == CLASSIFIER ? (struct unit){-1, -1, -1, -1, i} : unit_at(n, i);
+            const struct unit u = unit_at(n, i);
             next = u.end + 1;
             if (u.depthwise >= 0) block(n, &u);
             else if (l->kind == CONV) first(n, i, pixels);
-            else if (l->kind == POINTWISE) pointwise(n, i, in->data, area(in), out->data);
+            else if (l->kind == POINTWISE) convolve(n, i, in->data, area(in), out->data);
             else if (l->kind == GATHER) gather(n, i);
             else if (l->kind == MAXPOOL) maxpool(n, i);
             else if (l->kind == CLASSIFIER) classify(n, i, answers);

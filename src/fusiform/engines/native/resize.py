@@ -108,10 +108,9 @@ def _taps(axis: Axis, interpolation: Interpolation) -> _Taps:
     whole = np.trunc(np.where(weights < 0, scaled - 0.5, scaled + 0.5)).astype(np.int32)
     # The last pixels have fewer than the others: they begin earlier, with zeros.
     late = np.maximum(first + count - axis.length, 0)
-    shifted = np.zeros_like(whole)
-    for shift in np.unique(late):
-        of = late == shift
-        shifted[of, shift:] = whole[of, : count - shift]
+    from_place = places - late[:, None]
+    moved = np.take_along_axis(whole, np.maximum(from_place, 0), axis=1)
+    shifted = np.where(from_place >= 0, moved, np.int32(0))
     starts = np.ascontiguousarray(first - late, np.int32)
     return _Taps(starts, shifted, _Given(axis.kept, count, starts.ctypes.data, shifted.ctypes.data))
 
