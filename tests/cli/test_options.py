@@ -50,8 +50,8 @@ WORDS = (
         "--format",
         "how the result is written",
         FORMATS,
-        "doctor plan train choose evaluate export verify benchmark models info analyze embed search add-class suggest "
-        "drift",
+        "doctor plan train choose evaluate export verify benchmark models info analyze engines embed search add-class "
+        "suggest drift",
     ),
     Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
     Word(
@@ -214,6 +214,7 @@ ARGUMENTS = {
     "models": "",
     "info": "MODEL",
     "analyze": "MODEL",
+    "engines": "",
     "port": "FOREIGN",
     "completion": "{bash|zsh|fish}",
 }

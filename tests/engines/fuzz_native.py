@@ -8,12 +8,16 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from fusiform.engines.native import resize
 from fusiform.engines.native.layers import Layer, Piece, Program
 from fusiform.engines.native.library import load
+from fusiform.zoo.model import open_model
 
 NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
 SIZES = ("weight_size", "bias_size", "scale_size")
@@ -101,6 +105,18 @@ def change(layers, pieces, random) -> None:
             setattr(layer, random.choice(NUMBERS), value(random))
 
 
+def resize_some(library, kernels, random) -> int:
+    """Resize pictures of random sizes with a set of kernels; the last one, portable, does not resize."""
+    resize.load, resize.fast_kernels = lambda: library, lambda: kernels
+    preprocess = open_model("mobilenet_v2").spec.preprocess
+    resize._is_pillow.cache_clear()
+    for crop in (224, 33, 31):
+        for width, height in random.integers(1, 400, (20, 2)).tolist():
+            image = Image.frombytes("RGB", (width, height), random.bytes(width * height * 3))
+            resize.crop_pixels(image, replace(preprocess, crop=crop, resize=crop + 7))
+    return int(resize._is_pillow())
+
+
 def value(random) -> int:
     return int(random.choice(VALUES)) if random.integers(0, 2) else int(random.integers(-3, 40))
 
@@ -123,6 +139,7 @@ def main() -> None:
         layers, pieces = packed(program, library, k), copies(program.pieces, Piece)
         change(layers, pieces, random)
         found[attempt(library, k, layers, pieces, given)] += 1
+    found["resized"] = sum(resize_some(library, k, random) for k in kernels if k != max(kernels))
     print(json.dumps(found))
 
 

@@ -317,6 +317,7 @@ def test_hostile_layers_under_the_sanitizers(count, sanitized, small_spec, lived
     assert found["whole"] == len(files) * found["kernels"]
     assert found["refused"] > count / 4
     assert found["ran"] > count / 20
+    assert found["resized"] == found["kernels"] - 1
 
 
 @compiled

@@ -131,12 +131,21 @@ def default_engine(model: Model) -> EngineName:
     it is fast with. ``FUSIFORM_ENGINE`` in the environment names another for all files but programs; ``litert`` keeps
     ``native`` out. Raises UsageError for a name there that is none.
     """
-    own, named = own_engine(model), os.environ.get(CHOICE) or None
-    if named is not None and named not in ENGINES:
-        raise UsageError(f"{CHOICE}={printable(named)}: there is no such engine; there are {', '.join(ENGINES)}")
+    own, named = own_engine(model), named_engine()
     if model.format not in PROGRAMS and named not in (None, "native", "executorch"):
         return named
     return "native" if own == "litert" and runs_natively(model) else own
+
+
+def named_engine() -> EngineName | None:
+    """The engine that ``FUSIFORM_ENGINE`` names, None where it is not set; UsageError for one that there is none of."""
+    named = os.environ.get(CHOICE) or None
+    for engine in ENGINES:
+        if engine == named:
+            return engine
+    if named is not None:
+        raise UsageError(f"{CHOICE}={printable(named)}: there is no such engine; there are {', '.join(ENGINES)}")
+    return None
 
 
 def runs_natively(model: Model) -> bool:
