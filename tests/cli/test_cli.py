@@ -326,7 +326,7 @@ def test_engines_says_what_is_there_and_how_to_get_the_rest(
     monkeypatch.delenv("FUSIFORM_ENGINE", raising=False)
     figures, rows = told()
     assert tuple(rows) == ENGINES
-    assert all(("version" in row) != ("install" in row) for row in rows.values())
+    assert all((row["version"] is None) != (row["install"] is None) for row in rows.values())
     assert figures["int8_engine"] == default_engine(open_model("mobilenet_v2"))
     assert figures["float_engine"] == "litert"
     monkeypatch.setattr(installed, "installed_version", lambda _="fusiform": None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fusiform.engines import CHOICE, ENGINES, EngineName, named_engine
 from fusiform.engines.native.library import LIBRARY, fast_kernels, usable_kernels
 from fusiform.machine import installed_version, usable_cores
-from fusiform.report import Cell, Report, Row
+from fusiform.report import Report, Row
 
 DISTRIBUTIONS: Mapping[EngineName, str] = {
     "litert": "ai-edge-litert",
@@ -81,10 +81,8 @@ def _row(engine: EngineName) -> Row:
         version = installed_version() or "unknown" if usable_kernels() else None
     else:
         version = installed_version(DISTRIBUTIONS[engine])
-    row: dict[str, Cell] = {"engine": engine, "files": _FILES[engine], "version": version}
-    if version is None:
-        row["install"] = _how(engine)
-    return row
+    install = _how(engine) if version is None else None
+    return {"engine": engine, "files": _FILES[engine], "version": version, "install": install}
 
 
 def _how(engine: EngineName) -> str:
