@@ -8,7 +8,7 @@ Contenders, each allowed all ``--cores`` (by default, all there are):
   LiteRT, Pillow  fusiform.predict without its native library: inference by LiteRT, resizing by Pillow
   torchvision     ImageFolder, its transforms, a DataLoader with one worker a core, eager, batches of 32
   timm            the loop of timm's inference.py: its loader (one worker a core), mobilenetv2_100, batches of 32;
-                  left out with --model shufflenet_v2_x1_0, which timm does not have
+                  left out with --model shufflenet_v2_x1_0, which timm does not have, and where it is not installed
   LiteRT loop     Pillow, numpy, one interpreter with one thread a core, one picture after the other; the same int8 file
 PyTorch's contenders have the int8 file's weights in float32. Every contender lives in its own process, opens its model
 there once, runs the whole folder once to warm up, and then they take turns, round by round; fusiform opens its model in
@@ -37,6 +37,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +321,9 @@ def main() -> None:
 
 def measure(folder: Path, cores: int, model: str, rounds: int, to: Path | None) -> None:
     about = common.machine("fusiform", "ai-edge-litert", "numpy", "pillow", "torch", "torchvision", "timm")
-    # timm has no ShuffleNetV2.
-    names = [name for name in CONTENDERS if name != "timm" or model == "mobilenet_v2"]
+    # timm has no ShuffleNetV2, and is not everywhere.
+    there = model == "mobilenet_v2" and find_spec("timm") is not None
+    names = [name for name in CONTENDERS if name != "timm" or there]
     processes = {name: Process(name, folder, cores, model) for name in names}
     try:
         passes = common.in_turns({name: process.turn for name, process in processes.items()}, rounds)

@@ -29,7 +29,7 @@ enum { GRANULE = 16, SLACK = 64 };
 #endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 5 };
+enum { VERSION = 6 };
 
 // A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
 // number. Sizes are checked before anything is read.

@@ -382,13 +382,13 @@ EXPORT int fusiform_native_run(struct network *n, const uint8_t *pixels, int64_t
     return FINE;
 }
 
-// The kept rows and columns of a resized photograph, of four bytes a pixel and `row` a row. `between` has room for the
-// rows that those are made of, from `top` on, each as long as the answer's, and SLACK.
-EXPORT void fusiform_native_resize(int kernels, const uint8_t *in, int64_t row, int top, int rows, const struct taps *x,
+// Rows of a photograph of four bytes a pixel, each `row` long, to as many of kept pixels in `between`; and those to the
+// kept rows, from the first of them on. All that is written needs room for SLACK more.
+EXPORT void fusiform_native_resize(int kernels, const uint8_t *in, int64_t row, int rows, const struct taps *x,
                                    const struct taps *y, uint8_t *between, uint8_t *out) {
     const size_t step = 3 * (size_t)x->kept;
-    for (int r = 0; r < rows; r++) kernel_sets[kernels]->across(in + (top + r) * row, x, between + r * step);
+    for (int r = 0; r < rows; r++) kernel_sets[kernels]->across(in + r * row, x, between + r * step);
     for (int r = 0; r < y->kept; r++)
-        kernel_sets[kernels]->down(between + (y->first[r] - top) * step, step, y->weights + (size_t)r * y->count, y->count,
-                                   out + r * step);
+        kernel_sets[kernels]->down(between + (y->first[r] - y->first[0]) * step, step,
+                                   y->weights + (size_t)r * y->count, y->count, out + r * step);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,11 @@ _SUPPORT: dict[Interpolation, float] = {"bilinear": 1.0, "bicubic": 2.0}
 _SLACK = 64
 """Bytes behind an array that the library may read and write, as in native.h."""
 
+_IN_ONE_PIECE = 1 << 21
+"""Pixels; Pillow allots memory by 16 MB, so up to twice as many lie in one piece."""
+_AT_ONCE = 1 << 19
+"""Pixels of a larger picture that are copied and resized at a time: what stays in the cache."""
+
 
 def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> NDArray[np.uint8]:
     """What ``data.preprocess.crop_pixels`` makes of a photograph, by the library where it is there."""
@@ -30,26 +35,31 @@ def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) 
     """The kept pixels of a resized RGB picture with Pillow's bytes, None where Pillow has to make them.
 
     The weights are Pillow's in the same precision, and between the two directions are bytes. What Pillow resizes
-    downwards first is left to it (from version 13 on: what shrinks by twice as many rows as columns), and so are
-    pictures of more than four megapixels, which it keeps in several pieces.
+    downwards first is left to it (from version 13 on: what shrinks by twice as many rows as columns).
     """
     kernels, library = fast_kernels(), load()
     if kernels is None or library is None or interpolation not in _SUPPORT:
         return None
     if y.length > y.resized and y.length - y.resized > 2 * (x.length - x.resized):
         return None
-    memory = _memory(image)
-    if memory is None:
-        return None
     across, down = _taps(x, interpolation), _taps(y, interpolation)
-    top, size = int(down.first[0]), y.kept * x.kept * 3
-    rows = int(down.first[-1]) + down.given.count - top
-    between = np.empty(rows * x.kept * 3 + _SLACK, np.uint8)
+    top, size, row = int(down.first[0]), y.kept * x.kept * 3, x.kept * 3
+    bottom = int(down.first[-1]) + down.given.count
+    between = np.empty((bottom - top) * row + _SLACK, np.uint8)
     pixels = np.empty(size + _SLACK, np.uint8)
-    library.fusiform_native_resize(
-        kernels, memory.pixels, 4 * image.width, top, rows, ctypes.byref(across.given), ctypes.byref(down.given),
-        between.ctypes.data, pixels.ctypes.data,
-    )  # fmt: skip
+    resize = partial(library.fusiform_native_resize, kernels)
+    # Of a large picture, which Pillow keeps in several pieces, some rows at a time.
+    most = bottom if image.width * image.height <= _IN_ONE_PIECE else max(1, _AT_ONCE // image.width)
+    for first in range(top, bottom, most):
+        rows = min(most, bottom - first)
+        part = image if most == bottom else image.crop((0, first, image.width, first + rows))
+        memory = _memory(part)
+        if memory is None:
+            return None
+        to = between.ctypes.data + (first - top) * row
+        start = memory.pixels + (4 * image.width * first if part is image else 0)
+        resize(start, 4 * image.width, rows, ctypes.byref(across.given), ctypes.byref(_NOTHING), to, None)
+    resize(None, 0, 0, ctypes.byref(across.given), ctypes.byref(down.given), between.ctypes.data, pixels.ctypes.data)
     return pixels[:size].reshape(y.kept, x.kept, 3)
 
 
@@ -77,6 +87,9 @@ class _Given(ctypes.Structure):
         ("first", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
     )
+
+
+_NOTHING = _Given(0, 0, None, None)
 
 
 class _Taps(NamedTuple):
