@@ -106,29 +106,25 @@ def test_bundled_files_are_answered_as_litert_answers_them(name):
 
 
 @compiled
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize(
-    ("architecture", "width", "size", "classes"),
+    ("architecture", "width", "size", "classes", "padding"),
     [
-        ("mobilenet_v2", 0.35, 96, 10),
-        ("mobilenet_v2", 0.5, 32, 1),
-        ("mobilenet_v2", 0.75, 160, 37),
-        ("mobilenet_v2", 1.0, 128, 101),
-        ("mobilenet_v2", 1.3, 65, 1001),
-        ("mobilenet_v2", 1.4, 192, 64),
-        ("shufflenet_v2", 0.5, 96, 10),
-        ("shufflenet_v2", 0.5, 33, 2),
-        ("shufflenet_v2", 1.0, 160, 65),
-        ("shufflenet_v2", 1.5, 47, 1000),
-        ("shufflenet_v2", 2.0, 128, 17),
+        ("mobilenet_v2", 0.35, 96, 10, "same"),
+        ("mobilenet_v2", 0.5, 32, 1, "symmetric"),
+        ("mobilenet_v2", 0.75, 97, 37, "same"),
+        ("mobilenet_v2", 1.0, 128, 101, "symmetric"),
+        ("mobilenet_v2", 1.3, 65, 1001, "same"),
+        ("mobilenet_v2", 1.4, 64, 64, "symmetric"),
+        ("shufflenet_v2", 0.5, 96, 10, "symmetric"),
+        ("shufflenet_v2", 0.5, 33, 2, "same"),
+        ("shufflenet_v2", 1.0, 128, 65, "symmetric"),
+        ("shufflenet_v2", 1.5, 47, 1000, "same"),
+        ("shufflenet_v2", 2.0, 64, 17, "symmetric"),
     ],
 )
 def test_random_networks_of_every_shape(architecture, width, size, classes, padding, small_spec, lived_in_state):
     spec = small_spec(architecture, width, size=size, classes=classes, padding=padding)
-    file = int8_file(spec, lived_in_state, seed=size)
-    batch = pictures(size, seed=size)
-    equal(spec, file, batch)
-    equal(spec, file, batch[:1], KERNELS[:1])
+    equal(spec, int8_file(spec, lived_in_state, seed=size), pictures(size, seed=size))
 
 
 @compiled
