@@ -67,11 +67,19 @@ def test_what_pillow_makes_otherwise_is_left_to_it(counted, monkeypatch):
         np.testing.assert_array_equal(resize.crop_pixels(image, chosen), pillow.crop_pixels(image, chosen))
     assert counted == {"library": 0, "Pillow": 2}
     resize.crop_pixels(tall.convert("L"), replace(preprocess, antialias=False))
-    resize.crop_pixels(tall, preprocess, fast=True)
     assert sum(counted.values()) == 2
     # A Pillow that rounds otherwise makes all of them.
     monkeypatch.setattr(resize, "_resize", lambda *_: np.zeros((23, 23, 3), np.uint8))
     assert not resize._is_pillow.__wrapped__()
+
+
+@fast
+def test_fast_is_exact_with_it(counted):
+    preprocess = open_model("mobilenet_v2").spec.preprocess
+    image = photograph(1500, 1100)
+    found = resize.crop_pixels(image, preprocess, fast=True)
+    np.testing.assert_array_equal(found, pillow.crop_pixels(image, preprocess))
+    assert counted["library"] == 1
 
 
 @fast

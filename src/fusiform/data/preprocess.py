@@ -80,7 +80,8 @@ def crop_pixels(
     ``antialias=False`` samples nearest, bilinear or bicubic with 1, 2 or 4 taps a side, as torchvision does on uint8
     tensors, to one grey level; ``fast`` makes no difference then. Raises SpecError for lanczos, which has no such form.
 
-    ``resize`` computes what Pillow would, the same bytes, and gives None for what it leaves to Pillow.
+    ``resize`` computes what Pillow would, the same bytes, and gives None for what it leaves to Pillow. It is faster
+    than ``fast``, which makes no difference then.
     """
     image = to_rgb(image)
     width, height = image.size
@@ -93,16 +94,17 @@ def crop_pixels(
         place = placement(image.size, preprocess)
         x, y = Axis(width, place.width, 0, place.width, 0), Axis(height, place.height, 0, place.height, 0)
 
+    huge = x.resized * y.resized > _MAX_RESIZED_PIXELS
     if not preprocess.antialias:
         kept = _sample(np.array(image), y, x, preprocess.interpolation)
-    elif (fast and preprocess.interpolation != "nearest") or x.resized * y.resized > _MAX_RESIZED_PIXELS:
+    elif resize is not None and not huge and (found := resize(image, x, y, preprocess.interpolation)) is not None:
+        kept = found
+    elif (fast and preprocess.interpolation != "nearest") or huge:
         gap = _REDUCING_GAP if fast else None
         kept = np.array(_resize_region(image, x, y, RESAMPLING[preprocess.interpolation], gap))
-    elif resize is None or (found := resize(image, x, y, preprocess.interpolation)) is None:
+    else:
         resized = image.resize((x.resized, y.resized), RESAMPLING[preprocess.interpolation])
         kept = np.array(resized.crop((x.first, y.first, x.first + x.kept, y.first + y.kept)))
-    else:
-        kept = found
 
     if preprocess.color_order == "bgr":
         kept = kept[..., ::-1]
