@@ -6,7 +6,7 @@
 #   docker build --tag fusiform-serve . && docker run --rm --init -p 8000:8000 fusiform-serve
 FROM python:3.12-slim AS predict
 WORKDIR /fusiform
-COPY pyproject.toml requirements-predict.lock constraints.txt README.md LICENSE THIRD_PARTY.md ./
+COPY pyproject.toml hatch_build.py requirements-predict.lock constraints.txt README.md LICENSE THIRD_PARTY.md ./
 COPY src ./src
 COPY examples ./examples
 RUN python3 -m venv .venv && .venv/bin/pip install --require-hashes -r requirements-predict.lock \

@@ -39,7 +39,7 @@ FUNCTIONS = {
     "analyze": "analyze",
     "port": "port",
 }
-"""What each command runs; those that are not here only print: models, info, completion."""
+"""What each command runs; those that are not here only print: models, info, engines, completion."""
 
 ONLY_OPTIONS = {
     "format": "how a result is printed: results have to_json, to_table, to_pandas, ...",
@@ -134,7 +134,7 @@ def left_out(names: dict[Any, str], command: str) -> set[str]:
 
 
 def test_every_command_that_does_something_has_a_function() -> None:
-    assert set(COMMANDS) - set(FUNCTIONS) == {"models", "info", "completion"}
+    assert set(COMMANDS) - set(FUNCTIONS) == {"models", "info", "engines", "completion"}
     assert set(FUNCTIONS.values()) <= set(fusiform.__all__)
 
 

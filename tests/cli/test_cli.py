@@ -313,6 +313,42 @@ def test_models_lists_the_catalogue(valid: Callable[..., Any]) -> None:
     assert [record["url"] for record in records] == [weights.url for weights in CATALOG.values()]
 
 
+def test_engines_says_what_is_there_and_how_to_get_the_rest(
+    valid: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusiform.engines import default_engine, installed
+    from fusiform.zoo.model import open_model
+
+    def told() -> tuple[dict[str, Any], dict[str, Any]]:
+        report = valid(run("engines", "--format", "json").stdout)
+        return report["figures"], {row["engine"]: row for row in report["rows"]}
+
+    monkeypatch.delenv("FUSIFORM_ENGINE", raising=False)
+    figures, rows = told()
+    assert tuple(rows) == ENGINES
+    assert all((row["version"] is None) != (row["install"] is None) for row in rows.values())
+    assert figures["int8_engine"] == default_engine(open_model("mobilenet_v2"))
+    assert figures["float_engine"] == "litert"
+    monkeypatch.setattr(installed, "installed_version", lambda _="fusiform": None)
+    monkeypatch.setattr(installed, "usable_kernels", dict)
+    monkeypatch.setattr(installed, "fast_kernels", lambda: None)
+    figures, rows = told()
+    assert figures["int8_engine"] == "litert"
+    assert figures["why"].startswith("the native engine ")
+    assert rows["onnxruntime"]["install"] == 'pip install "fusiform[onnx]"'
+    assert rows["litert"]["install"] == "pip install ai-edge-litert"
+    assert "C compiler" in rows["native"]["install"]
+    monkeypatch.setattr(installed, "usable_kernels", lambda: {"portable": 2})
+    assert "neither AVX-512 VNNI nor AVX-VNNI" in told()[0]["why"]
+    monkeypatch.setenv("FUSIFORM_ENGINE", "torch")
+    figures, _ = told()
+    assert (figures["int8_engine"], figures["float_engine"]) == ("torch", "torch")
+    assert figures["why"] == "FUSIFORM_ENGINE=torch in the environment asks for it"
+    monkeypatch.setenv("FUSIFORM_ENGINE", "fastest")
+    result = run("engines")
+    assert (result.exit_code, "there is no such engine" in result.stderr) == (2, True)
+
+
 def test_info_prints_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -54,6 +54,7 @@ LEAST = {
     "models": [],
     "info": ["m.tflite"],
     "analyze": ["m.tflite"],
+    "engines": [],
     "port": ["w.pth", "--out", "m.tflite"],
     "completion": ["bash"],
 }
@@ -122,6 +123,7 @@ CASES: list[tuple[int, str]] = [
     (0, "models"),
     (0, "info small.tflite"),
     (0, "analyze mobilenet_v2_x0_35"),
+    (0, "engines"),
     (0, "completion bash"),
     # 1: what is named is missing, damaged, or does not fit, or the machine lacks something.
     (1, "predict nowhere.png --model small.tflite"),
@@ -273,6 +275,7 @@ CASES: list[tuple[int, str]] = [
     (2, "benchmark small.tflite --seconds 0"),
     (2, "benchmark small.tflite --plot speed.jpg"),
     (2, "models --format xml"),
+    (2, "engines --format xml"),
     (2, "info"),
     (2, "info small.tflite --snippet fortran"),
     (2, "analyze mobilenet_v2 --bits 4"),
@@ -306,6 +309,7 @@ def test_every_command_has_cases_of_0_1_and_2() -> None:
     for name in COMMANDS:
         codes = {code for code, line in CASES if line.split()[0] == name}
         lacking = {
+            "engines": {1},
             "models": {1},  # nothing that it needs can be missing
             "completion": {1},
             "choose": {0},  # minutes: tests/cli/test_choose.py

@@ -36,7 +36,7 @@ class Word(NamedTuple):
 FORMATS = "[table|json|jsonl|csv]"
 TASKS = "[classification|detection|segmentation]"
 FITS = "[crop|stretch|pad]"
-RUNTIMES = "litert|onnxruntime|torch|openvino|executorch"
+RUNTIMES = "litert|onnxruntime|torch|openvino|executorch|native"
 WORDS = (
     # What the commands have in common.
     Word(
@@ -50,8 +50,8 @@ WORDS = (
         "--format",
         "how the result is written",
         FORMATS,
-        "doctor plan train choose evaluate export verify benchmark models info analyze embed search add-class suggest "
-        "drift",
+        "doctor plan train choose evaluate export verify benchmark models info analyze engines embed search add-class "
+        "suggest drift",
     ),
     Word("--format", "how the result is written", "[table|json|jsonl|csv|coco|parquet]", "predict"),
     Word(
@@ -221,6 +221,7 @@ ARGUMENTS = {
     "models": "",
     "info": "MODEL",
     "analyze": "MODEL",
+    "engines": "",
     "port": "FOREIGN",
     "completion": "{bash|zsh|fish}",
 }

@@ -15,6 +15,7 @@ from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.engines import ENGINES, open_engine
 from fusiform.engines.batch import as_pixels, check_batch
 from fusiform.engines.litert import LiteRTEngine
+from fusiform.engines.native.library import usable_kernels
 from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
@@ -26,11 +27,15 @@ from fusiform.zoo.checkpoint import write_safetensors
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUNDLED = ["mobilenet_v2", "shufflenet_v2_x1_0"]
 NEEDS = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "torch": "torch", "openvino": "openvino"}
-# ExecuTorch runs no file but its own.
-ANY_FILE = [engine for engine in ENGINES if engine != "executorch"]
+# ExecuTorch runs no file but its own, and the native engine runs int8 classifiers.
+ANY_FILE = [engine for engine in ENGINES if engine not in ("executorch", "native")]
 
 
 def need(engine):
+    if engine == "native":
+        if not usable_kernels():
+            pytest.skip("the library was not compiled")
+        return
     pytest.importorskip(NEEDS[engine])
     if engine in ("onnxruntime", "openvino"):
         pytest.importorskip("onnx")
@@ -137,7 +142,7 @@ def logits(engine, batch):
 
 
 @pytest.mark.parametrize("model", BUNDLED)
-@pytest.mark.parametrize("engine", ANY_FILE)
+@pytest.mark.parametrize("engine", [*ANY_FILE, "native"])
 def test_bundled_weights(engine, model):
     need(engine)
     opened = open_engine(model, engine=engine)
@@ -306,7 +311,7 @@ def talkative(**arguments):
     return original(**arguments)
 litert.Interpreter = talkative
 sys.stderr.write("before\\n")
-open_engine("mobilenet_v2")
+open_engine("mobilenet_v2", engine="litert")
 sys.stderr.write("after\\n")
 """
 
@@ -318,7 +323,7 @@ def test_litert_announces_nothing_and_hides_nothing():
 
 
 def test_a_process_without_standard_error():
-    script = "from fusiform.engines import open_engine; open_engine('mobilenet_v2'); print('opened')"
+    script = "from fusiform.engines import open_engine; open_engine('mobilenet_v2', engine='litert'); print('opened')"
     for close_first in ("import os; os.close(2); ", "import sys; sys.stderr = None; "):
         answer = subprocess.run(
             [sys.executable, "-c", close_first + script], capture_output=True, text=True, check=True

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusiform.engines import ENGINES
+from fusiform.engines.native.library import usable_kernels
 from fusiform.exporting.targets.targets import TARGETS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,6 +54,8 @@ def watch(arguments: list[str], folder: Path) -> tuple[list[str], list[str]]:
 def test_an_engine_sends_nothing(engine, tmp_path):
     if engine in NEEDS:
         pytest.importorskip(NEEDS[engine])
+    if engine == "native" and not usable_kernels():
+        pytest.skip("the library was not compiled")
     command = ["-m", "fusiform", "predict", str(EXAMPLES / "cat.jpg"), "--engine", engine]
     assert watch(command, tmp_path) == ([], [])
 

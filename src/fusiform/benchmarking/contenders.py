@@ -14,7 +14,7 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
 from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, choose_split, open_dataset
-from fusiform.engines import ENGINES, EngineName, own_engine
+from fusiform.engines import ENGINES, EngineName, own_engine, runs_natively
 from fusiform.errors import FusiformError, InputError, UsageError
 from fusiform.report import Cell
 from fusiform.spec import ModelSpec
@@ -116,12 +116,14 @@ def list_entries(
 def possible_engines(model: Model) -> tuple[EngineName, ...]:
     """The engines that can run a model's file: its own for a program, for weights all but ExecuTorch.
 
-    PyTorch does not run files that decode their answers themselves. Raises UsageError for Core ML, which runs on
-    Apple's machines alone.
+    The native one runs int8 classifiers alone, where it is fast. PyTorch does not run files that decode their answers
+    themselves. Raises UsageError for Core ML, which runs on Apple's machines alone.
     """
     if model.format in PROGRAMS:
         return (own_engine(model),)
-    others = ("executorch", "torch") if model.spec.decoded else ("executorch",)
+    others = ["executorch"]
+    others += ["torch"] if model.spec.decoded else []
+    others += [] if runs_natively(model) else ["native"]
     return tuple(engine for engine in ENGINES if engine not in others)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,18 +21,11 @@ from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named
 from fusiform.drawing.pareto import check_place
 from fusiform.engines import ENGINES, EngineName
+from fusiform.engines.installed import DISTRIBUTIONS
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report, Row
-
-_DISTRIBUTIONS: Mapping[EngineName, str] = {
-    "litert": "ai-edge-litert",
-    "onnxruntime": "onnxruntime",
-    "torch": "torch",
-    "openvino": "openvino",
-    "executorch": "executorch",
-}
 
 
 def benchmark(
@@ -136,7 +129,7 @@ def benchmark(
     figures |= {"timed_seconds": seconds, "rounds": ROUNDS}
     used = [entry.engine for entry in contenders if not entry.failed]
     packages: list[Row] = [
-        {"package": _DISTRIBUTIONS[engine], "version": _version(_DISTRIBUTIONS[engine])}
+        {"package": DISTRIBUTIONS[engine], "version": _version(DISTRIBUTIONS[engine])}
         for engine in ENGINES
         if engine in used
     ]

@@ -34,6 +34,7 @@ COMMANDS = {
     "models": ("fusiform.cli.models:command", "List the models that have names."),
     "info": ("fusiform.cli.info:command", "Show what a model is, or code that runs it."),
     "analyze": ("fusiform.cli.analyze:command", "Show what each layer of a network costs."),
+    "engines": ("fusiform.cli.engines:command", "Show the engines that this machine has."),
     "port": ("fusiform.cli.port:command", "Convert the weights of other programs."),
     "completion": ("fusiform.cli.completion:command", "Print the script that completes commands in a shell."),
 }
@@ -43,7 +44,7 @@ SECTIONS = {
     "Use a model": ("predict", "watch", "embed", "search", "drift"),
     "Train on your images": ("doctor", "plan", "suggest", "train", "add-class", "choose", "evaluate", "card"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
-    "Look at models": ("models", "info", "analyze", "port"),
+    "Look at models": ("models", "info", "analyze", "engines", "port"),
     "Shell": ("completion",),
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # Named again, because importing what they are of takes longer than printing the help.
-ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+ENGINES = ("litert", "onnxruntime", "torch", "openvino", "executorch", "native")
 RECIPES = {
     "classification": (
         "finetune_small",

@@ -18,8 +18,10 @@ from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
 
-EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch"]
-ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch")
+EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch", "native"]
+ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch", "native")
+CHOICE = "FUSIFORM_ENGINE"
+"""The environment's variable with the engine to take where none is named."""
 
 _OWN: dict[FileFormat, EngineName] = {
     "tflite": "litert",
@@ -81,7 +83,7 @@ def open_engine(
 ) -> Running:
     """Open a model, by catalogue name, file of any kind, or as it was opened before, in an engine.
 
-    ``engine`` None is the runtime that the file is for, LiteRT for files of weights. ``threads`` is the number of
+    ``engine`` None is what ``default_engine`` says. ``threads`` is the number of
     threads inside the runtime, ``device`` where PyTorch computes (``cpu``, ``cuda``, ``mps``). An int8 model stays
     int8 but in PyTorch, which runs it dequantised. With ``features`` a classifier answers those too, what its last
     layer reads, whether its file does or not; a program (TorchScript, OpenVINO, ExecuTorch) only where its file does.
@@ -91,7 +93,7 @@ def open_engine(
     if threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     opened = model if isinstance(model, Model) else open_model(model)
-    engine = engine or own_engine(opened)
+    engine = engine or default_engine(opened)
     device = place_of(opened, engine, device)
     if device != "cpu" and engine != "torch":
         raise UsageError(f"engine {engine} runs on the CPU; device {device} needs the engine torch")
@@ -112,7 +114,7 @@ def place_of(model: Model, engine: EngineName | None, device: str) -> str:
     """
     if device != "auto":
         return device
-    if (engine or own_engine(model)) != "torch":
+    if (engine or default_engine(model)) != "torch":
         return "cpu"
     try:
         from fusiform.engines.device import choose_device
@@ -120,6 +122,43 @@ def place_of(model: Model, engine: EngineName | None, device: str) -> str:
         return choose_device()
     except ImportError:
         raise MissingExtraError("PyTorch", "torch", "the engine torch") from None
+
+
+def default_engine(model: Model) -> EngineName:
+    """The engine that a model is run in where none is named: the runtime that its file is for, LiteRT for weights.
+
+    For int8 classifiers it is ``native``, whose answers are LiteRT's, where it is installed and the processor has what
+    it is fast with. ``FUSIFORM_ENGINE`` in the environment names another for all files but programs; ``litert`` keeps
+    ``native`` out. Raises UsageError for a name there that is none.
+    """
+    own, named = own_engine(model), named_engine()
+    if model.format not in PROGRAMS and named not in (None, "native", "executorch"):
+        return named
+    return "native" if own == "litert" and runs_natively(model) else own
+
+
+def named_engine() -> EngineName | None:
+    """The engine that ``FUSIFORM_ENGINE`` names, None where it is not set; UsageError for one that there is none of."""
+    named = os.environ.get(CHOICE) or None
+    for engine in ENGINES:
+        if engine == named:
+            return engine
+    if named is not None:
+        raise UsageError(f"{CHOICE}={printable(named)}: there is no such engine; there are {', '.join(ENGINES)}")
+    return None
+
+
+def runs_natively(model: Model) -> bool:
+    """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
+    if model.format != "tflite" or model.spec.task != "classification":
+        return False
+    from fusiform.engines.native.library import fast_kernels
+
+    if fast_kernels() is None:
+        return False
+    from fusiform.engines.native.engine import can_run
+
+    return can_run(model.data)
 
 
 def own_engine(model: Model) -> EngineName:
@@ -150,7 +189,8 @@ def check_features(model: Model) -> None:
 
 def _start(opened: Model, engine: EngineName, threads: int, device: str, features: bool) -> Engine:
     # A file that was made for another runtime is written anew from its weights, and those answer logits.
-    spec = opened.spec if _OWN.get(opened.format) == engine else opened.spec.with_logits()
+    runtime = "litert" if engine == "native" else engine
+    spec = opened.spec if _OWN.get(opened.format) == runtime else opened.spec.with_logits()
     if features and not spec.features:
         spec = spec.replace(features=True)
     if engine not in ENGINES:
@@ -163,6 +203,10 @@ def _start(opened: Model, engine: EngineName, threads: int, device: str, feature
         if opened.format == "tflite":
             check_litert(opened, described=True)
         return LiteRTEngine(opened.tflite(features=features), spec, threads=threads)
+    if engine == "native":
+        from fusiform.engines.native.engine import NativeEngine
+
+        return NativeEngine(opened.tflite(), spec)  # it has the features anyhow
     if engine == "onnxruntime":
         from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 

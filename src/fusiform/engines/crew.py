@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.limits import one_picture
-from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine
+from fusiform.engines.native.resize import crop_pixels
 from fusiform.errors import ImageError, InputError, UsageError, WeightsError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent

@@ -347,7 +347,7 @@ def evaluate(
     ``answers`` raise.
     """
     spec = model.spec
-    engine = engine or engines.own_engine(model)
+    engine = engine or engines.default_engine(model)
     chosen = choose_classes(data, spec, split=split)
     samples = chosen.samples
     started = time.perf_counter()

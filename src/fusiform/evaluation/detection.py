@@ -259,7 +259,7 @@ def evaluate(
     return DetectionEvaluation(
         model=name,
         spec=spec,
-        engine=engine or engines.own_engine(model),
+        engine=engine or engines.default_engine(model),
         source=str(chosen.source),
         split=chosen.split,
         score=score,

@@ -251,7 +251,7 @@ def evaluate(
     return SegmentationEvaluation(
         model=name,
         spec=model.spec,
-        engine="torch" if multi_scale else engine or engines.own_engine(model),
+        engine="torch" if multi_scale else engine or engines.default_engine(model),
         opened=model,
         device=device,
         threads=threads,

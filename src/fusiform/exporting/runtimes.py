@@ -57,7 +57,8 @@ def open_plain(model: Model) -> Plain:
 
         engine, runtime = open_package(model.path), "coreml, interpreted"
     else:
-        engine, runtime = open_engine(model), own_engine(model)
+        runtime = own_engine(model)
+        engine = open_engine(model, engine=runtime)
     reads = input_form(model)
     layout = "NHWC" if model.format == "tflite" or reads in ("uint8", "image") else "NCHW"
 

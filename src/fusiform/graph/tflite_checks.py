@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,31 @@ def check_tflite(data: bytes, *, source: str, described: bool) -> str | None:
         raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
 
 
+class Step(NamedTuple):
+    """An operator of a file, with its number in TFLite's schema and those of the tensors that it reads and makes."""
+
+    code: int
+    reads: Sequence[int]
+    makes: Sequence[int]
+    operator: Operator
+
+
+def read_steps(data: bytes, *, source: str) -> tuple[list[Step], Tensor, Sequence[int]] | None:
+    """The operators of a TFLite file as they run, what it reads, and the numbers of the tensors that it answers with.
+
+    None where it has other operators than fusiform's files. Raises WeightsError as ``check_tflite`` does.
+    """
+    graph = _Graph(data, described=True)
+    try:
+        if graph.check() is not None:
+            return None
+    except UnsoundError as wrong:
+        raise WeightsError(f"{source}: is damaged ({wrong}): write it again, or fetch it again") from None
+    except (struct.error, IndexError, OverflowError):
+        raise WeightsError(f"{source}: damaged TensorFlow Lite file; download or write it again") from None
+    return graph.steps, graph.given, graph.answers
+
+
 class _Graph:
     """A TFLite file's first graph. ``doubt`` is the first thing that no rule is known for."""
 
@@ -69,6 +95,7 @@ class _Graph:
         self.doubt: str | None = None
         self.layouts: dict[int, tuple[int, ...]] = {}
         """The fields' distances of each kind of table, by where its vtable lies."""
+        self.steps: list[Step] = []
         self.vectors: dict[int, bool] = {}
         """Whether a vector of zero points holds nothing but zeros: files share them."""
 
@@ -95,6 +122,7 @@ class _Graph:
             if self.described:
                 raise UnsoundError("it does not read one picture, as float32 or pixels")
             self.wonder("it does not read one picture")
+        self.given, self.answers = self.known(inputs[0]), outputs
         made = self.run(self.tables(graph, _GRAPH_OPERATORS), inputs, outputs)
         for index in outputs:
             if index not in made and self.known(index).data is None:
@@ -167,11 +195,11 @@ class _Graph:
         try:
             if rule is None or any(fields[_OPERATOR_FIELDS:13]):
                 raise UnknownError("is not one of those that fusiform's files have")
-            rule[1](
-                Operator(
-                    read, produced, kind, self.data, options, self.layout(options) if options else (), custom, extra
-                )
+            operator = Operator(
+                read, produced, kind, self.data, options, self.layout(options) if options else (), custom, extra
             )
+            rule[1](operator)
+            self.steps.append(Step(code, given, results, operator))
         except MismatchError as mismatch:
             if self.described:
                 raise UnsoundError(f"{name} {mismatch}") from None

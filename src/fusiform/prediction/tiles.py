@@ -16,8 +16,8 @@ from PIL import Image
 
 from fusiform.data.image import to_rgb
 from fusiform.data.limits import one_picture
-from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine
+from fusiform.engines.native.resize import crop_pixels
 from fusiform.errors import ImageError, UsageError
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture

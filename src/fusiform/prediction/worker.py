@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from fusiform.data.image import read_image, to_rgb
 from fusiform.data.limits import one_picture
-from fusiform.data.preprocess import crop_pixels, placement
+from fusiform.data.preprocess import placement
 from fusiform.engines import Engine
+from fusiform.engines.native.resize import crop_pixels
 from fusiform.errors import ImageError, SpecError, UsageError, WeightsError
 from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction

@@ -165,6 +165,15 @@ DOCUMENTS: dict[str, Document] = {
             )
         },
     ),
+    "engines": Document(
+        "What a machine has to run models with",
+        "`fusiform engines`",
+        {
+            "": Variant(
+                "machine instructions cores kernels int8_engine float_engine why", "engine files version? install?"
+            )
+        },
+    ),
     "analysis": Document(
         "A network layer by layer",
         "`fusiform analyze`",

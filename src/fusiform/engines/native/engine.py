@@ -1,0 +1,97 @@
+"""The engine native: int8 classifiers in the library's kernels."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.engines.batch import Batch, as_pixels, check_batch
+from fusiform.engines.native.layers import OtherNetworkError, Piece, Program
+from fusiform.engines.native.library import load, usable_kernels
+from fusiform.errors import UsageError, WeightsError
+from fusiform.spec import ModelSpec
+
+_latest: list[tuple[bytes, Program | str]] = []
+"""The file that was read last: whoever asks whether one can be run, runs it next, and each thread opens it again."""
+
+
+def _read(data: bytes) -> Program | str:
+    """The program in a file, or what in it is not for the library."""
+    for file, program in _latest[:]:
+        if file is data:
+            return program
+    found: Program | str
+    try:
+        found = Program(data)
+    except OtherNetworkError as reason:
+        found = str(reason)
+    _latest[:] = [(data, found)]
+    return found
+
+
+def can_run(data: bytes) -> bool:
+    """Whether the library computes what a TFLite file holds; what is wrong with a damaged one LiteRT's engine says."""
+    try:
+        return isinstance(_read(data), Program)
+    except WeightsError:
+        return False
+
+
+class NativeEngine:
+    """Runs a TFLite file of an int8 classifier, picture by picture, in one thread.
+
+    It answers with the features where ``spec`` does, whether the file does or not, and releases the interpreter's lock
+    while it computes, so engines in several threads use several cores. ``kernels`` is one of ``usable_kernels``, None
+    the fastest. Raises UsageError where the library is not there, and for a file that it does not compute; WeightsError
+    for one that is not shaped as ``spec`` says.
+    """
+
+    def __init__(self, file: bytes, spec: ModelSpec, *, kernels: str | None = None) -> None:
+        self.spec = spec
+        self._handle = ctypes.c_void_p()
+        usable, library = usable_kernels(), load()
+        if library is None or not usable:
+            raise UsageError(
+                "the engine native was not compiled when fusiform was installed: install a C compiler and then "
+                "fusiform again, or leave --engine out"
+            )
+        self._library = library
+        program = _read(file)
+        if isinstance(program, str):
+            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {program}")
+        first, last = program.layers[0], program.layers[-1]
+        shape, features = (first.height, first.width, first.channels), program.layers[last.source].channels
+        sizes = [(last.channels,), (features,)][: len(spec.answers)]
+        if shape != (spec.input_size, spec.input_size, spec.input_channels) or sizes != [*spec.answers.values()]:
+            raise WeightsError(
+                f"the file reads {list(shape)} and answers {last.channels} numbers, but its description says "
+                f"otherwise: write it again with fusiform port"
+            )
+        wanted = usable[kernels or next(iter(usable))]
+        layers, _ = self._packed = program.packed(library.fusiform_native_bytes(wanted))  # it is read where it lies
+        self._pieces = pieces = (Piece * len(program.pieces))(*program.pieces)
+        status = library.fusiform_native_new(
+            layers, len(layers), pieces, len(pieces), wanted, ctypes.byref(self._handle)
+        )
+        if status == 1:
+            raise MemoryError
+        if status:
+            raise UsageError(f"the engine native cannot run {spec.name}: its sizes or scales are out of range")
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._library.fusiform_native_free(self._handle)
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch; see ``Engine.run``."""
+        check_batch(batch, self.spec)
+        pixels = np.ascontiguousarray(as_pixels(batch, self.spec.preprocess))
+        answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
+        memory: list[int | None] = [n for values in answers.values() for n in (values.ctypes.data, values.size)]
+        memory += [None, 0] if len(answers) == 1 else []
+        status = self._library.fusiform_native_run(self._handle, pixels.ctypes.data, pixels.size, *memory, len(batch))
+        if status:
+            raise UsageError(f"{self.spec.name}: the library refused the pictures")
+        return answers
