@@ -2,7 +2,7 @@
 #include "native.h"
 
 #if FAST
-TARGET("avx512f,avx512bw,avx512vl,avx512vnni,fma,prefer-vector-width=512")
+TARGET("avx512f,avx512bw,avx512vl,avx512vnni,fma")
 #include <immintrin.h>
 
 #define BYTES 64

@@ -22,7 +22,7 @@ enum { GRANULE = 16, SLACK = 64 };
 #define UNROLL(count) PRAGMA(clang loop unroll(full))
 #define TWICE PRAGMA(clang loop unroll_count(2))
 #else
-#define TARGET(names) PRAGMA(GCC target(names))
+#define TARGET(names) PRAGMA(GCC target(names, "prefer-vector-width=512"))
 #define END_TARGET
 #define UNROLL(count) PRAGMA(GCC unroll count)
 #define TWICE PRAGMA(GCC unroll 2)
