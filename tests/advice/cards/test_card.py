@@ -163,6 +163,13 @@ def test_the_same_run_gives_the_same_bytes(made: Path) -> None:
     assert sorted(path.name for path in (made / "again").iterdir()) == ["card.html", "data_sheet.md", "model_card.md"]
 
 
+def test_the_half_that_a_calibration_leaves_does_not_take_the_place_of_the_whole(made: Path) -> None:
+    run = made / "runs" / "first"
+    used(run)
+    used(run, figures={**REACHED, "images": 3, "top1": 1.0, "top1_low": 0.4, "top1_high": 1.0})
+    assert "Its top-1 accuracy is 83.3 %" in fusiform.card("runs/first").to_markdown()
+
+
 def test_of_several_runs_on_the_same_test_the_interval_is_wider(made: Path) -> None:
     for name in ("first", "second"):
         used(made / "runs" / name)

@@ -46,7 +46,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Use:
-    """The last time that a file of the run was measured: its line, and how often those images were used by how many."""
+    """The measurement of the run's file on most test images, the latest: its line, and these images' uses and runs."""
 
     line: Mapping[str, Any]
     times: int
@@ -109,8 +109,9 @@ def gather(
         reached = {}
     lines = [line for line in read_uses(run) if line["file"] == file]
     use = None
-    if lines:  # one with all figures tells more than the last look of the training itself
-        line = next((line for line in reversed(lines) if line["rows"]), lines[-1])
+    if lines:
+        # The half that a calibration leaves says less than the whole; the training's own look has few figures.
+        line = max(reversed(lines), key=lambda line: (line["figures"].get("images") or 0, bool(line["rows"])))
         images = line["images_sha256"]
         same = [each for each in lines if each["images_sha256"] == images]
         stress = next((each["stress"] for each in reversed(same) if each.get("stress")), None)

@@ -64,7 +64,7 @@ class Reached(NamedTuple):
 
 
 def reached(facts: Facts) -> Reached | None:
-    """The latest figure of the test images, or the training's, or the one in the file; None where there is none."""
+    """The figure on most test images, or the training's, or the one in the file; None where there is none."""
     key, what = MAIN[facts.spec.task]
     figures = facts.use.line["figures"] if facts.use else facts.reached
     value, low, high = (_number(figures.get(f"{key}{end}")) for end in ("", "_low", "_high"))
