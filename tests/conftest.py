@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusiform.graph.shapes import expected_shapes
 from fusiform.spec import Architecture, ModelSpec, Padding, Preprocess
@@ -135,6 +136,41 @@ def small_spec_fixture() -> Callable[..., ModelSpec]:
 @pytest.fixture(scope="session", name="lived_in_state")
 def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
     return lived_in_state
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that is calibrated on faint noise, of which its own first names are the truth, but for some."""
+    from fusiform.calibration.fit import LastLayer, calibrate
+    from fusiform.engines import open_engine
+    from fusiform.graph.build import build_graph
+    from fusiform.graph.tflite import to_tflite
+
+    spec = small_spec("mobilenet_v2", classes=3)
+    path = tmp_path_factory.mktemp("calibrated") / "sure.tflite"
+    state = lived_in_state(spec)
+    path.write_bytes(to_tflite(build_graph(spec, state)))
+    pixels = np.random.default_rng(0).integers(110, 146, (150, 32, 32, 3), np.uint8)
+    said = open_engine(path, features=True).run(pixels)
+    truth = said["logits"].argmax(1)
+    truth[:30] = np.arange(30) % 3
+    last = LastLayer(state["classifier.1.weight"], state["classifier.1.bias"])
+    found = calibrate(said["logits"], truth, features=said["features"], last=last, source="noise")
+    assert found.certainty.unknown is not None
+    sure = spec.replace(certainty=found.certainty, temperature=found.temperature.value)
+    path.write_bytes(to_tflite(build_graph(sure, state)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def noise_and_stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Faint noise, which ``calibrated`` knows, and stripes of black and white, which are nothing like it."""
+    folder = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(1).integers(110, 146, (32, 32, 3), np.uint8)
+    stripes = np.tile(np.repeat([[0], [255]], 4, 0), (4, 96)).reshape(32, 32, 3).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    Image.fromarray(stripes).save(folder / "stripes.png")
+    return folder
 
 
 @pytest.fixture(scope="session", name="valid")

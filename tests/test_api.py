@@ -25,6 +25,7 @@ FUNCTIONS = {
     "add-class": "add_class",
     "train": "train",
     "evaluate": "evaluate",
+    "card": "card",
     "doctor": "diagnose",
     "plan": "plan",
     "drift": "drift",
@@ -51,6 +52,7 @@ ONLY_OPTIONS = {
     ("doctor", "out"): "where the printed text goes",
     ("verify", "out"): "where the printed text goes",
     ("benchmark", "out"): "where the printed text goes",
+    ("card", "out"): "ModelCard.write",
     ("search", "save"): "Matches.save",
     ("predict", "save"): "Prediction.save and Predictions.save",
     ("predict", "masks"): "the masks are in Prediction.segmentation",
@@ -59,6 +61,14 @@ ONLY_OPTIONS = {
     ("predict", "on"): "predict_parts",
     ("predict", "root"): "predict_parts",
     ("predict", "column"): "predict_parts",
+    ("evaluate", "part"): "evaluate_parts",
+    ("evaluate", "shard"): "evaluate_parts",
+    ("evaluate", "on"): "evaluate_parts",
+    ("embed", "part"): "embed_parts",
+    ("embed", "shard"): "embed_parts",
+    ("embed", "on"): "embed_parts",
+    ("embed", "root"): "embed_parts",
+    ("embed", "column"): "embed_parts",
     ("train", "recipes"): "prints what training.glossary says",
     ("train", "show"): "prints the recipe: training.recipes.choose_recipe",
     ("train", "find_lr"): "looks for a learning rate in place of training: training.job.find_rate",
@@ -83,6 +93,7 @@ EXAMPLES_WITH_DATA = (
     "train",
     "Run",
     "evaluate",
+    "evaluate_parts",
     "export",
     "verify",
     "port",
@@ -159,9 +170,18 @@ def test_options_and_parameters_have_the_same_defaults(command: str) -> None:
 
 def test_the_options_of_parts_are_the_parameters_of_predict_parts() -> None:
     parameters = inspect.signature(fusiform.predict_parts).parameters
-    assert set(options("predict")) - {"strict", "save", "masks", "certain", *OF_VIDEOS} == set(parameters) - {
-        "progress"
-    }
+    assert set(options("predict")) - {"strict", "save", "masks", "sketch", *OF_VIDEOS} == set(parameters) - {"progress"}
+
+
+def test_embed_s_options_of_parts_are_parameters_of_embed_parts() -> None:
+    assert set(options("embed")) == set(inspect.signature(fusiform.embed_parts).parameters) - {"progress"}
+
+
+def test_evaluate_s_options_of_parts_are_parameters_of_evaluate_parts() -> None:
+    parts = inspect.signature(fusiform.evaluate_parts).parameters
+    whole = inspect.signature(fusiform.evaluate).parameters
+    assert {"part", "shard", "on", "out"} == set(parts) - set(whole)
+    assert all(parts[name].default == whole[name].default for name in set(parts) & set(whole))
 
 
 def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:
@@ -171,7 +191,7 @@ def test_predict_s_options_of_videos_are_parameters_of_predict_video() -> None:
     for option, name in OF_VIDEOS.items():
         default = given[option].to_info_dict()["default"]
         assert option == "video" or default == ours[name].default
-    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "progress"}
+    assert set(ours) - set(OF_VIDEOS.values()) - {"save"} == set(images) - {"sources", "fast", "sketch", "progress"}
     assert all(ours[name].default == images[name].default for name in set(ours) & set(images))
 
 

@@ -158,7 +158,7 @@ def test_the_readme_and_the_pages_name_options_that_exist() -> None:
     shown: dict[str, set[str]] = {}
     texts = [README, *(page.read_text(encoding="utf-8") for page in DOCS)]
     for block in (block for text in texts for block in blocks(text, "sh")):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("#"):
                 continue
             for part in line.partition("  #")[0].split(" | "):

@@ -124,7 +124,12 @@ def quick() -> Iterator[None]:
     """Presets that train for two epochs: nobody waits for an accuracy here."""
     shortened = {
         name: dataclasses.replace(
-            recipe, epochs=2, warmup_epochs=0, head_epochs=min(recipe.head_epochs, 2), sizes=recipe.sizes[:2]
+            recipe,
+            epochs=2,
+            min_steps=0,
+            warmup_epochs=0,
+            head_epochs=min(recipe.head_epochs, 2),
+            sizes=recipe.sizes[:2],
         )
         for name, recipe in RECIPES.items()
         if name.endswith("_small")

@@ -11,8 +11,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Predict": ("predict", "predict_iter", "predict_parts", "predict_video", "watch", "Predictor"),
-    "Features and search": ("embed", "search", "add_class", "Embeddings", "Matches"),
-    "Train and measure": ("train", "evaluate", "diagnose"),
+    "Features and search": ("embed", "embed_parts", "search", "add_class", "Embeddings", "Matches"),
+    "Train and measure": ("train", "evaluate", "evaluate_parts", "diagnose"),
     "Export and verify": ("export", "demo", "verify", "benchmark", "choose", "analyze", "port"),
     "Serve": ("serve", "Server", "Client"),
     "Models": ("load", "open_model", "list_models", "Model", "ModelSpec", "Preprocess"),

@@ -57,6 +57,34 @@ def _is_figure(text: str) -> bool:
     return not text or text[0].isdigit() or text[0] == "-"
 
 
+def _augmentations() -> str:
+    rows = result("augmentations")["rows"]
+    families = ("noise", "blur", "weather", "digital")
+
+    def cells(name: str) -> Iterable[str]:
+        mine = {row["corruptions"]: row for row in rows if row["augmentation"] == name}
+        whole = mine["all"]
+        yield f"`{name if '=' in name else f'augment={name}'}`"
+        yield f"{whole['clean %']:.1f}"
+        yield f"{whole['corrupted %']:.1f}"
+        for family in ("all", *families):
+            row = mine[family]
+            own = name == "crop"
+            yield "" if own else f"{row['points']:+.1f} ({row['points from']:+.1f} to {row['points to']:+.1f})"
+
+    header = ["augmentation", "clean, %", "corrupted, %", "gain, all, points", *families]
+    return markdown(header, (list(cells(name)) for name in dict.fromkeys(row["augmentation"] for row in rows)))
+
+
+def _augmented() -> str:
+    figures = result("augmentations")["figures"]
+    count = figures["seeds"]
+    return (
+        f"ShuffleNetV2 x1.0 at 112 pixels, {figures['training photographs']:,} training and "
+        f"{figures['test photographs']:,} test photographs of six scenes, the mean of {count} seeds."
+    )
+
+
 def _cold_start() -> str:
     rows = result("cold_start")["rows"]
     names = {
@@ -411,6 +439,7 @@ def _serving_stop() -> str:
 
 _TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
+    "augmentations": _augmentations,
     "beside": _beside,
     "cold_start": _cold_start,
     "curve": _curve,
@@ -459,6 +488,7 @@ def _figure(name: str, key: str, form: str) -> Callable[[], str]:
 _CURVE = "training_step_curve"
 
 _VALUES: dict[str, Callable[[], str]] = {
+    "augmentations": _augmented,
     "bfloat16_and_plain": _figure(_CURVE, "+ bfloat16 to plain: mean |difference|", "{:.2f}"),
     "engine_overhead": _overhead,
     "faster_start": _figure("cold_start", "times faster (target: 10)", "{:.0f}"),

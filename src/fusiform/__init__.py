@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from fusiform.advice.cards.job import card
     from fusiform.advice.drift import drift
     from fusiform.advice.plan import plan
     from fusiform.advice.suggest import suggest
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from fusiform.embedding.classes import add_class
     from fusiform.embedding.index import Embeddings
     from fusiform.embedding.job import embed
+    from fusiform.embedding.parts import embed_parts
     from fusiform.embedding.search import Matches, search
     from fusiform.evaluation.job import evaluate
+    from fusiform.evaluation.parts import evaluate_parts
     from fusiform.exporting.demo.job import demo
     from fusiform.exporting.job import export
     from fusiform.exporting.verification.verify import verify
@@ -58,12 +61,15 @@ __all__ = [
     "add_class",
     "analyze",
     "benchmark",
+    "card",
     "choose",
     "demo",
     "diagnose",
     "drift",
     "embed",
+    "embed_parts",
     "evaluate",
+    "evaluate_parts",
     "export",
     "list_models",
     "load",
@@ -99,12 +105,15 @@ _WHERE = {
     "add_class": "fusiform.embedding.classes",
     "analyze": "fusiform.analysis",
     "benchmark": "fusiform.benchmarking.job",
+    "card": "fusiform.advice.cards.job",
     "choose": "fusiform.selection.job",
     "demo": "fusiform.exporting.demo.job",
     "diagnose": "fusiform.doctor.job",
     "drift": "fusiform.advice.drift",
     "embed": "fusiform.embedding.job",
+    "embed_parts": "fusiform.embedding.parts",
     "evaluate": "fusiform.evaluation.job",
+    "evaluate_parts": "fusiform.evaluation.parts",
     "export": "fusiform.exporting.job",
     "load": "fusiform.zoo.load",
     "open_model": "fusiform.zoo.model",

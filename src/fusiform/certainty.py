@@ -29,6 +29,12 @@ MAX_POINTS = 10_000
 """Points that a detector compares an image with."""
 MAX_ENCODED = 1 << 22
 """Characters of a detector's arrays together."""
+MAX_REFERENCE = 1 << 16
+"""Characters of a reference: 800 images take some 9,000."""
+MAX_KEPT = 2000
+"""Images whose numbers a reference holds."""
+MAX_PRICED = 256
+"""Classes of a cost matrix."""
 
 _DENSE = 1.03
 """How much rarer each score of a table is than the next one: a promise of 90 % is kept for at most 90.3 %."""
@@ -219,17 +225,108 @@ ARRAYS = ("centre", "projection", "scales", "means", "whitening", "head", "point
 """The fields of a detector that are base64."""
 
 
+@dataclass(frozen=True, repr=False)
+class Reference:
+    """What the ``images`` of the calibration looked like, to see later whether others still do: numbers, no image.
+
+    ``values`` is the text of ``kept`` images' measures, each apart and sorted; see ``calibration.reference``.
+    ``classes`` is how often each class was named, none where there are many.
+    """
+
+    images: int
+    kept: int
+    values: str
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if not 1 <= self.kept <= min(self.images, MAX_KEPT) or self.images > MAX_IMAGES:
+            raise SpecError(
+                f"certainty: a reference keeps 1 to {MAX_KEPT:,} of its images, got {show(self.kept)} of "
+                f"{show(self.images)}"
+            )
+        if len(self.values) > MAX_REFERENCE:
+            raise SpecError(f"certainty: a reference has at most {MAX_REFERENCE:,} characters")
+        if self.classes and (min(self.classes) < 0 or sum(self.classes) != self.images):
+            raise SpecError("certainty: the classes of a reference must be counts, and together its images")
+
+    def __repr__(self) -> str:
+        return f"<Reference of {self.images:,} images>"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The class ``index`` is the answer where its probability reaches ``value``, in (0, 1], and nowhere else.
+
+    One that was chosen for a ``precision`` also has to be the likeliest: at least that share of the images that get the
+    answer are to be of the class. It is None where a person gave the value.
+    """
+
+    index: int
+    value: float
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if self.index < 0:
+            raise SpecError(f"certainty: the class of a threshold must be 0 or more, got {show(self.index)}")
+        if not 0 < self.value <= 1:
+            raise SpecError(f"certainty: a threshold must be above 0 and at most 1, got {self.value}")
+        if self.precision is not None:
+            _check_share("the precision of a threshold", self.precision)
+
+
+@dataclass(frozen=True, repr=False)
+class Decision:
+    """How a classifier decides, in place of taking the likeliest class: by ``thresholds`` of classes, or by ``costs``.
+
+    ``costs`` are (classes, answers): what each answer costs for an image of each class, 0 or more; the decision is the
+    answer of the least expected cost. An answer more than there are classes is that of no class, "unsure". See
+    ``calibration.decision.decide``.
+    """
+
+    thresholds: tuple[Threshold, ...] = ()
+    costs: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self, SpecError)
+        if bool(self.thresholds) == bool(self.costs):
+            raise SpecError("certainty: a decision has either thresholds or costs")
+        if len({each.index for each in self.thresholds}) < len(self.thresholds):
+            raise SpecError("certainty: a class has one threshold")
+        if len(self.costs) > MAX_PRICED:
+            raise SpecError(f"certainty: costs are for at most {MAX_PRICED} classes, got {len(self.costs):,}")
+        for index, row in enumerate(self.costs):
+            if len(row) not in (len(self.costs), len(self.costs) + 1) or len(row) != len(self.costs[0]):
+                raise SpecError("certainty: costs have a row for each class, and a column for each, or one more")
+            if not all(0 <= cost <= _LARGEST for cost in row):
+                raise SpecError("certainty: costs must be numbers, 0 or more")
+            if row[index] > min(row):
+                raise SpecError("certainty: the right answer must cost no more than any other")
+
+    @property
+    def rule(self) -> Literal["thresholds", "costs"]:
+        """What it decides by."""
+        return "costs" if self.costs else "thresholds"
+
+    def __repr__(self) -> str:
+        return f"<Decision by {self.rule}>"
+
+
 @dataclass(frozen=True)
 class Certainty:
     """What was found on ``images`` images of ``source`` that took no part in training: sets of names, and a detector.
 
-    ``unknown`` is None where there were too few images of some class to tell it from none.
+    ``unknown`` is None where there were too few images of some class to tell it from none; ``reference`` says what the
+    images looked like, where there is a detector. ``decision`` is None where the likeliest class is the answer.
     """
 
     sets: Sets
     unknown: Unknown | None
     images: int
     source: str
+    reference: Reference | None = None
+    decision: Decision | None = None
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
@@ -246,6 +343,15 @@ class Certainty:
                 f"certainty: a detector for {found.classes} classes and {found.features} features, and the network has "
                 f"{classes} and {features}"
             )
+        if self.reference is not None and len(self.reference.classes) not in (0, classes):
+            raise SpecError(
+                f"certainty: a reference of {len(self.reference.classes)} classes for a network of {classes}"
+            )
+        if self.decision is not None:
+            if self.decision.costs and len(self.decision.costs) != classes:
+                raise SpecError(f"certainty: costs of {len(self.decision.costs)} classes for a network of {classes}")
+            if max((each.index for each in self.decision.thresholds), default=0) >= classes:
+                raise SpecError(f"certainty: a threshold of a class that a network of {classes} classes does not have")
 
     def check_share(self, certain: float | None) -> float:
         """The share to promise, ``certain`` or the usual one; ValueError for one that takes more images."""

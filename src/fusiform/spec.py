@@ -351,6 +351,10 @@ class ModelSpec:
                 del fields[name]
         if self.preprocess.fit == "crop":
             del fields["preprocess"]["fit"]
+        if self.certainty is not None and self.certainty.reference is None:
+            del fields["certainty"]["reference"]
+        if self.certainty is not None and self.certainty.decision is None:
+            del fields["certainty"]["decision"]
         if not self.accuracy:
             fields["version"] = 1
         return fields

@@ -95,9 +95,10 @@ def few(count: int) -> Seen:
 def test_a_sketch_of_another_model_is_refused(tmp_path: Path) -> None:
     spec = ModelSpec("mobilenet_v2", 1.0, ("a", "b", "c"))
     sketch = make_sketch(few(60), spec)
-    sketch.write(tmp_path / "sketch.json")
-    read = read_sketch(tmp_path / "sketch.json", spec)
-    np.testing.assert_array_equal(read.values, sketch.values)
+    sketch.write(tmp_path / "sketch.json", spec.labels)
+    assert read_sketch(tmp_path / "sketch.json", spec).reference == sketch.reference
+    for found, expected in zip(sketch.columns(spec)[-3:], few(60).values[:, :3].T, strict=True):
+        assert len(found) == 30 < len(expected)  # the other half says what is strange
     assert json.loads((tmp_path / "sketch.json").read_text(encoding="utf-8"))["labels"] == ["a", "b", "c"]
     with pytest.raises(InputError, match="another model"):
         read_sketch(tmp_path / "sketch.json", spec.replace(labels=("a", "b", "d")))

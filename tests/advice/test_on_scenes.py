@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from fusiform.advice.drift import ALARM, compare
 from fusiform.advice.plan import Parts, subsets
 from fusiform.advice.seen import Seen, see
-from fusiform.advice.sketch import make_sketch
+from fusiform.advice.sketch import make_sketch, own_sketch
+from fusiform.calibration.fit import LastLayer, calibrate
+from fusiform.calibration.reference import make_reference, to_rows
 from fusiform.data.open import open_dataset
 from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import softmax
@@ -123,3 +126,36 @@ def test_few_false_alarms(scenes: Scenes) -> None:
         sketch = make_sketch(parts[0], spec, seed=number)
         alarms += compare(sketch, parts[1], [""] * 200, spec, seed=number)[0] is not None
     assert alarms <= 100 * ALARM + 3
+
+
+@pytest.mark.parametrize("left_out", [1, 3, 4], ids=["forest", "mountain", "sea"])
+def test_a_new_class_is_found(scenes: Scenes, left_out: int) -> None:
+    """A fifth of 200 images, of a scene that neither the last layer nor the calibration has seen."""
+    known = np.flatnonzero(np.arange(6) != left_out)
+    learned = scenes.train[scenes.labels[scenes.train] != left_out]
+    truth = np.searchsorted(known, scenes.labels)
+    head = fit_head(scenes.seen.features[learned], truth[learned], 5, slope=0.2)
+    spec = ModelSpec("mobilenet_v2", 1.0, tuple("abcde"))
+    random = np.random.default_rng(left_out)
+    own = random.permutation(scenes.test[scenes.labels[scenes.test] != left_out])
+    foreign = scenes.test[scenes.labels[scenes.test] == left_out]
+    calibrating, others = own[:800], own[800:]
+    values = head(scenes.seen.features).astype(np.float32)
+    features, looks = scenes.seen.features, scenes.seen.looks
+    last = LastLayer(head.weight.T.astype(np.float32), head.bias.astype(np.float32))
+    found = calibrate(values[calibrating], truth[calibrating], features=features[calibrating], last=last)
+    assert found.detector is not None
+    numbers = found.detector.scores, found.detector.residual
+    rows = to_rows(looks[calibrating], softmax(values[calibrating] / found.temperature.value), *numbers)
+    certainty = replace(found.certainty, reference=make_reference(rows, 5))
+    spec = spec.replace(temperature=found.temperature.value, certainty=certainty)
+    sketch = own_sketch(spec)
+    assert sketch is not None
+
+    def alarm(rows: NDArray[np.int64]) -> bool:
+        part = Seen(tuple(range(len(rows))), features[rows], values[rows], looks[rows], {})
+        return compare(sketch, part, [""] * len(rows), spec)[0] is not None
+
+    streams = [np.concatenate([random.permutation(others)[:160], random.permutation(foreign)[:40]]) for _ in range(5)]
+    assert sum(alarm(random.permutation(stream)) for stream in streams) >= 4
+    assert not alarm(others)

@@ -11,7 +11,8 @@ from PIL import Image
 import fusiform
 import fusiform.advice.seen
 from fusiform.advice.plan import Plan, _limit, plan
-from fusiform.advice.seen import LOOKS, measure, see
+from fusiform.advice.seen import see
+from fusiform.data.looks import LOOKS, measure
 from fusiform.data.open import open_dataset
 from fusiform.errors import InputError, UsageError
 from fusiform.zoo.model import Model

@@ -94,7 +94,7 @@ def test_json_has_everything(folder: Path, valid: Callable[..., Any]) -> None:
 def test_csv_and_jsonl_have_a_record_for_each_class(folder: Path) -> None:
     result = run(folder, "--format", "csv")
     records = list(csv.DictReader(io.StringIO(result.stdout)))
-    told = "fusiform: csv has no place for figures, confusion, most_confused, mistakes: --format json has all\n"
+    told = "fusiform: csv has no place for figures, confusion, most_confused, mistakes, curves: --format json has all\n"
     assert result.stderr.endswith(told)
     assert {record["class"]: float(record["recall"]) for record in records} == {
         "red": pytest.approx(2 / 3, abs=1e-6),
@@ -165,6 +165,57 @@ def test_a_promise_that_takes_more_images_is_told(folder: Path) -> None:
     result = run(folder, "--calibrate", folder / "calibrated.tflite", "--certain", "150%")
     assert result.exit_code == 2
     assert "150% is no share of the images: write 99% or 0.99" in result.stderr
+
+
+def test_a_model_that_is_calibrated_decides_by_the_rule(folder: Path, valid: Callable[..., Any]) -> None:
+    """Of the colours' probabilities, all but one of the blue ones among the reds are above 0.9."""
+    out = folder / "ruled.tflite"
+    split(folder, "val", "test")
+    result = run(folder, "--calibrate", out, "--threshold", "Red=99%", "--threshold", "blue=0.05", "--format", "json")
+    assert result.exit_code == 0
+    told = valid(result.stdout)["decision"]
+    assert told["rule"] == "thresholds"
+    assert [row["threshold"] for row in told["classes"]] == [0.99, None, 0.05]
+    certainty = open_model(out).spec.certainty
+    assert certainty is not None
+    assert certainty.decision is not None
+    assert {each.index: each.value for each in certainty.decision.thresholds} == {0: 0.99, 2: 0.05}
+
+    matrix = folder / "costs.csv"
+    matrix.write_text("true,red,green,blue,unsure\nred,0,1,1,.01\ngreen,1,0,1,.01\nblue,1,1,0,.01\n", encoding="utf-8")
+    found = run(folder, "--calibrate", out, "--costs", matrix)
+    assert found.exit_code == 0
+    assert "Decided by costs: a class is given to 0.0 % (95 % interval 0.0 to 29.9) of the images;" in found.stdout
+    assert "A decision costs 0.01 (95 % interval 0.01 to 0.01) on average" in found.stdout
+    # The copy says the same, and loses the rule where it is calibrated without one.
+    words = ["evaluate", str(out), str(folder / "data")]
+    again = CliRunner().invoke(fusiform.cli.commands, words)
+    assert "Decided by costs: a class is given to 0.0 %" in again.stdout
+    more = CliRunner().invoke(fusiform.cli.commands, [*words, "--calibrate", str(folder / "bare.tflite")])
+    assert "the model's rule of decision is not in the copy: ask for it again" in more.stdout
+    assert "Decided by" not in more.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--precision", "red"], "red names no class: write CLASS=PERCENT, such as cat=95%"),
+        (["--precision", "=95%"], "=95% names no class"),
+        (["--precision", "red=95"], "95 is no share of the images"),
+        (["--threshold", "red=0.5", "--threshold", "red=0.6"], "red is there twice: give it once"),
+        (["--threshold", "red=0.5", "--precision", "RED=0.6"], "red has --precision and --threshold"),
+        (["--threshold", "wolf=0.5"], "--threshold: 1 of 1 classes fit no output"),
+        (["--precision", "red=0.5", "--costs", "costs.csv"], "--costs decides by itself"),
+        (["--costs", "none.csv"], "none.csv: cannot read the costs"),
+        (["--precision", "red=95%"], "red: a precision of 0.95 takes 59 calibration images that are named so, all of"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused(folder: Path, words: list[str], message: str) -> None:
+    split(folder, "val", "test")
+    result = run(folder, "--calibrate", folder / "ruled.tflite", *words)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.stderr.split())
+    assert not (folder / "ruled.tflite").exists()
 
 
 def test_calibrate_halves_what_is_not_split(folder: Path) -> None:

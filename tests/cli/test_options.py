@@ -45,7 +45,7 @@ WORDS = (
         "NAME|FILE",
         "predict watch doctor plan train embed search suggest",
     ),
-    Word("--data", "the images, where the command is about models", "DATA", "export verify benchmark add-class"),
+    Word("--data", "the images, where the command is about models", "DATA", "export verify benchmark add-class card"),
     Word(
         "--format",
         "how the result is written",
@@ -61,13 +61,14 @@ WORDS = (
         "predict doctor plan evaluate verify benchmark port watch embed add-class suggest drift",
     ),
     Word("--out", "where the result goes", "DIR", "train choose export demo"),
+    Word("--out", "where the result goes", "FILE.md|FILE.html|DIR", "card"),
     Word("--html", "a page beside the result", "FILE.html", "doctor evaluate"),
     Word("--task", "what the data are for", TASKS, "doctor train"),
     Word(
         "--root",
         "where the paths of a list begin",
         "DIR",
-        "predict doctor plan train choose evaluate export verify benchmark add-class suggest drift",
+        "predict doctor plan train choose evaluate export verify benchmark embed add-class suggest drift card",
     ),
     Word("--root", "where the paths of a list begin", "DIR", "verify benchmark"),
     Word("--ignore", "what 255 is in masks", "[255|none]", "doctor train evaluate export verify benchmark"),
@@ -111,10 +112,10 @@ WORDS = (
     Word("--iou", "the overlap of two boxes of one object", "IOU", "predict watch"),
     Word("--limit", "the number of boxes", "N", "predict watch"),
     Word("--fast", "decode at a reduced size", "", "predict serve watch embed"),
-    Word("--part", "the images of a file", "N", "predict"),
-    Word("--shard", "which of the parts", "I/N", "predict"),
-    Word("--on", "the cluster that answers", "ray[://HOST]", "predict"),
-    Word("--column", "the column of images", "NAME", "predict"),
+    Word("--part", "the images of a file", "N", "predict evaluate embed"),
+    Word("--shard", "which of the parts", "I/N", "predict evaluate embed"),
+    Word("--on", "the cluster that answers", "ray[://HOST]", "predict evaluate embed"),
+    Word("--column", "the column of images", "NAME", "predict embed"),
     Word("--tiles", "the side of a tile", "PIXELS", "predict watch"),
     Word("--overlap", "what tiles have in common", "SHARE", "predict watch"),
     Word("--video", "the video, in place of images", "VIDEO", "predict"),
@@ -140,6 +141,7 @@ WORDS = (
     Word("--compare", "a rival for the same images", "NAME|FILE", "evaluate"),
     Word("--explain", "the images to explain", "N|IMAGE", "evaluate"),
     Word("--stress", "show corrupted images too", "", "evaluate"),
+    Word("--answers", "the parts with the answers", "DIR", "evaluate"),
     Word("--multi-scale", "average over scales", "", "evaluate"),
     Word("--to", "the targets", "TARGET,...", "export"),
     Word("--precision", "what the weights are stored as", "[float32|float16|int8]", "export"),
@@ -183,10 +185,14 @@ WORDS = (
     Word("--into", "what to label in", "FILE.csv|FILE.json|DIR", "suggest"),
     Word("--reference", "what the model was judged on", "DATA|FILE.json", "drift"),
     Word("--false-alarms", "the chance of a false alarm", "SHARE", "drift"),
-    Word("--sketch", "the sketch of the reference", "FILE.json", "drift"),
+    Word("--sketch", "a sketch of images", "FILE.json", "predict drift"),
+    Word("--sketch", "a sketch of images", "DIR", "serve"),
     Word("--calibrate", "a copy of the model that states its error", "FILE", "evaluate"),
-    Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate"),
+    Word("--certain", "the share of images that a promise is for", "PERCENT", "predict evaluate watch"),
     Word("--per-class", "a promise to each class", "", "evaluate"),
+    Word("--precision", "what a threshold of a class is chosen for", "CLASS=PERCENT", "evaluate"),
+    Word("--threshold", "the probability from which on a class is named", "CLASS=PERCENT", "evaluate"),
+    Word("--costs", "what each answer costs", "FILE.csv", "evaluate"),
     Word("--unknown", "images of none of the classes", "DIR", "evaluate"),
 )
 """Every option there is. Who adds one says here what it means, and finds the word that means it already."""
@@ -206,6 +212,7 @@ ARGUMENTS = {
     "train": "[DATA]",
     "choose": "DATA",
     "evaluate": "MODEL DATA",
+    "card": "MODEL",
     "export": "MODEL",
     "verify": "FILE",
     "benchmark": "MODEL...",
@@ -262,10 +269,11 @@ def test_every_option_of_every_command_is_in_the_table() -> None:
 def test_one_thing_has_one_word_and_one_word_means_one_thing() -> None:
     meanings = {(word.word, word.meaning) for word in WORDS}
     assert [meaning for meaning, count in Counter(each[1] for each in meanings).items() if count > 1] == []
-    # int8 is calibrated on images, and a classifier into a file: the field has one word for both.
+    # int8 is calibrated on images, and a classifier into a file; a class has a precision, and weights have one: the
+    # field has one word for both.
     # The other exception: what is measured runs in one thread unless told otherwise, and its help says why.
     twice = {word for word, count in Counter(each[0] for each in meanings).items() if count > 1}
-    assert twice == {"--threads", "--calibrate"}
+    assert twice == {"--threads", "--calibrate", "--precision"}
     for word in WORDS:
         for name in word.commands.split() if word.word == "--threads" else ():
             text = options_of(name)["--threads"].help
@@ -380,7 +388,7 @@ def test_an_unknown_command_is_answered_with_what_was_meant(
         ("predict a.jpg --conf 0.5", "Did you mean --score?"),
         ("predict a.jpg --json", "Did you mean --format json?"),
         ("train photos --batch-size 8", "Did you mean --set batch=N?"),
-        ("predict a.jpg --batchs 8", "Did you mean '--batch'?"),
+        ("predict a.jpg --bach 8", "Did you mean '--batch'?"),
         ("predict a.jpg --calibrate b", "No such option '--calibrate'."),
         ("verify a.tflite b --against c", "Unexpected argument 'b'."),
         ("export a.tflite photos --to onnx --out b", "Unexpected argument 'photos'. Did you mean --data photos?"),

@@ -124,7 +124,7 @@ def test_confusion_pairs_and_mistakes(model: Path, data: DataSet) -> None:
     assert first["path"] == str(data.source / "blue.png")
     assert set(content) == {
         *("schema", "title", "figures", "rows", "confusion", "most_confused", "mistakes", "skipped_images", "notes"),
-        *("comparison", "calibration", "stress", "slipped"),
+        *("comparison", "calibration", "stress", "slipped", "curves", "decision", "test_use"),
     }
 
 
@@ -412,7 +412,7 @@ def test_page_shows_it_all_and_escapes_names(model: Path, data: DataSet, tmp_pat
     assert "&lt;b&gt;bold.png" in text
     assert "<b>" not in text
     assert "a &lt;note&gt;" in text
-    assert text.count("<svg") == 1 + 2  # the interval, and two drawings
+    assert text.count("<svg") == 1 + 4  # the interval, the matrix, two curves and the calibration
     assert "blue, taken for green: 1 of 2" in text
     assert "green, recognised: 2 of 2" in text
     assert "true: blue" in text
@@ -429,7 +429,7 @@ def test_page_of_many_classes_has_no_matrix(model: Path, tmp_path: Path) -> None
     result = make("m", spec, tuple(range(60)), samples, np.array([0, 1]), logits)
     result.write_page(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert text.count("<svg") == 1 + 1
+    assert text.count("<svg") == 1 + 3
     assert '<th scope="row">c1</th><td>c0</td>' in text
 
 

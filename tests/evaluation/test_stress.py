@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fusiform import engines
-from fusiform.data.corruptions import CORRUPTIONS, corrupt
+from fusiform.data.corruptions import CORRUPTIONS, FAMILIES, corrupt
 from fusiform.data.dataset import DataSet, Sample
 from fusiform.errors import UsageError
+from fusiform.evaluation import remedies
 from fusiform.evaluation.job import evaluate
-from fusiform.evaluation.stress import Stress, stress, stress_figures
+from fusiform.evaluation.stress import Stress, stress, stress_figures, stress_table
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite
 from fusiform.spec import ModelSpec, Preprocess
+from fusiform.training.recipe import Recipe, override
+from fusiform.training.recipes import finetune_small
 from fusiform.zoo.model import open_model
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "augmentations.json"
 SPEC = ModelSpec("mobilenet_v2", 0.35, ("dark", "light"), input_size=32, preprocess=Preprocess(resize=32, crop=32))
 
 
@@ -109,3 +114,35 @@ def test_it_is_for_classifiers(model, tmp_path):
     )
     with pytest.raises(UsageError, match="--stress is for a classifier"):
         evaluate(dataclasses.replace(model, spec=spec), tmp_path, stress=True)
+
+
+def test_what_to_try_is_said_of_the_families_below_the_mean():
+    right = np.ones((15, 5, 4), bool)
+    ways = list(CORRUPTIONS)
+    for family, images in (("blur", 3), ("noise", 2)):
+        for name in FAMILIES[family]:
+            right[ways.index(name), :, :images] = False
+    found = Stress(right, np.ones(4, bool), 1.0)
+    assert found.families == {"noise": 0.5, "blur": 0.25, "weather": 1.0, "digital": 1.0}
+    first, second = remedies.advice(found.families)
+    assert first.startswith("Blur harms it more than other corruptions: 25.0 % are right.")
+    assert second.startswith("Noise harms it")
+    assert stress_table(found).endswith(f"\n{first}\n\n{second}\n")
+    assert remedies.advice(dict.fromkeys(FAMILIES, 0.7)) == []
+
+
+def test_the_remedies_are_those_of_the_benchmark():
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert remedies.BOUGHT.keys() == FAMILIES.keys()
+    assert sorted(name for names in FAMILIES.values() for name in names) == sorted(CORRUPTIONS)
+    for family, bought in remedies.BOUGHT.items():
+        best = max((row for row in rows if row["corruptions"] == family), key=lambda row: row["points"])
+        if best["points from"] <= 0:
+            assert bought is None
+            continue
+        assert bought is not None
+        name = best["augmentation"]
+        assert bought.setting == (name if "=" in name else f"augment={name}")
+        measured = [best["points"], best["points from"], best["points to"]]
+        assert [100 * bought.gain, 100 * bought.low, 100 * bought.high] == pytest.approx(measured)
+        Recipe.from_json(override(finetune_small, [bought.setting]).to_json())

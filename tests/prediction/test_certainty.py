@@ -2,65 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 import fusiform
-from fusiform.calibration.fit import LastLayer, calibrate
 from fusiform.cli import commands
-from fusiform.engines import open_engine
 from fusiform.errors import UsageError
-from fusiform.graph.build import build_graph
-from fusiform.graph.tflite import to_tflite
 from fusiform.prediction.answer import Answer
 from fusiform.prediction.formats import promise
 from fusiform.tasks.classification import Classification, Guess
 from fusiform.zoo.model import open_model
 
-LABELS = ("class 0", "class 1", "class 2")
+
+@pytest.fixture(name="model")
+def model_fixture(calibrated: Path) -> Path:
+    return calibrated
 
 
-@pytest.fixture(scope="module")
-def model(
-    tmp_path_factory: pytest.TempPathFactory, small_spec: Callable[..., Any], lived_in_state: Callable[..., Any]
-) -> Path:
-    """A network that is calibrated on faint noise, of which its own first names are the truth, but for some."""
-    spec = small_spec("mobilenet_v2", classes=3)
-    path = tmp_path_factory.mktemp("certainty") / "sure.tflite"
-    state = lived_in_state(spec)
-    path.write_bytes(to_tflite(build_graph(spec, state)))
-    random = np.random.default_rng(0)
-    pixels = random.integers(110, 146, (150, 32, 32, 3), np.uint8)
-    said = open_engine(path, features=True).run(pixels)
-    truth = said["logits"].argmax(1)
-    truth[:30] = np.arange(30) % 3
-    last = LastLayer(state["classifier.1.weight"], state["classifier.1.bias"])
-    found = calibrate(said["logits"], truth, features=said["features"], last=last, source="noise")
-    assert found.certainty.unknown is not None
-    path.write_bytes(to_tflite(build_graph(spec.replace(certainty=found.certainty), state)))
-    return path
-
-
-def stripes() -> Image.Image:
-    return Image.fromarray(np.tile(np.repeat([[0], [255]], 4, 0), (4, 96)).reshape(32, 32, 3).astype(np.uint8))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Faint noise, which is known, and stripes of black and white, which are nothing like it."""
-    folder = tmp_path_factory.mktemp("images")
-    noise = np.random.default_rng(1).integers(110, 146, (32, 32, 3), np.uint8)
-    Image.fromarray(noise).save(folder / "noise.png")
-    stripes().save(folder / "stripes.png")
-    return folder
+@pytest.fixture(name="images")
+def images_fixture(noise_and_stripes: Path) -> Path:
+    return noise_and_stripes
 
 
 def run(*words: str | Path) -> Any:
@@ -97,11 +63,11 @@ def test_more_certain_sets_are_no_smaller(model: Path, images: Path) -> None:
     assert sizes == sorted(sizes)
 
 
-def test_promises_that_cannot_be_made_are_refused(model: Path, images: Path) -> None:
+def test_promises_that_cannot_be_made_are_refused(model: Path, images: Path, tmp_path: Path) -> None:
     for certain in (0.0, 0.999, 1.0):
         with pytest.raises(UsageError, match="images of its calibration can promise"):
             fusiform.predict(images, model, certain=certain)
-    bare = model.with_name("bare.tflite")
+    bare = tmp_path / "bare.tflite"
     spec = open_model(model).spec.replace(certainty=None)
     from fusiform.zoo.restamp import restamp
 
@@ -162,10 +128,9 @@ def test_what_is_no_share_is_refused(text: str) -> None:
     assert "is no share of the images: write 99% or 0.99" in " ".join(result.stderr.split())
 
 
-def test_images_in_memory_too(model: Path) -> None:
-    data = io.BytesIO()
-    stripes().save(data, "PNG")
+def test_images_in_memory_too(model: Path, images: Path) -> None:
+    data = (images / "stripes.png").read_bytes()
     with fusiform.Predictor(model, threads=1) as predictor:
-        found = predictor(data.getvalue(), certain=0.9)[0].classification
+        found = predictor(data, certain=0.9)[0].classification
     assert found is not None
     assert (found.known, found.certain) == (False, 0.9)

@@ -152,7 +152,7 @@ def test_what_is_no_folder_of_parts_is_refused(photos: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"parts\.json: cannot be read"):
         predict_parts(photos, out, MODEL, threads=1)
     (out / "parts.json").write_text("{}")
-    with pytest.raises(InputError, match=r"parts\.json: is not what fusiform predict --part writes"):
+    with pytest.raises(InputError, match=r"parts\.json: is not what --part writes"):
         predict_parts(photos, out, MODEL, threads=1)
     with pytest.raises(InputError, match="is a file, and parts need a folder"):
         predict_parts(photos, out / "parts.json", MODEL, threads=1)

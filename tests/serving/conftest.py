@@ -98,7 +98,7 @@ def colors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Served]]:
     """Have servers open models of ColorEngines: of the task that is their source, ``slow`` of 50 ms a picture."""
     opened: list[Served] = []
 
-    def open_served(name: str, source: str, opening: Opening) -> tuple[Served, Path]:
+    def open_served(name: str, source: str, opening: Opening, _old: Served | None = None) -> tuple[Served, Path]:
         slow = source.startswith("slow")
         task: Any = source if source in ("detection", "segmentation") else "classification"
         limits = {"max_pixels": opening.max_pixels}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusiform.tasks.betting import BETS, conformal_ranks, pooled, wealth
+from fusiform.tasks.betting import BETS, LESS, MORE, class_wealth, conformal_ranks, pooled, wealth
 
 
 class Half:
@@ -40,6 +40,25 @@ def test_wealth_by_hand() -> None:
         np.testing.assert_allclose((1 - e + e * k * ranks ** (k - 1)).mean(), 1, rtol=0.08)
 
 
+def test_bets_on_a_class_by_hand() -> None:
+    # Of four classes the largest quarter of the ranks are the class's.
+    less, more = np.exp(class_wealth(np.array([0.5, 0.9]), 4))
+    np.testing.assert_allclose(more, np.cumprod([1 - MORE, 1 - MORE + 4 * MORE]))
+    np.testing.assert_allclose(less, np.cumprod([1 - LESS + LESS / 0.75, 1 - LESS]))
+    for classes in (1, 2, 3, 20):  # fair: the mean over all ranks is 1
+        ranks = (np.arange(60_000) + 0.5) / 60_000
+        means = [np.exp(np.diff(side, prepend=0)).mean() for side in class_wealth(ranks, classes)]
+        np.testing.assert_allclose(means, 1, rtol=1e-3)
+
+
+def test_a_class_that_comes_more_often_is_found() -> None:
+    random = np.random.default_rng(5)
+    reference, stream = (random.random(800) < 0.2).astype(float), (random.random(200) < 0.36).astype(float)
+    less, more = class_wealth(conformal_ranks(reference, stream, random), 5)
+    assert more.max() > np.log(100)
+    assert less[-1] < 0
+
+
 def test_what_all_have_together() -> None:
     wealths = np.log(np.array([[[2.0], [4.0]], [[6.0], [8.0]]]))
     # A quarter each: (2 + 4 + 6 + 8) / 4. Of eighths 1, 1, 2 and 4: (2 + 4 + 2 * 6 + 4 * 8) / 8.
@@ -62,3 +81,8 @@ def test_a_shift_is_found() -> None:
     small, large = wealth(conformal_ranks(random.normal(size=300), random.normal(1, 1, 100), random))
     assert large[-1] > np.log(1e4)
     assert small[-1] < 0
+
+
+def test_who_begins_with_nothing_wins_nothing() -> None:
+    wealths = np.log(np.array([[[2.0], [400.0]]]))
+    np.testing.assert_allclose(np.exp(pooled(wealths, np.array([[1.0, 0.0]]))), [2.0])

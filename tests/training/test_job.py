@@ -21,14 +21,16 @@ import torch
 from PIL import Image
 
 import fusiform
+from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset
 from fusiform.errors import FusiformError, OutputError, UsageError
 from fusiform.evaluation.classification import answers
+from fusiform.evaluation.uses import read_uses
 from fusiform.progress import silent
 from fusiform.training import classification, loop
-from fusiform.training.classification_job import read_list
+from fusiform.training.classification_job import ClassificationJob, read_list
 from fusiform.training.curves import draw_curves, read_metrics
-from fusiform.training.distributed import World
+from fusiform.training.distributed import World, join
 from fusiform.training.job import find_rate, train
 from fusiform.training.recipe import Recipe, override
 from fusiform.training.recipes import finetune_small
@@ -111,6 +113,22 @@ def test_a_run_leaves_a_model_that_learned_and_everything_about_it(data: Path, t
 
     answers = fusiform.predict(data / "red", model=out / "best.safetensors", top=1, threads=1)
     assert np.mean([answer.top[0].name == "red" for answer in answers]) > 0.7
+
+
+def test_the_test_pictures_are_noted_as_used(data: Path, trained: Path, tmp_path: Path, quick: Recipe) -> None:
+    """Once by the training itself, and then by whoever evaluates, on the same pictures wherever they lie."""
+    shutil.copytree(trained, tmp_path / "runs" / "one")
+    best = tmp_path / "runs" / "one" / "best.safetensors"
+    whole = open_dataset(data)
+    assert isinstance(whole, DataSet)
+    dataset = dataclasses.replace(whole, splits={"test": whole.splits["all"][::4]})
+    with join("cpu") as world:
+        found = ClassificationJob(world, None, quick, 1, 5.0, silent).figures(best, dataset)
+    (line,) = read_uses(best.parent)
+    assert (line["file"], line["split"], line["figures"]["top1"]) == ("best.safetensors", "test", found["top1"])
+    used = fusiform.evaluate(best.parent, dataset).test_use
+    assert used is not None
+    assert (used.times, used.runs) == (2, 1)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,15 @@ def int8_graph(**fields):
 
 
 def written(target, form, folder, *, decoded=False, **fields):
+    """The path of a model file in ``folder``, written once for all tests: some writers take ten seconds."""
+    made = once_written(target, form, folder.parent, decoded=decoded, **fields)
+    shutil.copytree(made.parent, folder, dirs_exist_ok=True)
+    return folder / made.name
+
+
+@functools.cache
+def once_written(target, form, root, *, decoded, **fields):
+    folder = Path(tempfile.mkdtemp(dir=root))
     graph = int8_graph(**fields) if form == "int8" else small_graph(**fields)
     graph = dataclasses.replace(graph, spec=graph.spec.replace(decoded=decoded))
     if form == "pixels":
@@ -123,13 +133,18 @@ PYTHON = [
     ("executorch", "float32"),
     ("executorch", "int8"),
 ]
+NUMBERS = {
+    "preprocess": Preprocess(80, SIZE, mean=(0.111, 0.222, 0.333), std=(0.444, 0.555, 0.666)),
+    "temperature": 1.7,
+}
+"""What is found again in the text of a program."""
 RUNTIMES = {"litert": "ai_edge_litert", "onnx": "onnxruntime"}
 
 
 @pytest.mark.parametrize(("target", "form"), PYTHON)
 def test_python_answers_as_fusiform_does(target, form, photo, tmp_path):
     pytest.importorskip(RUNTIMES.get(target, target if target != "torchscript" else "torch"))
-    file = written(target, form, tmp_path)
+    file = written(target, form, tmp_path, **NUMBERS)
     same_answer(file, photo, tmp_path)
 
 
@@ -332,7 +347,6 @@ def forms_of(target):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_program_is_filled_with_the_files_numbers_and_names(language, tmp_path):
-    preprocess = Preprocess(80, SIZE, mean=(0.111, 0.222, 0.333), std=(0.444, 0.555, 0.666))
     for file_format in _FORMATS[language]:
         pytest.importorskip(
             RUNTIMES.get(
@@ -342,7 +356,7 @@ def test_every_program_is_filled_with_the_files_numbers_and_names(language, tmp_
         for form in forms_of(FILES[file_format]):
             if (language, file_format, form) == ("js", "tflite", "int8"):
                 continue
-            file = written(FILES[file_format], form, tmp_path, preprocess=preprocess, temperature=1.7)
+            file = written(FILES[file_format], form, tmp_path, **NUMBERS)
             code = write_snippet(file, language)
             assert not re.search(r"(?<![\w@/])@(?!litertjs|Suppress)\w+@?|%%", code), (file_format, form)
             for number in ("80", str(SIZE), "1.7"):

@@ -11,22 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.advice.seen import Seen, see
-from fusiform.advice.sketch import Sketch, make_sketch, read_sketch
+from fusiform.advice.sketch import Sketch, make_sketch, own_sketch, read_sketch
+from fusiform.calibration.reference import to_columns
 from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset
-from fusiform.errors import UsageError
+from fusiform.errors import InputError, UsageError
 from fusiform.files import check_place
+from fusiform.prediction.kept import Kept, is_kept, read_kept
 from fusiform.prediction.sources import Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report, Row, Tabular
 from fusiform.spec import ModelSpec
-from fusiform.tasks.betting import conformal_ranks, pooled, wealth
+from fusiform.tasks.betting import class_wealth, conformal_ranks, pooled, wealth
 from fusiform.zoo.model import Model, open_model
 
 ALARM = 0.01
 """How often images that are as the reference ones may raise an alarm, however many there are."""
 EXAMPLES = 8
-_STRANGERS, _UNSURE = 6.0, 3.0
+_SHARES = {"strangeness": (0.0, 16.0), "residual": (0.0, 6.0), "confidence": (2.0, 1.0)}
+_CLASSES = (1.0, 24.0)
+_FIRST = 0.9
 _WORDS = {
     "brightness": ("darker", "brighter"),
     "contrast": ("flatter", "of more contrast"),
@@ -37,6 +41,7 @@ _WORDS = {
     "size": ("smaller files", "larger files"),
     "confidence": ("less sure answers", "surer answers"),
     "strangeness": ("more usual", "strangers"),
+    "residual": ("more usual", "strangers"),
 }
 """What small and large numbers of each measure are called."""
 
@@ -60,7 +65,7 @@ class Drift(Tabular):
 
     def report(self) -> Report:
         """All of it."""
-        changed = ", ".join(str(row["changed"]) for row in self.rows if row["changed"])
+        changed = ", ".join(dict.fromkeys(str(row["changed"]) for row in self.rows if row["changed"]))
         told = f"changed: {changed or 'it cannot be told what'}" if self.alarm else "nothing has changed that was seen"
         return Report(told, self.rows, {**self.figures, "notes": self.notes}, schema="fusiform.drift/1")
 
@@ -72,7 +77,7 @@ def drift(
     model: str | os.PathLike[str] | Model,
     sources: Source | Iterable[Source] = (),
     *,
-    reference: str | os.PathLike[str] | DataSet,
+    reference: str | os.PathLike[str] | DataSet | None = None,
     false_alarms: float = ALARM,
     sketch: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -85,12 +90,14 @@ def drift(
     Looked at are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
     are, and which classes it names. Images are taken one after the other, in the order of ``sources``; if they are as
     the reference images, in random order, the chance of an alarm is at most ``false_alarms``, however many there are.
+    The same holds for a sketch that ``predict`` or ``serve`` keeps, however often it is looked at while it grows.
 
     Args:
         model: The classifier that is in use.
-        sources: The images that it sees now, as ``predict`` takes them; none only writes the sketch.
+        sources: The images that it sees now, as ``predict`` takes them; or the sketch that ``predict`` or ``serve``
+            kept of them, a file that ends in .json. None only writes the sketch of the reference.
         reference: What it was judged on: labelled images as ``evaluate`` takes them, of which the split test, val or
-            all is used; or a sketch of them, a file that ends in .json.
+            all is used; or a sketch of them, a file that ends in .json. None is what a calibrated model has in it.
         false_alarms: The chance of a false alarm, in (0, 1).
         sketch: Where to write the sketch of the reference images, some kilobytes of JSON that hold no image.
         root: The folder that the paths in a list of reference images begin in; None is the list's own.
@@ -102,7 +109,8 @@ def drift(
         What was found: ``alarm``, ``figures``, and ``rows`` with the strongest evidence first.
 
     Raises:
-        UsageError: For arguments that do not fit, and for a model without features.
+        UsageError: For arguments that do not fit, for a model without features, and for one without a reference of its
+            own where none is named.
         InputError: For fewer than 40 reference images, and for a sketch of another model.
         OutputError: For a sketch that cannot be written.
 
@@ -127,13 +135,24 @@ def drift(
         check_place(sketch, (".json",), "a sketch is a file that ends in .json")
     opened = open_model(model)
     show = tracker(progress)
-    pictures = list(find_pictures(sources))
-    if not pictures and sketch is None:
+    kept = _kept(sources)
+    pictures = [] if kept else list(find_pictures(sources))
+    if not pictures and not kept and sketch is None:
         raise UsageError("there are no images to look at: name some, or name a file with --sketch")
+    held = read_kept(kept, opened) if kept else None
     known = _reference(opened, reference, root, threads, seed, show)
     if sketch is not None:
-        known.write(Path(sketch))
-    figures: dict[str, Cell] = {"model": opened.path.name, "reference_images": len(known.values)}
+        known.write(Path(sketch), opened.spec.labels)
+    figures: dict[str, Cell] = {"model": opened.path.name, "reference_images": known.reference.images}
+    if held is not None:
+        if known.mean is not None:
+            raise InputError(f"{reference}: says nothing of the unknown, as {kept} does: make it with this model")
+        if not len(held.rows):
+            raise InputError(f"{kept}: has no image in it yet: let the model see some")
+        after, rows = look_at(known, held, opened.spec, false_alarms=false_alarms, seed=seed)
+        note = f"of {held.images:,} images {'' if held.every == 1 else f'about one in {held.every:,} '}was kept"
+        figures |= {"images": len(held.rows), "false_alarms": false_alarms, "alarm_after": after}
+        return Drift(figures, tuple(rows), (note,) if len(held.rows) < held.images else ())
     if not pictures:
         return Drift({**figures, "images": 0, "false_alarms": false_alarms, "alarm_after": None}, (), ())
     seen = see(opened, pictures, threads=threads, progress=show)
@@ -144,14 +163,33 @@ def drift(
     return Drift(figures, tuple(rows), notes)
 
 
+def _kept(sources: Source | Iterable[Source]) -> Path | None:
+    """The file of a sketch that was kept, where that is the source; UsageError for one among others."""
+    given = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    named = [Path(each) for each in given if isinstance(each, (str, os.PathLike)) and Path(each).suffix == ".json"]
+    if not named or not is_kept(named[0]):
+        return None
+    if len(given) > 1:
+        raise UsageError(f"{named[0]}: is a sketch, and has an order of its own: name it alone")
+    return named[0]
+
+
 def _reference(
     model: Model,
-    reference: str | os.PathLike[str] | DataSet,
+    reference: str | os.PathLike[str] | DataSet | None,
     root: str | os.PathLike[str] | None,
     threads: int | None,
     seed: int,
     show: Tracker,
 ) -> Sketch:
+    if reference is None:
+        own = own_sketch(model.spec)
+        if own is None:
+            raise UsageError(
+                f"{model.path}: has no reference in it: name what it was judged on with --reference, or calibrate it "
+                "(fusiform evaluate MODEL DATA --calibrate FILE)"
+            )
+        return own
     if not isinstance(reference, DataSet) and Path(reference).suffix.lower() == ".json":
         return read_sketch(Path(reference), model.spec)
     if not isinstance(reference, DataSet):
@@ -165,57 +203,87 @@ def compare(
     known: Sketch, seen: Seen, paths: list[str], spec: ModelSpec, *, false_alarms: float = ALARM, seed: int = 0
 ) -> tuple[int | None, list[Row]]:
     """After how many images there is an alarm, None for never, and a row for each thing that is measured."""
-    values = known.measure(seen, spec)
-    reference = known.values.astype(np.float64)
-    random = np.random.default_rng(seed)
-    ranks = np.array([conformal_ranks(reference[:, k], values[:, k], random) for k in range(len(known.names))])
-    wealths = np.array([wealth(own) for own in ranks])
-    shares = shares_of(known.names)
+    return judge(known, known.measure(seen, spec), paths, spec, false_alarms=false_alarms, seed=seed)
+
+
+def look_at(
+    known: Sketch, kept: Kept, spec: ModelSpec, *, false_alarms: float = ALARM, seed: int = 0
+) -> tuple[int | None, list[Row]]:
+    """The same of a sketch that was kept, and may grow: however often it is looked at, the chance is as stated.
+
+    As long as it has a row for each image, it is one stream that grows. Each time that its rows are thinned it becomes
+    another one, which is given half of what is left of the chance: together they have no more than was stated.
+    """
+    spent = _FIRST if kept.every == 1 else (1 - _FIRST) / kept.every
+    values = to_columns(kept.rows, spec.num_classes)
+    return judge(known, values, None, spec, false_alarms=false_alarms * spent, seed=seed)
+
+
+def judge(
+    known: Sketch,
+    values: list[NDArray[np.float64]],
+    paths: list[str] | None,
+    spec: ModelSpec,
+    *,
+    false_alarms: float,
+    seed: int = 0,
+) -> tuple[int | None, list[Row]]:
+    """The same from what was measured of images, a column for each of the sketch's names; no paths, no examples."""
+    names, reference = known.names(spec), known.columns(spec)
+    # Each measure draws its own ties, so that those of the first images stay what they were when more come.
+    ranks = [
+        conformal_ranks(*columns, np.random.default_rng([seed, k]))
+        for k, columns in enumerate(zip(reference, values, strict=True))
+    ]
+    wealths = np.array([_wealth(name, own, spec) for name, own in zip(names, ranks, strict=True)])
+    shares = shares_of(names)
     bound = -np.log(false_alarms)
     over = np.flatnonzero(pooled(wealths, shares) >= bound)
     after = int(over[0]) + 1 if len(over) else None
     # What one bettor needs alone, whose share of the beginning was that small.
-    needed = bound - np.log(shares / shares.sum())
-    peaks = wealths.max(2)
+    with np.errstate(divide="ignore"):
+        needed = bound - np.log(shares / shares.sum())
+    peaks = np.where(shares > 0, wealths.max(2, initial=-np.inf), -np.inf)
     rows: list[Row] = []
     for k in np.argsort(-peaks.max(1), kind="stable"):
         side = int(peaks[k].argmax())
         alone = after is not None and peaks[k, side] >= needed[k, side]
-        name = known.names[k]
         extreme = np.argsort(ranks[k] if side == 0 else -ranks[k], kind="stable")[:EXAMPLES]
         rows.append(
             {
-                "measure": _called(name, known),
-                "changed": _changed(name, side, known) if alone else None,
+                "measure": _called(names[k], spec),
+                "changed": _changed(names[k], side, spec) if alone else None,
                 "evidence": float(f"{peaks[k, side] / np.log(10):.4g}"),
-                "reference_median": _middle(name, reference[:, k]),
-                "now": _middle(name, values[:, k]),
-                "examples": tuple(paths[i] for i in extreme) if alone else (),
+                "reference_median": _middle(names[k], reference[k]),
+                "now": _middle(names[k], values[k]),
+                "examples": tuple(paths[i] for i in extreme) if alone and paths else (),
             }
         )
     return after, rows
 
 
+def _wealth(name: str, ranks: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
+    return class_wealth(ranks, spec.num_classes) if name.startswith("class ") else wealth(ranks)
+
+
 def shares_of(names: tuple[str, ...]) -> NDArray[np.float64]:
     """What the bets on small and on large numbers of each measure begin with (names, 2).
 
-    All with as much, but that the classes share one part, and that strangers and answers that are less sure, which are
-    what a model has to fear most and are hardest to see where they are few, have more.
+    All with as much, but for what a model has to fear most and is hardest to see where it is few: strangers, and
+    strangers that take one class's name, which is then named more often. That nothing is strange is no alarm.
     """
-    of_class = np.array([name.startswith("class ") for name in names])
-    shares = np.where(of_class, 1 / max(int(of_class.sum()), 1), 1.0)[:, None].repeat(2, axis=1)
-    shares[names.index("strangeness"), 1] = _STRANGERS
-    shares[names.index("confidence"), 0] = _UNSURE
-    return shares
+    few = max(sum(name.startswith("class ") for name in names), 1)
+    of_class = tuple(share / few for share in _CLASSES)
+    return np.array([of_class if name.startswith("class ") else _SHARES.get(name, (1.0, 1.0)) for name in names])
 
 
-def _called(name: str, known: Sketch) -> str:
-    return f"class {known.labels[int(name.split()[1])]}" if name.startswith("class ") else name
+def _called(name: str, spec: ModelSpec) -> str:
+    return f"class {spec.labels[int(name.split()[1])]}" if name.startswith("class ") else name
 
 
-def _changed(name: str, side: int, known: Sketch) -> str:
+def _changed(name: str, side: int, spec: ModelSpec) -> str:
     if name.startswith("class "):
-        return f"{('less', 'more')[side]} {known.labels[int(name.split()[1])]}"
+        return f"{('less', 'more')[side]} {spec.labels[int(name.split()[1])]}"
     return _WORDS[name][side]
 
 

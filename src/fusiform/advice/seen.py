@@ -20,6 +20,7 @@ from PIL import Image
 from fusiform.data.dataset import Sample
 from fusiform.data.image import read_image
 from fusiform.data.limits import one_picture
+from fusiform.data.looks import measure, rgb
 from fusiform.data.preprocess import crop_pixels
 from fusiform.engines import Engine, check_features, open_engine
 from fusiform.engines.crew import Crew
@@ -30,8 +31,6 @@ from fusiform.progress import Tracker, silent
 from fusiform.spec import FEATURES
 from fusiform.zoo.model import PROGRAMS, Model
 
-LOOKS = ("brightness", "contrast", "sharpness", "colourfulness", "warmth", "tint", "size")
-"""What is measured of an image beside what the network sees; see ``measure``."""
 _FORM = 2
 """Of the files in the cache: a number for each change of what they hold."""
 
@@ -41,8 +40,8 @@ class Seen:
     """What a classifier sees in images, a row for each that could be read.
 
     ``numbers`` are their places among all, ``features`` (N, D) what the last layer reads, ``values`` (N, classes) the
-    file's answers, logits or probabilities, and ``looks`` (N, 7) what ``LOOKS`` names. ``errors`` are the messages
-    about the others, by number.
+    file's answers, logits or probabilities, and ``looks`` (N, 7) what ``data.looks`` measures. ``errors`` are the
+    messages about the others, by number.
     """
 
     numbers: tuple[int, ...]
@@ -53,26 +52,6 @@ class Seen:
 
 
 Item = Sample | Picture
-
-
-def measure(image: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The looks of an image: of what the network sees of it (height, width, 3), and its own size.
-
-    The mean brightness and its standard deviation (0 to 255); the logarithm of the mean square of the difference of
-    each pixel's brightness from the mean of its neighbours, which blur makes small; the mean distance of the channels
-    from their mean; how much more red than blue there is, and green than both; the logarithm of the number of pixels in
-    the file.
-    """
-    values = pixels.astype(np.float32)
-    grey = values.mean(2)
-    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    colour = np.abs(values - grey[..., None]).mean()
-    sharpness = np.log(np.square(edges).mean() + 1.0)
-    red, green, blue = values.mean((0, 1))
-    size = np.log(image.width * image.height)
-    return np.array(
-        [grey.mean(), grey.std(), sharpness, colour, red - blue, green - (red + blue) / 2, size], np.float32
-    )
 
 
 def see(model: Model, items: Sequence[Item], *, threads: int | None = None, progress: Tracker = silent) -> Seen:
@@ -125,9 +104,8 @@ def _look(engine: Engine, item: Item) -> tuple[NDArray[Any], ...] | str:
     except OSError as error:
         return f"{name_of(item)}: {error.strerror or error}"
     answers = engine.run(pixels[None])
-    if engine.spec.preprocess.color_order == "bgr":
-        pixels = pixels[..., ::-1]
-    return answers[FEATURES][0].astype(np.float16), answers[engine.spec.output][0], measure(image, pixels)
+    looks = measure(image, rgb(pixels, engine.spec.preprocess))
+    return answers[FEATURES][0].astype(np.float16), answers[engine.spec.output][0], looks
 
 
 def _read(item: Item) -> Image.Image:

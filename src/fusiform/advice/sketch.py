@@ -12,19 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.advice.seen import LOOKS, Seen
-from fusiform.errors import InputError
+from fusiform.advice.seen import Seen
+from fusiform.calibration.reference import (
+    FEWEST,
+    KEPT,
+    Floats,
+    Rows,
+    make_reference,
+    mark,
+    names_of,
+    read_reference,
+    rows_of,
+    to_columns,
+    to_rows,
+)
+from fusiform.calibration.unknown import Detector
+from fusiform.certainty import Reference, Unknown
+from fusiform.errors import InputError, SpecError
 from fusiform.files import write_file
 from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import softmax
 
 DIRECTIONS = 96
 """Random directions that features are projected on, which a seed gives and no file has to hold."""
-REFERENCE = 400
-"""Images that new ones are ranked among; the others say what strange is."""
-CLASSES = 20
-"""With more classes than these, how often each is named is not looked at."""
-_SCHEMA = "fusiform.sketch/1"
+_SCHEMA = "fusiform.sketch/2"
 _SEED = 20261129
 _LARGEST = 1 << 20
 """Bytes that an array may have, whatever a file asks for."""
@@ -32,29 +43,52 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Sketch:
-    """``names`` of what is measured and ``values`` (images, names) of reference images, in random order.
+    """A ``reference`` of images, as a description holds it, and what it takes to compare others with it.
 
-    ``mean`` and ``whitening`` make of an image's projected features how strange it is; ``labels`` are the model's.
-    A file of it has some 20 kB.
+    ``model`` is what rows of two models have to have in common. Where a model has no detector of unknown images,
+    ``mean`` and ``whitening`` make of an image's projected features how strange it is. A file has 8 to 20 kB.
     """
 
-    names: tuple[str, ...]
-    values: NDArray[np.float16]
-    mean: NDArray[np.float16]
-    whitening: NDArray[np.float16]
-    labels: tuple[str, ...]
+    reference: Reference
+    model: str
+    mean: NDArray[np.float16] | None = None
+    whitening: NDArray[np.float16] | None = None
 
-    def measure(self, seen: Seen, spec: ModelSpec) -> NDArray[np.float64]:
-        """What the sketch has of its own images, of others: (images, names)."""
+    def names(self, spec: ModelSpec) -> tuple[str, ...]:
+        """What is measured."""
+        return names_of(spec.num_classes, detector=self.mean is None)
+
+    def columns(self, spec: ModelSpec) -> list[Floats]:
+        """What the reference images have of each measure, in no order; InputError for a damaged text."""
+        try:
+            return read_reference(self.reference, self.names(spec))
+        except ValueError as error:
+            raise InputError(f"the reference images' sketch is damaged ({error}): make it again") from None
+
+    def measure(self, seen: Seen, spec: ModelSpec) -> list[Floats]:
+        """What other images have of each, in their order."""
+        return to_columns(self._rows(seen, spec), spec.num_classes)
+
+    def _rows(self, seen: Seen, spec: ModelSpec) -> Rows:
+        if self.mean is None or self.whitening is None:
+            return _detected(seen, spec, _unknown(spec))
         strange = np.square((_projected(seen.features) - self.mean) @ self.whitening.astype(np.float64)).sum(1)
-        # Rounded as the reference is, or no number would ever tie with one of it.
-        found: NDArray[np.float64] = _columns(seen, spec, strange).astype(np.float16).astype(np.float64)
-        return found
+        return to_rows(seen.looks, _probabilities(seen, spec), strange, None)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, labels: tuple[str, ...]) -> None:
         """Write it as JSON; OutputError where that cannot be done."""
-        arrays = {name: _text(getattr(self, name)) for name in ("values", "mean", "whitening")}
-        content: dict[str, Any] = {"schema": _SCHEMA, "names": self.names, "labels": self.labels, **arrays}
+        found = self.reference
+        content: dict[str, Any] = {
+            "schema": _SCHEMA,
+            "model": self.model,
+            "labels": labels,
+            "images": found.images,
+            "kept": found.kept,
+            "classes": found.classes,
+            "values": found.values,
+        }
+        if self.mean is not None and self.whitening is not None:
+            content |= {"mean": _text(self.mean), "whitening": _text(self.whitening)}
         write_file(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
@@ -64,29 +98,46 @@ def read_sketch(path: Path, spec: ModelSpec) -> Sketch:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != _SCHEMA:
             raise ValueError
-        names, labels = tuple(content["names"]), tuple(content["labels"])
-        values, mean, whitening = (_array(content[name]) for name in ("values", "mean", "whitening"))
-        columns = len(_names(len(labels)))
-        shapes = values.reshape(-1, columns), mean.reshape(DIRECTIONS), whitening.reshape(DIRECTIONS, DIRECTIONS)
-    except (OSError, ValueError, KeyError, TypeError, zlib.error):
+        model = str(content["model"])
+        reference = Reference(content["images"], content["kept"], content["values"], tuple(content["classes"]))
+        mean = whitening = None
+        if "mean" in content:
+            mean = _array(content["mean"]).reshape(DIRECTIONS)
+            whitening = _array(content["whitening"]).reshape(DIRECTIONS, DIRECTIONS)
+        found = Sketch(reference, model, mean, whitening)
+        if model == mark(spec):
+            read_reference(reference, found.names(spec))
+    except (OSError, ValueError, KeyError, TypeError, zlib.error, SpecError):
         raise InputError(
             f"{path}: is no sketch: write one (fusiform drift MODEL --reference DATA --sketch {path.name})"
         ) from None
-    if labels != spec.labels or names != _names(len(labels)):
+    if model != mark(spec):
         raise InputError(f"{path}: was made with another model: write one with this model")
-    return Sketch(names, *shapes, labels)
+    return found
+
+
+def own_sketch(spec: ModelSpec) -> Sketch | None:
+    """The sketch that a calibrated model has in its description; None for others."""
+    certainty = spec.certainty
+    if certainty is None or certainty.reference is None or certainty.unknown is None:
+        return None
+    return Sketch(certainty.reference, mark(spec))
 
 
 def make_sketch(seen: Seen, spec: ModelSpec, *, seed: int = 0) -> Sketch:
-    """A sketch of reference images, at least 40: half of them, at most ``REFERENCE``, to rank new ones among.
+    """A sketch of reference images, at least 40.
 
-    The rest says what strange is, so that the ranked ones are as new to it as those that are to come.
+    A model that tells unknown images says how strange each is. For others half of the images say what strange is, and
+    only the other half is kept, so that these are as new to it as those that are to come.
     """
     count = len(seen.features)
-    if count < 40:
-        raise InputError(f"a sketch takes at least 40 reference images, and there are {count}: add more")
+    if count < FEWEST:
+        raise InputError(f"a sketch takes at least {FEWEST} reference images, and there are {count}: add more")
     order = np.random.default_rng(seed).permutation(count)
-    ranked, rest = np.split(order, [min(REFERENCE, count // 2)])
+    if spec.certainty is not None and spec.certainty.unknown is not None:
+        rows = _detected(seen, spec, spec.certainty.unknown)[order]
+        return Sketch(_reference(rows, spec), mark(spec))
+    ranked, rest = np.split(order, [min(KEPT, count // 2)])
     points = _projected(seen.features[rest])
     mean = points.mean(0)
     centred = points - mean
@@ -95,24 +146,32 @@ def make_sketch(seen: Seen, spec: ModelSpec, *, seed: int = 0) -> Sketch:
     covariance = (1 - share) * covariance + (share * np.trace(covariance) / DIRECTIONS + 1e-9) * np.eye(DIRECTIONS)
     # A triangle, half of which need not be kept; scaled so that the numbers are about 1, as half precision likes best.
     whitening = np.linalg.cholesky(np.linalg.inv(covariance * DIRECTIONS)).astype(np.float16)
-    labels = spec.labels
-    blank = Sketch(_names(len(labels)), np.zeros((0, 0), np.float16), mean.astype(np.float16), whitening, labels)
+    mean = mean.astype(np.float16)
     chosen = Seen(tuple(range(len(ranked))), seen.features[ranked], seen.values[ranked], seen.looks[ranked], {})
-    return Sketch(blank.names, blank.measure(chosen, spec).astype(np.float16), blank.mean, whitening, labels)
+    strange = np.square((_projected(chosen.features) - mean) @ whitening.astype(np.float64)).sum(1)
+    rows = to_rows(chosen.looks, _probabilities(chosen, spec), strange, None)
+    return Sketch(_reference(rows, spec), mark(spec), mean, whitening)
 
 
-def _names(classes: int) -> tuple[str, ...]:
-    named = tuple(f"class {k}" for k in range(classes)) if classes <= CLASSES else ()
-    return (*LOOKS, "confidence", "strangeness", *named)
+def _reference(rows: Rows, spec: ModelSpec) -> Reference:
+    found = make_reference(rows, spec.num_classes, fewest=1)
+    assert found is not None
+    return found
 
 
-def _columns(seen: Seen, spec: ModelSpec, strange: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unknown(spec: ModelSpec) -> Unknown:
+    assert spec.certainty is not None
+    assert spec.certainty.unknown is not None
+    return spec.certainty.unknown
+
+
+def _probabilities(seen: Seen, spec: ModelSpec) -> Floats:
     wide = seen.values.astype(np.float64)
-    probabilities = softmax(wide / spec.temperature) if spec.output == "logits" else wide
-    columns = [seen.looks.astype(np.float64), probabilities.max(1)[:, None], strange[:, None]]
-    if probabilities.shape[1] <= CLASSES:
-        columns.append(probabilities.argmax(1)[:, None] == np.arange(probabilities.shape[1]))
-    return np.hstack(columns)
+    return softmax(wide / spec.temperature) if spec.output == "logits" else wide
+
+
+def _detected(seen: Seen, spec: ModelSpec, unknown: Unknown) -> Rows:
+    return rows_of(seen.looks, _probabilities(seen, spec), seen.features, Detector.of(unknown))
 
 
 def _projected(features: NDArray[Any]) -> NDArray[np.float64]:

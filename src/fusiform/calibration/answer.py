@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.calibration.conformal import in_sets
+from fusiform.calibration.decision import NO_CLASS, decide
 from fusiform.calibration.unknown import Detector
 from fusiform.certainty import Certainty
 
@@ -42,6 +43,19 @@ class Reader:
         if features is None or self._detector is None or unknown is None:
             return [None] * images
         return [unknown.table.p_value(float(score)) for score in self._detector.scores(features)]
+
+    def rows(self, looks: NDArray[Any], probabilities: NDArray[Any], features: NDArray[Any]) -> NDArray[np.float16]:
+        """What a sketch keeps of images; see ``calibration.reference``."""
+        from fusiform.calibration.reference import rows_of  # only what is kept is to wait for it
+
+        assert self._detector is not None
+        return rows_of(looks, probabilities, features, self._detector)
+
+    def decided(self, probabilities: NDArray[Any]) -> list[list[int]]:
+        """The class that the description's rule gives each image, or none; there must be a rule."""
+        assert self.certainty.decision is not None
+        found = decide(probabilities, self.certainty.decision).tolist()
+        return [[] if index == NO_CLASS else [index] for index in found]
 
     def scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """What p-values are made from: larger for images that show none of the classes."""

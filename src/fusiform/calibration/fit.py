@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.calibration.conformal import fit_sets
-from fusiform.calibration.unknown import FEWEST, Floats, fit_unknown
+from fusiform.calibration.decision import Rule, fit_decision
+from fusiform.calibration.unknown import FEWEST, Fitted, Floats, fit_unknown
 from fusiform.certainty import CERTAIN, Certainty, SetScore
 from fusiform.tasks import classification_metrics as metrics
 from fusiform.tasks.classification import softmax
@@ -36,12 +37,13 @@ class Temperature(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What a calibration found, and what there is to say about it."""
+    """What a calibration found, and what there is to say about it; ``detector`` is how unknown images are told."""
 
     temperature: Temperature
     certainty: Certainty
     aurocs: dict[str, float]
     notes: tuple[str, ...] = ()
+    detector: Fitted | None = None
 
 
 class LastLayer(NamedTuple):
@@ -63,17 +65,20 @@ def calibrate(
     score: SetScore | None = None,
     coverage: float = CERTAIN,
     per_class: bool = False,
+    rule: Rule | None = None,
     source: str = "",
 ) -> Calibrated:
     """Calibrate on a classifier's ``logits`` (images, classes) and ``features`` (images, features) of some images.
 
     ``temperature`` is the model's own, which stays where another one is no better. Without ``features`` and the
     ``last`` layer, and where some class has fewer than five images, there is no detector of the unknown. ``strangers``
-    are features of images that show none of the classes; see ``fit_unknown`` and ``fit_sets`` for the others.
+    are features of images that show none of the classes; see ``fit_unknown``, ``fit_sets`` and ``fit_decision`` for the
+    others, and for what the last one raises.
     """
     notes: list[str] = []
     found, per_image = fit_temperature(logits, truth, temperature)
     probabilities = softmax(logits / per_image[:, None])
+    decision = None if rule is None else fit_decision(probabilities, truth, rule)
     sets = fit_sets(probabilities, truth, score=score, coverage=coverage, per_class=per_class)
     fitted = None
     if features is not None and last is not None:
@@ -87,8 +92,8 @@ def calibrate(
                 if fewest < FEWEST
                 else "unknown images are not told: a detector would take more than a twentieth of the model"
             )
-    certainty = Certainty(sets, fitted.unknown if fitted else None, len(truth), source)
-    return Calibrated(found, certainty, fitted.aurocs if fitted else {}, tuple(notes))
+    certainty = Certainty(sets, fitted.unknown if fitted else None, len(truth), source, decision=decision)
+    return Calibrated(found, certainty, fitted.aurocs if fitted else {}, tuple(notes), fitted)
 
 
 def fit_temperature(

@@ -175,11 +175,17 @@ EVIDENCE: Mapping[Evidence, Callable[[Detector, Place], Floats]] = {
 
 
 class Fitted(NamedTuple):
-    """A detector, the cross-fitted scores of the images that it learnt from, and each candidate's mean AUROC."""
+    """A detector, the cross-fitted scores of the images that it learnt from, and each candidate's mean AUROC.
+
+    ``residual`` is what the projection left out of the same images, cross-fitted too; ``rows`` are their places among
+    all that were given.
+    """
 
     unknown: Unknown
     scores: NDArray[np.float64]
     aurocs: dict[str, float]
+    residual: NDArray[np.float64]
+    rows: NDArray[np.int64]
 
 
 def fit_unknown(
@@ -201,9 +207,10 @@ def fit_unknown(
     classes, size = weight.shape
     if int(np.bincount(truth, minlength=classes).min()) < FEWEST:
         return None
+    rows = np.arange(len(truth))
     if len(truth) > MOST:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(truth))[:MOST])
-        features, truth = features[chosen], truth[chosen]
+        rows = np.sort(np.random.default_rng(seed).permutation(len(truth))[:MOST])
+        features, truth = features[rows], truth[rows]
     dimensions = _dimensions(len(truth), classes, size, most_bytes)
     if dimensions < 2:
         return None
@@ -232,7 +239,7 @@ def fit_unknown(
     parts = tuple(Part(kind, float(f"{weight / spread[kind]:.9g}")) for kind, weight in kinds.items())
     aurocs = {name: float(np.mean(values)) for name, values in near.items() if values}
     unknown = _pack(final, parts, scores, classes, size, dimensions, aurocs.get(best, 0.0))
-    return Fitted(unknown, scores, aurocs)
+    return Fitted(unknown, scores, aurocs, evidence["residual"], rows)
 
 
 def _choose(aurocs: Mapping[str, Sequence[float]]) -> str:

@@ -25,6 +25,7 @@ COMMANDS = {
     "add-class": ("fusiform.cli.add_class:command", "Add classes from a few images."),
     "choose": ("fusiform.cli.choose:command", "Train the best model within limits of time and size."),
     "evaluate": ("fusiform.cli.evaluate:command", "Measure a model's accuracy, mAP or mean IoU."),
+    "card": ("fusiform.cli.card:command", "Write a model card and a data sheet from a run."),
     "export": ("fusiform.cli.export:command", "Write a model for phones, browsers and other runtimes."),
     "verify": ("fusiform.cli.verify:command", "Check that a model file answers as its original does."),
     "benchmark": ("fusiform.cli.benchmark:command", "Measure latency, throughput and memory."),
@@ -41,7 +42,7 @@ COMMANDS = {
 # predict comes first because it needs nothing but an image; the rest is the way from images to a model in use.
 SECTIONS = {
     "Use a model": ("predict", "watch", "embed", "search", "drift"),
-    "Train on your images": ("doctor", "plan", "suggest", "train", "add-class", "choose", "evaluate"),
+    "Train on your images": ("doctor", "plan", "suggest", "train", "add-class", "choose", "evaluate", "card"),
     "Deploy": ("export", "verify", "benchmark", "demo", "serve"),
     "Look at models": ("models", "info", "analyze", "engines", "port"),
     "Shell": ("completion",),

@@ -15,6 +15,8 @@ from fusiform.report import Format
     "drift",
     cls=options.Command,
     examples=(
+        "fusiform drift runs/first new/",
+        "fusiform drift runs/first seen.json --strict",
         "fusiform drift runs/first new/ --reference photos/",
         "fusiform drift runs/first --reference photos/ --sketch first.json",
         "fusiform drift runs/first new/ --reference first.json --strict",
@@ -24,10 +26,10 @@ from fusiform.report import Format
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1, type=click.Path())
 @click.option(
     "--reference",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DATA|FILE.json",
-    help="The images that the model was judged on, as for fusiform evaluate, or a sketch of them.",
+    help="The images that the model was judged on, as for fusiform evaluate, or a sketch of them.  [default: what a "
+    "calibrated model has in it]",
 )
 @click.option(
     "--false-alarms",
@@ -56,7 +58,7 @@ def command(
     ctx: click.Context,
     model: str,
     sources: tuple[str, ...],
-    reference: Path,
+    reference: Path | None,
     false_alarms: float,
     sketch: Path | None,
     seed: int,
@@ -68,10 +70,11 @@ def command(
 ) -> None:
     """Say whether a model still sees what it was judged on.
 
-    SOURCE is a file, a folder, or a pattern of the images that it sees now, taken one after the other. Compared with
-    the reference are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
-    are, and which classes it names. If nothing has changed, the chance of an alarm is at most --false-alarms, however
-    many images there are. What has changed is named, with the images that show it most.
+    SOURCE is a file, a folder, or a pattern of the images that it sees now, taken one after the other; or the sketch
+    that fusiform predict or serve kept of them (--sketch). Compared with the reference are brightness, contrast,
+    sharpness, colours and size, how sure the model is, how strange its features are, and which classes it names. If
+    nothing has changed, the chance of an alarm is at most --false-alarms, however many images there are, and however
+    often a sketch that grows is looked at. What has changed is named, with the images that show it most.
 
     Without SOURCE, only the sketch is written. Nothing leaves this machine.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusiform.cli import options
+from fusiform.cli import options, parts
 from fusiform.cli.output import open_told, print_report, suggest
 from fusiform.report import Format, printable
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     examples=(
         "fusiform embed photos/ --out photos.npz",
         "fusiform embed photos/ --model runs/first --out photos.parquet",
+        "fusiform embed s3://bucket/photos/ --out features/ --part 10000",
     ),
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="The file to write: .npz (features, paths and the model's hash), .npy (features alone, the rest in "
-    "FILE.npy.json), .parquet, or .csv.",
+    "FILE.npy.json), .parquet, or .csv. With --part, the folder.",
 )
 @options.fast
 @options.batch
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 @options.engine
 @options.form
 @options.preprocessing
+@parts.listed_part_options
+@click.pass_context
 def command(
+    ctx: click.Context,
     sources: tuple[str, ...],
     model: str,
     out: Path,
@@ -57,6 +61,11 @@ def command(
     resize: int | None,
     crop: int | None,
     fit: Fit | None,
+    part: int | None,
+    shard: tuple[int, int] | None,
+    on: str | None,
+    root: Path | None,
+    column: str | None,
 ) -> None:
     """Compute the features of images: vectors that similar images have in common.
 
@@ -64,8 +73,16 @@ def command(
     program (TorchScript, OpenVINO, ExecuTorch), which has to be exported with --features. SOURCE is as for fusiform
     predict. Images that cannot be read are listed on standard error.
 
+    With --part the features of very many images go into the folder that --out names, as files of so many images each,
+    which fusiform search takes as one index. Interrupted, the same command goes on.
+
     Exit codes: 0 if any image could be read, 1 if none could.
     """
+    of_parts = {"shard": shard, "on": on, "root": root, "column": column}
+    if part is not None:
+        parts.embed_in_parts(ctx, part, of_parts)
+        return
+    parts.refuse_without_part(ctx, form, of_parts)
     from fusiform.embedding.index import check_ending
     from fusiform.embedding.job import embed
     from fusiform.progress import track

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusiform.cli import options
+from fusiform.cli import options, parts
 from fusiform.cli.output import open_output, suggest, tell_left_out
 from fusiform.errors import UsageError
 from fusiform.report import Format, printable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "fusiform evaluate runs/first photos/ --html report.html --explain 8",
         "fusiform evaluate small.tflite photos/ --compare runs/first",
         "fusiform evaluate runs/first photos/ --calibrate sure.safetensors",
+        "fusiform evaluate runs/first many/ --part 10000 --out answers/",
     ),
 )
 @click.argument("model", type=click.Path(), shell_complete=options.complete_model)
@@ -62,6 +63,24 @@ if TYPE_CHECKING:
 )
 @options.certain("What --calibrate promises: the share of images whose set holds the right name.  [default: 95%]")
 @click.option("--per-class", is_flag=True, help="Let --calibrate promise that to each class that has enough images.")
+@options.shares(
+    "--precision",
+    "CLASS=PERCENT",
+    "Let --calibrate choose a threshold for CLASS: so large a share of what is named so is right, with 95 % "
+    "confidence; may be repeated.",
+)
+@options.shares(
+    "--threshold",
+    "CLASS=PERCENT",
+    "Let the model of --calibrate name CLASS where its probability reaches this, and nowhere else; may be repeated.",
+)
+@click.option(
+    "--costs",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Let the model of --calibrate give the answer of the least expected cost: true classes are rows, answers "
+    "columns, one of them perhaps unsure.",
+)
 @click.option(
     "--unknown",
     type=click.Path(path_type=Path),
@@ -89,6 +108,13 @@ if TYPE_CHECKING:
 @options.engine
 @options.strict
 @options.preprocessing
+@parts.part_options
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder that --part has filled: take the answers to these images from there.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -107,6 +133,9 @@ def command(
     calibrate: Path | None,
     certain: float | None,
     per_class: bool,
+    precision: dict[str, float],
+    threshold: dict[str, float],
+    costs: Path | None,
     unknown: Path | None,
     stress: bool,
     score: float | None,
@@ -120,6 +149,10 @@ def command(
     crop: int | None,
     fit: Fit | None,
     strict: bool,
+    part: int | None,
+    shard: tuple[int, int] | None,
+    on: str | None,
+    answers: Path | None,
 ) -> None:
     """Measure how accurate MODEL, a name or a file, is on the labelled images in DATA.
 
@@ -132,12 +165,23 @@ def command(
     Of a detector, mAP uses all boxes; precision and recall those of --score and above.
 
     A calibrated classifier names a set of classes that holds the right one for a stated share of images like those it
-    was calibrated on, and says of an image that it shows none of them. The report tells what that comes to.
+    was calibrated on, and says of an image that it shows none of them. The report tells what that comes to, and what
+    the rule comes to by which a model decides that has one.
+
+    With --part the answers to very many images are kept in the folder that --out names, in files of so many images
+    each; interrupted, the same command goes on, and prints the report when all are there. Several machines take a
+    --shard each, and --answers then makes the report of what they left.
 
     Exit codes: 0 if any image was read, 1 if not, 3 with --strict if any image could not be read.
     """
-    if explain and html is None:
-        raise UsageError("--explain draws on the page: add --html FILE.html")
+    _check_page(explain, html)
+    of_parts = {"shard": shard, "on": on}
+    if part is None:
+        parts.refuse_without_part(ctx, form, of_parts)
+    elif parts.evaluate_in_parts(ctx, part, of_parts):
+        answers, out = out, None
+    else:
+        return
 
     from fusiform.evaluation.job import evaluate
     from fusiform.progress import track
@@ -155,8 +199,12 @@ def command(
         calibrate=calibrate,
         certain=certain,
         per_class=per_class,
+        precision=precision,
+        threshold=threshold,
+        costs=costs,
         unknown=unknown,
         stress=stress,
+        answers=answers,
         score=score,
         multi_scale=multi_scale,
         ignore=ignore,
@@ -167,7 +215,8 @@ def command(
         resize=resize,
         crop=crop,
         fit=fit,
-        say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
+        # The parts have told it.
+        say=None if part is not None else lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
         progress=True,
     )
     with track(total=None, label="figures and their intervals"):
@@ -188,3 +237,8 @@ def command(
         suggest(form, ["export", model, "--to", "litert", "--out", "export"])
     if result.skipped and strict:
         ctx.exit(3)
+
+
+def _check_page(explain: tuple[str, ...], html: Path | None) -> None:
+    if explain and html is None:
+        raise UsageError("--explain draws on the page: add --html FILE.html")

@@ -162,9 +162,33 @@ def out_folder(text: str, *, required: bool = True) -> Option:
     return click.option("--out", "-o", required=required, type=click.Path(path_type=Path), metavar="DIR", help=text)
 
 
+CERTAIN = (
+    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
+    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
+)
+"""What ``--certain`` is for those that answer images."""
+
+
 def certain(text: str) -> Option:
     """``--certain``: a share, as ``99%`` or ``0.99``."""
     return click.option("--certain", type=ShareType(), metavar="PERCENT", help=text)
+
+
+def shares(word: str, metavar: str, text: str) -> Option:
+    """An option ``NAME=SHARE`` that may be repeated, each name once: the shares by their names."""
+
+    def read(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for each in given:
+            name, equals, share = each.rpartition("=")  # a name may have one in it
+            if not (equals and name.strip()):
+                raise click.BadParameter(f"{each} names no class: write {metavar}, such as cat=95%", ctx, param)
+            if name.strip() in found:
+                raise click.BadParameter(f"{name.strip()} is there twice: give it once", ctx, param)
+            found[name.strip()] = ShareType().convert(share, param, ctx)
+        return found
+
+    return click.option(word, multiple=True, type=str, callback=read, metavar=metavar, help=text)
 
 
 class ShareType(click.ParamType[float]):

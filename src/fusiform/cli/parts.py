@@ -1,16 +1,20 @@
-"""``fusiform predict --part``: very many images, into a folder."""
+"""``fusiform predict --part``, and evaluate's and embed's: very many images, into a folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusiform.cli.process import command_line
 from fusiform.report import printable
+
+if TYPE_CHECKING:
+    from fusiform.scaling.run import Parts
 
 
 def _shard(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -28,7 +32,7 @@ def _on(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str |
     return text
 
 
-_OPTIONS = (
+_SHARED = (
     click.option(
         "--part",
         type=click.IntRange(min=1),
@@ -48,6 +52,8 @@ _OPTIONS = (
         metavar="ray[://HOST]",
         help="With --part, let the workers of a Ray cluster answer the parts (extra ray).",
     ),
+)
+_LISTED = (
     click.option(
         "--root",
         type=click.Path(path_type=Path),
@@ -64,10 +70,17 @@ _OPTIONS = (
 
 
 def part_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of parts, in their order."""
-    for option in reversed(_OPTIONS):
+    """The options of parts of a dataset, in their order."""
+    for option in reversed(_SHARED):
         command = option(command)
     return command
+
+
+def listed_part_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of parts of sources, in their order."""
+    for option in reversed(_LISTED):
+        command = option(command)
+    return part_options(command)
 
 
 def _is_typed(ctx: click.Context, name: str) -> bool:
@@ -85,11 +98,10 @@ def refuse_without_part(ctx: click.Context, form: str, of_parts: Mapping[str, ob
 def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
     """Run ``predict_parts`` as the options say, and tell what came of it."""
     given = ctx.params
-    for name in ("save", "masks", "certain"):
+    for name in ("save", "masks", "sketch"):
         if given[name] is not None:
             raise click.UsageError(f"--{name} is for few images: leave out it or --part", ctx)
-    if given["out"] is None:
-        raise click.UsageError("--part writes several files: name a folder for them with --out", ctx)
+    _check_out(ctx)
     form = given["form"] if _is_typed(ctx, "form") else None
     if form not in (None, "jsonl", "parquet"):
         raise click.UsageError(f"parts are written as parquet or jsonl, not as {form}: leave --format out", ctx)
@@ -109,8 +121,11 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
     if device == "auto" and of_parts["on"] is None:
         device = place_of(opened, given["engine"], device)
         tell_device(device)
-    same = ("top", "score", "iou", "limit", "engine", "threads", "batch", "fast", "labels", "tiles", "overlap")
-    try:
+    same = (
+        *("top", "certain", "score", "iou", "limit"),
+        *("engine", "threads", "batch", "fast", "labels", "tiles", "overlap"),
+    )
+    with _going_on():
         parts = predict_parts(
             given["sources"],
             given["out"],
@@ -122,10 +137,101 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
             **of_parts,
             **{name: given[name] for name in same},
         )
+    _tell(ctx, parts, "their rows have an error")
+
+
+def embed_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> None:
+    """Run ``embed_parts`` as the options say, and tell what came of it."""
+    given = ctx.params
+    if _is_typed(ctx, "form"):
+        raise click.UsageError("--format is for the report of a file: leave out it or --part", ctx)
+    if given["out"].suffix in (".npz", ".npy", ".parquet", ".csv"):
+        raise click.UsageError(f"--part writes a folder, and {given['out']} is called like a file: name a folder", ctx)
+
+    from fusiform.cli.output import open_told
+    from fusiform.embedding.parts import embed_parts
+
+    stated = {name: given[name] for name in ("mean", "std", "resize", "crop", "fit")}
+    _, device = open_told(given["model"], given["engine"], given["device"], **stated)
+    with _going_on():
+        found = embed_parts(
+            given["sources"],
+            given["out"],
+            given["model"],  # by its name, which the index keeps
+            part=part,
+            device=device if of_parts["on"] is None else given["device"],
+            progress=True,
+            **of_parts,
+            **stated,
+            **{name: given[name] for name in ("engine", "threads", "batch", "fast")},
+        )
+    _tell(ctx, found, "they have no features")
+
+
+def evaluate_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) -> bool:
+    """Run ``evaluate_parts`` as the options say, and tell what came of it; whether all parts are there now."""
+    given = ctx.params
+    for name in ("calibrate", "certain", "per_class", "precision", "threshold", "costs", "stress", "answers"):
+        if given[name]:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} does not go with --part: leave out one of the two", ctx)
+    of_report = {name: given[name] for name in ("compare", "html", "explain", "unknown", "score")}
+    if of_parts["shard"] is not None:
+        for name, value in of_report.items():
+            if value not in (None, ()):
+                raise click.UsageError(
+                    f"--{name} is for the figures, which --answers DIR tells when all parts are there: leave it out",
+                    ctx,
+                )
+    _check_out(ctx)
+
+    from fusiform.evaluation.job import check_report
+    from fusiform.evaluation.parts import evaluate_parts
+    from fusiform.zoo.model import open_model
+
+    same = ("split", "multi_scale", "engine", "device", "threads", "batch", "ignore", "root", "labels")
+    stated = ("mean", "std", "resize", "crop", "fit")
+    if of_parts["shard"] is None:
+        opened = open_model(given["model"], **{name: given[name] for name in stated})
+        check_report(opened, given["model"], **of_report)
+    with _going_on():
+        parts = evaluate_parts(
+            given["model"],
+            given["data"],
+            given["out"],
+            part=part,
+            say=lambda line: click.echo(f"fusiform: {printable(line)}", err=True),
+            progress=True,
+            **of_parts,
+            **{name: given[name] for name in (*same, *stated)},
+        )
+    if of_parts["shard"] is None:
+        return True
+    hint = (
+        f"when all shards have ended, --answers {parts.folder} in place of --part, --shard and --out prints the report"
+    )
+    _tell(ctx, parts, "they count in no figure", hint)
+    return False
+
+
+def _check_out(ctx: click.Context) -> None:
+    if ctx.params["out"] is None:
+        raise click.UsageError("--part writes several files: name a folder for them with --out", ctx)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Have an interruption say how to go on."""
+    try:
+        yield
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
             interrupt.args = (f"{interrupt.args[0]}; go on with: {command_line()}",)
         raise
+
+
+def _tell(ctx: click.Context, parts: Parts, of_errors: str, hint: str = "") -> None:
+    """Say what parts hold, and end with the exit code for it where that is not 0."""
     answered = parts.images - parts.errors
     before = f", {parts.earlier} of which were there before" if parts.earlier else ""
     click.echo(
@@ -134,8 +240,10 @@ def answer_in_parts(ctx: click.Context, part: int, of_parts: Mapping[str, Any]) 
         err=True,
     )
     if parts.errors:
-        click.echo(f"fusiform: {parts.errors:,} images could not be read: their rows have an error", err=True)
+        click.echo(f"fusiform: {parts.errors:,} images could not be read: {of_errors}", err=True)
+    if hint:
+        click.echo(f"fusiform: {printable(hint)}", err=True)
     if parts.images and not answered:
         ctx.exit(1)
-    if parts.errors and given["strict"]:
+    if parts.errors and ctx.params.get("strict"):
         ctx.exit(3)

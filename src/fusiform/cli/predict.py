@@ -55,16 +55,20 @@ SAVED = 64
     help="Segmenters: write each image's mask to DIR/NAME.png, a palette PNG whose pixels are class indices.",
 )
 @options.top
-@options.certain(
-    "Calibrated classifiers: the share of images whose set of names holds the right one, and that are not called "
-    "unknown wrongly.  [default: 95%, or what it was calibrated for]"
-)
+@options.certain(options.CERTAIN)
 @options.score
 @options.iou
 @options.limit
 @options.tiles
 @options.overlap
 @options.labels
+@click.option(
+    "--sketch",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Calibrated classifiers: keep a sketch of what the model sees, for fusiform drift: some kilobytes without "
+    "image or name. One that is there is gone on with.",
+)
 @options.fast
 @options.batch
 @options.threads
@@ -73,7 +77,7 @@ SAVED = 64
 @options.strict
 @options.frames
 @options.preprocessing
-@parts.part_options
+@parts.listed_part_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -96,6 +100,7 @@ def command(
     batch: int,
     fast: bool,
     labels: Path | None,
+    sketch: Path | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     resize: int | None,
@@ -178,15 +183,15 @@ def command(
             batch=batch,
             fast=fast,
             labels=labels,
+            sketch=sketch,
             # On a terminal that already shows the answers as they come, a bar would only get between them.
             progress=not (out is None and sys.stdout.isatty()),
             thumbnails=0 if save is None else SAVED,
         )
         folder = None if masks is None else _mask_folder(masks, predictions.spec)
         drawing = None if save is None else Drawing(predictions.spec)
-        image_ids = ImageIds()
         errors: list[str] = []
-        answered = 0
+        image_ids, answered = ImageIds(), 0
         try:
             for prediction in write_predictions(predictions, predictions.spec, form, stream, folder, image_ids):
                 if prediction.error is None:
@@ -196,10 +201,7 @@ def command(
                 if drawing is not None:
                     drawing.add(prediction)
         except KeyboardInterrupt as interrupt:
-            kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
-            if masks is not None:
-                kept += f"; the masks of {answered:,} images are in {masks}"
-            interrupt.args = (kept,)
+            interrupt.args = (_kept(answered, out, masks),)
             raise
     notes = drawing.save(save, answered + len(errors)) if save is not None and drawing is not None else []
     _tell(notes, errors, answered, image_ids.shared)
@@ -207,6 +209,12 @@ def command(
         ctx.exit(1)
     if errors and strict:
         ctx.exit(3)
+
+
+def _kept(answered: int, out: Path | None, masks: Path | None) -> str:
+    """What an interruption leaves."""
+    kept = f"{answered:,} images were answered" if out is None else f"nothing was written to {out}"
+    return kept if masks is None else f"{kept}; the masks of {answered:,} images are in {masks}"
 
 
 def _tell(notes: Sequence[str], errors: list[str], answered: int, shared_ids: int) -> None:

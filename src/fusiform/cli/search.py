@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Find the images of INDEX that are most similar to QUERY: an image, or a folder of them.
 
-    INDEX is a file of fusiform embed. Similarity is the cosine of the angle between features: 1 for the same image.
-    The query's features are computed with the model of the index; another one is refused.
+    INDEX is a file of fusiform embed, or its folder of parts. Similarity is the cosine of the angle between features:
+    1 for the same image. The query's features are computed with the model of the index; another one is refused.
     """
     from fusiform.embedding.search import search
 

@@ -100,6 +100,13 @@ if TYPE_CHECKING:
     help="Answer / with the web page of fusiform demo, of the first MODEL. Anybody may open it, and so has that model: "
     "tokens guard the other addresses alone.",
 )
+@click.option(
+    "--sketch",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep a sketch of what each model sees in DIR, for fusiform drift: some kilobytes without image or name. "
+    "Models have to be calibrated classifiers.",
+)
 @options.engine
 @options.device
 @click.option("--fast", is_flag=True, help="Decode large JPEGs at a reduced size; answers may differ a little.")
@@ -124,6 +131,7 @@ def command(
     token_file: Path | None,
     cors: tuple[str, ...],
     page: bool,
+    sketch: Path | None,
     engine: EngineName | None,
     device: str,
     fast: bool,
@@ -156,6 +164,7 @@ def command(
         token_file=token_file,
         cors=cors,
         page=page,
+        sketch=sketch,
         engine=engine,
         device=device,
         fast=fast,

@@ -33,7 +33,7 @@ def check(ctx: click.Context) -> None:
         return
     if ctx.params["sources"]:
         raise UsageError("--video takes the video as its value, and images are answered apart: leave SOURCE out")
-    if words := [word for name, word in given if name in ("masks", "fast")]:
+    if words := [word for name, word in given if name in ("masks", "fast", "sketch")]:
         raise UsageError(f"{words[0]} is for images: leave it out with --video")
     if ctx.params["form"] == "coco":
         raise UsageError("--format coco is for images: take jsonl with --video")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     "(NFS, SMB).",
 )
 @options.top
+@options.certain(options.CERTAIN)
 @options.score
 @options.iou
 @options.limit
@@ -62,6 +63,7 @@ def command(
     recursive: bool,
     poll: bool,
     top: int | None,
+    certain: float | None,
     score: float | None,
     iou: float | None,
     limit: int | None,
@@ -101,6 +103,7 @@ def command(
         recursive=recursive,
         poll=poll,
         top=top,
+        certain=certain,
         score=score,
         iou=iou,
         limit=limit,

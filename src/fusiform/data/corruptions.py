@@ -203,6 +203,14 @@ CORRUPTIONS: dict[str, _Corruption] = {
 }
 """By the names, and in the order, of the paper's Table 1: noise, blur, weather, digital."""
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+"""The corruptions of each of the paper's four kinds."""
+
 
 # What they are made of
 

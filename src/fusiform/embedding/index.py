@@ -4,6 +4,8 @@
 ``description`` (JSON: the model, its hash, its preprocessing). ``.npy`` holds the matrix alone, and can be mapped into
 memory; ``FILE.npy.json`` beside it has the description and the paths. A ``.parquet`` has the columns ``path`` and
 ``features``, and the description in its schema's metadata. A ``.csv`` has no description: it cannot be searched.
+A folder of ``embed_parts`` has such files, ``.npz`` or ``.parquet``, one a part, whose descriptions have the messages
+about images that could not be read as well.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +29,12 @@ from numpy.typing import NDArray
 from fusiform.errors import InputError, MissingExtraError, OutputError
 from fusiform.files import check_place, write_file
 from fusiform.report import Cell, Report, printable
+from fusiform.scaling.folder import read_settings
 from fusiform.zoo.model import Model
 
 ENDINGS = (".npz", ".npy", ".parquet", ".csv")
 SCHEMA = "fusiform.features/1"
+PARTS_SCHEMA = "fusiform.feature_parts/1"
 _CHUNK = 8192
 """Images that are written or read at a time: 42 MB of features."""
 
@@ -88,7 +93,7 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
-        """Read a file of ``save`` or of ``fusiform embed``; InputError for others, and for a ``.csv``."""
+        """Read a file of ``save`` or ``fusiform embed``, or its folder of parts; InputError for others and ``.csv``."""
         return read_features(Path(path))
 
     def report(self) -> Report:
@@ -142,7 +147,19 @@ def beside_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _write_npz(paths: Sequence[str], features: Vectors, description: str, place: Path) -> None:
+def write_part(
+    paths: Sequence[str], features: Vectors, origin: Origin, errors: Sequence[str], form: str, file: BinaryIO
+) -> None:
+    """Write the features of a part to an open file, ``npz`` or ``parquet``, with the messages about other images."""
+    description = json.dumps({"schema": SCHEMA, **origin._asdict(), "errors": list(errors)})
+    if form == "parquet":
+        shown = [path.encode("utf-8", "backslashreplace").decode() for path in paths]  # its texts are UTF-8
+        _write_parquet(shown, features, description, file)
+    else:
+        _write_npz(paths, features, description, file)
+
+
+def _write_npz(paths: Sequence[str], features: Vectors, description: str, place: Path | BinaryIO) -> None:
     with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, values in (
             ("features", features),
@@ -154,7 +171,7 @@ def _write_npz(paths: Sequence[str], features: Vectors, description: str, place:
                 np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
 
 
-def _write_parquet(paths: Sequence[str], features: Vectors, description: str, place: Path) -> None:
+def _write_parquet(paths: Sequence[str], features: Vectors, description: str, place: Path | BinaryIO) -> None:
     pa, pq = _pyarrow()
     columns = [("path", pa.string()), ("features", pa.list_(pa.float32(), features.shape[1]))]
     schema = pa.schema(columns, metadata={SCHEMA: description})
@@ -174,7 +191,9 @@ def _write_csv(paths: Sequence[str], features: Vectors, place: Path) -> None:
 
 
 def read_features(path: Path) -> Embeddings:
-    """The features of a file, those of an ``.npy`` mapped into memory."""
+    """The features of a file, those of an ``.npy`` mapped into memory, or of a folder of parts."""
+    if path.is_dir():
+        return _read_folder(path)
     wrong = f"{path}: holds no features by fusiform: fusiform embed SOURCES --out FILE writes them"
     if path.suffix.lower() == ".csv":
         raise InputError(f"{path}: does not say which model its features are of: write .npz, .npy or .parquet")
@@ -193,6 +212,7 @@ def read_features(path: Path) -> Embeddings:
                 description = json.loads(str(arrays["description"]))
         if description.pop("schema") != SCHEMA:
             raise InputError(wrong)
+        errors = tuple(map(str, description.pop("errors", ())))
         origin = Origin(**description)
     except FileNotFoundError:
         raise InputError(
@@ -202,7 +222,45 @@ def read_features(path: Path) -> Embeddings:
         raise InputError(wrong) from None
     if features.ndim != 2 or features.dtype != np.float32 or len(features) != len(paths):
         raise InputError(f"{path}: has {len(paths)} paths for features {features.shape}: embed the images again")
-    return Embeddings(tuple(map(str, paths)), features, origin, file=path)
+    return Embeddings(tuple(map(str, paths)), features, origin, errors, path)
+
+
+def _read_folder(folder: Path) -> Embeddings:
+    """The features of all parts of a folder, in a temporary file that is mapped into memory."""
+    begun = read_settings(folder)
+    count, form = begun.get("parts"), begun.get("format")
+    if begun.get("schema") != PARTS_SCHEMA or not isinstance(count, int):
+        raise InputError(
+            f"{folder}: holds no features by fusiform: fusiform embed SOURCES --part 10000 --out {folder} writes them"
+        )
+    parts = [folder / f"part-{number:05d}.{form}" for number in range(count)]
+    missing = [str(number) for number, part in enumerate(parts) if not part.is_file()]
+    if missing:
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        raise InputError(
+            f"{folder}: lacks {len(missing)} of {count} parts ({shown}): run the command that began it, or the shards "
+            "that have them, again"
+        )
+    paths: list[str] = []
+    errors: list[str] = []
+    first: Embeddings | None = None
+    with ExitStack() as stack:
+        rows: Growing | None = None
+        for part in parts:
+            here = read_features(part)
+            first = first or here
+            if here.origin.sha256 != begun.get("model_sha256") or here.origin[1:] != first.origin[1:]:
+                raise InputError(
+                    f"{part}: has features of another model than the rest of its folder: remove it, and run the "
+                    "command that began its folder again"
+                )
+            rows = rows or stack.enter_context(Growing(here.features.shape[1]))
+            rows.extend(here.features)
+            paths += here.paths
+            errors += here.errors
+        if first is None or rows is None or not paths:
+            raise InputError(f"{folder}: no image of it could be read" + (f": {errors[0]}" if errors else ""))
+        return Embeddings(tuple(paths), rows.rows(), first.origin, tuple(errors), folder)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Vectors, dict[str, Any]]:
@@ -211,7 +269,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Vectors, dict[str, Any]]:
         table = pq.read_table(path)
         description = json.loads((table.schema.metadata or {})[SCHEMA.encode()])
         column = table["features"].combine_chunks()
-        features = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
+        features = np.asarray(column.flatten(), np.float32).reshape(len(table), column.type.list_size)
         return table["path"].to_pylist(), features, description
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
@@ -244,6 +302,11 @@ class Growing:
     def add(self, row: Vectors) -> None:
         self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
         self.count += 1
+
+    def extend(self, rows: Vectors) -> None:
+        """The same for several rows."""
+        self._file.write(np.ascontiguousarray(rows, np.float32).tobytes())
+        self.count += len(rows)
 
     def rows(self) -> Vectors:
         """All that came, mapped into memory where there are any: they stay when the file is closed."""

@@ -89,7 +89,7 @@ def search(
 
     Args:
         query: An image or several, as for ``fusiform.predict``.
-        index: A file of ``fusiform.embed``, or what it returned.
+        index: A file of ``fusiform.embed``, what it returned, or a folder of ``fusiform.embed_parts``.
         top: How many images to find.
         model: The model that the index was made with; None takes it from where the index says.
         engine: See ``fusiform.predict``.

@@ -23,6 +23,7 @@ from fusiform.errors import InputError, UsageError
 from fusiform.evaluation.calibration import Calibration, calibration_figures, calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison, comparison_figures
 from fusiform.evaluation.figures import interval_text, shortened
+from fusiform.evaluation.uses import TestUse
 from fusiform.report import Cell, Format, Report, Tabular, align, printable, rows_table, shown_figures
 from fusiform.spec import ModelSpec
 from fusiform.tasks import bootstrap
@@ -45,7 +46,8 @@ class Evaluation(Tabular):
 
     ``samples`` are the images that could be read, ``skipped`` the messages about the others, ``notes`` what a user
     should know of how the dataset was read. ``comparison`` with another model and ``calibration`` are None where they
-    were not asked for. ``seconds`` is how long the images took.
+    were not asked for, ``test_use`` where the model is of no run or the images are no test. ``seconds`` is how long the
+    images took.
     """
 
     main: ClassVar[str]
@@ -62,6 +64,7 @@ class Evaluation(Tabular):
     seconds: float = 0.0
     comparison: ClassificationComparison | Comparison | None = None
     calibration: Calibration | None = None
+    test_use: TestUse | None = None
 
     @property
     def title(self) -> str:
@@ -116,6 +119,7 @@ class Evaluation(Tabular):
             "notes": list(self.notes),
             "comparison": None if self.comparison is None else comparison_figures(self.comparison),
             "calibration": None if self.calibration is None else calibration_figures(self.calibration),
+            "test_use": None if self.test_use is None else self.test_use.to_dict(),
         }
 
     def left_out(self, form: Format) -> tuple[str, ...]:
@@ -143,6 +147,8 @@ class Evaluation(Tabular):
             parts.append(align([[printable(name), text] for name, text in shown_figures(figures)], "<<"))
         if self.calibration is not None:
             parts.append(calibration_text(self.calibration))
+        if self.test_use is not None:
+            parts.append(printable(self.test_use.sentence))
         parts += [printable(note) for note in self.notes]
         return "\n\n".join(parts) + "\n"
 
@@ -160,10 +166,13 @@ class Evaluation(Tabular):
         page = Page(
             f"{short or self.model} on {Path(self.source).name or self.source}",
             kind=f"Evaluation, {self.spec.task}",
-            about=(f"Model: {self.model}", f"Data: {self.source}, {split}"),
+            about=(f"Model: {self.model}", f"Data: {self.source}, {split}", *self._used()),
         )
         self._fill(page)
         return page
+
+    def _used(self) -> tuple[str, ...]:
+        return () if self.test_use is None else (self.test_use.sentence,)
 
     def _add_end(self, page: Page, terms: Iterable[tuple[str, str, str]]) -> None:
         """Images that could not be read, and what only some ask for: names, values, and lines that explain them."""

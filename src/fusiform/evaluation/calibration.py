@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,23 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.calibration import fit
+from fusiform.calibration.decision import Rule
 from fusiform.calibration.fit import Calibrated, LastLayer
+from fusiform.calibration.reference import KEPT, make_reference, to_rows
 from fusiform.calibration.unknown import SIZE
-from fusiform.certainty import CERTAIN
+from fusiform.certainty import CERTAIN, MAX_REFERENCE, Reference
 from fusiform.data.dataset import DataSet, Sample, Split
+from fusiform.data.limits import one_picture
+from fusiform.data.looks import look
 from fusiform.data.open import choose_split
-from fusiform.errors import InputError, UsageError
+from fusiform.errors import ImageError, InputError, UsageError
 from fusiform.evaluation.promises import Seen
 from fusiform.files import write_file
 from fusiform.report import Cell, printable
 from fusiform.spec import ModelSpec
 from fusiform.tables import TRAITS
 from fusiform.tasks import classification_metrics as metrics
+from fusiform.tasks.classification import softmax
 from fusiform.zoo.model import Model
 from fusiform.zoo.restamp import restamp
 
 SEED = 0
-"""What halves a split with, where there is no other one to fit on."""
+"""What halves a split with, where there is no other one to fit on; and what is drawn for the reference."""
+REFERENCE = 0.2
+"""The share that the reference may take of what a calibration may, ``SIZE`` of the model; the detector has the rest."""
 
 
 class Calibration(NamedTuple):
@@ -119,13 +127,15 @@ def calibrate(
     strangers: NDArray[np.float32] | None = None,
     certain: float = CERTAIN,
     per_class: bool = False,
+    rule: Rule | None = None,
 ) -> tuple[Calibration, tuple[str, ...]]:
     """Fit temperature, sets and detector on a model's answers, and write a copy of the model that has them.
 
     ``fitted`` are the model's answers to pictures of the dataset at ``source`` with their true classes, ``reported``
     logits and true classes of other pictures, to tell what the temperature does (Guo et al., arXiv 1706.04599,
     Section 4.2). ``strangers`` are features of pictures of no class; see ``calibration.fit.calibrate`` for the others.
-    Returns notes as well. Raises UsageError where the model cannot hold a calibration.
+    Returns notes as well. Raises UsageError where the model cannot hold a calibration, or no threshold reaches what a
+    ``rule`` wants.
     """
     check_calibration(model, out)
     name = printable(Path(source).resolve().name)  # any name, in a file that must be Unicode
@@ -136,6 +146,7 @@ def calibrate(
         strangers=strangers,
         certain=certain,
         per_class=per_class,
+        rule=rule,
         source=f"{name} ({fitted_on})",
     )
     spec = calibrated_spec(model.spec, found)
@@ -153,6 +164,7 @@ def fit_calibration(
     strangers: NDArray[np.float32] | None = None,
     certain: float = CERTAIN,
     per_class: bool = False,
+    rule: Rule | None = None,
 ) -> Calibrated:
     """What ``calibration.fit.calibrate`` finds for a model, whose own weights and size set the detector's."""
     last, bound = None, float("inf")
@@ -161,18 +173,41 @@ def fit_calibration(
         name = TRAITS[model.spec.architecture].classifier
         last = LastLayer(state[f"{name}.weight"], state[f"{name}.bias"])
         bound = SIZE * sum(value.size for value in state.values())
-    return fit.calibrate(
+    found = fit.calibrate(
         fitted.logits,
         truth,
         temperature=model.spec.temperature,
         features=fitted.features,
         last=last,
         strangers=strangers,
-        most_bytes=bound,
+        most_bytes=bound * (1 - REFERENCE),
         coverage=certain,
         per_class=per_class,
+        rule=rule,
         source=source,
     )
+    reference = _reference(model.spec, fitted, found, bound * REFERENCE)
+    return found._replace(certainty=replace(found.certainty, reference=reference))
+
+
+def _reference(spec: ModelSpec, fitted: Seen, found: Calibrated, most_bytes: float) -> Reference | None:
+    """What the images of a calibration looked like; None where nothing tells unknown ones, or for few images."""
+    detector = found.detector
+    if detector is None:
+        return None
+    probabilities = softmax(fitted.logits[detector.rows] / found.temperature.value)
+    chosen = np.random.default_rng(SEED).permutation(len(detector.rows))[:KEPT]
+    read: list[int] = []
+    looks: list[NDArray[np.float32]] = []
+    for number in chosen:
+        with suppress(ImageError, OSError), one_picture():  # one that has gone meanwhile
+            looks.append(look(fitted.samples[detector.rows[number]].read(), spec.preprocess))
+            read.append(int(number))
+    if not read:
+        return None
+    rows = to_rows(np.array(looks), probabilities[read], detector.scores[read], detector.residual[read])
+    named = probabilities.argmax(1)
+    return make_reference(rows, spec.num_classes, named=named, most_bytes=min(most_bytes, MAX_REFERENCE))
 
 
 def calibrated_spec(spec: ModelSpec, found: Calibrated) -> ModelSpec:

@@ -18,17 +18,19 @@ from PIL import Image
 from fusiform import engines
 from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.drawing import charts
-from fusiform.drawing.page import Card, Headline, Page, percent_cell, percent_text
+from fusiform.drawing.page import Card, Headline, Page, percent_text
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels, readable
 from fusiform.evaluation import page_parts
 from fusiform.evaluation import promises as of_promises
 from fusiform.evaluation.base import SCHEMA, Evaluation, Rows
-from fusiform.evaluation.calibration import calibration_text
 from fusiform.evaluation.comparison import ClassificationComparison
+from fusiform.evaluation.curves import Curves, add_curves, curve_details, curve_figures, curve_headlines, measure_curves
+from fusiform.evaluation.decisions import Decisions, add_decisions, decision_figures, decision_table
 from fusiform.evaluation.figures import OTHER, percent, rounded
 from fusiform.evaluation.page_parts import FEW_IMAGES
 from fusiform.evaluation.promises import SHOWN_CARDS, Promises, Seen, picture_of
+from fusiform.evaluation.reliability import add_reliability
 from fusiform.evaluation.source import choose_classes
 from fusiform.evaluation.stress import Stress, add_stress, stress_figures, stress_table
 from fusiform.progress import Tracker, silent
@@ -72,9 +74,9 @@ class ClassificationEvaluation(Evaluation):
     ``outputs`` are the model's outputs that the data has classes for, in the order of the data's classes. ``truth``
     (images,) are the true ones, ``logits`` (images, all of the model's classes) what the model said, up to a constant
     in each row where its file ends in a softmax; ``features`` (images, features) are kept where promises take them.
-    ``promises`` is what a calibrated model's came to, or what those of this ``calibration`` would. ``explained`` are
-    images with Grad-CAM's heat and captions, for the page; ``stress`` is what became of corrupted images, None where
-    that was not asked for.
+    ``promises`` is what a calibrated model's came to, or what those of this ``calibration`` would, and ``decisions``
+    those of its rule, if it has one. ``explained`` are images with Grad-CAM's heat and captions, for the page;
+    ``stress`` is what became of corrupted images, None where that was not asked for.
     """
 
     main = "top-1"
@@ -85,6 +87,7 @@ class ClassificationEvaluation(Evaluation):
     logits: NDArray[np.float32] = field(repr=False)
     features: NDArray[np.float32] | None = field(default=None, repr=False)
     promises: Promises | None = None
+    decisions: Decisions | None = None
     explained: tuple[tuple[Image.Image, str], ...] = field(default=(), repr=False)
     stress: Stress | None = field(default=None, repr=False)
 
@@ -127,6 +130,11 @@ class ClassificationEvaluation(Evaluation):
         place[list(self.outputs)] = np.arange(len(self.outputs))
         columns = len(self.outputs) + 1
         return metrics.confusion_matrix(place[self.truth], place[self.predicted], len(self.outputs), columns=columns)
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Each of the data's classes against the rest: precision, recall and ROC at every threshold."""
+        return measure_curves(self.logits, self.truth, self.outputs, temperature=self.spec.temperature)
 
     @property
     def seen(self) -> Seen:
@@ -177,6 +185,7 @@ class ClassificationEvaluation(Evaluation):
             "nll": rounded(metrics.negative_log_likelihood(logits, truth, temperature)),
             "temperature": temperature,
             "best_temperature": rounded(metrics.fit_temperature(logits, truth)),
+            **curve_figures(self.curves),
             **of_promises.promise_figures(self.promises),
             "seconds": round(self.seconds, 3),
         }
@@ -216,6 +225,7 @@ class ClassificationEvaluation(Evaluation):
             "calibration error": percent(figures, "ece"),
             "log likelihood loss": cell_text(figures["nll"]),
             "temperature": f"{cell_text(figures['temperature'])}, best {cell_text(figures['best_temperature'])}",
+            **curve_headlines(self.curves),
             **of_promises.promised(figures),
             "engine": f"{figures['engine']}, {cell_text(figures['seconds'])} s",
         }
@@ -287,6 +297,8 @@ class ClassificationEvaluation(Evaluation):
             "mistakes": self.mistakes(),
             "stress": None if self.stress is None else stress_figures(self.stress),
             "slipped": self.slipped(),
+            "curves": curve_details(self.curves, self.names),
+            "decision": decision_figures(self.decisions, self.names, self.outputs),
         }
 
     def slipped(self) -> list[dict[str, Cell]]:
@@ -303,7 +315,8 @@ class ClassificationEvaluation(Evaluation):
         }
 
     def to_table(self) -> str:
-        return super().to_table() + stress_table(self.stress)
+        decided = decision_table(self.decisions, self.names, self.outputs)
+        return super().to_table() + decided + stress_table(self.stress)
 
     def _keys(self) -> Sequence[Hashable]:
         return self.samples  # a list may have a picture twice, under two classes
@@ -324,8 +337,11 @@ def evaluate(
     batch: int = 1,
     features: bool = False,
     progress: Tracker = silent,
+    answered: Answers | None = None,
 ) -> ClassificationEvaluation:
     """Show a classifier, called ``name``, the images of a dataset; see ``job.evaluate``, and ``answers``.
+
+    Where it has ``answered`` all of them already, none is shown again.
 
     Raises UsageError for a split that is not there or has no picture that can be read, and what ``bind_classes`` and
     ``answers`` raise.
@@ -335,15 +351,8 @@ def evaluate(
     chosen = choose_classes(data, spec, split=split)
     samples = chosen.samples
     started = time.perf_counter()
-    values, errors, found = answers(
-        model,
-        samples,
-        engine=engine,
-        device=device,
-        threads=threads,
-        batch=batch,
-        features=features,
-        progress=progress,
+    values, errors, found = answered or answers(
+        model, samples, engine=engine, device=device, threads=threads, batch=batch, features=features, progress=progress
     )
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), errors)
@@ -448,7 +457,9 @@ def _fill_page(evaluation: ClassificationEvaluation, page: Page) -> None:
         page.add_text("True classes are rows, predicted ones columns; the share of the row makes the colour.")
         names, columns, counts = _matrix(e)
         page.add_svg(charts.heat_table(names, columns, counts), keeps_size=not few)
-    _add_calibration(e, page)
+    add_curves(page, e.curves, e.names)
+    add_reliability(page, e.confidence, e.right, e.calibration)
+    add_decisions(page, e.decisions, e.names, e.outputs)
     add_stress(page, e.stress)
     if e.promises is not None:
         of_promises.add_promises(page, e.promises, e.names, e.report().figures, e.slipped())
@@ -478,29 +489,6 @@ def _add_figures(e: ClassificationEvaluation, page: Page) -> None:
     mistakes = "no image is named wrongly" if not wrong else f"{wrong:,} are mistakes"
     confident = f", {sure:,} of them made with a confidence of {percent_text(SURE, 0)} or more" if sure else ""
     page.add_lead(f"The first answer is right for {count - wrong:,} of {count:,} images; {mistakes}{confident}.")
-
-
-def _add_calibration(e: ClassificationEvaluation, page: Page) -> None:
-    page.add_heading("Calibration")
-    page.add_text(
-        "Does it know when it is right? Each circle holds the answers of one confidence, its area their number. On the "
-        "dashed line the model is right as often as it says; below it, less often."
-    )
-    bins = [each for each in metrics.reliability(e.confidence, e.right) if each.pictures]
-    page.add_drawing_with_table(
-        charts.reliability_diagram([(b.confidence, b.accuracy, b.pictures) for b in bins]),
-        [
-            {
-                "mean confidence, %": percent_cell(b.confidence),
-                "right, %": percent_cell(b.accuracy),
-                "images": b.pictures,
-            }
-            for b in bins
-        ],
-        caption="The circles, from the lowest confidence to the highest",
-    )
-    if e.calibration is not None:
-        page.add_text(calibration_text(e.calibration))
 
 
 def _matrix(e: ClassificationEvaluation) -> tuple[list[str], list[str], list[list[int]]]:

@@ -234,8 +234,11 @@ def evaluate(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
+    answered: FoundBoxes | None = None,
 ) -> DetectionEvaluation:
     """Show a detector, called ``name``, the images of a dataset; see ``job.evaluate``.
+
+    Where it has ``answered`` all of them already, none is shown again.
 
     ``score`` in [0, 1] is the threshold for precision and recall; average precision looks at every box. Raises
     UsageError for data whose classes are not the model's in their order, a split that is not there or has no picture
@@ -248,7 +251,9 @@ def evaluate(
     samples = chosen.samples
     coco_scores((), (), spec.num_classes)  # a missing evaluator is told now, not when all the pictures were shown
     started = time.perf_counter()
-    answers = find_boxes(model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress)
+    answers = answered or find_boxes(
+        model, samples, engine=engine, device=device, threads=threads, batch=batch, progress=progress
+    )
     seconds = time.perf_counter() - started
     read = readable(chosen.source, chosen.split, len(samples), answers.errors)
     return DetectionEvaluation(

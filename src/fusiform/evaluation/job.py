@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from fusiform.calibration.decision import Rule
 from fusiform.certainty import CERTAIN
 from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet, Sample, Split
@@ -15,13 +16,17 @@ from fusiform.data.image import find_images
 from fusiform.data.masks import Ignore
 from fusiform.engines import EngineName, place_of
 from fusiform.errors import InputError, OutputError, UsageError, warn_renamed
-from fusiform.evaluation import calibration, classification, detection, explanation, segmentation
+from fusiform.evaluation import calibration, classification, detection, explanation, segmentation, uses
+from fusiform.evaluation.answers import AnyAnswers, read_answers
 from fusiform.evaluation.classification import ClassificationEvaluation
+from fusiform.evaluation.decisions import measure_decisions
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.promises import Seen, measure_promises
+from fusiform.evaluation.rules import read_rule
 from fusiform.evaluation.segmentation import SegmentationEvaluation
 from fusiform.evaluation.source import read_data
 from fusiform.evaluation.stress import stress as stress_with
+from fusiform.evaluation.stress import stress_figures
 from fusiform.progress import Tracker, tracker
 from fusiform.spec import Colours, Fit, Task
 from fusiform.tasks.classification import rename
@@ -49,8 +54,12 @@ def evaluate(
     calibrate: str | os.PathLike[str] | None = None,
     certain: float | None = None,
     per_class: bool = False,
+    precision: Mapping[str, float] | None = None,
+    threshold: Mapping[str, float] | None = None,
+    costs: str | os.PathLike[str] | None = None,
     unknown: str | os.PathLike[str] | None = None,
     stress: bool = False,
+    answers: str | os.PathLike[str] | None = None,
     score: float | None = None,
     multi_scale: bool = False,
     ignore: Ignore | None = None,
@@ -92,10 +101,17 @@ def evaluate(
         certain: What ``calibrate`` promises: the share of images whose set holds the right name, and that are not
             called unknown if they show one of the classes (0.95).
         per_class: Let ``calibrate`` promise that to each class, where it has enough images.
+        precision: Let the model that ``calibrate`` writes name these classes only from a threshold on with which so
+            large a share of what is named so is right, with 95 % confidence: ``{"cat": 0.95}``.
+        threshold: Let it name these classes where their probability reaches this, and nowhere else: ``{"dog": 0.3}``.
+        costs: Let it give the answer of the least expected cost, by a CSV file: true classes are rows, answers columns,
+            of which one may be ``unsure``.
         unknown: For a calibrated classifier: a folder of images that show none of its classes. The report tells how
             many of them are called unknown; with ``calibrate`` half of them help to choose the detector.
         stress: For a classifier: show it the images corrupted in 75 ways as well, by ImageNet-C's fifteen corruptions
             at five strengths.
+        answers: A folder of ``evaluate_parts``, which has the model's answers to these images: they are not shown to it
+            again, and the figures are the same.
         score: For a detector: boxes scored above it, in [0, 1], count for precision and recall; 0.3 by default.
         multi_scale: For a segmenter: show every image at six scales and mirrored (Sandler et al., arXiv 1801.04381,
             Section 6.3), which takes PyTorch.
@@ -141,6 +157,7 @@ def evaluate(
         say(assumption(_name(model), stated.spec.preprocess, stated.assumed))
     if labels is not None:
         stated = replace(stated, spec=rename(stated.spec, labels))
+    _check_answers(answers, calibrate is not None, stress)
     models = [(stated, _name(model)), *([] if compare is None else [(open_model(compare), _name(compare))])]
     given = _Given(bool(explain), calibrate is not None, unknown is not None, score is not None, multi_scale, stress)
     _check_task(models, given, ignore is not None)
@@ -150,8 +167,9 @@ def evaluate(
         _check_folder(path)
     if calibrate is not None:
         calibration.check_calibration(opened, calibrate)
-    elif certain is not None or per_class:
-        raise UsageError("--certain and --per-class are for --calibrate FILE: add it, or leave them out")
+    else:
+        _check_alone(certain is not None or per_class, bool(precision or threshold or costs is not None))
+    rule = read_rule(opened.spec, precision=precision, threshold=threshold, costs=costs)
     strangers = _strangers(opened, unknown, calibrate is not None)
     if certain is not None and not 0 < certain < 1:
         raise UsageError(f"certain must be between 0 and 1, got {certain:g}")
@@ -159,9 +177,7 @@ def evaluate(
     asked = explanation.read_asked(explain)
     place = place_of(opened, "torch" if multi_scale else engine, device)
     if place != "cpu" and device == "auto" and say is not None:
-        from fusiform.engines.device import describe_device
-
-        say(f"computing on {describe_device(place)}")
+        _tell_device(place, say)
     how = _How(split, engine, device, threads, batch, score, multi_scale, tracker(progress))
     with how.progress(total=None, label="read the dataset"):
         read = _read(models, data, ignore, root)
@@ -170,34 +186,72 @@ def evaluate(
         divided = calibration.divide(cast("DataSet", read[0][1]), split)
         read, how = [(each, divided.reported) for each, _ in read], how._replace(split=divided.reported_split)
     how = how._replace(features=_has_features(opened, calibrate is not None))
-    result, *rivals = [_measure(*each, known, how) for each, known in read]
+    (first, shown), *others = read
+    result = _measure(*first, shown, how._replace(answers=answers))
+    rivals = [_measure(*each, known, how) for each, known in others]
     if rivals:
         result = result.including(comparison=result.compare(rivals[0]))
     if isinstance(result, ClassificationEvaluation):
-        others = _see(opened, strangers, how) if strangers else None
+        seen = _see(opened, strangers, how) if strangers else None
         if calibrate is not None and divided is not None:
-            wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class)
-            result, others = _calibrated(result, models[0], divided, how, wanted, others)
-        result = _promising(result, others)
+            wanted = _Wanted(calibrate, CERTAIN if certain is None else certain, per_class, rule)
+            result, seen = _calibrated(result, models[0], divided, how, wanted, seen)
+        result = _promising(result, seen)
         if stress:
-            found = stress_with(
-                opened,
-                result.samples,
-                result.truth,
-                engine=engine,
-                device=device,
-                threads=threads,
-                batch=batch,
-                progress=how.progress,
-            )
-            result = result.including(stress=found)
+            result = _stressed(result, opened, how)
         if network is not None:
             samples = explanation.asked_samples(result, asked)
             with how.progress(total=None, label="explain"):
                 result = result.including(explained=tuple(explanation.explain(result, network, samples)))
+    result, *_ = [_used(each, model) for each, (model, _) in zip([result, *rivals], models, strict=True)]
     if html is not None:
         result.write_page(html)
     return result
+
+
+def _tell_device(place: str, say: Callable[[str], None]) -> None:
+    from fusiform.engines.device import describe_device  # asks for PyTorch
+
+    say(f"computing on {describe_device(place)}")
+
+
+def _stressed(result: ClassificationEvaluation, model: Model, how: _How) -> ClassificationEvaluation:
+    """The evaluation with what becomes of corrupted images."""
+    found = stress_with(
+        model,
+        result.samples,
+        result.truth,
+        engine=how.engine,
+        device=how.device,
+        threads=how.threads,
+        batch=how.batch,
+        progress=how.progress,
+    )
+    return result.including(stress=found)
+
+
+def _used(result: AnyEvaluation, model: Model) -> AnyEvaluation:
+    """The evaluation with how often its images were used, noted in the folder of the model's run, if they are a test.
+
+    Images that are in no split are a test if the run did not learn from that dataset.
+    """
+    run = uses.find_run(model.path) if result.split in ("test", "all") else None
+    if run is None or (result.split == "all" and uses.learned_from(run, Path(result.source))):
+        return result
+    report = result.report()
+    stress = result.stress if isinstance(result, ClassificationEvaluation) else None
+    found = uses.note_use(
+        run,
+        model.path,
+        result.samples,
+        split=result.split,
+        what=result.main,
+        interval=result.interval,
+        figures=report.figures,
+        rows=report.rows,
+        stress=None if stress is None else stress_figures(stress),
+    )
+    return result.including(test_use=found)
 
 
 class _Wanted(NamedTuple):
@@ -206,6 +260,7 @@ class _Wanted(NamedTuple):
     out: str | os.PathLike[str]
     certain: float
     per_class: bool
+    rule: Rule | None
 
 
 def _calibrated(
@@ -233,21 +288,31 @@ def _calibrated(
         strangers=helping,
         certain=wanted.certain,
         per_class=wanted.per_class,
+        rule=wanted.rule,
+    )
+    before = model[0].spec.certainty
+    lost = (
+        ("the model's rule of decision is not in the copy: ask for it again",)
+        if before is not None and before.decision is not None and wanted.rule is None
+        else ()
     )
     told = result.including(
         calibration=found,
-        notes=(*result.notes, *divided.notes, *notes),
+        notes=(*result.notes, *divided.notes, *notes, *lost),
         skipped=(*result.skipped, *answered.skipped),
     )
     return told, strangers
 
 
 def _promising(result: ClassificationEvaluation, strangers: Seen | None) -> ClassificationEvaluation:
-    """The evaluation with what the model's promises, or those of its calibration, come to."""
+    """The evaluation with what the model's promises and rule, or those of its calibration, come to."""
     spec = result.spec if result.calibration is None else result.calibration.spec
     if spec.certainty is None:
         return result
-    return result.including(promises=measure_promises(spec, result.seen, result.truth, strangers))
+    return result.including(
+        promises=measure_promises(spec, result.seen, result.truth, strangers),
+        decisions=measure_decisions(spec, result.logits, result.truth),
+    )
 
 
 def _has_features(model: Model, calibrating: bool) -> bool:
@@ -304,6 +369,7 @@ class _How(NamedTuple):
     multi_scale: bool
     progress: Tracker
     features: bool = False
+    answers: str | os.PathLike[str] | None = None
 
 
 class _Given(NamedTuple):
@@ -343,6 +409,51 @@ def _check_task(models: Sequence[tuple[Model, str]], asked: _Given, ignore: bool
             raise InputError(f"--compare {called}: is a {_MODELS[other.spec.task]}; {name} is a {what}: name another")
 
 
+def check_shown(model: Model, name: str, *, multi_scale: bool, ignore: bool) -> None:
+    """UsageError for what changes a model's answers and is for models of another task."""
+    nothing = _Given(*(False for _ in _Given._fields))
+    _check_task([(model, name)], nothing._replace(multi_scale=multi_scale), ignore)
+
+
+def check_report(
+    model: Model,
+    name: str,
+    *,
+    compare: str | os.PathLike[str] | Model | None,
+    html: str | os.PathLike[str] | None,
+    explain: Sequence[int | str | os.PathLike[str]],
+    unknown: str | os.PathLike[str] | None,
+    score: float | None,
+) -> None:
+    """Raise before the work what ``evaluate`` would of a report of kept answers, once all of them are there."""
+    nothing = _Given(*(False for _ in _Given._fields))
+    given = nothing._replace(explain=bool(explain), unknown=unknown is not None, score=score is not None)
+    models = [(model, name), *([] if compare is None else [(open_model(compare), _name(compare))])]
+    _check_task(models, given, False)
+    _check_folder(html)
+    _strangers(model, unknown, False)
+    if explain:
+        explanation.open_network(model)
+        explanation.read_asked(explain)
+
+
+def _check_answers(answers: str | os.PathLike[str] | None, calibrate: bool, stress: bool) -> None:
+    """UsageError for what takes answers to other images than those of a folder of parts."""
+    if answers is None:
+        return
+    for flag, given in (("--calibrate", calibrate), ("--stress", stress)):
+        if given:
+            raise UsageError(f"{flag} shows the model other images than --answers has: leave out one of the two")
+
+
+def _check_alone(promising: bool, deciding: bool) -> None:
+    """UsageError for what says how to calibrate, where nothing is to be calibrated."""
+    if promising:
+        raise UsageError("--certain and --per-class are for --calibrate FILE: add it, or leave them out")
+    if deciding:
+        raise UsageError("--precision, --threshold and --costs are for --calibrate FILE: add it, or leave them out")
+
+
 def _check_folder(path: str | os.PathLike[str] | None) -> None:
     """OutputError for a file that is to be written where there is no folder."""
     if path is not None and not Path(path).absolute().parent.is_dir():
@@ -366,7 +477,25 @@ def _read(
 
 
 def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -> AnyEvaluation:
-    """Show a model the images, whatever its task."""
+    """Show a model the images, whatever its task, or take its answers from where they are kept."""
+    if how.answers is None:
+        return _show(model, name, data, how, None)
+    kept = read_answers(
+        how.answers,
+        model,
+        name,
+        data,
+        split=how.split,
+        engine=how.engine,
+        multi_scale=how.multi_scale,
+        progress=how.progress,
+    )
+    return _show(model, name, data, how, kept.answers).including(seconds=kept.seconds)
+
+
+def _show(
+    model: Model, name: str, data: DataSet | AnnotatedSet, how: _How, answered: AnyAnswers | None
+) -> AnyEvaluation:
     if isinstance(data, DataSet):
         return classification.evaluate(
             model,
@@ -379,6 +508,7 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
             batch=how.batch,
             features=how.features and _has_features(model, True),
             progress=how.progress,
+            answered=cast("classification.Answers | None", answered),
         )
     if model.spec.task == "detection":
         return detection.evaluate(
@@ -392,6 +522,7 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
             threads=how.threads,
             batch=how.batch,
             progress=how.progress,
+            answered=cast("detection.FoundBoxes | None", answered),
         )
     return segmentation.evaluate(
         model,
@@ -404,4 +535,5 @@ def _measure(model: Model, name: str, data: DataSet | AnnotatedSet, how: _How) -
         threads=how.threads,
         batch=how.batch,
         progress=how.progress,
+        answered=cast("segmentation.Outlines | None", answered),
     )

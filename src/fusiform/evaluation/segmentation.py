@@ -223,8 +223,11 @@ def evaluate(
     threads: int | None = None,
     batch: int = 1,
     progress: Tracker = silent,
+    answered: Outlines | None = None,
 ) -> SegmentationEvaluation:
     """Show a segmenter, called ``name``, the images of a dataset; see ``job.evaluate``.
+
+    Where it has ``answered`` all of them already, none is shown again.
 
     Raises UsageError for data with classes that the model does not have, a split that is not there or has no picture
     that can be read, and what ``outline`` raises.
@@ -232,7 +235,7 @@ def evaluate(
     chosen = choose_masks(data, model.spec, split=split, model=name)
     samples = chosen.samples
     started = time.perf_counter()
-    outlines = outline(
+    outlines = answered or outline(
         model,
         samples,
         labels=chosen.outputs,

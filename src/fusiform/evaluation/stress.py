@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import engines
-from fusiform.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from fusiform.data.corruptions import CORRUPTIONS, FAMILIES, STRENGTHS, corrupt
 from fusiform.data.dataset import Sample
 from fusiform.drawing.page import Page
 from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import Crew, not_finite, read_pixels
-from fusiform.evaluation import page_parts
+from fusiform.evaluation import page_parts, remedies
 from fusiform.evaluation.figures import rounded
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell, rows_table
@@ -53,6 +53,12 @@ class Stress:
 
         found = bootstrap.intervals(figure, means.shape[1])
         return dict(zip(("all", *CORRUPTIONS), found, strict=True))
+
+    @property
+    def families(self) -> dict[str, float]:
+        """The mean accuracy over the corruptions and strengths of each of ``FAMILIES``."""
+        means = dict(zip(CORRUPTIONS, self.right.mean((1, 2)).tolist(), strict=True))
+        return {family: sum(means[name] for name in names) / len(names) for family, names in FAMILIES.items()}
 
     @property
     def retained(self) -> float | None:
@@ -157,7 +163,10 @@ def stress_text(found: Stress) -> str:
 
 def stress_table(found: Stress | None) -> str:
     """What follows the tables for people; nothing where it was not asked for."""
-    return "" if found is None else f"\n{stress_text(found)}\n\n{rows_table(stress_rows(found))}\n"
+    if found is None:
+        return ""
+    told = "".join(f"\n{line}\n" for line in remedies.advice(found.families))
+    return f"\n{stress_text(found)}\n\n{rows_table(stress_rows(found))}\n{told}"
 
 
 def add_stress(page: Page, found: Stress | None) -> None:
@@ -167,6 +176,8 @@ def add_stress(page: Page, found: Stress | None) -> None:
         page.add_text(stress_text(found))
         rows = [{**row, "corruption": str(row["corruption"]).replace("_", " ")} for row in stress_rows(found)]
         page.add_table(page_parts.shares(rows))
+        if told := remedies.advice(found.families):
+            page.add_list(told, kind="advice")
 
 
 def _rounded(value: float | None) -> float | None:

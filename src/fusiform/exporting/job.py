@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from fusiform.calibration.decision import Rule
 from fusiform.data.dataset import Sample
 from fusiform.data.masks import Ignore
 from fusiform.data.open import check_named
@@ -396,10 +397,14 @@ class _Work:
         """An int8 graph whose promises are made anew, from its own answers; without labelled photographs, with none."""
         if graph.spec.certainty is None:
             return graph
+        decision = graph.spec.certainty.decision
+        rule = None if decision is None else Rule.of(decision, graph.spec.labels)
         graph = replace(graph, spec=graph.spec.replace(certainty=None))
         samples = [sample for sample in self.pictures.held_out if isinstance(sample, Sample)]
         if not self.pictures.labelled:
             self.say("int8 answers otherwise, and there are no labelled photographs: calibrate it (fusiform evaluate)")
+            if rule is not None:
+                self.say("without a calibration it gives the likeliest class, and does not decide by the model's rule")
             return graph
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "int8.tflite"
@@ -411,7 +416,12 @@ class _Work:
                 return graph
             seen = Seen(tuple(samples[k] for k in read), found.values[read], found.features[read])
             truth = np.array([samples[k].label for k in read])
-            calibrated = fit_calibration(model, seen, truth, source=printable(self.pictures.verified_on))
+            fit = partial(fit_calibration, model, seen, truth, source=printable(self.pictures.verified_on))
+            try:
+                calibrated = fit(rule=rule)
+            except UsageError as error:  # of what the rule wants
+                self.say(f"{error}; until then int8 gives the likeliest class")
+                calibrated = fit()
         self.say(f"calibrated int8 on {self.pictures.verified_on}: {len(read)} photographs")
         certainty, temperature = calibrated.certainty, calibrated.temperature.value
         return replace(graph, spec=graph.spec.replace(certainty=certainty, temperature=temperature))

@@ -34,7 +34,8 @@ class Answer:
     Exactly one is there of ``classification``, ``detections``, ``segmentation`` and ``error``. Boxes and masks are in
     pixels of the upright picture. ``thumbnail`` is the picture itself, RGB, upright and at most ``THUMBNAIL`` pixels a
     side, where it was asked for; to draw boxes or masks on ``DRAWN_THUMBNAIL``, or ``ALONE`` where there is no other.
-    ``features`` (num_features,) float32 are what a classifier's last layer read, where they were asked for.
+    ``features`` (num_features,) float32 are what a classifier's last layer read, where they were asked for; ``row`` is
+    what a sketch keeps of the picture, where one is kept.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Answer:
     detections: Detections | None = None
     segmentation: SegmentationMap | None = None
     features: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    row: NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if [self.classification, self.detections, self.segmentation, self.error].count(None) != 3:
@@ -53,6 +55,12 @@ class Answer:
     def top(self) -> tuple[Guess, ...]:
         """A classifier's likeliest classes, likeliest first; empty where the picture could not be read."""
         return self.classification.top if self.classification else ()
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the likeliest name in a drawing: that it is no answer, where a rule gives no class."""
+        named = self.classification
+        return "no class: " if named is not None and named.rule is not None and named.decided is None else ""
 
     def place(self) -> dict[str, Any]:
         """What says beside the path which picture it is, such as the number of a frame; of an image nothing."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusiform.drawing.masks import MaskFolder
     from fusiform.prediction.answer import Answer
     from fusiform.spec import ModelSpec, Task
-    from fusiform.tasks.classification import Guess
+    from fusiform.tasks.classification import Classification, Guess
     from fusiform.tasks.detection import Box
 
 
@@ -35,12 +35,17 @@ CSV_COLUMNS: dict[Task, tuple[str, ...]] = {
 
 _PROMISED = ("set", "known", "p_known")
 """Columns of a calibrated classifier, before the error; a set's names stand with semicolons between them."""
+_RULED = ("rule", "decided")
+"""Columns after those, of one that decides by a rule; ``decided`` is empty where that gives no class."""
 
 
 def csv_columns(spec: ModelSpec) -> tuple[str, ...]:
     """The columns of a model's answers."""
     columns = CSV_COLUMNS[spec.task]
-    return columns if spec.certainty is None else (*columns[:-1], *_PROMISED, columns[-1])
+    if spec.certainty is None:
+        return columns
+    ruled = () if spec.certainty.decision is None else _RULED
+    return (*columns[:-1], *_PROMISED, *ruled, columns[-1])
 
 
 class ImageIds:
@@ -111,12 +116,15 @@ def _rows(
 
 
 def _promised(prediction: Answer, spec: ModelSpec) -> Sequence[Cell]:
-    """What stands in the columns of ``_PROMISED``, if there are those."""
+    """What stands in the columns of ``_PROMISED`` and ``_RULED``, if there are those."""
     found = prediction.classification
     if spec.certainty is None or found is None:
         return ()
     names = "; ".join(guess.name for guess in found.names or ())
-    return names, found.known, None if found.p_known is None else _rounded(found.p_known)
+    promised = names, found.known, None if found.p_known is None else _rounded(found.p_known)
+    if spec.certainty.decision is None:
+        return promised
+    return (*promised, found.rule, None if found.decided is None else found.decided.name)
 
 
 def _rounded(value: float) -> float:
@@ -152,6 +160,9 @@ def to_dict(prediction: Answer, mask: str | None = None) -> dict[str, Any]:
     if named is not None and named.names is not None:
         p_known = None if named.p_known is None else _rounded(named.p_known)
         record |= {"set": _guesses(named.names), "known": named.known, "p_known": p_known, "certain": named.certain}
+        if named.rule is not None:
+            decided = None if named.decided is None else {"index": named.decided.index, "name": named.decided.name}
+            record |= {"rule": named.rule, "decided": decided}
     return record
 
 
@@ -185,12 +196,19 @@ def promise(prediction: Answer) -> str | None:
     found = prediction.classification
     if found is None or found.names is None:
         return None
-    first = found.top[0].name
+    if found.rule is None:
+        return _promise(found, found.names)
+    decided = "no class" if found.decided is None else found.decided.name
+    return f"decided by {found.rule}: {decided}; {_promise(found, found.names)}"
+
+
+def _promise(found: Classification, inside: Sequence[Guess]) -> str:
+    first = inside[0].name
     if found.known is False:
         return f"unknown, nearest: {first}"
-    if len(found.names) == 1:
+    if len(inside) == 1:
         return f"sure: {first}"
-    names = [guess.name for guess in found.names]
+    names = [guess.name for guess in inside]
     if len(names) > NAMED_IN_SET + 1:
         names = [*names[:NAMED_IN_SET], f"one of {len(names) - NAMED_IN_SET} more"]
     return f"unsure: {', '.join(names[:-1])} or {names[-1]}"

@@ -31,6 +31,7 @@ def predict(
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     tiles: int | None = None,
     overlap: float = 0.2,
+    sketch: str | os.PathLike[str] | None = None,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -71,6 +72,8 @@ def predict(
             one, beside the whole image; the boxes of all are merged. None shows it the whole image alone.
         overlap: The share of a tile's side that neighbours have in common (0.2), up to 0.9: objects up to so large are
             whole in one of them.
+        sketch: A .json file in which to keep a sketch of what a calibrated classifier sees, for ``fusiform.drift``; one
+            that is there is gone on with.
         mean: What weights that were saved without fusiform do not say of their preprocessing; see
             ``fusiform.open_model``.
         std: See ``fusiform.open_model``.
@@ -108,6 +111,7 @@ def predict(
         labels=labels,
         tiles=tiles,
         overlap=overlap,
+        sketch=sketch,
     )
     return predictor(sources, top=top, score=score, iou=iou, limit=limit, certain=certain, progress=progress)
 
@@ -129,6 +133,7 @@ def predict_iter(
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     tiles: int | None = None,
     overlap: float = 0.2,
+    sketch: str | os.PathLike[str] | None = None,
     mean: Colours | None = None,
     std: Colours | None = None,
     resize: int | None = None,
@@ -156,6 +161,7 @@ def predict_iter(
         labels: See ``predict``.
         tiles: See ``predict``.
         overlap: See ``predict``.
+        sketch: See ``predict``.
         mean: See ``predict``.
         std: See ``predict``.
         resize: See ``predict``.
@@ -191,6 +197,7 @@ def predict_iter(
         labels=labels,
         tiles=tiles,
         overlap=overlap,
+        sketch=sketch,
     )
     return predictor.iter(
         sources,

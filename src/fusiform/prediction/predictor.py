@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from fusiform import engines
 from fusiform.engines import Engine, EngineName
@@ -21,6 +22,9 @@ from fusiform.progress import Tracker, tracker
 from fusiform.spec import ModelSpec
 from fusiform.tasks.classification import rename
 from fusiform.zoo.model import Model, open_model
+
+if TYPE_CHECKING:
+    from fusiform.prediction.kept import Keeper
 
 MASKS_AHEAD = 2
 """Batches of masks that may wait for their turn: each is as large as its photograph."""
@@ -49,6 +53,8 @@ class Predictor:
         overlap: The share of a tile's side that neighbours have in common, up to 0.9.
         features: Let each answer of a classifier have its ``features``: what the last layer reads, as a vector of
             float32. Files that do not answer them are made to, but for programs (TorchScript, OpenVINO, ExecuTorch).
+        sketch: A .json file in which to keep a sketch of what a calibrated classifier sees, for ``fusiform.drift``; one
+            that is there is gone on with.
 
     Raises:
         UsageError: For arguments that do not fit.
@@ -77,6 +83,7 @@ class Predictor:
         tiles: int | None = None,
         overlap: float = 0.2,
         features: bool = False,
+        sketch: str | os.PathLike[str] | None = None,
     ) -> None:
         for name, count in (("batch", batch), ("threads", threads)):
             if count is not None and count < 1:
@@ -100,6 +107,13 @@ class Predictor:
             from fusiform.prediction.tiles import check_tiles  # naming a photograph is not to wait for it
 
             self._tiles = check_tiles(self.spec, tiles, overlap)
+        self._keeper = None
+        if sketch is not None:
+            from fusiform.prediction.kept import Keeper  # only what is kept is to wait for it
+
+            if fast:
+                raise UsageError("a sketch needs images as they are, and fast decodes them smaller: leave out either")
+            self._keeper = Keeper(sketch, self._model)
         self._pools: dict[int, Engines] = {}
         self._opening = threading.Lock()
         self._calls = 0
@@ -177,7 +191,7 @@ class Predictor:
             groups: Iterator[list[Prediction]] = in_order(batches, answer, workers=workers, ahead=ahead)
         else:
             groups = map(answer, batches)
-        return _flat(groups)
+        return _flat(groups) if self._keeper is None else _kept(_flat(groups), self._keeper)
 
     def close(self) -> None:
         """Let go of the engines; the next question opens new ones."""
@@ -230,7 +244,7 @@ class Predictor:
 
     def _worker(self, engine: Engine, alone: bool) -> Worker:
         if self._tiles is None:
-            return Worker(
+            worker = Worker(
                 engine,
                 self.spec,
                 self._model.path,
@@ -239,6 +253,8 @@ class Predictor:
                 alone=alone,
                 features=self._features,
             )
+            worker.keeper = self._keeper
+            return worker
         from fusiform.prediction.tiles import TiledWorker
 
         return TiledWorker(engine, self.spec, self._model.path, self._tiles, batch=self._batch, alone=alone)
@@ -277,6 +293,17 @@ def _flat(groups: Iterator[list[Prediction]]) -> Generator[Prediction, None, Non
     finally:
         if isinstance(groups, Generator):
             groups.close()
+
+
+def _kept(predictions: Generator[Prediction, None, None], keeper: Keeper) -> Generator[Prediction, None, None]:
+    """The answers, kept in their order; the sketch is written at the end, whichever that is."""
+    try:
+        for prediction in predictions:
+            keeper.add([prediction])
+            yield prediction
+    finally:
+        predictions.close()
+        keeper.write()
 
 
 def _tracked(predictions: Iterator[Prediction], total: int, show: Tracker) -> Generator[Prediction, None, None]:

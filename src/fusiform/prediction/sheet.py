@@ -122,13 +122,13 @@ def _tile(prediction: Answer, classes: dict[str, dict[int, str]]) -> Tile:
     if prediction.error is not None:
         return Tile(None, os.path.basename(path) or path, color=GREY)  # noqa: PTH119  # also of an address
     best = prediction.top[0]
-    caption = f"{best.probability:.1%}  {best.name}"
+    caption = f"{prediction.prefix}{best.probability:.1%}  {best.name}"
     truth: dict[int, str] = {}
     if os.path.exists(path):  # noqa: PTH110  # not an address, nor standard input
         # Not resolved: a link to a folder counts by its own name.
         folder = Path(os.path.abspath(path)).parent.name  # noqa: PTH100
         truth = classes.get(_folder_key(folder), {})
-    if not truth:
+    if not truth or prediction.prefix:
         return Tile(prediction.thumbnail, caption)
     if best.index in truth:
         return Tile(prediction.thumbnail, caption, color=GREEN)

@@ -61,7 +61,8 @@ def draw(prediction: Answer) -> Image.Image:
         shares = [share for share in prediction.segmentation.shares() if share.index]
         names = [(share.index, f"{share.name} {percent(share.share).strip()}{OF_PICTURE}") for share in shares]
         return add_legend(draw_mask(image, prediction.segmentation), names)
-    return draw_grid([Tile(image, f"{prediction.top[0].probability:.1%}  {prediction.top[0].name}")])
+    best = prediction.top[0]
+    return draw_grid([Tile(image, f"{prediction.prefix}{best.probability:.1%}  {best.name}")])
 
 
 def contact_sheet(predictions: Sequence[Answer], spec: ModelSpec) -> Drawing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ from fusiform.prediction.answer import ALONE, DRAWN_THUMBNAIL, THUMBNAIL, TOP
 from fusiform.prediction.results import Prediction
 from fusiform.prediction.sources import Picture
 from fusiform.spec import FEATURES, ModelSpec, Task
-from fusiform.tasks.classification import Classification, decode, guesses, to_probabilities
+from fusiform.tasks.classification import Classification, Guess, decode, guesses, to_probabilities
+
+if TYPE_CHECKING:
+    from fusiform.prediction.kept import Keeper
 
 FAST_MARGIN = 2
 """How much larger than needed a picture may be decoded with ``fast``: at 1, twice as many first answers change."""
@@ -48,12 +51,16 @@ _TASKS: dict[str, Task] = {
 
 
 class Read(NamedTuple):
-    """A picture that was read: its pixels as the engine takes them, and its size (width, height) when upright."""
+    """A picture that was read: its pixels as the engine takes them, and its size (width, height) when upright.
+
+    ``looks`` are measured where a sketch is to keep the picture's.
+    """
 
     path: str
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     thumbnail: Image.Image | None
+    looks: NDArray[np.float32] | None = None
 
 
 class Worker:
@@ -61,8 +68,11 @@ class Worker:
 
     ``path`` is the model's file, for messages; the network sees ``batch`` pictures at a time; ``alone`` says that
     thumbnails are of a picture beside no other. A picture of more than ``max_pixels`` is not decoded. With
-    ``features`` the answers bring a classifier's features along, which the engine has to answer.
+    ``features`` the answers bring a classifier's features along, which the engine has to answer. A ``keeper`` is asked
+    of which pictures the answers are to bring a row for its sketch.
     """
+
+    keeper: Keeper | None = None
 
     def __init__(
         self,
@@ -132,10 +142,20 @@ class Worker:
             return self._segmentations(read, values)
         named = self._named(values, asked)
         features = values[FEATURES] if self.features else [None] * len(read)
-        return [
+        answers = [
             Prediction(one.path, replace(found, path=one.path), thumbnail=one.thumbnail, features=row)
             for one, found, row in zip(read, named, features, strict=True)
         ]
+        if self.keeper is None or self._reader is None:
+            return answers
+        measured = [k for k, one in enumerate(read) if one.looks is not None]
+        if measured:
+            probabilities = to_probabilities(values[self.spec.output][measured], self.spec)
+            looks = np.array([read[k].looks for k in measured])
+            rows = self._reader.rows(looks, probabilities, values[FEATURES][measured])
+            for k, row in zip(measured, rows, strict=True):
+                answers[k] = replace(answers[k], row=row)
+        return answers
 
     def _named(self, values: dict[str, NDArray[Any]], asked: Asked) -> list[Classification]:
         """A classifier's answers; a calibrated one's with a set of names, and with what is told of the unknown."""
@@ -145,9 +165,17 @@ class Worker:
         probabilities = to_probabilities(values[self.spec.output], self.spec)
         certain = self._reader.certainty.check_share(asked.certain)
         said = self._reader.read(probabilities, values.get(FEATURES), certain)
-        return [
+        found = [
             Classification("", top, guesses(row, self.spec, inside), p_known, certain)
             for top, row, inside, p_known in zip(tops, probabilities, said.sets, said.p_known, strict=True)
+        ]
+        decision = self._reader.certainty.decision
+        if decision is None:
+            return found
+        decided = self._reader.decided(probabilities)
+        return [
+            _ruled(each, decision.rule, guesses(row, self.spec, index))
+            for each, row, index in zip(found, probabilities, decided, strict=True)
         ]
 
     def _detections(self, read: Sequence[Read], values: dict[str, NDArray[Any]], asked: Asked) -> list[Prediction]:
@@ -194,12 +222,26 @@ class Worker:
     def _see(self, picture: Picture) -> Read:
         image = self.open(picture)
         size, pixels = image.size, crop_pixels(image, self.spec.preprocess, fast=self.fast)
-        return Read(picture.path, pixels, size, self.thumbnail(image) if picture.keep else None)
+        looks = None
+        if self.keeper is not None and self.keeper.wants():
+            from fusiform.data.looks import measure, rgb  # only what is kept is to wait for it
+
+            looks = measure(image, rgb(pixels, self.spec.preprocess))
+        return Read(picture.path, pixels, size, self.thumbnail(image) if picture.keep else None, looks)
 
     def _side(self) -> int:
         if self.spec.task == "classification":
             return THUMBNAIL
         return ALONE if self.alone else DRAWN_THUMBNAIL
+
+
+def _ruled(found: Classification, rule: Literal["thresholds", "costs"], given: Sequence[Guess]) -> Classification:
+    """The answer of a model that decides by a rule: the class that was given, if one was, is the first of all."""
+    if not given:
+        return replace(found, rule=rule)
+    (decided,) = given
+    others = [guess for guess in found.top if guess.index != decided.index]
+    return replace(found, top=(decided, *others)[: len(found.top)], rule=rule, decided=decided)
 
 
 def check_asked(spec: ModelSpec, asked: Asked) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from fusiform.errors import InputError, OutputError
 from fusiform.files import hold, remove_leftovers, write_file
-from fusiform.scaling.rows import PartFormat, count_rows
 
 SAYS = {
     "listing_sha256": "other images",
@@ -25,8 +24,20 @@ SAYS = {
     "description_sha256": "other labels or another preprocessing",
     "images_per_part": "another --part",
     "format": "another --format",
+    "dataset_sha256": "other images or other ground truth",
+    "features": "a model that tells unknown images in another way",
 }
 """What is meant by a key of parts.json that has another value; an option is called by its name."""
+
+
+BEGINS = {
+    "fusiform.parts/1": "fusiform predict --part",
+    "fusiform.answers/1": "fusiform evaluate --part",
+    "fusiform.feature_parts/1": "fusiform embed --part",
+}
+"""What writes a folder of parts, by the schema of its parts.json."""
+_TOLD = ("schema", "fusiform", "model", "sources", "data", "images", "parts")
+"""Keys of parts.json that are for people: the same parts may be called by other names."""
 
 
 class Shard(NamedTuple):
@@ -41,23 +52,31 @@ class Shard(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a finished part holds."""
+    """What a finished part holds; ``seconds`` is how long it took, 0 where nobody asks."""
 
     images: int
     errors: int
+    seconds: float = 0.0
 
 
 class PartsFolder:
     """The folder, open for one shard; ``close`` lets others be that shard."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard) -> None:
-        """Make the folder or go on in it.
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        shard: Shard,
+        count: Callable[[BinaryIO], tuple[int, int]],
+    ) -> None:
+        """Make the folder or go on in it; ``count`` gives the images and errors of a part, ValueError if it is none.
 
         Raises InputError where it was begun with other settings or another process is this shard, OutputError where
         it cannot be written.
         """
         self.folder = folder
-        self.form: PartFormat = settings["format"]
+        self.form: str = settings["format"]
+        self._count = count
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -79,13 +98,9 @@ class PartsFolder:
                 )
             write_file(place, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         begun = read_settings(self.folder)
-        told = ("schema", "fusiform", "model", "sources", "images", "parts")
-        other = [key for key, value in settings.items() if key not in told and begun.get(key) != value]
-        if other:
-            what = " and ".join(SAYS.get(key, f"another --{key}") for key in other)
-            of = f" (then {_count(begun)}, now {_count(settings)})" if "listing_sha256" in other else ""
+        if what := differences(begun, settings):
             raise InputError(
-                f"{self.folder}: was begun with {what}{of}, and its parts would not fit together: run the command that "
+                f"{self.folder}: was begun with {what}, and its parts would not fit together: run the command that "
                 "began it, or choose another folder for --out"
             )
 
@@ -108,12 +123,7 @@ class PartsFolder:
 
     def finished(self) -> dict[int, Done]:
         """The parts that are there, of all shards, each with what it holds."""
-        told: dict[int, Done] = {}
-        for journal in sorted(self.folder.glob("done-*-of-*.jsonl")):
-            for line in journal.read_bytes().splitlines():
-                with suppress(ValueError, KeyError, TypeError):  # the end of one that was killed
-                    record = json.loads(line)
-                    told[int(record["part"])] = Done(int(record["images"]), int(record["errors"]))
+        told = read_journals(self.folder)
         found = {}
         for path in self.folder.glob(f"part-*.{self.form}"):
             named = re.fullmatch(r"part-(\d{5,})\.\w+", path.name)
@@ -124,7 +134,7 @@ class PartsFolder:
                 found[part] = told[part]
             else:  # killed between the part and its line
                 with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-                    found[part] = Done(*count_rows(file, self.form))
+                    found[part] = Done(*self._count(file))
         return found
 
     @contextmanager
@@ -155,7 +165,8 @@ class PartsFolder:
 
     def tell(self, part: int, done: Done) -> None:
         """Say that a part is finished."""
-        line = json.dumps({"part": part, "images": done.images, "errors": done.errors}) + "\n"
+        took = {"seconds": round(done.seconds, 3)} if done.seconds else {}
+        line = json.dumps({"part": part, "images": done.images, "errors": done.errors, **took}) + "\n"
         try:
             # A line that was broken off is ended first.
             end = self._journal.seek(0, os.SEEK_END)
@@ -182,9 +193,33 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}): choose another folder for --out") from None
-    if not isinstance(settings, dict) or settings.get("schema") != "fusiform.parts/1":
-        raise InputError(f"{place}: is not what fusiform predict --part writes: choose another folder for --out")
+    if not isinstance(settings, dict) or settings.get("schema") not in BEGINS:
+        raise InputError(f"{place}: is not what --part writes: choose another folder for --out")
     return settings
+
+
+def read_journals(folder: Path) -> dict[int, Done]:
+    """What the shards of a folder say that their parts hold."""
+    told: dict[int, Done] = {}
+    for journal in sorted(folder.glob("done-*-of-*.jsonl")):
+        for line in journal.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # the end of one that was killed
+                record = json.loads(line)
+                told[int(record["part"])] = Done(
+                    int(record["images"]), int(record["errors"]), float(record.get("seconds", 0))
+                )
+    return told
+
+
+def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what parts were begun otherwise, in the words of the options; empty where they fit together."""
+    if begun.get("schema") != now["schema"]:
+        return BEGINS.get(str(begun.get("schema")), "another command")
+    other = [key for key, value in now.items() if key not in _TOLD and begun.get(key) != value]
+    what = " and ".join(SAYS.get(key, f"another --{key.replace('_', '-')}") for key in other)
+    if {"listing_sha256", "dataset_sha256"} & set(other):
+        what += f" (then {_count(begun)}, now {_count(now)})"
+    return what
 
 
 def _count(settings: Mapping[str, Any]) -> str:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fusiform.engines import EngineName
-from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError
+from fusiform.errors import InputError, MissingExtraError, UsageError
 from fusiform.prediction.listing import Item, list_items
+from fusiform.prediction.predictor import Predictor
 from fusiform.prediction.worker import Asked, check_asked
-from fusiform.progress import Progress, Tracker, clock, tracker
-from fusiform.scaling.folder import PartsFolder, Shard, read_settings
+from fusiform.progress import Tracker, tracker
+from fusiform.scaling.folder import Done, PartsFolder, Shard, read_settings
 from fusiform.scaling.plan import Plan
 from fusiform.scaling.rows import PartFormat, has_parquet
-from fusiform.scaling.work import Setup, on_this_machine
+from fusiform.scaling.run import PART, Parts, check_parts, folder_of, hash_model, run_parts
+from fusiform.scaling.work import Answering, Setup, on_this_machine
 from fusiform.spec import Colours, Fit
 from fusiform.zoo.model import Model, open_model
-
-PART = 10_000
-"""Pictures a part: a minute or two of work, which is what a kill costs."""
-
-
-class Parts(NamedTuple):
-    """What a shard's parts in ``folder`` hold: so many ``images``, ``errors`` of them without an answer.
-
-    ``parts`` is the number of its parts, ``earlier`` of those that were there before.
-    """
-
-    folder: Path
-    images: int
-    errors: int
-    parts: int
-    earlier: int
 
 
 def predict_parts(
@@ -55,6 +41,7 @@ def predict_parts(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -97,6 +84,7 @@ def predict_parts(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
@@ -130,20 +118,12 @@ def predict_parts(
         2
 
     """
-    if part < 1:
-        raise UsageError(f"part must be at least 1, got {part}")
-    ours = Shard(*(shard or (0, 1)))
-    if not 0 <= ours.number < ours.machines:
-        raise UsageError(f"shard must be I/N with I from 0 to N - 1, got {ours.number}/{ours.machines}")
-    names = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
-    if "-" in names:
-        raise UsageError("parts are of images that can be read again, and - is standard input: give a file or a list")
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, and parts need a folder: choose another place for --out")
+    ours = check_parts(part, shard)
+    names = names_of(sources)
+    folder = folder_of(out)
     form = _form(folder, format)
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
-    asked = Asked(top, score, iou, limit)
+    asked = Asked(top, score, iou, limit, certain)
     setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels), tiles, overlap)
     predictor = setup.predictor()
     check_asked(predictor.spec, asked)
@@ -159,41 +139,64 @@ def predict_parts(
         "fast": fast,
         "tiles": tiles,
         "overlap": None if tiles is None else overlap,
-        "model_sha256": _hash(opened),
+        "model_sha256": hash_model(opened),
         "description_sha256": sha256(predictor.spec.to_json().encode()).hexdigest(),
     }
+    job = Answering(setup, form)
+    return answer_sources(
+        names,
+        folder,
+        settings,
+        job,
+        predictor,
+        ours,
+        on=on,
+        root=root,
+        column=column,
+        label="predict",
+        progress=progress,
+    )
+
+
+def answer_sources(
+    names: Sequence[str],
+    folder: Path,
+    settings: dict[str, Any],
+    job: Answering,
+    predictor: Predictor,
+    ours: Shard,
+    *,
+    on: str | None,
+    root: str | os.PathLike[str] | None,
+    column: str | None,
+    label: str,
+    progress: bool | Tracker | None,
+) -> Parts:
+    """Answer the images of sources into a folder's parts, here or ``on`` a cluster; see ``predict_parts``."""
     show = tracker(progress)
     with ExitStack() as stack:
         listing = list_items(names, root=None if root is None else os.fspath(root), column=column)
-        plan = stack.enter_context(closing(Plan(_counted(listing, names, show), part)))
+        plan = stack.enter_context(closing(Plan(_counted(listing, names, show), settings["images_per_part"])))
         settings |= {"images": plan.images, "parts": len(plan), "listing_sha256": plan.fingerprint}
-        target = stack.enter_context(closing(PartsFolder(folder, settings, ours)))
-        there = target.finished()
-        mine = [number for number in range(len(plan)) if ours.has(number)]
-        done = {number: there[number] for number in mine if number in there}
-        waiting = [number for number in mine if number not in there]
-        earlier = len(done)
-        counts = [plan.count(number) for number in waiting]
-        total = None if None in counts else sum(count or 0 for count in counts)
-        try:
-            if waiting:
-                bar = stack.enter_context(show(total=total, label="predict", unit="images"))
-                tell = _Telling(bar, len(mine), earlier, counted=total is not None)
-                if on is None:
-                    work = on_this_machine(predictor, plan, waiting, target, asked, tell.advance)
-                else:
-                    from fusiform.scaling.ray import on_ray
+        target = stack.enter_context(closing(PartsFolder(folder, settings, ours, job.count)))
 
-                    work = on_ray(on, setup, plan, waiting, target, tell.advance)
-                for number, finished in work:
-                    target.tell(number, finished)
-                    done[number] = finished
-                    tell.finished()
-        except KeyboardInterrupt as interrupt:
-            interrupt.args = (f"{len(done)} of {len(mine)} parts are finished in {folder}",)
-            raise
-    images, errors = (sum(each[k] for each in done.values()) for k in (0, 1))
-    return Parts(folder, images, errors, len(mine), earlier)
+        def answer(waiting: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[int, Done]]:
+            if on is None:
+                rows_of = partial(job.rows, predictor)
+                return on_this_machine(predictor, plan, waiting, target, job.setup.asked, rows_of, advance)
+            from fusiform.scaling.ray import on_ray
+
+            return on_ray(on, job, plan, waiting, target, advance)
+
+        return run_parts(plan, target, ours, answer, show=show, label=label)
+
+
+def names_of(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """The sources as texts; UsageError for standard input."""
+    names = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
+    if "-" in names:
+        raise UsageError("parts are of images that can be read again, and - is standard input: give a file or a list")
+    return names
 
 
 def _names(labels: str | os.PathLike[str] | Sequence[str] | None) -> str | tuple[str, ...] | None:
@@ -212,20 +215,6 @@ def _form(folder: Path, asked: PartFormat | None) -> PartFormat:
     return form
 
 
-def _hash(model: Model) -> str:
-    """The SHA-256 of the model's file, or of the files of its folder."""
-    digest = sha256()
-    files = [model.path] if model.path.is_file() else sorted(each for each in model.path.rglob("*") if each.is_file())
-    try:
-        for path in files:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-    except OSError as error:
-        raise FusiformError(f"{error.filename}: cannot be read ({error.strerror}): check the path") from None
-    return digest.hexdigest()
-
-
 def _counted(items: Iterator[Item], sources: Sequence[str], show: Tracker) -> Iterator[Item]:
     """The items, counted on the way; InputError where a source as a whole cannot be listed."""
     with show(total=None, label="list", unit="images") as bar:
@@ -235,23 +224,3 @@ def _counted(items: Iterator[Item], sources: Sequence[str], show: Tracker) -> It
                 raise InputError(item.more)
             bar.advance(item.images)
             yield item
-
-
-class _Telling:
-    """Progress in images, with the parts beside it, and the time left where only parts can be counted."""
-
-    def __init__(self, bar: Progress, parts: int, earlier: int, *, counted: bool) -> None:
-        self.bar, self.parts, self.done, self.earlier, self.counted = bar, parts, earlier, earlier, counted
-        self.started = time.monotonic()
-
-    def advance(self, amount: int) -> None:
-        """So many more images are answered."""
-        note = f"{self.done} of {self.parts} parts"
-        if self.done > self.earlier and not self.counted:
-            each = (time.monotonic() - self.started) / (self.done - self.earlier)
-            note += f", {clock(each * (self.parts - self.done))} left"
-        self.bar.advance(amount, note)
-
-    def finished(self) -> None:
-        """One more part is."""
-        self.done += 1

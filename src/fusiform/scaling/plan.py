@@ -4,11 +4,45 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from fusiform.prediction.listing import Item, of_line
+
+T = TypeVar("T")
+
+
+class Planned(Protocol):
+    """Parts, and what each of them holds."""
+
+    def __len__(self) -> int: ...
+
+    def count(self, part: int) -> int | None:
+        """The number of pictures of a part, None where that is not known."""
+        ...
+
+    def items(self, part: int) -> Sequence[Any]:
+        """What a part holds."""
+        ...
+
+
+class Slices(Generic[T]):
+    """The parts of a list: ``size`` of its things each, in its order."""
+
+    def __init__(self, things: Sequence[T], size: int) -> None:
+        self._things, self._size = things, size
+
+    def __len__(self) -> int:
+        return -(-len(self._things) // self._size)
+
+    def count(self, part: int) -> int:
+        """The number of things of a part."""
+        return len(self.items(part))
+
+    def items(self, part: int) -> Sequence[T]:
+        """What a part holds."""
+        return self._things[part * self._size : (part + 1) * self._size]
 
 
 class _Place(NamedTuple):

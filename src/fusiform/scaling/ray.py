@@ -1,6 +1,6 @@
 """The parts on the workers of a Ray cluster.
 
-Ray only hands them out: each worker has one Predictor, answers a part whole and sends its file back, and this process
+Ray only hands them out: each worker has one model, answers a part whole and sends its file back, and this process
 alone writes. A worker that dies loses the part that it was at, which another answers again; that each picture is
 answered once comes from the parts' names and not from Ray.
 """
@@ -14,35 +14,31 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fusiform.errors import FusiformError, MissingExtraError
-from fusiform.prediction.listing import Item
 from fusiform.scaling.folder import Done, PartsFolder
-from fusiform.scaling.plan import Plan
-from fusiform.scaling.rows import PartFormat, rows_to
-from fusiform.scaling.work import Setup, answer_part
+from fusiform.scaling.plan import Planned
+from fusiform.scaling.work import Job
 
 TRIES = 5
 """Workers that may die at one part before it is taken for the part's fault."""
 
 
 class PartWorker:
-    """A Predictor in a worker's process, with the cores that Ray gave it."""
+    """What answers parts in a worker's process, with the cores that Ray gave it."""
 
-    def __init__(self, setup: Setup, cores: int) -> None:
-        self.setup, self.cores = setup, cores
-        self.predictor = setup.predictor(cores)
+    def __init__(self, job: Job, cores: int) -> None:
+        self.answer_part = job.open(cores)
 
-    def answer(self, number: int, items: Sequence[Item], form: PartFormat) -> tuple[int, bytes, int, int]:
-        """The part's number, its file, and how many pictures and errors it holds."""
+    def answer(self, number: int, items: Sequence[Any]) -> tuple[bytes, Done]:
+        """The part's file, and what it holds."""
         file = io.BytesIO()
-        rows = rows_to(file, form, self.predictor.spec.task)
-        done = answer_part(self.predictor, items, self.setup.asked, rows)
-        return number, file.getvalue(), done.images, done.errors
+        done = self.answer_part(number, items, file)
+        return file.getvalue(), done
 
 
 def on_ray(
     address: str,
-    setup: Setup,
-    plan: Plan,
+    job: Job,
+    plan: Planned,
     waiting: Sequence[int],
     target: PartsFolder,
     advance: Callable[[int], None],
@@ -74,24 +70,24 @@ def on_ray(
             "token are the cluster's"
         ) from None
     try:
-        yield from _work(ray, setup, plan, waiting, target, advance)
+        yield from _work(ray, job, plan, waiting, target, advance)
     finally:
         if started:
             ray.shutdown()
 
 
 def _work(
-    ray: Any, setup: Setup, plan: Plan, waiting: Sequence[int], target: PartsFolder, advance: Callable[[int], None]
+    ray: Any, job: Job, plan: Planned, waiting: Sequence[int], target: PartsFolder, advance: Callable[[int], None]
 ) -> Iterator[tuple[int, Done]]:
-    cores = setup.threads or 1
+    cores = job.threads or 1
     resources = ray.cluster_resources()
-    gpus = 1 if setup.device.startswith("cuda") else 0
+    gpus = 1 if job.device.startswith("cuda") else 0
     places = int(resources.get("CPU", 1) // cores)
     if gpus:
         places = min(places, int(resources.get("GPU", 0)))
     # A GPU's worker needs few cores, and the threads of the others are theirs.
     actor = ray.remote(num_cpus=cores, num_gpus=gpus)(PartWorker)
-    shared = ray.put(setup)
+    shared = ray.put(job)
     workers = [actor.remote(shared, cores) for _ in range(max(1, min(places, len(waiting))))]
     todo = list(reversed(waiting))
     died = dict.fromkeys(waiting, 0)
@@ -101,7 +97,7 @@ def _work(
         if todo:
             number = todo.pop()
             # Items go as plain tuples, in a message of their own: a part has some 10,000.
-            at[worker.answer.remote(number, plan.items(number), target.form)] = (number, worker)
+            at[worker.answer.remote(number, plan.items(number))] = (number, worker)
 
     for worker in workers:
         give(worker)
@@ -109,7 +105,7 @@ def _work(
         (ready,), _ = ray.wait(list(at), num_returns=1)
         number, worker = at.pop(ready)
         try:
-            _, data, images, errors = ray.get(ready)
+            data, done = ray.get(ready)
         except ray.exceptions.RayActorError as error:
             if "creation task" in str(error):
                 reason = str(error).strip().splitlines()[-1].strip()
@@ -132,6 +128,6 @@ def _work(
             raise
         with target.writing(number) as file:
             file.write(data)
-        advance(images)
-        yield number, Done(images, errors)
+        advance(done.images)
+        yield number, done
         give(worker)

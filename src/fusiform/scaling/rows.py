@@ -10,7 +10,7 @@ from fusiform.prediction.formats import to_dict
 
 if TYPE_CHECKING:
     from fusiform.prediction.answer import Answer
-    from fusiform.spec import Task
+    from fusiform.spec import ModelSpec, Task
 
 PartFormat = Literal["jsonl", "parquet"]
 ROW_GROUP = 1000
@@ -29,9 +29,9 @@ class Rows(Protocol):
         ...
 
 
-def rows_to(file: BinaryIO, form: PartFormat, task: Task) -> Rows:
-    """What writes rows of a task to a file; MissingExtraError where Parquet needs pyarrow."""
-    return _Parquet(file, task) if form == "parquet" else _Lines(file)
+def rows_to(file: BinaryIO, form: PartFormat, spec: ModelSpec) -> Rows:
+    """What writes rows of a model's answers to a file; MissingExtraError where Parquet needs pyarrow."""
+    return _Parquet(file, spec) if form == "parquet" else _Lines(file)
 
 
 def has_parquet() -> bool:
@@ -55,13 +55,13 @@ class _Lines:
 
 
 class _Parquet:
-    def __init__(self, file: BinaryIO, task: Task) -> None:
+    def __init__(self, file: BinaryIO, spec: ModelSpec) -> None:
         try:
             import pyarrow
             from pyarrow import parquet
         except ModuleNotFoundError:
             raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from None
-        self.schema = _schema(pyarrow, task)
+        self.schema = _schema(pyarrow, spec)
         self.table = pyarrow.Table
         self.writer = parquet.ParquetWriter(file, self.schema, compression="zstd")
         self.held: list[dict[str, Any]] = []
@@ -85,19 +85,26 @@ class _Parquet:
         self.writer.close()
 
 
-def _schema(pyarrow: Any, task: Task) -> Any:
+def _schema(pyarrow: Any, spec: ModelSpec) -> Any:
+    """The columns of a model's answers, the same in every part, whatever its images come to."""
     text, whole, number = pyarrow.string(), pyarrow.int32(), pyarrow.float64()
     named = [("index", whole), ("name", text)]
+    guesses = pyarrow.list_(pyarrow.struct([*named, ("probability", number)]))
     sized = [("width", whole), ("height", whole)]
     columns: dict[Task, list[tuple[str, Any]]] = {
-        "classification": [("top", pyarrow.list_(pyarrow.struct([*named, ("probability", number)])))],
+        "classification": [("top", guesses)],
         "detection": [
             *sized,
             ("boxes", pyarrow.list_(pyarrow.struct([*named, ("score", number), ("bbox", pyarrow.list_(number))]))),
         ],
         "segmentation": [*sized, ("classes", pyarrow.list_(pyarrow.struct([*named, ("share", number)])))],
     }
-    return pyarrow.schema([("path", text), ("error", text), *columns[task]])
+    promised = [("set", guesses), ("known", pyarrow.bool_()), ("p_known", number), ("certain", number)]
+    ruled = [("rule", text), ("decided", pyarrow.struct(named))]
+    more = []
+    if spec.certainty is not None:
+        more = [*promised, *ruled] if spec.certainty.decision is not None else promised
+    return pyarrow.schema([("path", text), ("error", text), *columns[spec.task], *more])
 
 
 def count_rows(file: BinaryIO, form: PartFormat) -> tuple[int, int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from fusiform.engines import EngineName
 from fusiform.prediction.listing import Item
@@ -14,8 +16,29 @@ from fusiform.prediction.sources import Picture, pictures_of
 from fusiform.prediction.worker import Asked
 from fusiform.scaling.folder import Done, PartsFolder
 from fusiform.scaling.plan import Plan
-from fusiform.scaling.rows import Rows, rows_to
+from fusiform.scaling.rows import PartFormat, Rows, count_rows, rows_to
 from fusiform.zoo.model import Model
+
+AnswerPart = Callable[[int, Sequence[Any], BinaryIO], Done]
+"""Answers a part, of this number and these items, into a file."""
+
+
+class Job(Protocol):
+    """What a worker on another machine is sent: how to answer parts, and what it takes."""
+
+    @property
+    def threads(self) -> int | None:
+        """Cores that a worker has; None is one."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
+
+    def open(self, cores: int) -> AnswerPart:
+        """What answers parts, with so many cores."""
+        ...
 
 
 class Setup(NamedTuple):
@@ -31,6 +54,7 @@ class Setup(NamedTuple):
     labels: str | tuple[str, ...] | None
     tiles: int | None
     overlap: float
+    features: bool = False
 
     def predictor(self, threads: int | None = None) -> Predictor:
         """The Predictor, with other ``threads`` where these are given."""
@@ -44,7 +68,36 @@ class Setup(NamedTuple):
             labels=self.labels,
             tiles=self.tiles,
             overlap=self.overlap,
+            features=self.features,
         )
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The job of answering pictures into rows of a form."""
+
+    setup: Setup
+    form: str
+
+    @property
+    def threads(self) -> int | None:
+        return self.setup.threads
+
+    @property
+    def device(self) -> str:
+        return self.setup.device
+
+    def rows(self, predictor: Predictor, file: BinaryIO) -> Rows:
+        """What writes the rows of a part."""
+        return rows_to(file, cast("PartFormat", self.form), predictor.spec)
+
+    def count(self, file: BinaryIO) -> tuple[int, int]:
+        """How many images and errors a part holds; ValueError where it is none."""
+        return count_rows(file, cast("PartFormat", self.form))
+
+    def open(self, cores: int) -> AnswerPart:
+        predictor = self.setup.predictor(cores)
+        return partial(_answer_part, predictor, self.setup.asked, partial(self.rows, predictor))
 
 
 def on_this_machine(
@@ -53,17 +106,18 @@ def on_this_machine(
     waiting: Sequence[int],
     target: PartsFolder,
     asked: Asked,
+    rows_of: Callable[[BinaryIO], Rows],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[int, Done]]:
     """Answer parts one after the other, and give the number of each and what it holds once it is in its place.
 
-    The pictures are one stream, so that no core waits at the end of a part.
+    The pictures are one stream, so that no core waits at the end of a part. ``rows_of`` a file writes its rows.
     """
     source = _Pictures(plan, waiting)
     with closing(predictor.answers(source, asked)) as answers:
         for number in waiting:
             with target.writing(number) as file:
-                rows = rows_to(file, target.form, predictor.spec.task)
+                rows = rows_of(file)
                 images = errors = 0
                 while source.has_more(number, images):
                     answer = next(answers)
@@ -111,8 +165,16 @@ class _Pictures(Iterable[Picture]):
         return self._counts.get(part, 0) > images
 
 
-def answer_part(predictor: Predictor, items: Sequence[Item], asked: Asked, rows: Rows) -> Done:
-    """Answer the pictures of one part into rows, as a worker does that has nothing but this part."""
+def _answer_part(
+    predictor: Predictor,
+    asked: Asked,
+    rows_of: Callable[[BinaryIO], Rows],
+    _number: int,
+    items: Sequence[Item],
+    file: BinaryIO,
+) -> Done:
+    """Answer the pictures of one part, as a worker does that has nothing but this part."""
+    rows = rows_of(file)
     images = errors = 0
     with closing(predictor.answers(_Items(items), asked)) as answers:
         for answer in answers:

@@ -63,6 +63,29 @@ _STRESS["properties"]["corruptions"] = list_of(
     object_of("corruption strength_1 strength_2 strength_3 strength_4 strength_5 top1...")
 )
 _STRESS["required"].append("corruptions")
+_POINTS: dict[str, Schema] = {
+    "precisions": list_of(value_of(KEYS["precision"], null=True)),
+    "recalls": list_of(value_of(KEYS["recall"], null=True)),
+    "false_positive_rates": list_of({**UNITS["share"], "type": ["number", "null"]}),
+}
+_CLASS_CURVES = closed(
+    {
+        "thresholds": {**list_of(UNITS["share"]), "description": "the probabilities that the lists are at"},
+        "classes": list_of(
+            closed(
+                {
+                    **object_of("class images average_precision?... auroc?...")["properties"],
+                    **_POINTS,
+                }
+            )
+        ),
+    }
+)
+_DECISION = object_of("rule decided_share... decided_top1?... cost?... top1_cost?... cost_saved?...")
+_DECISION["properties"]["classes"] = list_of(
+    object_of("class threshold? promised_precision? decided_images precision? precision_low? precision_high? recall?")
+)
+_DECISION["required"].append("classes")
 _CURVES = list_of(
     {
         "type": "object",
@@ -83,6 +106,7 @@ def _of_evaluation(comparison: str, calibration: str = "") -> dict[str, Schema]:
         "notes": TEXTS,
         "comparison": or_null(object_of(f"model other images {comparison} sentence")),
         "calibration": or_null(object_of(calibration)) if calibration else {"type": "null"},
+        "test_use": or_null(object_of("uses runs_compared level widened_low? widened_high? recorded")),
     }
 
 
@@ -169,7 +193,8 @@ DOCUMENTS: dict[str, Document] = {
         {
             "classification": Variant(
                 f"{_EVALUATION} images skipped classes model_classes top1... top5... macro_f1 balanced_accuracy ece "
-                "nll temperature best_temperature certain? unknown_images? coverage?... set_size?... false_unknown?... "
+                "nll temperature best_temperature macro_average_precision?... macro_auroc?... certain? unknown_images? "
+                "coverage?... set_size?... false_unknown?... "
                 "auroc?... caught?... seconds",
                 "class images precision recall f1",
                 {
@@ -180,6 +205,8 @@ DOCUMENTS: dict[str, Document] = {
                 {
                     "confusion": _CONFUSION,
                     "stress": or_null(_STRESS),
+                    "curves": _CLASS_CURVES,
+                    "decision": or_null(_DECISION),
                     **_of_evaluation(
                         "top1 other_top1 both only_model only_other neither p_value top1_difference...",
                         "temperature fitted_on images ece_before ece_after nll_before nll_after refused set_score "
@@ -400,12 +427,20 @@ def _prediction() -> Schema:
         "p_known": value_of(KEYS["p_known"], null=True),
         "certain": value_of(KEYS["certain"]),
     }
+    ruled: dict[str, Schema] = {
+        "rule": {
+            "enum": ["thresholds", "costs"],
+            "description": "what the model decides by; top begins with its class",
+        },
+        "decided": {**or_null(closed(CLASS)), "description": "the class that the rule gives; null: none"},
+    }
     shown = closed({**CLASS, "share": share, "rle": rle}, optional=("rle",))
     return {
         "oneOf": [
             closed({**_IMAGE, "error": {"type": "string", "description": "why there is no answer"}}),
             closed({**_IMAGE, "top": named_classes}),
             closed({**_IMAGE, "top": named_classes, **promised}),
+            closed({**_IMAGE, "top": named_classes, **promised, **ruled}),
             closed({**_SIZED, "boxes": list_of(closed(box))}),
             closed({**_SIZED, "classes": list_of(shown), "mask": mask}),
         ]
@@ -474,7 +509,18 @@ FILES: dict[str, tuple[str, str, Schema]] = {
     "epoch": ("What an epoch of a training came to", "`metrics.jsonl` of a run, a line each", _epoch()),
     "run": ("What was asked of a training", "`run.json` of a run", records.run()),
     "environment": ("Where a training took place", "`environment.json` of a run", records.environment()),
+    "use": ("What test images were used for", "`evaluations.jsonl` of a run, a line each", records.use()),
     "parts": ("What a folder of parts was begun with", "`parts.json` of `fusiform predict --part`", records.parts()),
+    "answers": (
+        "What a folder of answers was begun with",
+        "`parts.json` of `fusiform evaluate --part`",
+        records.answers(),
+    ),
+    "feature_parts": (
+        "What a folder of features was begun with",
+        "`parts.json` of `fusiform embed --part`",
+        records.feature_parts(),
+    ),
     "search": ("All that a search measured", "`choose.json`", _search()),
     "golden": (
         "Inputs and the answers that are expected of an exported file",

@@ -28,6 +28,24 @@ def run() -> Schema:
     )
 
 
+def use() -> Schema:
+    """A line of ``evaluations.jsonl``: when a model of a run was shown test images, and what came of it."""
+    text, figures = {"type": "string"}, {"type": "object", "description": "as fusiform evaluate --format json has them"}
+    return closed(
+        {
+            "schema": named("use"),
+            "date": {"type": "string", "description": "ISO 8601 in UTC"},
+            "fusiform": text,
+            "file": {"type": "string", "description": "the model's, from the run's folder"},
+            "split": {"enum": ["test", "all"]},
+            "images_sha256": {"type": "string", "description": "of the sizes and first bytes of all images"},
+            "figures": figures,
+            "rows": list_of(figures),
+            "stress": or_null(figures),
+        }
+    )
+
+
 def parts() -> Schema:
     """What the parts of very many images are of: ``parts.json``."""
     texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256", "format")
@@ -37,6 +55,30 @@ def parts() -> Schema:
     more = {"images_per_part": {"type": "integer", "minimum": 1}, "fast": {"type": "boolean"}, "sources": TEXTS}
     rest = {"schema": named("parts"), "engine": {"type": ["string", "null"]}, **more, **counts, **shares}
     return closed({**rest, **{name: {"type": "string"} for name in texts}})
+
+
+def answers() -> Schema:
+    """What the parts of an evaluation are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "data", "split", "engine", "model_sha256", "description_sha256", "dataset_sha256")
+    counts: dict[str, Schema] = {
+        name: {"type": "integer", "minimum": 1} for name in ("images", "images_per_part", "parts")
+    }
+    more: dict[str, Schema] = {"multi_scale": {"type": "boolean"}, "format": {"type": "string", "enum": ["npz"]}}
+    return closed({"schema": named("answers"), **counts, **more, **{name: {"type": "string"} for name in texts}})
+
+
+def feature_parts() -> Schema:
+    """What the parts of very many images' features are of: their ``parts.json``."""
+    texts = ("fusiform", "model", "model_sha256", "description_sha256", "listing_sha256")
+    counts = {name: {"type": ["integer", "null"], "minimum": 1} for name in ("images", "parts")}
+    more: dict[str, Schema] = {
+        "images_per_part": {"type": "integer", "minimum": 1},
+        "fast": {"type": "boolean"},
+        "sources": TEXTS,
+        "engine": {"type": ["string", "null"]},
+        "format": {"type": "string", "enum": ["npz", "parquet"]},
+    }
+    return closed({"schema": named("feature_parts"), **counts, **more, **{name: {"type": "string"} for name in texts}})
 
 
 def environment() -> Schema:
@@ -96,6 +138,7 @@ def spec() -> Schema:
         "provenance": {"type": "string"},
         "license": {"type": "string"},
         "accuracy": list_of(closed(accuracy)),
+        "certainty": _certainty(),
         "version": {
             "enum": [1, 2],
             "description": "1 where there is no accuracy; in files of fusiform 0.1, which are 1, accuracies are in "
@@ -103,6 +146,46 @@ def spec() -> Schema:
         },
     }
     return closed(fields, optional=[name for name in fields if name not in (*first, "version", "accuracy")])
+
+
+def _certainty() -> Schema:
+    """What a classifier's description says of how sure its answers are: ``certainty.Certainty``."""
+    count, numbers = {"type": "integer", "minimum": 1}, UNITS["numbers"]
+    table = closed({"count": count, "ranks": list_of(count), "values": numbers})
+    weight: Schema = {"type": "number", "exclusiveMinimum": 0}
+    sets: dict[str, Schema] = {
+        "score": {"enum": ["lac", "aps", "raps"]},
+        "table": table,
+        "coverage": UNITS["share"],
+        "penalty": UNITS["share"],
+        "free": UNITS["count"],
+        "classes": {**list_of(table), "description": "a table for each class, or none"},
+    }
+    encoded = {"type": "string", "contentEncoding": "base64"}
+    unknown: dict[str, Schema] = {
+        "parts": list_of(closed({"evidence": {"type": "string"}, "weight": weight})),
+        "table": table,
+        **dict.fromkeys(("features", "classes", "dimensions"), count),
+        **dict.fromkeys(("centre", "projection", "scales", "means", "whitening", "head", "points"), encoded),
+        "auroc": UNITS["share"],
+    }
+    precision = {**UNITS["share"], "type": ["number", "null"], "description": "what it was chosen for; null: given"}
+    threshold = closed({"index": UNITS["count"], "value": value_of(KEYS["threshold"]), "precision": precision})
+    costs = {
+        **list_of(list_of({"type": "number", "minimum": 0})),
+        "description": "a list for each class: what each answer costs, and, if there is one more, no answer",
+    }
+    decision = closed({"thresholds": list_of(threshold), "costs": costs})
+    return closed(
+        {
+            "sets": closed(sets),
+            "unknown": or_null(closed(unknown)),
+            "images": count,
+            "source": {"type": "string"},
+            "decision": {**decision, "description": "the rule that the model decides by; either list is empty"},
+        },
+        optional=("decision",),
+    )
 
 
 def golden() -> Schema:

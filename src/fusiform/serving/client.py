@@ -100,6 +100,7 @@ class Client:
         score: float | None = None,
         iou: float | None = None,
         limit: int | None = None,
+        certain: float | None = None,
     ) -> Predictions:
         """Ask about images: arguments and answers are those of ``fusiform.predict``, ``sources`` of this machine.
 
@@ -109,7 +110,7 @@ class Client:
         if model is None:
             model = self._only_model()
         spec = self.spec(model)
-        options = {"top": top, "score": score, "iou": iou, "limit": limit}
+        options = {"top": top, "score": score, "iou": iou, "limit": limit, "certain": certain}
         asked = {name: str(value) for name, value in options.items() if value is not None}
         if spec.task == "segmentation":
             asked["mask"] = "png"
@@ -292,5 +293,8 @@ def _prediction(path: str, found: dict[str, Any], spec: ModelSpec) -> Prediction
         tuple(Guess(guess["index"], guess["name"], guess["probability"]) for guess in found.get(key, ()))
         for key in ("top", "set")
     )
-    promised = (names, found["p_known"], found["certain"]) if "set" in found else ()
-    return Prediction(path, Classification(path, top, *promised))
+    if "set" not in found:
+        return Prediction(path, Classification(path, top))
+    decided = top[0] if found.get("decided") is not None else None
+    promised = names, found["p_known"], found["certain"]
+    return Prediction(path, Classification(path, top, *promised, found.get("rule"), decided))

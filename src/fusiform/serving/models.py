@@ -11,17 +11,21 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from fusiform import engines
 from fusiform.engines import EngineName
 from fusiform.engines.crew import GROUP
-from fusiform.errors import FusiformError, UsageError
+from fusiform.errors import FusiformError, OutputError, UsageError
 from fusiform.prediction.sources import Picture
 from fusiform.prediction.worker import Asked, Read, Worker, check_fit
 from fusiform.spec import ModelSpec
-from fusiform.zoo.model import open_model
+from fusiform.zoo.model import Model, open_model
+
+if TYPE_CHECKING:
+    from fusiform.prediction.kept import Keeper
 
 NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 """What a model may be called in an address."""
@@ -35,7 +39,7 @@ Signature = tuple[tuple[int, int, int], ...]
 
 
 class Opening:
-    """How models are opened: in which engine, where, for how many threads, and with what limits."""
+    """How models are opened: in which engine, where, for how many threads, with what limits, and where sketches lie."""
 
     def __init__(
         self,
@@ -45,13 +49,19 @@ class Opening:
         device: str = "cpu",
         fast: bool = False,
         max_pixels: int | None = None,
+        sketch: str | None = None,
     ) -> None:
         self.threads, self.engine, self.device = threads, engine, device
-        self.fast, self.max_pixels = fast, max_pixels
+        self.fast, self.max_pixels, self.sketch = fast, max_pixels, sketch
 
 
 class Served:
-    """A model under its name, with a worker for each thread; ``seconds`` is what a picture takes on the average."""
+    """A model under its name, with a worker for each thread; ``seconds`` is what a picture takes on the average.
+
+    Where there is a ``keeper``, the sketch of what the model sees is kept.
+    """
+
+    keeper: Keeper | None = None
 
     def __init__(
         self, name: str, spec: ModelSpec, workers: list[Worker], again: Callable[[], Worker], seconds: float
@@ -63,7 +73,20 @@ class Served:
     def mend(self, number: int) -> None:
         """Give a thread a new engine in place of one that broke off; the old one stays where none can be opened."""
         with suppress(FusiformError, MemoryError, OSError):
-            self.workers[number] = self._again()
+            worker = self._again()
+            worker.keeper = self.keeper
+            self.workers[number] = worker
+
+    def give(self, keeper: Keeper) -> None:
+        """Let it keep a sketch from now on."""
+        self.keeper = keeper
+        for worker in self.workers:
+            worker.keeper = keeper
+
+    def keep(self) -> None:
+        """Write the sketch, if there is one; OutputError where that cannot be done."""
+        if self.keeper is not None:
+            self.keeper.write()
 
 
 def open_served(name: str, source: str, opening: Opening) -> tuple[Served, Path]:
@@ -87,7 +110,23 @@ def open_served(name: str, source: str, opening: Opening) -> tuple[Served, Path]
     seconds = 0.0
     for worker in workers:
         seconds = _try(worker)
-    return Served(name, model.spec, workers, start, seconds + DECODING), model.path
+    served = Served(name, model.spec, workers, start, seconds + DECODING)
+    if opening.sketch is not None:
+        served.give(_keeper(Path(opening.sketch), name, model))
+    return served, model.path
+
+
+def _keeper(folder: Path, name: str, model: Model) -> Keeper:
+    """What keeps a model's sketch, in a file that no other model of the name has."""
+    from fusiform.calibration.reference import mark  # only what is kept is to wait for it
+    from fusiform.prediction.kept import Keeper, check_keeps
+
+    check_keeps(model)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}): name another folder") from None
+    return Keeper(folder / f"{name}-{mark(model.spec)[:8]}.json", model)
 
 
 def _try(worker: Worker) -> float:
@@ -172,6 +211,13 @@ class Models(Mapping[str, Served]):
         expected = self._paths.get(name, Path(source))
         before = signature(expected)  # before it is read: a file that is replaced meanwhile is read again
         served, path = open_served(name, source, self._opening)
+        old = self._served.get(name)
+        if old is not None and old.keeper is not None and served.keeper is not None:
+            if old.keeper.path == served.keeper.path:  # the same model, whose sketch goes on
+                served.give(old.keeper)
+            else:
+                with suppress(OutputError):
+                    old.keep()
         self._served[name], self._paths[name] = served, path
         self._signatures[name] = (before if path == expected else signature(path)) or ()
 

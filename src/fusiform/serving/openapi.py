@@ -101,7 +101,8 @@ _OPTIONS: dict[str, tuple[Task, Schema, str]] = {
     "certain": (
         "classification",
         _NUMBER,
-        "Of a calibrated model: the share of images whose set has the right name",
+        "Of a calibrated model: the share of images whose set of names holds the right one, and that are not called "
+        "unknown wrongly. Without it the share that the model was calibrated for; the answer's certain says which",
     ),
     "score": ("detection", _NUMBER, "Leave out boxes below this confidence score"),
     "iou": ("detection", _NUMBER, "The intersection over union above which a box is left out"),

@@ -227,6 +227,8 @@ class Pool:
         self._observer.answered(model.name, [now - job.came for job in jobs], between - now, end - between)
         for job, answer in zip(jobs, answers, strict=True):
             job.future.set_result(answer)
+        if model.keeper is not None:
+            model.keeper.add(answers)
         return end
 
     def _one_by_one(self, worker: Worker, jobs: list[_Job], error: Exception) -> None:

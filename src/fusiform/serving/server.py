@@ -18,11 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from fusiform.engines import EngineName
-from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError
+from fusiform.errors import FusiformError, InputError, MissingExtraError, OutputError, UsageError
 from fusiform.serving.log import Log, LogLevel
 from fusiform.serving.settings import Settings, read_count, read_settings
 
 if TYPE_CHECKING:
+    from fusiform.serving.models import Served
     from fusiform.serving.page import Page
 
 KEEP_ALIVE = 75
@@ -108,6 +109,7 @@ def serve(
     token_file: str | os.PathLike[str] | None = None,
     cors: Sequence[str] = (),
     page: bool = False,
+    sketch: str | os.PathLike[str] | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     fast: bool = False,
@@ -132,6 +134,9 @@ def serve(
         cors: Origins (``https://example.org``, or ``*``) whose web pages may ask.
         page: Answer ``/`` with the page of ``fusiform.demo``, of the first model: it runs the model in the visitor's
             browser. It asks for no token, and has the model in it: the tokens are for asking the server alone.
+        sketch: A folder in which to keep a sketch of what each model sees, ``NAME-MARK.json``, for ``fusiform.drift``:
+            some kilobytes without image or name. A model that changes gets a new file; one that is there is gone on
+            with. All models have to be calibrated classifiers. Of several ``workers`` one keeps it.
         engine: The runtime; None is the one that each file is for.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
@@ -169,6 +174,7 @@ def serve(
         token_file=None if token_file is None else os.fspath(token_file),
         cors=tuple(cors),
         page=page,
+        sketch=None if sketch is None else os.fspath(sketch),
         engine=engine,
         device=device,
         fast=fast,
@@ -250,6 +256,7 @@ class Serving:
             device=settings.device,
             fast=settings.fast,
             max_pixels=settings.max_pixels,
+            sketch=settings.sketch,
         )
         self._first = next(iter(settings.models))
         self._page = _open_page(settings.models[self._first]) if settings.page else None
@@ -310,8 +317,16 @@ class Serving:
         finally:
             self._pool.close(LAST_SECONDS)
             self._models.close()
+            for model in self._models.values():
+                self._keep(model)
             self._log.event("ended", process=os.getpid())
             self._ended.set()
+
+    def _keep(self, model: Served) -> None:
+        try:
+            model.keep()
+        except OutputError as error:
+            self._log.error("the sketch was not written", error, model=model.name, reason=str(error))
 
     def _tell(self, name: str, why: str, error: Exception | None) -> None:
         self._metrics.loaded(name, well=error is None)
@@ -344,7 +359,11 @@ class _Processes:
         self._log = Log(settings.log)
         self._counts = tempfile.TemporaryDirectory(prefix="fusiform-counts-")
         share, more = divmod(settings.threads, settings.workers)
-        self._settings = [replace(settings, threads=share + (k < more), workers=1) for k in range(settings.workers)]
+        self._settings = [
+            # Two processes that keep one sketch would write over each other's.
+            replace(settings, threads=share + (k < more), workers=1, sketch=settings.sketch if k == 0 else None)
+            for k in range(settings.workers)
+        ]
         self._drain: float | None = None
         self._ended = threading.Event()
         self._processes = [self._start(each) for each in self._settings]

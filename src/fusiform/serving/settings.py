@@ -36,6 +36,7 @@ class Settings:
     token_file: str | None
     cors: tuple[str, ...]
     page: bool
+    sketch: str | None
     engine: EngineName | None
     device: str
     fast: bool
@@ -62,6 +63,8 @@ class Settings:
             parts = urlsplit(origin)
             if origin != "*" and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
                 raise UsageError(f"{origin}: is no origin: give one such as https://example.org, without a path")
+        if self.sketch is not None and self.fast:
+            raise UsageError("a sketch needs images as they are, and fast decodes them smaller: leave out either")
         if self.threads < self.workers:
             raise UsageError(f"{self.workers} workers need a thread each, and threads is {self.threads}")
 

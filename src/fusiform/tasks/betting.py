@@ -12,9 +12,11 @@ import bisect
 import numpy as np
 from numpy.typing import NDArray
 
-BETS = ((1.0, 0.3), (1.0, 0.7), (0.25, 0.1), (0.25, 0.3), (0.25, 0.6))
+BETS = ((1.0, 0.3), (1.0, 0.7), (0.5, 0.5))
 """Bets of 1 - e + e k p^(k - 1) on small ranks and on large ones, e and k: as if a share e of the numbers had changed,
 which is the bolder the smaller k is. Their mean over all ranks is 1."""
+MORE, LESS = 0.2, 0.8
+"""The shares of images that are bet to have come to a class, and to have left it."""
 
 
 def conformal_ranks(
@@ -47,8 +49,22 @@ def wealth(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(found)
 
 
+def class_wealth(ranks: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """The same for ranks of 0 and 1, whether a class was named: of bets that it is named less often, and more often.
+
+    The largest ``1 / classes`` of the ranks are taken for those of the class, whatever its share: bets may not know the
+    numbers that the ranks are among.
+    """
+    named = ranks >= 1 - 1 / classes
+    more = np.where(named, 1 - MORE + MORE * classes, 1 - MORE)
+    rest = max(1 - 1 / classes, 0.5)  # of one class, nothing can leave it
+    less = np.where(ranks < rest, 1 - LESS + LESS / rest, 1 - LESS)
+    return np.array([np.cumsum(np.log(less)), np.cumsum(np.log(more))])
+
+
 def pooled(wealths: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logarithm of what all bettors (bettors, 2, steps) have together who begin with these shares (bettors, 2)."""
-    start = np.log(shares / shares.sum())[..., None]
+    with np.errstate(divide="ignore"):  # who begins with nothing
+        start = np.log(shares / shares.sum())[..., None]
     found: NDArray[np.float64] = np.logaddexp.reduce(wealths + start, axis=(0, 1))
     return found

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ class Classification:
     A calibrated model also gives ``names``, a set of classes, likeliest first, that holds the right one with a
     probability of ``certain``; and ``p_known``, a p-value of the picture's showing any of the classes, None where that
     is not told.
+
+    Of a model that decides by a ``rule``, ``decided`` is the class that this gives, which is then the first of ``top``
+    even where another is likelier; None where it gives none.
     """
 
     path: str
@@ -42,6 +45,8 @@ class Classification:
     names: tuple[Guess, ...] | None = None
     p_known: float | None = None
     certain: float | None = None
+    rule: Literal["thresholds", "costs"] | None = None
+    decided: Guess | None = None
 
     @property
     def known(self) -> bool | None:
@@ -54,7 +59,9 @@ class Classification:
         return self.p_known > 1 - self.certain
 
     def __post_init__(self) -> None:
-        probabilities = [guess.probability for guess in self.top]
+        if self.decided is not None and self.top[:1] != (self.decided,):
+            raise ValueError(f"{self.path}: the class that was decided for must be the first, got {self.top}")
+        probabilities = [guess.probability for guess in self.top[self.decided is not None :]]
         if not self.top or probabilities != sorted(probabilities, reverse=True):
             raise ValueError(f"{self.path}: guesses must be one or more, likeliest first, got {self.top}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,16 +75,17 @@ def top_k_accuracy(logits: NDArray[Any], labels: NDArray[np.integer[Any]], k: in
     return float(in_top(logits, labels, k).mean())
 
 
-def wilson_interval(right: int, pictures: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, ``right`` of ``pictures`` (Wilson 1927, JASA 22, 209-212).
+def wilson_interval(right: int, pictures: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The score interval of a share, ``right`` of ``pictures``, 95 % by default (Wilson 1927, JASA 22, 209-212).
 
     (0, 1) where there are no pictures.
     """
     if pictures == 0:
         return 0.0, 1.0
-    z2, share = _NORMAL_975**2, right / pictures
+    z = _NORMAL_975 if level == 0.95 else NormalDist().inv_cdf((1 + level) / 2)
+    z2, share = z**2, right / pictures
     centre = (share + z2 / (2 * pictures)) / (1 + z2 / pictures)
-    half = _NORMAL_975 / (1 + z2 / pictures) * math.sqrt(share * (1 - share) / pictures + z2 / (4 * pictures**2))
+    half = z / (1 + z2 / pictures) * math.sqrt(share * (1 - share) / pictures + z2 / (4 * pictures**2))
     # At the ends the formula gives exactly 0 or 1, but for rounding.
     low = 0.0 if right == 0 else max(0.0, centre - half)
     return low, 1.0 if right == pictures else min(1.0, centre + half)

@@ -162,7 +162,9 @@ class AnnotatedJob(Job[AnnotatedSet]):
             return {}
         measure = box_figures if self.recipe.task == "detection" else mask_figures
         found = measure(open_model(best), samples, threads=self.threads, progress=self.progress)
-        return {"split": split, **found}
+        measured: dict[str, Cell] = {"split": split, **found}
+        self.note_test(best, samples, measured)
+        return measured
 
 
 def read_annotated_list(run: Path) -> AnnotatedSet:

@@ -12,17 +12,19 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fusiform.data.annotated import AnnotatedSet
-from fusiform.data.dataset import DataSet, Split
+from fusiform.data.annotated import AnnotatedSample, AnnotatedSet
+from fusiform.data.dataset import DataSet, Sample, Split
 from fusiform.data.layouts.summary import summary
 from fusiform.data.masks import Ignore
 from fusiform.engines.device import describe_device
 from fusiform.errors import InputError
+from fusiform.evaluation.uses import note_use
 from fusiform.machine import free_memory
 from fusiform.progress import Tracker, both, lines_to, named, silent
 from fusiform.report import Cell, Report
 from fusiform.spec import Architecture, ModelSpec, parse_network_name
 from fusiform.spec import Task as ModelTask
+from fusiform.tasks.bootstrap import Interval
 from fusiform.training import batch_norm
 from fusiform.training.distributed import World
 from fusiform.training.environment import describe_environment
@@ -310,6 +312,27 @@ class Job(ABC, Generic[D]):
         if self.run:
             self.run.write_json("report.json", report.to_dict())
         return report
+
+    def note_test(
+        self, best: Path, samples: Sequence[Sample] | Sequence[AnnotatedSample], measured: Mapping[str, Cell]
+    ) -> None:
+        """Write down that the test pictures were used, if it was them, and say so where other runs used them too."""
+        if measured.get("split") != "test":
+            return
+        first = _MEASURED[self.recipe.task][0]
+        value, low, high = (cast("float | None", measured.get(f"{first}{end}")) for end in ("", "_low", "_high"))
+        what = {"top1": "top-1", "map": "mAP", "miou": "mean IoU"}[first]
+        used = note_use(
+            best.parent,
+            best,
+            samples,
+            split="test",
+            what=what,
+            interval=Interval(value, low, high),
+            figures=measured,
+        )
+        if used.runs > 1:
+            self.say(used.sentence)
 
 
 def open_base(model: str, teacher: Model | None, *, scratch: bool) -> Model | tuple[Architecture, float, Model | None]:

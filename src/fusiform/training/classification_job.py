@@ -158,7 +158,7 @@ class ClassificationJob(Job[DataSet]):
         accuracy = Accuracy(f"{dataset.source.name} {split}", top1, top5, len(truth), "fusiform train")
         spec = self._calibrated(best, spec.replace(accuracy=(accuracy,)), dataset)
         write_safetensors(best, state, spec)
-        return {
+        measured: dict[str, Cell] = {
             "split": split,
             "images": len(truth),
             "top1": top1,
@@ -166,6 +166,8 @@ class ClassificationJob(Job[DataSet]):
             "top1_high": high,
             "top5": top5 if spec.num_classes > 5 else None,  # of five classes, five answers are all there are
         }
+        self.note_test(best, [samples[i] for i in np.flatnonzero(read)], measured)
+        return measured
 
     def _calibrated(self, best: Path, spec: ModelSpec, dataset: DataSet) -> ModelSpec:
         """The description with temperature, sets of names and what is unknown, from the validation pictures.

@@ -12,6 +12,7 @@ train.log             what was said on the console
 events.out.tfevents.* the same figures for TensorBoard
 curves.png            the same figures to look at
 report.json           what the best weights reach in the end
+evaluations.jsonl     a line for each use of the test pictures, also by later evaluations
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,16 @@ def site_files(
     """The files of a model's page, by their names; ``level`` is how hard gzip tries, from 1 to 9.
 
     None for ``samples`` are the package's own, if the model knows what they show. The model reads pixels, whatever the
-    graph reads: the page has no other numbers. Raises UsageError for a network that does not read photographs.
+    graph reads: the page has no other numbers. Where it tells unknown photographs, which is by its features, it answers
+    those too. Raises UsageError for a network that does not read photographs.
     """
     spec = graph.spec
     if spec.input_channels != 3:
         raise UsageError(f"the page shows photographs to a network, {spec.name} reads {spec.input_channels} channels")
     stem = file_stem(spec, precision)
+    if spec.certainty is not None and spec.certainty.unknown is not None:
+        spec = spec.replace(features=True)
+        graph = replace(graph, spec=spec)
     files = {f"runtime/{name}": content for name, content in unpack_runtime(level).items()}
     model = to_tflite(graph if reads_pixels(graph) else read_pixels(graph), half=precision == "float16")
     files |= {f"{stem}.tflite": model}

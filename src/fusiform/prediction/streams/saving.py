@@ -45,7 +45,10 @@ def drawn(image: Image.Image, answer: Answer) -> Image.Image:
         shares = [share for share in answer.segmentation.shares() if share.index]
         names = [(share.index, f"{share.name} {percent(share.share).strip()}") for share in shares]
         return draw_names(draw_mask(image, answer.segmentation), names)
-    return draw_names(image, [(guess.index, f"{guess.name} {guess.probability:.0%}") for guess in answer.top[:LISTED]])
+    names = [(guess.index, f"{guess.name} {guess.probability:.0%}") for guess in answer.top[:LISTED]]
+    if answer.prefix:
+        names[0] = (names[0][0], answer.prefix + names[0][1])
+    return draw_names(image, names)
 
 
 class VideoFile:

@@ -42,6 +42,7 @@ def watch(
     score: float | None = None,
     iou: float | None = None,
     limit: int | None = None,
+    certain: float | None = None,
     engine: EngineName | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -74,6 +75,7 @@ def watch(
         score: See ``predict``.
         iou: See ``predict``.
         limit: See ``predict``.
+        certain: See ``predict``.
         engine: See ``predict``.
         device: See ``predict``.
         threads: See ``predict``.
@@ -118,7 +120,7 @@ def watch(
         tiles=tiles,
         overlap=overlap,
     )
-    asked = Asked(top, score, iou, limit)
+    asked = Asked(top, score, iou, limit, certain)
     check_asked(predictor.spec, asked)
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder: check the path")
@@ -163,7 +165,7 @@ def _answer(
 ) -> Iterator[FilePrediction]:
     """The answers for files that stayed as they were found while they were read."""
     paths = [arrival.path for arrival in group]
-    answers = predictor.iter(paths, top=asked.top, score=asked.score, iou=asked.iou, limit=asked.limit)
+    answers = predictor.iter(paths, **asked._asdict())
     for arrival, answer in zip(group, answers, strict=True):
         still = arrivals.still(arrival)
         if still is None:  # gone before it was read, or since: there is nothing to say of it

@@ -26,7 +26,7 @@ from fusiform.serving.models import Served
 from fusiform.serving.protocols import tensors
 from fusiform.serving.reading import off_the_loop, picture_of, read_body
 from fusiform.serving.refusals import Refusal, bad
-from fusiform.spec import Task
+from fusiform.spec import ModelSpec, Task
 
 INPUT = "image"
 OUTPUTS: dict[Task, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
@@ -41,8 +41,25 @@ OUTPUTS: dict[Task, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
     "segmentation": (("classes", "UINT8", (-1, -1, -1)),),
 }
 """The outputs of each task: name, datatype and shape, images first. Boxes after an image's count are zeros."""
+PROMISED: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("set_count", "INT64", (-1,)),
+    ("set_index", "INT64", (-1, -1)),
+    ("set_label", "BYTES", (-1, -1)),
+    ("known", "INT64", (-1,)),
+    ("p_known", "FP32", (-1,)),
+)
+"""Those of a calibrated classifier beside its task's; ``known`` and ``p_known`` are -1 where that is not told."""
+DECIDED = ("decided", "INT64", (-1,))
+"""That of one that decides by a rule: the index of the class that this gives, -1 where it gives none."""
 
 _Output = tuple[NDArray[Any] | list[str], tuple[int, ...]]
+
+
+def outputs_of(spec: ModelSpec) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """The outputs of a model."""
+    if spec.certainty is None:
+        return OUTPUTS[spec.task]
+    return (*OUTPUTS[spec.task], *PROMISED, *((DECIDED,) if spec.certainty.decision is not None else ()))
 
 
 class OpenInference:
@@ -67,7 +84,7 @@ class OpenInference:
         query(request, ())
         model = self._answering.model(request.path_params["name"])
         outputs = [
-            {"name": name, "datatype": kind, "shape": list(shape)} for name, kind, shape in OUTPUTS[model.spec.task]
+            {"name": name, "datatype": kind, "shape": list(shape)} for name, kind, shape in outputs_of(model.spec)
         ]
         inputs = [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}]
         return Json(
@@ -92,7 +109,7 @@ class OpenInference:
         if unknown := sorted(set(given.parameters) - set(OPTIONS)):
             raise bad(f"there is no parameter {unknown[0][:50]!r}; there are {', '.join(OPTIONS)}, binary_data_output")
         asked = read_options(given.parameters, model.spec)
-        known = [name for name, _, _ in OUTPUTS[model.spec.task]]
+        known = [name for name, _, _ in outputs_of(model.spec)]
         outputs = given.outputs if given.outputs is not None else dict.fromkeys(known, binary)
         if wrong := [name for name in outputs if name not in known]:
             raise bad(f"{model.name} has no output {wrong[0]!r}; it has {', '.join(known)}")
@@ -148,6 +165,31 @@ def _outputs(task: Task, predictions: Sequence[Prediction]) -> dict[str, _Output
         "probability": (np.array([[guess.probability for guess in top] for top in tops], np.float32), shape),
         "index": (np.array([[guess.index for guess in top] for top in tops], np.int64), shape),
         "label": ([guess.name for top in tops for guess in top], shape),
+        **_promises(predictions),
+    }
+
+
+def _promises(predictions: Sequence[Prediction]) -> dict[str, _Output]:
+    """A calibrated classifier's sets, with zeros and no names up to the most that one has, and what is known."""
+    found = [each.classification for each in predictions if each.classification is not None]
+    sets = [each.names for each in found if each.names is not None]
+    if not sets:
+        return {}
+    most = max(map(len, sets))
+    index, labels = np.zeros((len(sets), most), np.int64), [[""] * most for _ in sets]
+    for i, names in enumerate(sets):
+        for k, guess in enumerate(names):
+            index[i, k], labels[i][k] = guess.index, guess.name
+    known = np.array([-1 if each.known is None else each.known for each in found], np.int64)
+    decided = np.array([-1 if each.decided is None else each.decided.index for each in found], np.int64)
+    p_known = np.array([-1 if each.p_known is None else each.p_known for each in found], np.float32)
+    return {
+        "set_count": (np.array([len(names) for names in sets], np.int64), (len(sets),)),
+        "set_index": (index, index.shape),
+        "set_label": ([name for each in labels for name in each], index.shape),
+        "known": (known, known.shape),
+        "p_known": (p_known, p_known.shape),
+        "decided": (decided, decided.shape),
     }
 
 

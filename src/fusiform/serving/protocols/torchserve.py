@@ -11,6 +11,9 @@ from fusiform.serving.answering import OPTIONS, Answering, Json, query, read_opt
 from fusiform.serving.reading import read_pictures
 from fusiform.serving.refusals import Refusal, bad
 
+_OPTIONS = tuple(name for name in OPTIONS if name != "certain")
+"""TorchServe's answers have no place for what a calibrated model promises."""
+
 
 class TorchServe:
     """The endpoints of TorchServe's inference API, for one image a request."""
@@ -21,7 +24,7 @@ class TorchServe:
     async def predictions(self, request: Request) -> Json:
         """``POST`` or ``PUT /predictions/NAME``: the image as the body, or as a form's file."""
         model = self._answering.model(request.path_params["name"])
-        asked = read_options(query(request, OPTIONS), model.spec)
+        asked = read_options(query(request, _OPTIONS), model.spec)
         self._answering.check_queue()
         pictures, _ = await read_pictures(request)
         if len(pictures) != 1:

@@ -3,6 +3,7 @@
 import { cssColour } from "./colours.js";
 import { drawBoxes } from "./draw.js";
 import { element, make, put } from "./page.js";
+import { inWords, promiseOf } from "./promise.js";
 
 const SHADE = "rgb(0 0 0 / 60%)"; // over what is left out
 
@@ -24,9 +25,10 @@ export async function showAnswer(name, value, model) {
   const { description: { spec }, texts, numbers } = model;
   if (drawn !== value.preview) drawn?.close();
   drawn = value.preview;
-  const { best, sure, caption, rows, redraw, sentence } = SHOW[spec.task](name, value, { ...model, spec });
+  const { best, sure, caption, known = "", rows, redraw, sentence } = SHOW[spec.task](name, value, { ...model, spec });
   await redraw({});
-  put({ best, sure, caption: caption ?? texts.tasks[spec.task].caption });
+  put({ best, sure, caption: caption ?? texts.tasks[spec.task].caption, "p-known": known });
+  element("p-known").hidden = known === "";
   // The rows that are chosen: boxes to be seen alone, classes that are shown.
   const chosen = new Set(spec.task === "segmentation" ? rows.keys() : []);
   element("guesses").replaceChildren(...rows.map(({ name: label, index, share }, k) => {
@@ -71,15 +73,16 @@ function makeButton(label, k, { chosen, redraw, points }) {
 
 // How each task's answer is shown: the best of it in words, { name, index, share } a row, and a function that draws.
 const SHOW = {
-  classification: (name, { guesses, preview, size }, { spec, texts, numbers }) => {
+  classification: (name, value, { spec, texts, numbers }) => {
+    const { guesses, preview, size } = value;
     const rows = guesses.map((guess) => ({ ...guess, share: guess.probability }));
-    return {
-      best: rows[0].name,
-      sure: numbers.percent(rows[0].share),
-      rows,
-      redraw: () => shadeOutside(showPhotograph(preview), size, spec.preprocess),
-      sentence: texts.classified(name, rows[0].name, numbers.percent(rows[0].share)),
-    };
+    const shown = { rows, redraw: () => shadeOutside(showPhotograph(preview), size, spec.preprocess) };
+    const [first, sure] = [rows[0].name, numbers.percent(rows[0].share)];
+    const promise = promiseOf(value, spec);
+    if (!promise) return { ...shown, best: first, sure, sentence: texts.classified(name, first, sure) };
+    const best = inWords(promise, texts, numbers);
+    const known = promise.pKnown === null ? "" : texts.promise.known(numbers.percent(promise.pKnown));
+    return { ...shown, best, sure: "", known, sentence: texts.classified(name, best, sure) };
   },
   detection: (name, { boxes, preview, size }, { texts, numbers }) => {
     const rows = boxes.map((box) => ({ ...box, share: box.score }));

@@ -9,6 +9,7 @@ import { chooseLanguage, loadTexts } from "./language.js";
 import { prepareMoving } from "./moving.js";
 import { makeNumbers } from "./numbers.js";
 import { element, put, say, setState } from "./page.js";
+import { listenToPromise, offerPromise } from "./promise.js";
 import { listenToSaving, offer } from "./saving.js";
 import { offerSelfTest } from "./selftest.js";
 import { isVideo } from "./video.js";
@@ -36,6 +37,7 @@ function showTimes(milliseconds) {
 }
 
 let turn = 0; // of the answer that the page is to show
+let again = null; // shows the answer that is shown once more, for another promise
 
 async function answer(name, given, model) {
   const mine = ++turn;
@@ -51,6 +53,7 @@ async function answer(name, given, model) {
     const sentence = await showAnswer(name, value, model);
     if (mine !== turn) return;
     offer({ name, source, value });
+    again = async () => say(await showAnswer(name, value, model));
     showTimes(value.milliseconds);
     element("answer").hidden = false;
     element("choose").textContent = texts.another;
@@ -105,6 +108,8 @@ try {
   const model = { ask, description, texts, numbers };
   showTexts(description.spec.task, description.spec.labels.length);
   showFacts(opened, texts, numbers);
+  offerPromise(model);
+  listenToPromise(() => { if (document.body.dataset.state === "answered") again(); });
   listenToSaving(model, texts, numbers);
   offerSelfTest(model, texts, numbers);
   const moving = prepareMoving(model, {

@@ -4,28 +4,31 @@
 // probability } each. `values` are the network's answer in single precision, logits or probabilities as `spec.output`
 // says.
 export function decodeClasses(values, spec, top = 5) {
-  if (values.length !== spec.labels.length) {
-    throw new Error(`the network answers ${values.length} numbers for ${spec.labels.length} classes`);
-  }
-  if (!values.every(Number.isFinite)) throw new Error("the network's answer holds values that are not finite");
   if (!(top >= 1)) throw new Error(`top must be at least 1, got ${top}`);
-  let probabilities;
-  if (spec.output === "probabilities") {
-    // A quantised softmax may step over 1 by a rounding error; anything more is no probability.
-    if (!values.every((value) => value >= 0 && value <= 1.01)) throw new Error("the network answers no probabilities");
-    probabilities = Float64Array.from(values, (value) => Math.min(value, 1));
-  } else {
-    // In single precision, as numpy divides single-precision logits.
-    const temperature = Math.fround(spec.temperature ?? 1);
-    const tempered = Float64Array.from(values, (value) => Math.fround(value / temperature));
-    if (!tempered.every(Number.isFinite)) throw new Error("divided by the temperature, the answer is not finite");
-    probabilities = softmax(tempered);
-  }
+  const probabilities = toProbabilities(values, spec);
   // By the answer itself: probabilities too small to be told from each other would lose its order.
   return [...values.keys()]
     .sort((a, b) => values[b] - values[a] || a - b)
     .slice(0, top)
     .map((k) => ({ index: k, name: spec.labels[k], probability: probabilities[k] }));
+}
+
+// The probabilities of all classes, in double precision.
+export function toProbabilities(values, spec) {
+  if (values.length !== spec.labels.length) {
+    throw new Error(`the network answers ${values.length} numbers for ${spec.labels.length} classes`);
+  }
+  if (!values.every(Number.isFinite)) throw new Error("the network's answer holds values that are not finite");
+  if (spec.output === "probabilities") {
+    // A quantised softmax may step over 1 by a rounding error; anything more is no probability.
+    if (!values.every((value) => value >= 0 && value <= 1.01)) throw new Error("the network answers no probabilities");
+    return Float64Array.from(values, (value) => Math.min(value, 1));
+  }
+  // In single precision, as numpy divides single-precision logits.
+  const temperature = Math.fround(spec.temperature ?? 1);
+  const tempered = Float64Array.from(values, (value) => Math.fround(value / temperature));
+  if (!tempered.every(Number.isFinite)) throw new Error("divided by the temperature, the answer is not finite");
+  return softmax(tempered);
 }
 
 // Probabilities of one row of logits: any finite ones, however large.

@@ -6,6 +6,7 @@ import { cssColour } from "./colours.js";
 import { drawBoxes, drawMask } from "./draw.js";
 import { makeAnnouncer, mirrorBoxes, mirrorMask, oneAtATime, rateMeter } from "./frames.js";
 import { make } from "./page.js";
+import { inWords, listenToPromise, promiseOf } from "./promise.js";
 
 const LONGEST = 800; // pixels of a frame that is drawn on; a mask takes its time by them
 const LETTERS = 14; // pixels of the screen that letters on a frame are high
@@ -76,14 +77,25 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
   heard.setAttribute("role", "status");
   const head = make("thead", {}, make("tr", {}, ...headings));
   const table = make("table", {}, make("caption", { textContent: caption }), head, body);
+  const promised = make("p", { className: "promised", hidden: true });
   container.replaceChildren(
     make("div", {}, stage, make("p", { className: "buttons" }, ...buttons)),
-    make("div", {}, table, heard),
+    make("div", {}, promised, table, heard),
   );
   container.hidden = false;
   const announcer = makeAnnouncer((text) => { heard.textContent = text; });
   const measure = rateMeter();
   let [frame, time] = [null, 0];
+  let newest = null; // what was answered for the frame
+
+  // What the newest frame shows, in words.
+  function sayWhat(answer, seen) {
+    const promise = promiseOf(answer, spec);
+    if (!promise) return seen[0]?.name ?? texts.objects(0, numbers.integer(0));
+    promised.textContent = inWords(promise, texts, numbers);
+    promised.hidden = false;
+    return promised.textContent;
+  }
 
   function show(answer) {
     const { preview, size: { width, height } } = answer;
@@ -107,7 +119,7 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
       if (coloured) row.style.setProperty("--bar", cssColour(index));
       return row;
     }));
-    announcer.tell(seen[0]?.name ?? texts.objects(0, numbers.integer(0)));
+    announcer.tell(sayWhat(answer, seen));
     const frames = measure(performance.now());
     rate.textContent = frames === null || video.paused ? "" : texts.live.rate(numbers.decimal(frames));
   }
@@ -125,13 +137,15 @@ export function openView(container, video, model, { buttons, mirrored = () => fa
         return;
       }
       frame?.close();
-      [frame, time] = [value.preview, at];
+      [frame, time, newest] = [value.preview, at, value];
       show(value);
     } catch (error) {
       if (!stopped.signal.aborted) fail(error);
     }
   });
   watch(video, answerNewest, stopped.signal);
+  // A video that is paused brings no other frame.
+  listenToPromise(() => { if (frame) show(newest); }, { signal: stopped.signal });
 
   return {
     takeFrame() {

@@ -7,6 +7,7 @@ export function makeNumbers(tag) {
   };
   return {
     percent: format({ style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }),
+    share: format({ style: "percent", maximumFractionDigits: 2 }),
     integer: format({ maximumFractionDigits: 0 }),
     decimal: format({ minimumFractionDigits: 1, maximumFractionDigits: 1 }),
     digits: format({ maximumSignificantDigits: 2, notation: "scientific" }),

@@ -8,20 +8,18 @@ export function networkName({ task = "classification", architecture, width }) {
   return `${PREFIXES[task]}${architecture}_x${number}`.replace(".", "_");
 }
 
-// `value` is what the worker answers for the photograph of that name.
-export function toRecord(path, value, spec) {
+// `value` is what the worker answers for the photograph of that name, `promise` what promiseOf says of it.
+export function toRecord(path, value, spec, promise = null) {
   return {
     schema: "fusiform.predictions/1",
     network: networkName(spec),
     task: spec.task,
-    predictions: [{ path, error: null, ...ANSWERS[spec.task](value) }],
+    predictions: [{ path, error: null, ...ANSWERS[spec.task](value), ...(promise && promised(promise)) }],
   };
 }
 
 const ANSWERS = {
-  classification: ({ guesses }) => ({
-    top: guesses.map(({ index, name, probability }) => ({ index, name, probability: rounded(probability) })),
-  }),
+  classification: ({ guesses }) => ({ top: named(guesses) }),
   detection: ({ boxes, size: { width, height } }) => ({
     width,
     height,
@@ -36,6 +34,14 @@ const ANSWERS = {
     mask: null,
   }),
 };
+
+const promised = ({ set, known, pKnown, certain, ...ruled }) => (
+  { set: named(set), known, p_known: pKnown === null ? null : rounded(pKnown), certain, ...ruled }
+);
+
+function named(guesses) {
+  return guesses.map(({ index, name, probability }) => ({ index, name, probability: rounded(probability) }));
+}
 
 // Six significant digits.
 function rounded(value) {

@@ -1,6 +1,7 @@
 // What a visitor can take away of an answer: the record as JSON, and the picture with what was drawn onto it.
 
 import { element } from "./page.js";
+import { promiseOf } from "./promise.js";
 import { toRecord } from "./record.js";
 
 const DRAWN = { detection: "boxes", segmentation: "mask" }; // at the end of the picture's name
@@ -16,7 +17,8 @@ export function listenToSaving({ ask, description: { spec } }, texts, numbers) {
   const tell = (text) => { element("done").textContent = text; };
   element("copy").addEventListener("click", async () => {
     try {
-      await navigator.clipboard.writeText(`${JSON.stringify(toRecord(given.name, given.value, spec), null, 2)}\n`);
+      const record = toRecord(given.name, given.value, spec, promiseOf(given.value, spec));
+      await navigator.clipboard.writeText(`${JSON.stringify(record, null, 2)}\n`);
       tell(texts.copied);
     } catch {
       tell(texts.notCopied);

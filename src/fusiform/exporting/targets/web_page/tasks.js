@@ -3,11 +3,29 @@
 // what is too large to be copied.
 
 import { decodeBoxes } from "./boxes.js";
-import { decodeClasses } from "./classes.js";
+import { decide, NO_CLASS, pKnown } from "./certainty.js";
+import { decodeClasses, toProbabilities } from "./classes.js";
 import { classShares, decodeMask } from "./masks.js";
 
+// The class that a rule gives, if it gives one, is the first of all.
+function putFirst(decided, guesses, probabilities, { labels }) {
+  if (decided === NO_CLASS) return guesses;
+  const first = { index: decided, name: labels[decided], probability: probabilities[decided] };
+  return [first, ...guesses.filter(({ index }) => index !== decided)].slice(0, guesses.length);
+}
+
 export const TASKS = {
-  classification: (answers, spec) => ({ guesses: decodeClasses(Object.values(answers)[0], spec) }),
+  classification: (answers, spec) => {
+    const [values] = Object.values(answers);
+    const guesses = decodeClasses(values, spec);
+    if (!spec.certainty) return { guesses };
+    // Of a calibrated model, what its promises are kept with.
+    const probabilities = toProbabilities(values, spec);
+    const evidence = { probabilities, pKnown: pKnown(answers.features, spec.certainty) };
+    if (!spec.certainty.decision) return { guesses, evidence };
+    const decided = decide(probabilities, spec.certainty.decision);
+    return { guesses: putFirst(decided, guesses, probabilities, spec), evidence: { ...evidence, decided } };
+  },
   detection: (answers, spec, size) => ({ boxes: decodeBoxes(answers, spec, size) }),
   segmentation: ({ logits }, spec, size) => {
     const mask = decodeMask(logits, spec, size);

@@ -59,6 +59,19 @@ export const TEXTS = {
       hint: "Wählen Sie eine Klasse, um ihre Farbe aus- oder einzublenden.",
     },
   },
+  promise: {
+    sure: (name) => `sicher: ${name}`,
+    unsure: (others, last) => `unsicher: ${others} oder ${last}`,
+    comma: ", ",
+    more: (text) => `eine von ${text} weiteren`,
+    decided: { thresholds: (name) => `nach Schwellen entschieden: ${name}`, costs: (name) => `nach Kosten entschieden: ${name}` },
+    none: "keine Klasse",
+    unknown: (name) => `unbekannt, am nächsten: ${name}`,
+    known: (percent) => `Von Fotos dieser Klassen wirken ${percent} mindestens so fremd (p_known).`,
+    label: "Richtig für",
+    about: "der Fotos, die denen der Kalibrierung gleichen: Bei so vielen ist die richtige Klasse unter den genannten, und " +
+      "so viele werden nicht unbekannt genannt.",
+  },
   // The camera and videos.
   live: {
     start: "Kamera",

@@ -62,6 +62,20 @@ export const TEXTS = {
       hint: "Choose a class to hide or show its colour.",
     },
   },
+  // What a calibrated classifier promises: sure, unsure or unknown, and for which share of photographs.
+  promise: {
+    sure: (name) => `sure: ${name}`,
+    unsure: (others, last) => `unsure: ${others} or ${last}`,
+    comma: ", ",
+    more: (text) => `one of ${text} more`,
+    decided: { thresholds: (name) => `decided by thresholds: ${name}`, costs: (name) => `decided by costs: ${name}` },
+    none: "no class",
+    unknown: (name) => `unknown, nearest: ${name}`,
+    known: (percent) => `Of photographs of these classes, ${percent} look at least as strange (p_known).`,
+    label: "Right for",
+    about: "of photographs like those that it was calibrated on: for so many the right class is among those named, and " +
+      "so many are not called unknown.",
+  },
   // The camera and videos.
   live: {
     start: "Camera",

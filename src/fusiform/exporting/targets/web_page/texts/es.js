@@ -59,6 +59,19 @@ export const TEXTS = {
       hint: "Elija una clase para ocultar o mostrar su color.",
     },
   },
+  promise: {
+    sure: (name) => `seguro: ${name}`,
+    unsure: (others, last) => `dudoso: ${others} o ${last}`,
+    comma: ", ",
+    more: (text) => `una de otras ${text}`,
+    decided: { thresholds: (name) => `decidido por umbrales: ${name}`, costs: (name) => `decidido por costes: ${name}` },
+    none: "ninguna clase",
+    unknown: (name) => `desconocido, lo más parecido: ${name}`,
+    known: (percent) => `De las fotos de estas clases, ${percent} parecen al menos igual de extrañas (p_known).`,
+    label: "Acertar en",
+    about: "de las fotos parecidas a las de la calibración: en esa proporción la clase correcta está entre las " +
+      "nombradas, y en esa proporción no se dan por desconocidas.",
+  },
   // The camera and videos.
   live: {
     start: "Cámara",

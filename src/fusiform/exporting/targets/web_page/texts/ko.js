@@ -58,6 +58,19 @@ export const TEXTS = {
       hint: "클래스를 선택하면 색을 숨기거나 표시합니다.",
     },
   },
+  promise: {
+    sure: (name) => `확실함: ${name}`,
+    unsure: (others, last) => `불확실함: ${others} 또는 ${last}`,
+    comma: ", ",
+    more: (text) => `그 밖의 ${text}개 중 하나`,
+    decided: { thresholds: (name) => `임계값에 따른 결정: ${name}`, costs: (name) => `비용에 따른 결정: ${name}` },
+    none: "클래스 없음",
+    unknown: (name) => `알 수 없음, 가장 가까운 클래스: ${name}`,
+    known: (percent) => `이 클래스들의 사진 중 ${percent}가 이만큼 또는 더 낯섭니다(p_known).`,
+    label: "보장 비율",
+    about: "보정에 쓰인 것과 비슷한 사진 중 이 비율에서는 올바른 클래스가 제시된 클래스에 들어 있으며, 이 비율은 알 수 없음으로 처리되지 " +
+      "않습니다.",
+  },
   // The camera and videos.
   live: {
     start: "카메라",

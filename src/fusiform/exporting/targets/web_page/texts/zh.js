@@ -58,6 +58,18 @@ export const TEXTS = {
       hint: "选择一个类别，隐藏或显示它的颜色。",
     },
   },
+  promise: {
+    sure: (name) => `确定：${name}`,
+    unsure: (others, last) => `不确定：${others} 或 ${last}`,
+    comma: "、",
+    more: (text) => `其他 ${text} 个类别之一`,
+    decided: { thresholds: (name) => `按阈值决定：${name}`, costs: (name) => `按代价决定：${name}` },
+    none: "没有类别",
+    unknown: (name) => `未知，最接近：${name}`,
+    known: (percent) => `在这些类别的照片中，有 ${percent} 至少与这张同样陌生（p_known）。`,
+    label: "保证比例",
+    about: "对于与校准照片相似的照片：这一比例的照片，其正确类别在所列类别之中；也有这一比例的照片不会被判为未知。",
+  },
   // The camera and videos.
   live: {
     start: "摄像头",

@@ -1,0 +1,1 @@
+"""The model card and the data sheet of a run."""
