@@ -106,7 +106,11 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> 
     return names or [CompletionItem(start, type="file")]
 
 
-engine = click.option("--engine", type=click.Choice(ENGINES), help="The runtime.  [default: the one the file is for]")
+engine = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="The runtime.  [default: the one the file is for, or native where that is faster]",
+)
 device = click.option(
     "--device",
     default="auto",

@@ -86,7 +86,7 @@ def evaluate(
             dataset that was read before.
         split: Which images: ``train``, ``val``, ``test``, or ``all``. None is test if there is one, else val, else all.
         compare: Another model for the same images: ``comparison`` says whether the difference is more than chance.
-        engine: The runtime; None is the one that the file is for.
+        engine: The runtime; None is the one that the file is for, or ``native`` where that is faster.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: Cores to use, all by default.

@@ -60,7 +60,7 @@ def predict(
         certain: For a calibrated classifier: the share of images, in (0, 1), whose set of ``names`` holds the right
             one, and that are not called unknown if they show one of the classes; None is what it was calibrated for,
             0.95.
-        engine: The runtime; None is the one that the file is for.
+        engine: The runtime; None is the one that the file is for, or ``native`` where that is faster.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: The number of cores to use; None is all.

@@ -40,7 +40,7 @@ class Predictor:
     Args:
         model: A name from ``fusiform.list_models()``, a model file, the folder of a training run, or what
             ``fusiform.open_model`` has opened.
-        engine: The runtime; None is the one that the file is for.
+        engine: The runtime; None is the one that the file is for, or ``native`` where that is faster.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Other engines compute on the CPU.
         threads: The number of cores to use; None is all.

@@ -137,7 +137,7 @@ def serve(
         sketch: A folder in which to keep a sketch of what each model sees, ``NAME-MARK.json``, for ``fusiform.drift``:
             some kilobytes without image or name. A model that changes gets a new file; one that is there is gone on
             with. All models have to be calibrated classifiers. Of several ``workers`` one keeps it.
-        engine: The runtime; None is the one that each file is for.
+        engine: The runtime; None is the one that each file is for, or ``native`` where that is faster.
         device: Where the engine ``torch`` computes: ``auto`` (``cuda`` where it finds such a GPU, else ``cpu``),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         fast: Decode large JPEGs at a reduced size: the answers may differ a little.
