@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import fusiform
 from fusiform import engines
 from fusiform.errors import UsageError, WeightsError
 from fusiform.prediction.predictor import Predictor
+from fusiform.prediction.worker import Worker
 from fusiform.spec import ModelSpec, Preprocess
 from fusiform.zoo.model import Model
 
@@ -67,6 +69,21 @@ def test_it_is_opened_once_and_asked_often(opened: list[Engine]) -> None:
         assert len(predictor(image("red"), top=2)[0].top) == 2
     assert len(opened) == 1
     assert opened[0].runs == 6
+
+
+def test_what_answers_is_made_once_for_an_engine(opened: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    class Counted(Worker):
+        def __init__(self, engine: Any, *given: Any, **more: Any) -> None:
+            made.append(engine)
+            super().__init__(engine, *given, **more)
+
+    monkeypatch.setattr("fusiform.prediction.predictor.Worker", Counted)
+    with Predictor(MODEL, threads=2) as predictor:
+        for _ in range(3):
+            assert len(list(predictor.iter([image("red")] * 40))) == 40
+    assert sorted(map(id, made)) == sorted(map(id, opened))
 
 
 def test_many_threads_may_ask_it_at_once(opened: list[Engine]) -> None:

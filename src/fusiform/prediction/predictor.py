@@ -115,6 +115,7 @@ class Predictor:
                 raise UsageError("a sketch needs images as they are, and fast decodes them smaller: leave out either")
             self._keeper = Keeper(sketch, self._model)
         self._pools: dict[int, Engines] = {}
+        self._workers: dict[Engine, Worker] = {}
         self._opening = threading.Lock()
         self._calls = 0
 
@@ -196,7 +197,7 @@ class Predictor:
     def close(self) -> None:
         """Let go of the engines; the next question opens new ones."""
         with self._opening:
-            self._pools = {}
+            self._pools, self._workers = {}, {}
 
     def __enter__(self) -> Predictor:
         return self
@@ -243,21 +244,21 @@ class Predictor:
                 self._calls -= 1
 
     def _worker(self, engine: Engine, alone: bool) -> Worker:
+        """What answers with a lent engine: made once, since it takes the time of some pictures."""
+        worker = self._workers.get(engine) or self._workers.setdefault(engine, self._new_worker(engine))
+        worker.alone = alone
+        return worker
+
+    def _new_worker(self, engine: Engine) -> Worker:
         if self._tiles is None:
             worker = Worker(
-                engine,
-                self.spec,
-                self._model.path,
-                fast=self._fast,
-                batch=self._batch,
-                alone=alone,
-                features=self._features,
+                engine, self.spec, self._model.path, fast=self._fast, batch=self._batch, features=self._features
             )
             worker.keeper = self._keeper
             return worker
         from fusiform.prediction.tiles import TiledWorker
 
-        return TiledWorker(engine, self.spec, self._model.path, self._tiles, batch=self._batch, alone=alone)
+        return TiledWorker(engine, self.spec, self._model.path, self._tiles, batch=self._batch)
 
 
 class PredictionStream(Iterator[Prediction]):
