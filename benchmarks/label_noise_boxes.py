@@ -1,0 +1,139 @@
+"""Does the doctor find planted faults of boxes: missed, shifted and swapped ones, and what does it name of clean ones?
+
+``--model`` is a detector and ``--data`` a dataset that it has not learned from, which is shown to it once. Of the boxes
+``--rate`` percent each, drawn by each of ``--seeds``, are removed, moved, or given another class. A moved one goes a
+quarter to a half of its width aside and as much of its height up or down. Precision is the share of the named that were
+planted, as what they were; recall the share of the planted that are named so; with the least and greatest of the seeds.
+
+    python scripts/make_shapes.py --out shapes --count 400 --photographs PHOTOS
+    fusiform train shapes --task detection --set epochs=16 --out run
+    python scripts/make_shapes.py --out others --count 2000 --seed 1 --photographs PHOTOS
+    python benchmarks/label_noise_boxes.py --model run/best.safetensors --data others
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import common
+import numpy as np
+
+from fusiform.data.annotated import BoxLabel
+from fusiform.data.open import open_dataset
+from fusiform.evaluation.detection import find_boxes
+from fusiform.report import Cell
+from fusiform.tasks.box_noise import BoxDoubt, box_norms, doubted_boxes
+from fusiform.zoo.model import open_model
+
+KINDS = ("missed", "shifted", "swapped", "spurious")
+
+
+class Planted(NamedTuple):
+    """The boxes of each picture with faults, and of each fault its picture, its kind and the box before and after."""
+
+    truth: list[list[BoxLabel]]
+    faults: list[tuple[int, str, BoxLabel, BoxLabel | None]]
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a detector")
+    parser.add_argument("--data", type=Path, required=True, help="boxes that it has not learned from, a split val")
+    parser.add_argument("--rate", type=float, default=5, help="percent of the boxes, of each fault (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    model = open_model(arguments.model)
+    data = open_dataset(arguments.data, task="detection", spec=model.spec)
+    samples = data.splits["val"]
+    answers = find_boxes(model, samples)
+    classes, sizes = len(data.classes), [sample.size or (1, 1) for sample in samples]
+
+    def named(truth: Sequence[Sequence[BoxLabel]]) -> list[BoxDoubt]:
+        return doubted_boxes(truth, answers.found, box_norms(truth, answers.found, classes))
+
+    boxes = sum(map(len, answers.truth))
+    clean = named(answers.truth)
+    rows: list[dict[str, Cell]] = []
+    runs = []
+    for seed in range(arguments.seeds):
+        planted = plant(answers.truth, sizes, classes, arguments.rate / 100, np.random.default_rng(seed))
+        runs.append((planted, named(planted.truth)))
+    for kind in KINDS:
+        count = sum(doubt.fault == kind for doubt in clean)
+        row: dict[str, Cell] = {"fault": kind, "named of clean boxes": count, "%": round(100 * count / boxes, 2)}
+        if kind != "spurious":
+            values = np.array([figures(planted, doubts, kind) for planted, doubts in runs])
+            for name, column in (("precision", 0), ("recall", 1)):
+                low, mean, high = (float(each(values[:, column])) for each in (np.min, np.mean, np.max))
+                row |= {name: round(mean, 3), f"{name} from": round(low, 3), f"{name} to": round(high, 3)}
+        rows.append(row)
+    about: dict[str, Cell] = {"images": len(samples), "boxes": boxes, "rate %": arguments.rate}
+    about |= {"seeds": arguments.seeds, "model": model.spec.name}
+    common.finish("label noise of boxes", common.machine("numpy"), about, rows, arguments.json)
+
+
+def plant(
+    truth: Sequence[Sequence[BoxLabel]],
+    sizes: Sequence[tuple[int, int]],
+    classes: int,
+    rate: float,
+    random: np.random.Generator,
+) -> Planted:
+    places = [(i, k) for i, boxes in enumerate(truth) for k in range(len(boxes))]
+    drawn = random.permutation(len(places))[: 3 * round(rate * len(places))]
+    found: list[list[BoxLabel | None]] = [list(boxes) for boxes in truth]
+    faults = []
+    for number, place in enumerate(drawn):
+        i, k = places[place]
+        box, kind = truth[i][k], KINDS[number % 3]
+        after: BoxLabel | None = None
+        if kind == "shifted":
+            after = moved(box, sizes[i], random)
+        elif kind == "swapped":
+            after = replace(box, label=int(box.label + random.integers(1, classes)) % classes)
+        found[i][k] = after
+        faults.append((i, kind, box, after))
+    return Planted([[box for box in boxes if box is not None] for boxes in found], faults)
+
+
+def moved(box: BoxLabel, size: tuple[int, int], random: np.random.Generator) -> BoxLabel:
+    edges = []
+    for low, high, length in ((box.left, box.right, size[0]), (box.top, box.bottom, size[1])):
+        by = random.uniform(0.25, 0.5) * (high - low) * random.choice((-1, 1))
+        # To the other side where it would leave the picture.
+        by = -by if low + by < 0 or high + by > length else by
+        edges.append((max(0.0, low + by), min(float(length), high + by)))
+    (left, right), (top, bottom) = edges
+    return replace(box, left=left, top=top, right=right, bottom=bottom)
+
+
+def figures(planted: Planted, doubts: Sequence[BoxDoubt], kind: str) -> tuple[float, float]:
+    """Precision and recall of one kind of fault; a missed box is found where what is found lies on it by half."""
+    mine = [doubt for doubt in doubts if doubt.fault == kind]
+    faults = [fault for fault in planted.faults if fault[1] == kind]
+    hits = sum(any(meets(doubt, fault) for fault in faults) for doubt in mine)
+    met = sum(any(meets(doubt, fault) for doubt in mine) for fault in faults)
+    return hits / max(1, len(mine)), met / max(1, len(faults))
+
+
+def meets(doubt: BoxDoubt, fault: tuple[int, str, BoxLabel, BoxLabel | None]) -> bool:
+    picture, kind, before, after = fault
+    if doubt.picture != picture:
+        return False
+    if kind != "missed":
+        return doubt.label == after
+    found = doubt.found
+    if found is None:
+        return False
+    width = min(found.right, before.right) - max(found.left, before.left)
+    height = min(found.bottom, before.bottom) - max(found.top, before.top)
+    areas = [(box.right - box.left) * (box.bottom - box.top) for box in (found, before)]
+    both = max(width, 0) * max(height, 0)
+    return bool(both >= 0.5 * (sum(areas) - both))
+
+
+if __name__ == "__main__":
+    main()
