@@ -108,8 +108,8 @@ def doubted_boxes(
     - shifted: a box of the label's class, as confident, shares less than ``norms.fits`` with it, and what is seen where
       it is labelled scores less; the gain is the difference, times one less the intersection over union;
     - missed: a confident box is on no labelled one, nor the place of a shifted one; the gain is its score;
-    - spurious: no found box of any class touches a labelled one, though of its class the share ``norms.seen`` is seen,
-      at least ``SEEN``; the gain is that share.
+    - spurious: no found box of any class touches a labelled one, though of its class the share ``norms.seen`` is,
+      at least ``SEEN``; the gain is the score that the class usually gets.
 
     Boxes of crowds and difficult ones are never doubted, nor is what is found in them.
     """
@@ -149,7 +149,7 @@ def _of_picture(picture: int, labels: Sequence[BoxLabel], boxes: Sequence[Box], 
         elif k >= 0 and leaning[k] and shared[i, k] < norms.fits[label.label]:
             yield BoxDoubt(picture, "shifted", here * (1 - float(shared[i, k])), label, boxes[k])
         elif norms.seen[label.label] >= SEEN and not (shared[i] >= TOUCHED).any():
-            yield BoxDoubt(picture, "spurious", float(norms.seen[label.label]), label, None)
+            yield BoxDoubt(picture, "spurious", float(norms.scores[label.label]), label, None)
     yield from _missed(picture, labels, boxes, (scores >= usual) & ~taken)
 
 
@@ -176,7 +176,7 @@ def _missed(
     known = (shared >= MATCHED) | ((own > 0) & (shared >= BESIDE))
     crowds = [label for label in labels if label.crowd or label.difficult]
     told: list[Box] = []
-    for k in np.flatnonzero(free & ~known.any(0)):  # boxes come highest-scoring first
+    for k in np.flatnonzero(free & ~known.any(0)).tolist():  # boxes come highest-scoring first
         box = boxes[k]
         if any(_inside(box, crowd) >= MATCHED for crowd in crowds):
             continue
