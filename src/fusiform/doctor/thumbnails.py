@@ -37,7 +37,7 @@ class Mark(NamedTuple):
 def annotated_thumbnail(
     sample: AnnotatedSample, marks: Sequence[Mark], *, side: int = THUMBNAIL, masked: bool = True
 ) -> Image.Image:
-    """A picture of at most ``side`` pixels, RGB, if ``masked`` under its mask, if it has one, with the marks drawn on it.
+    """A picture of at most ``side`` pixels, RGB, with the marks drawn on it, and if ``masked`` its mask, if it has one.
 
     Marks are drawn large enough to be seen, within the picture, and with their names where there are few. A mask that
     cannot be read is left out; ImageError where the picture itself cannot be read.

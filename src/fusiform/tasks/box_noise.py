@@ -22,6 +22,8 @@ BESIDE = 0.3
 """Intersection over union from which a found box that is not on a labelled one of its class is of no other object."""
 TOUCHED = 0.1
 """Intersection over union below which they have nothing to do with each other."""
+SIGHT = 0.2
+"""Intersection over union from which a found box, of whatever class and score, shows that there is something."""
 CONFIDENT = 0.5
 """The least score that is confident, whatever the class's boxes get."""
 LENIENT = 0.8
@@ -77,7 +79,7 @@ def box_norms(truth: Sequence[Sequence[BoxLabel]], found: Sequence[Detections | 
         for i, label in enumerate(labels):
             if label.crowd or label.difficult:
                 continue
-            seen[label.label].append(bool((shared[i] >= TOUCHED).any()))
+            seen[label.label].append(bool((shared[i] >= SIGHT).any()))
             near = np.where(shared[i] >= MATCHED, own[i], 0)
             if near.any():
                 scores[label.label].append(float(near.max()))
@@ -108,8 +110,8 @@ def doubted_boxes(
     - shifted: a box of the label's class, as confident, shares less than ``norms.fits`` with it, and what is seen where
       it is labelled scores less; the gain is the difference, times one less the intersection over union;
     - missed: a confident box is on no labelled one, nor the place of a shifted one; the gain is its score;
-    - spurious: no found box of any class touches a labelled one, though of its class the share ``norms.seen`` is,
-      at least ``SEEN``; the gain is the score that the class usually gets.
+    - spurious: no found box of any class shares ``SIGHT`` with a labelled one, though ``norms.seen`` of its class is at
+      least ``SEEN``; the gain is the score that the class usually gets.
 
     Boxes of crowds and difficult ones are never doubted, nor is what is found in them.
     """
@@ -148,7 +150,7 @@ def _of_picture(picture: int, labels: Sequence[BoxLabel], boxes: Sequence[Box], 
             yield BoxDoubt(picture, fault, float(gains[other]), label, boxes[other])
         elif k >= 0 and leaning[k] and shared[i, k] < norms.fits[label.label]:
             yield BoxDoubt(picture, "shifted", here * (1 - float(shared[i, k])), label, boxes[k])
-        elif norms.seen[label.label] >= SEEN and not (shared[i] >= TOUCHED).any():
+        elif norms.seen[label.label] >= SEEN and not (shared[i] >= SIGHT).any():
             yield BoxDoubt(picture, "spurious", float(norms.scores[label.label]), label, None)
     yield from _missed(picture, labels, boxes, (scores >= usual) & ~taken)
 
