@@ -138,6 +138,7 @@ class AnnotationJudge:
             looks[i] = look_at_mask(seen, truth[rows[:, None], columns], known=outputs)
 
         outline(self._model, samples, labels=outputs, threads=threads, progress=progress, look=look)
+        looks = dict(sorted(looks.items()))  # in whichever order the threads came to them
         for i, each in looks.items():
             if each.quality is not None:
                 quality[samples[i].name] = each.quality

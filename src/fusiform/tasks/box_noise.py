@@ -84,7 +84,8 @@ def box_norms(truth: Sequence[Sequence[BoxLabel]], found: Sequence[Detections | 
             if near.any():
                 scores[label.label].append(float(near.max()))
                 fits[label.label].append(float(shared[i, near.argmax()]))
-    means = [max(CONFIDENT, float(np.mean(values))) if values else 1.0 for values in scores]
+    # The mean of scores that are all the same may come out above them by the last digit.
+    means = [max(CONFIDENT, min(float(np.mean(values)), max(values))) if values else 1.0 for values in scores]
     every = [fit for values in fits for fit in values]
     # Tukey's fence: below it lie the fits that are far from all the others, of a class or, where that has few, of all.
     fences = [_fence(values if len(values) >= FEW else every) for values in fits]
