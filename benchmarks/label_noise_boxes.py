@@ -4,7 +4,9 @@
 ``--rate`` percent each, drawn by each of ``--seeds``, are removed, moved, or given another class, and as many are drawn
 where nothing is labelled. A moved one goes a quarter to a half of its width aside and as much of its height up or down.
 Precision is the share of the named that were planted, as what they were; recall the share of the planted that are named
-so; with the least and greatest of the seeds.
+so; with the least and greatest of the seeds. ``--cleanlab`` (``pip install cleanlab``) asks ObjectLab the same, which
+judges images: which have any fault, of those with a box; average precision is that of its ranking and of ours, the sum
+of the gains.
 
     python scripts/make_shapes.py --out shapes --count 400 --photographs PHOTOS
     fusiform train shapes --task detection --set epochs=16 --out run
@@ -27,7 +29,7 @@ from fusiform.data.open import open_dataset
 from fusiform.evaluation.detection import find_boxes
 from fusiform.report import Cell
 from fusiform.tasks.box_noise import BoxDoubt, box_norms, doubted_boxes
-from fusiform.tasks.detection import Box, iou_matrix
+from fusiform.tasks.detection import Box, Detections, iou_matrix
 from fusiform.zoo.model import open_model
 
 KINDS = ("missed", "shifted", "swapped", "spurious")
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="boxes that it has not learned from, a split val")
     parser.add_argument("--rate", type=float, default=5, help="percent of the boxes, of each fault (%(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--cleanlab", action="store_true", help="compare with ObjectLab, image by image")
     arguments = parser.parse_args()
     model = open_model(arguments.model)
     data = open_dataset(arguments.data, task="detection", spec=model.spec)
@@ -71,6 +74,11 @@ def main() -> None:
             low, mean, high = (float(each(values[:, column])) for each in (np.min, np.mean, np.max))
             row |= {name: round(mean, 3), f"{name} from": round(low, 3), f"{name} to": round(high, 3)}
         rows.append(row)
+    if arguments.cleanlab:
+        values = np.array([beside(planted, doubts, answers.found, classes) for planted, doubts in runs])
+        for name, three in zip(("fusiform", "cleanlab"), values.mean(0), strict=True):
+            figures_ = zip(("precision", "recall", "average precision"), three, strict=True)
+            rows.append({"fault": f"images, {name}"} | {key: round(float(value), 3) for key, value in figures_})
     about: dict[str, Cell] = {"images": len(samples), "boxes": boxes, "rate %": arguments.rate}
     about |= {"seeds": arguments.seeds, "model": model.spec.name}
     common.finish("label noise of boxes", common.machine("numpy"), about, rows, arguments.json)
@@ -131,6 +139,46 @@ def figures(planted: Planted, doubts: Sequence[BoxDoubt], kind: str) -> tuple[fl
     hits = sum(any(meets(doubt, fault) for fault in faults) for doubt in mine)
     met = sum(any(meets(doubt, fault) for doubt in mine) for fault in faults)
     return hits / max(1, len(mine)), met / max(1, len(faults))
+
+
+def beside(
+    planted: Planted, doubts: Sequence[BoxDoubt], found: Sequence[Detections | None], classes: int
+) -> list[tuple[float, float, float]]:
+    """Precision, recall and average precision of images with faults, by ours and by ObjectLab."""
+    from cleanlab.object_detection.filter import find_label_issues
+    from cleanlab.object_detection.rank import get_label_quality_scores
+
+    gains, wrong = np.zeros(len(found)), np.zeros(len(found), bool)
+    np.add.at(gains, [doubt.picture for doubt in doubts], [doubt.gain for doubt in doubts])
+    wrong[[fault[0] for fault in planted.faults]] = True
+    kept = [i for i, boxes in enumerate(planted.truth) if boxes]
+    labels = [
+        {
+            "bboxes": np.array([(box.left, box.top, box.right, box.bottom) for box in planted.truth[i]]),
+            "labels": np.array([box.label for box in planted.truth[i]]),
+        }
+        for i in kept
+    ]
+    answers = []
+    for i in kept:
+        of_class = np.empty(classes, object)
+        shown = found[i]
+        for k in range(classes):
+            boxes = [box for box in shown.boxes if box.index == k] if shown else []
+            rows = [(box.left, box.top, box.right, box.bottom, box.score) for box in boxes]
+            of_class[k] = np.array(rows).reshape(-1, 5)
+        answers.append(of_class)
+    named = find_label_issues(labels, answers)
+    quality = get_label_quality_scores(labels, answers, verbose=False)
+    wrong, gains = wrong[kept], gains[kept]
+    return [of_images(gains > 0, gains, wrong), of_images(named, 1 - quality, wrong)]
+
+
+def of_images(named: np.ndarray, scores: np.ndarray, wrong: np.ndarray) -> tuple[float, float, float]:
+    hits = wrong[np.argsort(-scores, kind="stable")]
+    precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    both = int((named & wrong).sum())
+    return both / max(1, int(named.sum())), both / int(wrong.sum()), float(precisions[hits].mean())
 
 
 def meets(doubt: BoxDoubt, fault: tuple[int, str, BoxLabel, BoxLabel | None]) -> bool:
