@@ -162,7 +162,7 @@ def about_doubt(
     if found is not None:
         left, top, right, bottom = (round(edge, 2) for edge in (found.left, found.top, found.right, found.bottom))
         edges = (left, top, right, bottom)
-        marks.append(Mark(own[found.index], other if label is None else f"found {other}", edges))
+        marks.append(Mark(own[found.index], f"found {other}", edges))
     score = 0.0 if found is None else found.score
     message = {
         "missed": f"the model finds {other} {place} ({score:.1%}), and no box is there: draw one if it is right",
