@@ -6,7 +6,7 @@ its split val that cover at least ``--share`` percent of the image, ``--rate`` p
 object and half of its box lies in the object's.
 
     python scripts/make_shapes.py --out shapes --count 400 --photographs PHOTOS
-    fusiform train shapes --task segmentation --set epochs=24 --out run
+    fusiform train shapes --task segmentation --set epochs=8 --out run
     python scripts/make_shapes.py --out others --count 2000 --seed 1 --photographs PHOTOS
     python benchmarks/label_noise_masks.py --model run/best.safetensors --data others
 """
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="shapes that it has not learned from")
     parser.add_argument("--rate", type=float, default=5, help="percent of the objects, of each fault (%(default)s)")
     parser.add_argument("--share", type=float, default=2, help="percent of the image (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     model = open_model(arguments.model)
     objects = read_objects(arguments.data, arguments.share / 100)

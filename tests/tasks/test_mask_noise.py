@@ -32,8 +32,11 @@ def test_a_region_of_another_class() -> None:
     assert look.counts.tolist() == [9000, 0, 0]
     assert look.sums[0] == pytest.approx(7800 * 0.9 + 1200 * 0.05)
     confident = confident_regions([look], 3)
-    # The background gets less than 0.8 on average, which is the least; nothing is labelled with the others.
-    np.testing.assert_allclose(confident, [0.8, 1, 1])
+    # Nothing is labelled with the others.
+    np.testing.assert_allclose(confident, [(7800 * 0.9 + 1200 * 0.05) / 9000, 1, 1], rtol=1e-6)
+    # Where a class gets less than 0.6 on average, 0.6 is the least.
+    unsure = look_at_mask(answer(found, 0.5), np.zeros((100, 100), np.int64), known=(0, 1, 2))
+    np.testing.assert_allclose(confident_regions([unsure], 3), [0.6, 1, 1])
     assert doubted_regions({7: look}, confident) == []
     assert doubted_regions({7: look}, np.array([1, 1, 0.9 - 1e-6])) == [(7, region)]
     assert doubted_regions({7: look}, np.array([1, 1, 0.95])) == []

@@ -19,7 +19,7 @@ BORDER = 4
 """Pixels by which a region is made smaller at its border, where masks and networks are both off a little."""
 LEAST = 0.005
 """The share of the picture that has to be left of a region then."""
-CONFIDENT = 0.8
+CONFIDENT = 0.6
 """The least mean probability of a region's class, whatever the class gets where it is labelled."""
 TEMPERATURE = 0.1
 """Of the softmin, as the paper has it: the smaller, the more the worst pixels count."""
