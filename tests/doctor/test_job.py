@@ -114,8 +114,6 @@ def test_nothing_is_examined_for_a_list_that_cannot_be_written(
         diagnose(data, fix=data.parent / "clean.txt")
     with pytest.raises(UsageError, match="these are masks"):
         diagnose(masks, fix=data.parent / "clean")
-    with pytest.raises(UsageError, match=r"--model judges labels, and .* has masks: leave it out"):
-        diagnose(masks, model="mobilenet_v2")
 
 
 def test_a_model_that_is_open(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @click.argument("data", metavar="DATA", type=click.Path())
 @options.task
 @options.model(
-    "Also look for wrong labels with this classifier's features, best one that was not trained on DATA: mobilenet_v2."
+    "Also look for wrong labels, best with a model that was not trained on DATA: for labels any classifier, such as "
+    "mobilenet_v2; for boxes a detector, for masks a segmenter of their classes."
 )
 @options.html("Also write a page that shows the images in question, with their boxes and masks.")
 @click.option(
@@ -75,7 +76,8 @@ def command(
     Reported are files that cannot be read or are unusual; duplicate images, within and across splits; missing and small
     classes; and with --model labels that are probably wrong. Of boxes also those without area, outside their image,
     drawn twice or too small to see, and damaged annotations; of masks those that are missing, of another size than
-    their image, or with invalid labels.
+    their image, or with invalid labels; and with --model objects that have no box, boxes that are shifted, of a wrong
+    class or of nothing, and regions of a mask that look like another class.
 
     What --fix writes leaves out unreadable images, all copies of an image but one (across splits the one in test stays,
     otherwise the one in val), and images with two labels. Labels that only look wrong stay. For boxes, damaged and

@@ -18,6 +18,7 @@ from fusiform.data.faults import AnnotationFault, Fault, Severity
 from fusiform.data.masks import Ignore
 from fusiform.data.open import open_dataset
 from fusiform.doctor import boxes
+from fusiform.doctor.annotation_judge import AnnotationJudge
 from fusiform.doctor.classes import about_counts, alike_names
 from fusiform.doctor.findings import Diagnosis, Finding, Kind, by_split, counted, in_severity, in_split, relative
 from fusiform.doctor.masks import check_mask
@@ -27,6 +28,7 @@ from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
 from fusiform.progress import Tracker, silent
 from fusiform.report import Cell
+from fusiform.zoo.model import Model
 
 INPUT_SIDES = {"detection": boxes.INPUT_SIDE, "segmentation": 513}
 """Pixels; the papers' inputs."""
@@ -40,6 +42,7 @@ def examine_annotated(
     *,
     ignore: Ignore | None = None,
     root: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
     threads: int | None = None,
     progress: Tracker = silent,
 ) -> Diagnosis[AnnotatedSet]:
@@ -50,14 +53,21 @@ def examine_annotated(
     of each picture (of those in several splits the one in test, or else in val; a near copy in the same split stays if
     it shows other objects), and with boxes clipped to their pictures and each there once.
 
-    The files are read once, in ``threads`` threads, all cores by default. Raises UsageError for what is no such data
-    set, and for annotations of which nothing can be read.
+    With ``model``, a detector or a segmenter of these classes, boxes and masks are held against what it sees, see
+    ``tasks.box_noise`` and ``tasks.mask_noise``.
+
+    The files are read once, and for a model once more, in ``threads`` threads, all cores by default. Raises UsageError
+    for what is no such dataset, and for annotations of which nothing can be read; InputError for a model of another
+    task or without these classes.
     """
+    judge = None if model is None else AnnotationJudge(model, task)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     faults: list[AnnotationFault] = []
     with progress(total=None, label="read the dataset"):
         dataset = open_dataset(source, task=task, faults=faults, ignore=ignore, root=root)
+    if judge is not None:
+        judge.bind(dataset)  # a model of other classes is told before any picture is read
     entries = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
 
     found: list[Finding] = []
@@ -103,10 +113,20 @@ def examine_annotated(
     findings += _about_empty(dataset, looks)
     findings += [Finding("dataset", "note", note) for note in dataset.notes]
 
+    quality: dict[str, float] = {}
+    if judge is not None:
+        usable = [
+            entry
+            for entry, look in zip(entries, looks, strict=True)
+            if look.seen.pixels and not (look.refused or entry[1].damaged)
+        ]
+        doubted, quality = judge.findings(dataset, usable, threads=threads, progress=progress)
+        findings += doubted
+
     clean = _clean(dataset, entries, looks, [group.members for group in groups])
     rows = _box_rows(dataset, counts) if task == "detection" else _mask_rows(dataset, counts, looks)
     objects = {"objects": sum(map(sum, counts.values()))} if task == "detection" else {}
-    return Diagnosis(dataset, in_severity(findings), clean, tuple(rows), objects)
+    return Diagnosis(dataset, in_severity(findings), clean, tuple(rows), objects, quality)
 
 
 @dataclass(frozen=True)

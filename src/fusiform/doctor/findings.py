@@ -40,6 +40,12 @@ Kind = Literal[
     "contradictory labels",
     "contradictory annotations",
     "suspicious label",
+    "missed object",
+    "shifted box",
+    "wrong class",
+    "box of nothing",
+    "wrong region",
+    "judged by a model",
     "class not judged",
     "class names",
     "imbalance",
@@ -85,6 +91,7 @@ _ABOUT_MASKS: frozenset[Kind] = frozenset(
         "contradictory annotations",
         "near duplicates",
         "nothing annotated",
+        "wrong region",
     )
 )
 """Kinds of findings whose pictures are shown under their masks, which the others have nothing to do with."""
@@ -98,8 +105,9 @@ class Finding:
 
     ``sample`` is the picture, ``split`` and ``class_name`` where it belongs; each is None for what concerns more than
     one. ``path`` is what to call it: the picture's name, a folder's, or nothing. ``others`` are related pictures,
-    ``marks`` the boxes of ``sample`` that it is about. Of a label that is probably wrong, ``suggested`` is the class to
-    give it, and ``gain`` how many more right labels that is expected to make, in (0, 1].
+    ``marks`` the boxes of ``sample`` that it is about: the labelled one before the one that a model found. Of a label
+    that is probably wrong, ``suggested`` is the class to give it, and ``gain`` how many more right labels that is
+    expected to make, in (0, 1]; of a region of a mask, the share of its pixels.
     """
 
     kind: Kind
@@ -117,6 +125,7 @@ class Finding:
     def row(self) -> dict[str, Cell]:
         """The finding as a report's row; of several boxes it has the first."""
         edges = self.marks[0].edges if self.marks else (None,) * 4
+        found = self.marks[1].edges if self.gain is not None and len(self.marks) > 1 else (None,) * 4
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -128,6 +137,7 @@ class Finding:
             "gain": None if self.gain is None else float(f"{self.gain:.6g}"),
             "others": tuple(other.name for other in self.others),
             **dict(zip(("left", "top", "right", "bottom"), edges, strict=True)),
+            **dict(zip(("found_left", "found_top", "found_right", "found_bottom"), found, strict=True)),
         }
 
 
@@ -140,7 +150,8 @@ class Diagnosis(Tabular, Generic[Data]):
 
     ``findings`` come errors first, then warnings, then notes, those of a kind together. ``clean`` is the dataset
     without what training should not see; who examines says what that is. ``rows`` say of each class how much there is
-    of it, ``counts`` of the whole what ``figures`` has beside pictures and classes.
+    of it, ``counts`` of the whole what ``figures`` has beside pictures and classes. ``quality`` is that of the masks
+    that a model judged, in [0, 1], by the pictures' names.
     """
 
     dataset: Data
@@ -148,6 +159,7 @@ class Diagnosis(Tabular, Generic[Data]):
     clean: Data
     rows: tuple[Mapping[str, Cell], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def pictures(self) -> int:
@@ -178,6 +190,24 @@ class Diagnosis(Tabular, Generic[Data]):
             **{f"{severity}_count": self.count(severity) for severity in SEVERITIES},
         }
 
+    def doubtful_images(self) -> list[Row]:
+        """The images whose boxes or masks a model doubts, those first whose correction is expected to gain most."""
+        doubts: dict[tuple[str, Split | None], list[float]] = {}
+        for finding in self.findings:
+            if finding.gain is not None:
+                doubts.setdefault((finding.path, finding.split), []).append(finding.gain)
+        order = sorted(doubts.items(), key=lambda item: -sum(item[1]))
+        return [
+            {
+                "path": path,
+                "split": split,
+                "doubts": len(gains),
+                "gains": round(sum(gains), 6),
+                "quality": None if path not in self.quality else round(self.quality[path], 6),
+            }
+            for (path, split), gains in order
+        ]
+
     def report(self) -> Report:
         """Every finding as a row, the counts as figures, and tables of the kinds of findings and of the classes."""
         kinds = [
@@ -185,7 +215,9 @@ class Diagnosis(Tabular, Generic[Data]):
             for (severity, kind), found in self.kinds().items()
         ]
         rows = tuple(finding.row() for finding in self.findings)
-        tables = {"kinds": kinds, "by_class": self.rows}
+        tables: dict[str, Sequence[Row]] = {"kinds": kinds, "by_class": self.rows}
+        if isinstance(self.dataset, AnnotatedSet):
+            tables["by_image"] = self.doubtful_images()
         return Report(self._title(), rows, self.figures(), tables, "fusiform.diagnosis/1")
 
     def to_table(self) -> str:
@@ -303,6 +335,10 @@ def _page(diagnosis: Diagnosis[Any]) -> Page:
     page.add_lead(_lead(d))
     for severity in SEVERITIES:
         _add_severity(page, d, severity)
+    if isinstance(d.dataset, AnnotatedSet) and (doubtful := d.doubtful_images()):
+        page.add_heading("Images to look at first", count=len(doubtful))
+        page.add_text("Those first whose correction is expected to make most labels right.")
+        page.add_table([_image_row(d, row) for row in doubtful], first=20)
     if d.rows:
         page.add_heading("Classes", count=len(d.rows))
         page.add_table([_class_row(row) for row in d.rows], first=20)
@@ -323,6 +359,14 @@ def _lead(d: Diagnosis[Any]) -> str:
     named = ", ".join(f"{kind} ({count:,})" for _, kind, count in kinds[:4])
     more = f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else ""
     return f"To look at: {named}{more}. Nothing on disk is changed; --fix writes what is left without the faults."
+
+
+def _image_row(d: Diagnosis[Any], row: Row) -> dict[str, TableCell]:
+    """An image's doubts for people."""
+    quality = row["quality"]
+    shown: dict[str, TableCell] = {"image": relative(d.dataset, str(row["path"])), "split": row["split"]}
+    shown |= {"doubts": row["doubts"], "expected gain": Number(f"{row['gains']:.2f}", float(str(row["gains"])))}
+    return shown | ({} if quality is None else {"mask quality": Number(f"{quality:.2f}", float(str(quality)))})
 
 
 def _class_row(row: Mapping[str, Cell]) -> dict[str, TableCell]:

@@ -17,8 +17,6 @@ from fusiform.progress import Tracker, tracker
 from fusiform.spec import Task
 from fusiform.zoo.model import Model
 
-_ANNOTATIONS = {"detection": "boxes", "segmentation": "masks"}
-
 
 def diagnose(
     data: str | os.PathLike[str],
@@ -47,9 +45,9 @@ def diagnose(
         ignore: Of masks: ``"255"`` takes that value as pixels of no class, ``"none"`` as the last class; None is 255
             unless it seems to be a class, which is refused.
         root: The folder that the paths in a list begin in; None is the list's own.
-        model: A classifier to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it.
-            Any will do, such as ``"mobilenet_v2"``, for only its features are used; best is one that was not trained on
-            these images.
+        model: What to look for wrong labels with, by name, file or as ``fusiform.open_model`` has opened it; best one
+            that was not trained on these images. For labels any classifier will do, such as ``"mobilenet_v2"``, for
+            only its features are used. For boxes a detector and for masks a segmenter that knows the dataset's classes.
         html: Where to write a page that shows the images in question, with the boxes and masks on them.
         fix: Where to write what is left without the images that cannot be used and without copies: a CSV file with a
             list of images, or for boxes a new folder with COCO's JSON. No image is touched.
@@ -87,12 +85,10 @@ def diagnose(
     diagnosis: Diagnosis[DataSet] | Diagnosis[AnnotatedSet]
     if task == "classification":
         diagnosis = _of_labels(data, root=root, model=model, fix=fix, threads=threads, progress=tracker(progress))
-    elif model is None:
-        diagnosis = _of_annotations(
-            data, task, ignore=ignore, root=root, fix=fix, threads=threads, progress=tracker(progress)
-        )
     else:
-        raise UsageError(f"--model judges labels, and {data} has {_ANNOTATIONS[task]}: leave it out")
+        diagnosis = _of_annotations(
+            data, task, ignore=ignore, root=root, model=model, fix=fix, threads=threads, progress=tracker(progress)
+        )
     if html is not None:
         diagnosis.page().write(html)
     return diagnosis
@@ -123,13 +119,14 @@ def _of_annotations(
     *,
     ignore: Ignore | None,
     root: str | os.PathLike[str] | None,
+    model: str | os.PathLike[str] | Model | None,
     fix: str | os.PathLike[str] | None,
     threads: int | None,
     progress: Tracker,
 ) -> Diagnosis[AnnotatedSet]:
     if fix is not None:
         check_clean_folder(task, fix)
-    diagnosis = examine_annotated(data, task, ignore=ignore, root=root, threads=threads, progress=progress)
+    diagnosis = examine_annotated(data, task, ignore=ignore, root=root, model=model, threads=threads, progress=progress)
     if fix is not None:
         write_clean_boxes(diagnosis, fix)
     return diagnosis

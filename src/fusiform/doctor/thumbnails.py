@@ -37,7 +37,7 @@ class Mark(NamedTuple):
 def annotated_thumbnail(
     sample: AnnotatedSample, marks: Sequence[Mark], *, side: int = THUMBNAIL, masked: bool = True
 ) -> Image.Image:
-    """A picture of at most ``side`` pixels, RGB, with the marks drawn on it, or if ``masked`` its mask, if it has one.
+    """A picture of at most ``side`` pixels, RGB, with the marks drawn on it, and if ``masked`` its mask, if it has one.
 
     Marks are drawn large enough to be seen, within the picture, and with their names where there are few. A mask that
     cannot be read is left out; ImageError where the picture itself cannot be read.
@@ -46,21 +46,22 @@ def annotated_thumbnail(
     # Drawn on when it is small, so that names can be read, also where it is shown at a third of its size.
     image.thumbnail((side, side))
     size = max(12, max(image.size) // 22)
-    if marks:
-        width, height = image.size if sample.size is None else sample.size
-        boxes = tuple(_visible(mark, width, height, image.size) for mark in marks)
-        if len(boxes) <= NAMED:
-            return draw_boxes(image, Detections(boxes, *image.size), scores=False, size=size)
-        draw = ImageDraw.Draw(image)
-        for box in boxes:
-            edges = (box.left, box.top, box.right - 1, box.bottom - 1)
-            draw.rectangle(edges, outline=color_of(box.index), width=max(2, size // 7))
+    if masked:
+        if sample.outlines is not None and sample.size is not None:
+            image = _under(image, draw_labels(sample.outlines, sample.size))
+        elif sample.mask_file is not None:
+            image = _with_mask(image, sample.mask_file)
+    if not marks:
         return image
-    if not masked:
-        return image
-    if sample.outlines is not None and sample.size is not None:
-        return _under(image, draw_labels(sample.outlines, sample.size))
-    return image if sample.mask_file is None else _with_mask(image, sample.mask_file)
+    width, height = image.size if sample.size is None else sample.size
+    boxes = tuple(_visible(mark, width, height, image.size) for mark in marks)
+    if len(boxes) <= NAMED:
+        return draw_boxes(image, Detections(boxes, *image.size), scores=False, size=size)
+    draw = ImageDraw.Draw(image)
+    for box in boxes:
+        edges = (box.left, box.top, box.right - 1, box.bottom - 1)
+        draw.rectangle(edges, outline=color_of(box.index), width=max(2, size // 7))
+    return image
 
 
 def _visible(mark: Mark, width: int, height: int, size: tuple[int, int]) -> Box:

@@ -128,15 +128,19 @@ _DIAGNOSED = (
     "data task layout? images objects? classes train_images? val_images? test_images? error_count warning_count "
     "note_count"
 )
-_FINDING = "kind severity path? split? class? message suggested? gain? others left? top? right? bottom?"
+_FINDING = (
+    "kind severity path? split? class? message suggested? gain? others left? top? right? bottom? "
+    "found_left? found_top? found_right? found_bottom?"
+)
+_DOUBTFUL = "path split? doubts gains quality?"
 _SUGGESTED = "path suggested? probability? margin?"
 _DRIFTED = "measure changed? evidence reference_median now examples"
 _FRAME = "frame? seconds:seconds_of_frame? dropped age_ms?"
 _TRAINED = "run model network task classes train_images best_epoch epochs split? images?"
 
 
-def _diagnosis(by_class: str) -> Variant:
-    return Variant(_DIAGNOSED, _FINDING, {"kinds": "kind severity findings", "by_class": f"class {by_class}"})
+def _diagnosis(by_class: str, **tables: str) -> Variant:
+    return Variant(_DIAGNOSED, _FINDING, {"kinds": "kind severity findings", "by_class": f"class {by_class}", **tables})
 
 
 DOCUMENTS: dict[str, Document] = {
@@ -262,8 +266,8 @@ DOCUMENTS: dict[str, Document] = {
         "`fusiform doctor`",
         {
             "classification": _diagnosis("images train_images? val_images? test_images?"),
-            "detection": _diagnosis("objects train_objects? val_objects? test_objects? small"),
-            "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share"),
+            "detection": _diagnosis("objects train_objects? val_objects? test_objects? small", by_image=_DOUBTFUL),
+            "segmentation": _diagnosis("images train_images? val_images? test_images? pixel_share", by_image=_DOUBTFUL),
         },
     ),
     "plan": Document(

@@ -108,6 +108,25 @@ def decode(
     return SegmentationMap(classes, spec.labels)
 
 
+def class_probabilities(
+    answer: NDArray[Any], spec: ModelSpec, size: tuple[int, int], *, placement: Placement
+) -> NDArray[np.float32]:
+    """The probability of every class (height, width, classes) at ``size`` (width, height), which may be a smaller one.
+
+    ``answer`` and ``placement`` are what ``decode`` takes: logits are interpolated before they become probabilities.
+    """
+    _check(placement, size)
+    p, aligned = placement, spec.align_corners
+    rows = _positions(size[1], p.top, p.height, p.input_height, len(answer), aligned)
+    columns = _positions(size[0], p.left, p.width, p.input_width, answer.shape[1], aligned)
+    values = _interpolate(answer.astype(np.float32), rows)
+    values = _interpolate(values.transpose(1, 0, 2), columns).transpose(1, 0, 2)
+    if not spec.decoded:
+        values = np.exp(values - values.max(2, keepdims=True))
+    found: NDArray[np.float32] = values / values.sum(2, keepdims=True)
+    return found
+
+
 def _check(placement: Placement, size: tuple[int, int]) -> None:
     inside = (
         0 <= placement.left < placement.left + placement.width <= placement.input_width
