@@ -100,6 +100,7 @@ def _cold_start() -> str:
 _CONTENDERS = {
     "fusiform": "`fusiform.predict`",
     "fusiform fast": "with `fast=True`",
+    "LiteRT, Pillow": "without its own kernels: LiteRT and Pillow",
     "LiteRT loop": "a plain loop over LiteRT with Pillow, the same int8 file, two runtime threads",
     "timm": "timm's inference loop, two loader workers, batch 32",
     "torchvision": "torchvision, DataLoader with two workers, batch 32",
@@ -134,7 +135,7 @@ def _latency() -> str:
     for row in result("latency")["rows"]:
         if row.get("median ms") is not None:
             key = (row["network"], row["engine"], row["precision"])
-            times.setdefault(key, {})[row["threads"]] = f"{row['median ms']:.1f}"
+            times.setdefault(key, {})[row["threads"]] = f"{row['median ms']:.2f}"
     networks = {"mobilenet_v2": "MobileNetV2", "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0"}
     columns = [(network, precision) for network in networks for precision in ("int8", "float")]
     lines = []

@@ -12,7 +12,8 @@ from fusiform.errors import ImageError
 from fusiform.prediction.sources import Content, Picture
 
 READS = 64
-"""Pictures that are asked for at the same time."""
+"""Pictures that are asked for at the same time; ``READS_A_CORE`` for each core where that is more."""
+READS_A_CORE = 16
 BYTES = 256 * 2**20
 """Bytes of pictures that may lie there before their turn; one picture is always read."""
 

@@ -169,7 +169,7 @@ class Predictor:
 
     def _stream(self, pictures: Iterator[Picture], asked: Asked) -> Generator[Prediction, None, None]:
         """Answers by the workers that the pictures are worth; the first engine is opened before any is read."""
-        pictures = _read_ahead(pictures)
+        pictures = _read_ahead(pictures, self._cores)
         # Few pictures are shared among the workers rather than grouped.
         first = list(islice(pictures, self._cores * max(self._batch, GROUP)))
         size = max(self._batch, min(GROUP, -(-len(first) // self._cores)))
@@ -276,13 +276,13 @@ class PredictionStream(Iterator[Prediction]):
         self._answers.close()
 
 
-def _read_ahead(pictures: Iterator[Picture]) -> Iterator[Picture]:
+def _read_ahead(pictures: Iterator[Picture], cores: int) -> Iterator[Picture]:
     """The pictures, those on other machines being fetched before their turn comes."""
     for picture in pictures:
         if picture.far:
-            from fusiform.prediction.ahead import read_ahead  # only where a machine is waited for
+            from fusiform.prediction.ahead import READS, READS_A_CORE, read_ahead  # only where a machine is waited for
 
-            yield from read_ahead(chain([picture], pictures))
+            yield from read_ahead(chain([picture], pictures), reads=max(READS, READS_A_CORE * cores))
             return
         yield picture
 
