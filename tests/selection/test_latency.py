@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from fusiform.engines.litert import LiteRTEngine
+from fusiform.engines.native.library import usable_kernels
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.base import Precision
 from fusiform.graph.ir import Graph
@@ -72,7 +73,10 @@ def test_the_stand_in_has_the_size_and_operators_of_a_real_network(
         assert np.ptp(answer) > 0  # the picture reaches the answer: no layer stands still at zero
 
 
-@pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(not usable_kernels(), reason="it was not compiled"))
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime", NATIVE])
 def test_measuring_gives_every_plan_in_every_precision(engine: ChooseEngine) -> None:
     wanted = [Plan("mobilenet_v2", 0.35, 32), Plan("shufflenet_v2", 0.5, 32)]
     measured = measure(wanted, LABELS, engine=engine, threads=1, seconds=0)

@@ -14,7 +14,7 @@ from fusiform.data.annotated import AnnotatedSet
 from fusiform.data.dataset import DataSet
 from fusiform.data.masks import Ignore
 from fusiform.data.open import bind_classes, choose_split, open_dataset
-from fusiform.engines import ENGINES, EngineName, own_engine, runs_natively
+from fusiform.engines import ENGINES, EngineName, default_engine, own_engine, runs_natively
 from fusiform.errors import FusiformError, InputError, UsageError
 from fusiform.report import Cell
 from fusiform.spec import ModelSpec
@@ -93,7 +93,7 @@ def list_entries(
     for name in dict.fromkeys(os.fspath(model) for model in models):
         try:
             opened = open_model(name)
-            chosen = list(dict.fromkeys(engines)) or [own_engine(opened)]
+            chosen = list(dict.fromkeys(engines)) or [default_engine(opened)]
             if set(chosen) == set(ENGINES):
                 chosen = list(possible_engines(opened))
         except FusiformError as error:

@@ -44,7 +44,7 @@ def benchmark(
 
     Args:
         models: Names or files of any kind.
-        engine: Runtimes; none is the one that each file is for, ``all`` every one that can run it.
+        engine: Runtimes; none is the one that ``fusiform.predict`` takes, ``all`` every one that can run it.
         threads: Numbers of threads inside the runtime.
         seconds: About how long each contender is timed at latency, and again at throughput.
         data: A labelled dataset, or where it lies, to measure the accuracy on; None is what the models' descriptions
@@ -63,7 +63,7 @@ def benchmark(
 
     Example:
         >>> import fusiform
-        >>> report = fusiform.benchmark("mobilenet_v2", seconds=0.1)
+        >>> report = fusiform.benchmark("mobilenet_v2", engine="litert", seconds=0.1)
         >>> report.rows[0]["engine"], report.rows[0]["median_ms"] > 0
         ('litert', True)
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     "--engine",
     click.Choice([*options.ENGINES, "all"]).convert,
     "ENGINE,...",
-    f"The runtimes, of {', '.join(options.ENGINES)}, or all that can run the model.  [default: the one that the file "
-    "is for]",
+    f"The runtimes, of {', '.join(options.ENGINES)}, or all that can run the model.  [default: the one that predict "
+    "takes]",
 )
 @options.several(
     "--threads",

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--engine",
     default="litert",
     show_default=True,
-    type=click.Choice(["litert", "onnxruntime"]),
+    type=click.Choice(["litert", "onnxruntime", "native"]),
     help="The runtime that the model is for.",
 )
 @options.several(

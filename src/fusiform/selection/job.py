@@ -101,7 +101,7 @@ def choose(
         max_mb: The largest file, in 10^6 bytes.
         min_accuracy: The smallest top-1 accuracy, in percent.
         threads: The number of cores that the model has when it answers; training takes all.
-        engine: The runtime that the model is for, ``litert`` or ``onnxruntime``.
+        engine: The runtime that the model is for, ``litert``, ``onnxruntime`` or ``native``.
         size: The input sizes to search, in pixels.
         trials: How many of the networks that fit are trained at all.
         scratch: Also search networks that have no weights to start from.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fusiform.benchmarking.latency import measure_latency
-from fusiform.engines import open_engine
+from fusiform.engines import EngineName, open_engine
 from fusiform.exporting.targets.base import Precision
 from fusiform.graph.build import build_graph
 from fusiform.graph.count import count_multiply_adds
@@ -31,7 +31,12 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 PASSES, PASS_SECONDS = 3, 0.25
 """Every candidate is measured in turns with all others, so that a slow moment of the machine hits no one alone."""
 
-ChooseEngine = Literal["litert", "onnxruntime"]
+ChooseEngine = Literal["litert", "onnxruntime", "native"]
+
+
+def runtime_of(engine: ChooseEngine, precision: Precision) -> EngineName:
+    """What runs a model for ``engine``: the native one has kernels for int8 alone, and LiteRT runs its other files."""
+    return "litert" if engine == "native" and precision != "int8" else engine
 
 
 def plans(sizes: Iterable[int], *, scratch: bool) -> list[Plan]:
@@ -102,7 +107,7 @@ def measure(
         for turn in range(PASSES):
             # Every other turn backwards, so that nobody always comes after the same one.
             for k in range(len(models))[:: -1 if turn % 2 else 1]:
-                opened = open_engine(models[k][2], engine=engine, threads=threads)
+                opened = open_engine(models[k][2], engine=runtime_of(engine, models[k][1]), threads=threads)
                 passes[k].append(measure_latency(opened, seconds=seconds).median_ms)
                 bar.advance()
     return [
@@ -113,7 +118,7 @@ def measure(
 
 def _in_memory(graph: Graph, engine: ChooseEngine) -> Model:
     form: FileFormat = "tflite"
-    if engine == "litert":
+    if engine != "onnxruntime":
         data = to_tflite(graph)
     else:
         from fusiform.graph.onnx import to_onnx

@@ -19,7 +19,7 @@ from fusiform.progress import Tracker
 from fusiform.report import Cell
 from fusiform.selection.budget import Plan, Shipped, Training
 from fusiform.selection.journal import RUNS
-from fusiform.selection.latency import ChooseEngine
+from fusiform.selection.latency import ChooseEngine, runtime_of
 from fusiform.selection.search import Say
 from fusiform.training.classification_job import read_list
 from fusiform.training.curves import read_metrics
@@ -28,7 +28,7 @@ from fusiform.training.recipe import Recipe
 
 CHECKS, CHECK_SECONDS = 5, 0.5
 """How often a finished file is measured; all but one have to hold the limit."""
-_TARGETS: Mapping[ChooseEngine, TargetName] = {"litert": "litert", "onnxruntime": "onnx"}
+_TARGETS: Mapping[ChooseEngine, TargetName] = {"litert": "litert", "onnxruntime": "onnx", "native": "litert"}
 
 
 class Work:
@@ -101,7 +101,7 @@ class Work:
             progress=self.progress,
         )
         file = Path(str(report.rows[0]["file"]))
-        opened = open_engine(file, engine=self.engine, threads=self.threads)
+        opened = open_engine(file, engine=runtime_of(self.engine, precision), threads=self.threads)
         with self.progress(total=None, label="latency"):
             checks = tuple(measure_latency(opened, seconds=CHECK_SECONDS).median_ms for _ in range(CHECKS))
         answered = evaluate(file, read_list(training.run), split="val", progress=self.progress)
