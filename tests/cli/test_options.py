@@ -76,7 +76,7 @@ WORDS = (
     Word("--score", "the lowest confidence of a box", "SCORE", "predict evaluate watch"),
     Word("--engine", "the runtime", f"[{RUNTIMES}]", "predict watch evaluate serve embed search"),
     Word("--engine", "the runtime", "ENGINE,...", "benchmark"),
-    Word("--engine", "the runtime", "[litert|onnxruntime]", "choose"),
+    Word("--engine", "the runtime", "[litert|onnxruntime|native]", "choose"),
     Word("--device", "where PyTorch computes", "DEVICE", "predict train evaluate serve watch embed"),
     Word("--batch", "images per forward pass", "N", "predict evaluate watch embed"),
     Word(
