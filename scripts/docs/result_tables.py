@@ -415,6 +415,7 @@ def _serving_overload() -> str:
         [
             ["asked, times the capacity", f"{asked:.2f}", ""],
             ["answered, of the capacity", f"{row['share of capacity']:.2f}", "0.8 or more"],
+            ["the same, generator accounted", f"{row['generator accounted']:.2f}", ""],
             ["answers 200 / 429", f"{row['200']:,} / {row['429']:,}", "nothing else"],
             ["other statuses, failed, wrong", f"{row['other statuses']}, {row['failed']}, {row['wrong']}", "0, 0, 0"],
             [
