@@ -42,7 +42,7 @@ def test_the_script_to_paste(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "Egyptian cat" in result.stdout
-    assert re.search(r"shufflenet_v2_x1_0 .*litert", result.stdout), result.stdout[-2000:]
+    assert re.search(r"shufflenet_v2_x1_0 .*(litert|native)", result.stdout), result.stdout[-2000:]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a script for a shell")
