@@ -39,8 +39,8 @@ from ai_edge_litert.interpreter import Interpreter
 from fusiform.data.preprocess import normalize
 from fusiform.engines import Engine
 from fusiform.engines.litert import LiteRTEngine
+from fusiform.engines.native.compiled import usable_kernels
 from fusiform.engines.native.engine import NativeEngine
-from fusiform.engines.native.library import usable_kernels
 from fusiform.engines.onnxruntime import OnnxRuntimeEngine
 from fusiform.engines.torch import TorchEngine
 from fusiform.graph.build import build_graph

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from fusiform.engines.native import resize
+from fusiform.engines.native.compiled import load
 from fusiform.engines.native.layers import Layer, Piece, Program
-from fusiform.engines.native.library import load
 from fusiform.zoo.model import open_model
 
 NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]

@@ -15,7 +15,7 @@ from fusiform.data.preprocess import crop_pixels, normalize
 from fusiform.engines import ENGINES, open_engine
 from fusiform.engines.batch import as_pixels, check_batch
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.engines.native.library import usable_kernels
+from fusiform.engines.native.compiled import usable_kernels
 from fusiform.errors import MissingExtraError, SpecError, UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.tflite import to_tflite

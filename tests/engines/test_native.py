@@ -18,11 +18,11 @@ import pytest
 from fusiform import engines
 from fusiform.engines import default_engine, open_engine
 from fusiform.engines.litert import LiteRTEngine
+from fusiform.engines.native import compiled as native
 from fusiform.engines.native import engine as engine_file
-from fusiform.engines.native import library as native
+from fusiform.engines.native.compiled import usable_kernels
 from fusiform.engines.native.engine import NativeEngine
 from fusiform.engines.native.layers import Layer, Piece
-from fusiform.engines.native.library import usable_kernels
 from fusiform.errors import UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import INPUT, Conv, Graph, Linear, Mean, Quantization, Scale

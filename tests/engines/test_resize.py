@@ -10,7 +10,7 @@ from PIL import Image
 
 from fusiform.data import preprocess as pillow
 from fusiform.engines.native import resize
-from fusiform.engines.native.library import fast_kernels
+from fusiform.engines.native.compiled import fast_kernels
 from fusiform.zoo.model import open_model
 
 fast = pytest.mark.skipif(fast_kernels() is None, reason="the library was not compiled, or is not fast here")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusiform.engines import ENGINES
-from fusiform.engines.native.library import usable_kernels
+from fusiform.engines.native.compiled import usable_kernels
 from fusiform.exporting.targets.targets import TARGETS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

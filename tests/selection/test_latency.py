@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from fusiform.engines.litert import LiteRTEngine
-from fusiform.engines.native.library import usable_kernels
+from fusiform.engines.native.compiled import usable_kernels
 from fusiform.exporting.quantization.quantize import QuantizedNetwork
 from fusiform.exporting.targets.base import Precision
 from fusiform.graph.ir import Graph

@@ -152,7 +152,7 @@ def runs_natively(model: Model) -> bool:
     """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
     if model.format != "tflite" or model.spec.task != "classification":
         return False
-    from fusiform.engines.native.library import fast_kernels
+    from fusiform.engines.native.compiled import fast_kernels
 
     if fast_kernels() is None:
         return False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusiform.engines import CHOICE, ENGINES, EngineName, named_engine
-from fusiform.engines.native.library import LIBRARY, fast_kernels, usable_kernels
+from fusiform.engines.native.compiled import LIBRARY, fast_kernels, usable_kernels
 from fusiform.machine import installed_version, usable_cores
 from fusiform.report import Report, Row
 

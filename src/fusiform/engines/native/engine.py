@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.engines.batch import Batch, as_pixels, check_batch
+from fusiform.engines.native.compiled import load, usable_kernels
 from fusiform.engines.native.layers import OtherNetworkError, Piece, Program
-from fusiform.engines.native.library import load, usable_kernels
 from fusiform.errors import UsageError, WeightsError
 from fusiform.spec import ModelSpec
 

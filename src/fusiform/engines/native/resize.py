@@ -12,7 +12,7 @@ from PIL import Image
 
 from fusiform.data import preprocess as pillow
 from fusiform.data.preprocess import Axis
-from fusiform.engines.native.library import fast_kernels, load
+from fusiform.engines.native.compiled import fast_kernels, load
 from fusiform.spec import Interpolation, Preprocess
 
 _BITS = 22
