@@ -85,7 +85,7 @@ def fusiform_plain(folder: Path, cores: int, model: str) -> Callable[[], Pass]:
     import fusiform
     from fusiform.engines.native import resize
 
-    resize.fast_kernels = lambda: None  # type: ignore[assignment]  # in this process alone
+    resize.fast_kernels = lambda: None  # in this process alone
 
     return lambda: Pass(
         {p.path: p.top[0].index for p in fusiform.predict(folder, model=model, threads=cores, engine="litert")}

@@ -97,15 +97,16 @@ def test_killed_it_goes_on_to_the_same_folder(folder: Path, tmp_path: Path) -> N
 def test_what_would_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     embed_parts(folder, out, MODEL, part=3, format="npz", threads=1)
-    for given, said in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"part": 2}, "was begun with another --part, "),
         ({"fast": True}, "was begun with another --fast, "),
         ({"format": "csv"}, "written as parquet or npz, not as csv"),
         ({"model": "mobilenet_v2"}, "was begun with another model"),
         ({"sources": EXAMPLES}, r"with other images \(then 5 images, now 2 images\)"),
-    ):
+    ]
+    for given, said in cases:
         with pytest.raises(UsageError, match=said):
-            embed_parts(**{"sources": folder, "out": out, "model": MODEL, "part": 3, "threads": 1, **given})  # type: ignore[arg-type]
+            embed_parts(**{"sources": folder, "out": out, "model": MODEL, "part": 3, "threads": 1, **given})
     with pytest.raises(InputError, match="was begun with fusiform embed --part, "):
         fusiform.predict_parts(folder, out, MODEL, part=3, threads=1)
     others = tmp_path / "others"
@@ -122,7 +123,7 @@ def test_what_would_not_fit_together_is_refused(folder: Path, tmp_path: Path) ->
 
 
 def test_without_pyarrow_parquet_names_the_extra(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusiform.embedding.parts.has_parquet", lambda: False)
+    monkeypatch.setattr("fusiform.scaling.parts.has_parquet", lambda: False)
     with pytest.raises(MissingExtraError, match=r"fusiform\[parquet\]"):
         embed_parts(folder, tmp_path / "out", MODEL, format="parquet", threads=1)
     embed_parts(folder, tmp_path / "out", MODEL, threads=1)

@@ -12,10 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 from PIL import Image
 
 import fusiform.cli
@@ -29,16 +27,18 @@ from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.detection import DetectionEvaluation
 from fusiform.evaluation.job import evaluate
 from fusiform.evaluation.segmentation import SegmentationEvaluation
-from fusiform.graph.shapes import state_shapes
 from fusiform.progress import silent
-from fusiform.spec import ModelSpec, Preprocess, Task
-from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.spec import Task
 from fusiform.zoo.model import open_model
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from every_task import NAMES, TASKS, write_images, write_model
+
+sys.path.pop(0)
+
 ROOT = Path(__file__).parents[2]
-NAMES = ("red", "green", "blue")
 PICTURES = 6
-TASKS: tuple[Task, ...] = ("classification", "detection", "segmentation")
 EVALUATIONS = {
     "classification": ClassificationEvaluation,
     "detection": DetectionEvaluation,
@@ -50,26 +50,6 @@ MAIN = {"classification": "top1", "detection": "map", "segmentation": "miou"}
 @pytest.fixture(autouse=True)
 def _evaluator() -> None:
     pytest.importorskip("faster_coco_eval")
-
-
-def write_model(path: Path, task: Task, seed: int) -> None:
-    size = {"classification": 32, "detection": 64, "segmentation": 65}[task]
-    fit: Any = {"classification": "crop", "detection": "stretch", "segmentation": "pad"}[task]
-    fields: dict[str, Any] = {"output_stride": 16} if task == "segmentation" else {}
-    labels = ("background", *NAMES) if task == "segmentation" else NAMES
-    preprocess = Preprocess(resize=size, crop=size, fit=fit)
-    spec = ModelSpec("mobilenet_v2", 0.35, labels, task=task, input_size=size, preprocess=preprocess, **fields)
-    random = np.random.default_rng(seed)
-    state: dict[str, NDArray[Any]] = {}
-    for name, shape in state_shapes(spec).items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = np.array(5)
-        elif len(shape) == 1:
-            low, high = (-0.3, 0.3) if name.endswith(("mean", "bias")) else (0.7, 1.3)
-            state[name] = random.uniform(low, high, shape).astype(np.float32)
-        else:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
-    write_safetensors(path, state, spec)
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(folder / f"{task}.safetensors", run / "best.safetensors")
         shutil.copy(folder / f"other_{task}.safetensors", run / "last.safetensors")
         (run / "run.json").write_text("{}")
-    for name in ("detection/val2017", "detection/annotations"):
-        (folder / name).mkdir(parents=True)
-    for name in ("segmentation/JPEGImages", "segmentation/SegmentationClass"):
-        (folder / name).mkdir(parents=True)
-    images, annotations = [], []
-    for k in range(PICTURES):
-        pixels = np.random.default_rng(k).integers(0, 256, (50, 60 + k, 3), np.uint8)
-        box = (5 + k, 8, 35, 40)
-        image, mask = Image.fromarray(pixels), Image.new("L", (60 + k, 50), 0)
-        image.paste((200, 0, 0), box)
-        mask.paste(1, box)
-        (folder / "classification" / NAMES[k % 3]).mkdir(parents=True, exist_ok=True)
-        for place in (f"classification/{NAMES[k % 3]}", "detection/val2017", "segmentation/JPEGImages"):
-            image.save(folder / place / f"{k}.png")
-        mask.save(folder / "segmentation/SegmentationClass" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": image.width, "height": image.height})
-        bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-        annotations.append({"id": k + 1, "image_id": k, "category_id": 5, "bbox": bbox, "iscrowd": 0})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "red"}]}
-    (folder / "detection/annotations/instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
-    (folder / "segmentation/class_names.txt").write_text("background\nred", encoding="utf-8")
+    write_images(folder, PICTURES)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import json
 import os
 import shutil
 import subprocess
@@ -20,15 +19,17 @@ import fusiform
 from fusiform.errors import InputError, MissingExtraError, UsageError
 from fusiform.evaluation.classification import ClassificationEvaluation
 from fusiform.evaluation.parts import evaluate_parts
-from fusiform.graph.shapes import state_shapes
-from fusiform.spec import ModelSpec, Preprocess, Task
-from fusiform.zoo.checkpoint import write_safetensors
+from fusiform.spec import Task
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from every_task import NAMES, TASKS, Edges, one_box, write_images, write_model
+
+sys.path.pop(0)
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("red", "green", "blue")
 PICTURES = 7
 BROKEN = 4
-TASKS: tuple[Task, ...] = ("classification", "detection", "segmentation")
 ARRAYS = {
     "classification": ("truth", "logits"),
     "detection": ("truth", "found"),
@@ -36,24 +37,13 @@ ARRAYS = {
 }
 
 
-def write_model(path: Path, task: Task, seed: int) -> None:
-    size = {"classification": 32, "detection": 64, "segmentation": 65}[task]
-    fit: Any = {"classification": "crop", "detection": "stretch", "segmentation": "pad"}[task]
-    more: dict[str, Any] = {"output_stride": 16} if task == "segmentation" else {}
-    labels = ("background", *NAMES) if task == "segmentation" else NAMES
-    preprocess = Preprocess(resize=size, crop=size, fit=fit)
-    spec = ModelSpec("mobilenet_v2", 0.35, labels, task=task, input_size=size, preprocess=preprocess, **more)
-    random = np.random.default_rng(seed)
-    state: dict[str, Any] = {}
-    for name, shape in state_shapes(spec).items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = np.array(5)
-        elif len(shape) == 1:
-            low, high = (-0.3, 0.3) if name.endswith(("mean", "bias")) else (0.7, 1.3)
-            state[name] = random.uniform(low, high, shape).astype(np.float32)
-        else:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
-    write_safetensors(path, state, spec)
+def some_boxes(k: int, edges: Edges) -> list[dict[str, Any]]:
+    """None, one of another area than its sides say, or with that a crowd."""
+    (box,) = one_box(k, edges)
+    left, top, width, height = box["bbox"]
+    return [
+        {"bbox": [left + n, top, width, height], "iscrowd": n, **({} if n else {"area": 123.25})} for n in range(k % 3)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,36 +52,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     for task in TASKS:
         write_model(folder / f"{task}.safetensors", task, 3)
-    for name in ("detection/images", "segmentation/JPEGImages", "segmentation/SegmentationClass"):
-        (folder / name).mkdir(parents=True)
-    images, annotations = [], []
-    for k in range(PICTURES):
-        pixels = np.random.default_rng(k).integers(0, 256, (50, 60 + k, 3), np.uint8)
-        box = (5 + k, 8, 35, 40)
-        image, mask = Image.fromarray(pixels), Image.new("L", (60 + k, 50), 0)
-        image.paste((200, 0, 0), box)
-        mask.paste(1, box)
-        (folder / "classification" / NAMES[k % 3]).mkdir(parents=True, exist_ok=True)
-        for place in (f"classification/{NAMES[k % 3]}", "detection/images", "segmentation/JPEGImages"):
-            image.save(folder / place / f"{k}.png")
-            if k == BROKEN:
-                (folder / place / f"{k}.png").write_bytes(b"no image")
-        mask.save(folder / "segmentation/SegmentationClass" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": image.width, "height": image.height})
-        for n in range(k % 3):
-            bbox = [box[0] + n, box[1], box[2] - box[0], box[3] - box[1]]
-            more = {} if n else {"area": 123.25}
-            annotations.append(
-                {"id": 10 * k + n + 1, "image_id": k, "category_id": 5, "bbox": bbox, "iscrowd": n, **more}
-            )
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "red"}]}
-    (folder / "detection/instances.json").write_text(json.dumps(content), encoding="utf-8")
-    (folder / "segmentation/class_names.txt").write_text("background\nred", encoding="utf-8")
+    write_images(folder, PICTURES, boxes=some_boxes, broken=BROKEN)
     return folder
 
 
 def place_of(made: Path, task: Task) -> tuple[Path, Path]:
-    return made / f"{task}.safetensors", made / "detection" / "instances.json" if task == "detection" else made / task
+    return made / f"{task}.safetensors", made / task
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -169,9 +135,10 @@ def test_an_evaluation_of_parts_is_compared_and_scored_as_any(made: Path, tmp_pa
     other = tmp_path / "other.safetensors"
     write_model(other, "detection", 4)
     evaluate_parts(model, data, tmp_path / "out", part=3, threads=1)
-    for more in ({"score": 0.1}, {"compare": other}):
-        direct = fusiform.evaluate(model, data, threads=1, **more)  # type: ignore[arg-type]
-        joined = fusiform.evaluate(model, data, threads=1, answers=tmp_path / "out", **more)  # type: ignore[arg-type]
+    options: list[dict[str, Any]] = [{"score": 0.1}, {"compare": other}]
+    for more in options:
+        direct = fusiform.evaluate(model, data, threads=1, **more)
+        joined = fusiform.evaluate(model, data, threads=1, answers=tmp_path / "out", **more)
         assert without_times(joined) == without_times(direct)
 
 

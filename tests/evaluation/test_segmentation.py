@@ -22,12 +22,12 @@ from fusiform.evaluation.comparison import comparison_figures
 from fusiform.evaluation.figures import percentages
 from fusiform.evaluation.job import evaluate
 from fusiform.evaluation.segmentation import SegmentationEvaluation, mask_figures, outline, outline_again
-from fusiform.graph.shapes import state_shapes
 from fusiform.tasks import segmentation
 from fusiform.zoo.model import Model, open_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from every_task import random_weights
 from numbered_pictures import DETECTOR, PICTURES, SEGMENTER, size_of, write_model, write_pictures
 
 sys.path.pop(0)
@@ -265,17 +265,7 @@ def write_real_segmenter(path: Path) -> Path:
     """Random weights that answer differently from place to place."""
     from fusiform.zoo.checkpoint import write_safetensors
 
-    random = np.random.default_rng(3)
-    state: dict[str, NDArray[Any]] = {}
-    for name, shape in state_shapes(SEGMENTER).items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = np.array(5)
-        elif len(shape) == 1:
-            low, high = (-0.3, 0.3) if name.endswith(("mean", "bias")) else (0.7, 1.3)
-            state[name] = random.uniform(low, high, shape).astype(np.float32)
-        else:
-            state[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
-    write_safetensors(path, state, SEGMENTER)
+    write_safetensors(path, random_weights(SEGMENTER, 3), SEGMENTER)
     return path
 
 

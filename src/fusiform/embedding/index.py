@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fusiform.errors import InputError, MissingExtraError, OutputError
 from fusiform.files import check_place, write_file
 from fusiform.report import Cell, Report, printable
-from fusiform.scaling.folder import read_settings
+from fusiform.scaling.folder import all_parts, read_settings
 from fusiform.zoo.model import Model
 
 ENDINGS = (".npz", ".npy", ".parquet", ".csv")
@@ -233,14 +233,7 @@ def _read_folder(folder: Path) -> Embeddings:
         raise InputError(
             f"{folder}: holds no features by fusiform: fusiform embed SOURCES --part 10000 --out {folder} writes them"
         )
-    parts = [folder / f"part-{number:05d}.{form}" for number in range(count)]
-    missing = [str(number) for number, part in enumerate(parts) if not part.is_file()]
-    if missing:
-        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        raise InputError(
-            f"{folder}: lacks {len(missing)} of {count} parts ({shown}): run the command that began it, or the shards "
-            "that have them, again"
-        )
+    parts = all_parts(folder, count, str(form))
     paths: list[str] = []
     errors: list[str] = []
     first: Embeddings | None = None

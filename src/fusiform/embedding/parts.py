@@ -16,13 +16,10 @@ import numpy as np
 
 from fusiform.embedding.index import PARTS_SCHEMA, SCHEMA, Growing, Origin, write_part
 from fusiform.engines import EngineName
-from fusiform.errors import MissingExtraError, UsageError
 from fusiform.prediction.predictor import Predictor
 from fusiform.prediction.worker import Asked
 from fusiform.progress import Tracker
-from fusiform.scaling.folder import read_settings
-from fusiform.scaling.parts import answer_sources, names_of
-from fusiform.scaling.rows import has_parquet
+from fusiform.scaling.parts import answer_sources, form_of, names_of
 from fusiform.scaling.run import PART, Parts, check_parts, folder_of
 from fusiform.scaling.work import Answering, Setup
 from fusiform.spec import Colours, Fit
@@ -105,11 +102,7 @@ def embed_parts(
 
     """
     ours, names, folder = check_parts(part, shard), names_of(sources), folder_of(out)
-    if format not in (None, "npz", "parquet"):
-        raise UsageError(f"parts of features are written as parquet or npz, not as {format}")
-    form = format or read_settings(folder).get("format") or ("parquet" if has_parquet() else "npz")
-    if form == "parquet" and not has_parquet():
-        raise MissingExtraError("pyarrow", "parquet", f"{folder}: features in Parquet files")
+    form = form_of(folder, format, "npz")
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     setup = Setup(opened, Asked(top=1), engine, device, threads, batch, fast, None, None, 0.2, features=True)
     predictor = setup.predictor()

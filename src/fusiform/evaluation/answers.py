@@ -39,7 +39,7 @@ from fusiform.evaluation.detection import FoundBoxes
 from fusiform.evaluation.segmentation import Outlines
 from fusiform.evaluation.source import Chosen, choose_boxes, choose_classes, choose_masks
 from fusiform.progress import Tracker, silent
-from fusiform.scaling.folder import differences, read_journals, read_settings
+from fusiform.scaling.folder import all_parts, differences, read_journals, read_settings
 from fusiform.scaling.plan import Slices
 from fusiform.scaling.run import hash_model
 from fusiform.tasks.detection import Box, Detections
@@ -215,14 +215,7 @@ def read_answers(
     if not isinstance(size, int) or size < 1:
         raise InputError(f"{folder / 'parts.json'}: is not what --part writes: make the folder again")
     plan = Slices(chosen.samples, size)
-    paths = [folder / f"part-{number:05d}.{FORM}" for number in range(len(plan))]
-    missing = [str(number) for number, path in enumerate(paths) if not path.is_file()]
-    if missing:
-        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        raise InputError(
-            f"{folder}: lacks {len(missing)} of {len(plan)} parts ({shown}): run the command that began it, or the "
-            "shards that have them, again"
-        )
+    paths = all_parts(folder, len(plan), FORM)
     seconds = sum(done.seconds for done in read_journals(folder).values())
 
     def parts() -> Iterator[tuple[int, _Part]]:

@@ -119,7 +119,7 @@ class PartsFolder:
 
     def path(self, part: int) -> Path:
         """Where a part lies when it is whole."""
-        return self.folder / f"part-{part:05d}.{self.form}"
+        return _path(self.folder, part, self.form)
 
     def finished(self) -> dict[int, Done]:
         """The parts that are there, of all shards, each with what it holds."""
@@ -182,6 +182,23 @@ class PartsFolder:
     def close(self) -> None:
         """Let another process be this shard."""
         self._journal.close()
+
+
+def all_parts(folder: Path, count: int, form: str) -> list[Path]:
+    """The files of a folder that has all of its parts; InputError that names those that it lacks."""
+    paths = [_path(folder, part, form) for part in range(count)]
+    missing = [str(part) for part, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        raise InputError(
+            f"{folder}: lacks {len(missing)} of {count} parts ({shown}): run the command that began it, or the shards "
+            "that have them, again"
+        )
+    return paths
+
+
+def _path(folder: Path, part: int, form: str) -> Path:
+    return folder / f"part-{part:05d}.{form}"
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def predict_parts(
     ours = check_parts(part, shard)
     names = names_of(sources)
     folder = folder_of(out)
-    form = _form(folder, format)
+    form = form_of(folder, format, "jsonl")
     opened = open_model(model, mean=mean, std=std, resize=resize, crop=crop, fit=fit)
     asked = Asked(top, score, iou, limit, certain)
     setup = Setup(opened, asked, engine, device, threads, batch, fast, _names(labels), tiles, overlap)
@@ -205,11 +205,14 @@ def _names(labels: str | os.PathLike[str] | Sequence[str] | None) -> str | tuple
     return tuple(labels)
 
 
-def _form(folder: Path, asked: PartFormat | None) -> PartFormat:
-    """What the parts are written as; a folder that was begun goes on with its own."""
-    if asked not in (None, "jsonl", "parquet"):
-        raise UsageError(f"parts are written as parquet or jsonl, not as {asked}")
-    form: PartFormat = asked or read_settings(folder).get("format") or ("parquet" if has_parquet() else "jsonl")
+def form_of(folder: Path, asked: str | None, plain: str) -> str:
+    """What parts are written as: Parquet or, as where there is no pyarrow, ``plain``; a begun folder goes on with its.
+
+    UsageError for another one, MissingExtraError where Parquet cannot be written.
+    """
+    if asked not in (None, plain, "parquet"):
+        raise UsageError(f"parts are written as parquet or {plain}, not as {asked}")
+    form: str = asked or read_settings(folder).get("format") or ("parquet" if has_parquet() else plain)
     if form == "parquet" and not has_parquet():
         raise MissingExtraError("pyarrow", "parquet", f"{folder}: writing Parquet")
     return form

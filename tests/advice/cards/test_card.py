@@ -50,9 +50,10 @@ ROWS = [
 def write_run(run: Path, data: Path, state: Any, *, split: str = "test") -> None:
     """A run's folder, as ``fusiform train`` leaves it."""
     splits: dict[Split, tuple[Sample, ...]] = {}
-    for each in ("train", "val", "test"):
+    names: tuple[Split, ...] = ("train", "val", "test")
+    for each in names:
         files = [(k, file) for k, name in enumerate(CLASSES) for file in sorted((data / "of" / name).glob(f"{each}*"))]
-        splits[each] = tuple(Sample(file, k) for k, file in files)  # type: ignore[index]
+        splits[each] = tuple(Sample(file, k) for k, file in files)
     dataset = DataSet(data / "of", CLASSES, splits)
     text = io.StringIO(newline="")
     writer = csv.writer(text)

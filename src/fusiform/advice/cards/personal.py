@@ -181,10 +181,10 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).strip(" \0\t\r\n")
 
 
-def _is_place(value: object) -> bool:
+def _is_place(value: Any) -> bool:
     """Whether degrees, minutes and seconds are numbers, as cameras that know no position leave them out."""
     try:
-        degrees = [float(each) for each in value]  # type: ignore[attr-defined]
+        degrees = [float(each) for each in value]
     except (TypeError, ValueError, ZeroDivisionError):
         return False
     return bool(degrees) and all(each == each for each in degrees)
