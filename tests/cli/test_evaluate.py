@@ -164,7 +164,7 @@ def test_promises_are_told_of_the_report_s_images(folder: Path) -> None:
 def test_a_promise_that_takes_more_images_is_told(folder: Path) -> None:
     result = run(folder, "--calibrate", folder / "calibrated.tflite", "--certain", "150%")
     assert result.exit_code == 2
-    assert "150% is no share of the images: write 99% or 0.99" in result.stderr
+    assert "150% is no share: write 99% or 0.99" in result.stderr
 
 
 def test_a_model_that_is_calibrated_decides_by_the_rule(folder: Path, valid: Callable[..., Any]) -> None:
@@ -201,7 +201,7 @@ def test_a_model_that_is_calibrated_decides_by_the_rule(folder: Path, valid: Cal
     [
         (["--precision", "red"], "red names no class: write CLASS=PERCENT, such as cat=95%"),
         (["--precision", "=95%"], "=95% names no class"),
-        (["--precision", "red=95"], "95 is no share of the images"),
+        (["--precision", "red=95"], "95 is no share"),
         (["--threshold", "red=0.5", "--threshold", "red=0.6"], "red is there twice: give it once"),
         (["--threshold", "red=0.5", "--precision", "RED=0.6"], "red has --precision and --threshold"),
         (["--threshold", "wolf=0.5"], "--threshold: 1 of 1 classes fit no output"),

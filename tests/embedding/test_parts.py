@@ -97,11 +97,15 @@ def test_killed_it_goes_on_to_the_same_folder(folder: Path, tmp_path: Path) -> N
 def test_what_would_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     embed_parts(folder, out, MODEL, part=3, format="npz", threads=1)
+    others = tmp_path / "others"  # as many
+    shutil.copytree(folder, others)
+    (others / min(file.name for file in others.iterdir())).rename(others / "zebra.png")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"part": 2}, "was begun with another --part, "),
         ({"fast": True}, "was begun with another --fast, "),
         ({"format": "csv"}, "written as parquet or npz, not as csv"),
         ({"model": "mobilenet_v2"}, "was begun with another model"),
+        ({"sources": others}, r"with other images, "),
         ({"sources": EXAMPLES}, r"with other images \(then 5 images, now 2 images\)"),
     ]
     for given, said in cases:

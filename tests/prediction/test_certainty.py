@@ -125,7 +125,7 @@ def test_what_people_are_told() -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     result = run("predict", "a.jpg", "--certain", text)
     assert result.exit_code == 2
-    assert "is no share of the images: write 99% or 0.99" in " ".join(result.stderr.split())
+    assert "is no share: write 99% or 0.99" in " ".join(result.stderr.split())
 
 
 def test_images_in_memory_too(model: Path, images: Path) -> None:

@@ -210,7 +210,7 @@ class ShareType(click.ParamType[float]):
         except ValueError:
             share = -1.0
         if not 0 < share < 1:
-            self.fail(f"{value} is no share of the images: write 99% or 0.99, above 0 and below 1", param, ctx)
+            self.fail(f"{value} is no share: write 99% or 0.99, above 0 and below 1", param, ctx)
         return share
 
 

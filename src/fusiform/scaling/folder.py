@@ -234,7 +234,7 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return BEGINS.get(str(begun.get("schema")), "another command")
     other = [key for key, value in now.items() if key not in _TOLD and begun.get(key) != value]
     what = " and ".join(SAYS.get(key, f"another --{key.replace('_', '-')}") for key in other)
-    if {"listing_sha256", "dataset_sha256"} & set(other):
+    if {"listing_sha256", "dataset_sha256"} & set(other) and _count(begun) != _count(now):
         what += f" (then {_count(begun)}, now {_count(now)})"
     return what
 
