@@ -1,4 +1,4 @@
-"""Boxes and masks with planted faults: all of them are found, and nothing else."""
+"""Boxes with planted faults: all of them are found, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import json
 import re
 import shutil
+import sys
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +17,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform.data.annotated import AnnotatedSample, AnnotatedSet, BoxLabel
+from fusiform.data.annotated import AnnotatedSample, BoxLabel
 from fusiform.data.coco import read_coco
 from fusiform.data.dataset import Split
-from fusiform.data.masks import PALETTE
 from fusiform.doctor.annotated import examine_annotated
 from fusiform.doctor.boxes import SAME, about_boxes, same_objects, same_pairs, without_copies
 from fusiform.doctor.clean import write_clean_boxes
-from fusiform.doctor.findings import Diagnosis
 from fusiform.doctor.thumbnails import Mark, annotated_thumbnail
 from fusiform.drawing.overlay import color_of
-from fusiform.errors import OutputError, UsageError
+from fusiform.errors import UsageError
 from fusiform.tasks.detection import iou_matrix
 
-WIDTH, HEIGHT = 200, 150
+sys.path.insert(0, str(Path(__file__).parent))
 
+from spoiled_pictures import HEIGHT, WIDTH, found, message, photograph, save
 
-def photograph(seed: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Smooth noise with a grain of its own, which no other seed gives."""
-    random = np.random.default_rng(seed)
-    smooth = Image.fromarray(random.integers(0, 200, (7, 7, 3), np.uint8)).resize((width, height), 3)
-    grain = random.normal(0, 12, (height // 5, width // 5, 1)).repeat(5, 0).repeat(5, 1)
-    pixels = np.asarray(smooth).astype(float)
-    pixels[: grain.shape[0], : grain.shape[1]] += grain
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-def save(file: Path, seed: int, **size: int) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    photograph(seed, **size).save(file, quality=90)
-    return file
-
-
-def found(diagnosis: Diagnosis[AnnotatedSet]) -> set[tuple[str, str, str]]:
-    """Severity, kind and file of every finding, the file from the dataset's folder on; without those about classes."""
-    source = diagnosis.dataset.source
-    return {
-        (f.severity, f.kind, Path(f.path).relative_to(source).as_posix() if f.path else f.class_name or f.split or "")
-        for f in diagnosis.findings
-        if f.kind not in ("small class", "small", "imbalance")
-    }
-
-
-def message(diagnosis: Diagnosis[AnnotatedSet], kind: str) -> str:
-    (one,) = (f.message for f in diagnosis.findings if f.kind == kind)
-    return one
+sys.path.pop(0)
 
 
 # COCO's boxes
@@ -363,246 +334,7 @@ def test_damaged_pictures_and_categories_are_listed_and_the_rest_is_examined(tmp
     assert [sample.file.name for sample in diagnosis.dataset.splits["all"]] == ["1.jpg"]
 
 
-# VOC's boxes
-
-
-def xml(objects: str = "", size: str = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>") -> str:
-    return f"<annotation>{size}{objects}</annotation>"
-
-
-def thing(name: str, *edges: int, more: str = "") -> str:
-    tags = "".join(f"<{tag}>{edge}</{tag}>" for tag, edge in zip(("xmin", "ymin", "xmax", "ymax"), edges, strict=True))
-    return f"<object><name>{name}</name>{more}<bndbox>{tags}</bndbox></object>"
-
-
-def voc(root: Path, annotations: Mapping[str, str]) -> Path:
-    (root / "Annotations").mkdir(parents=True)
-    for seed, (name, text) in enumerate(annotations.items()):
-        save(root / "JPEGImages" / f"{name}.jpg", 60 + seed)
-        (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-    return root
-
-
-def test_every_fault_of_voc_s_boxes_is_found_and_nothing_else(tmp_path: Path) -> None:
-    root = voc(
-        tmp_path / "voc",
-        {
-            "good": xml(thing("cat", 11, 11, 60, 60, more="<difficult>1</difficult>") + thing("dog", 70, 11, 120, 60)),
-            "cut": "<annotation><object>",
-            "nameless": xml(thing(" ", 11, 11, 60, 60) + thing("cat", 21, 21, 90, 90)),
-            "unknown": xml(thing("cow", 11, 11, 60, 60) + thing("cow", 1, 1, 90, 90) + thing("cat", 9, 9, 30, 30)),
-            "empty": xml(thing("dog", 60, 60, 59, 70) + thing("dog", 11, 11, 60, 60)),
-            "unsized": xml(thing("dog", 101, 51, 250, 100) + thing("dog", 1, 1, 50, 50), size=""),
-            "bare": "",
-            "orphan": xml(),
-            "spare": xml(),
-        },
-    )
-    (root / "Annotations/bare.xml").unlink()
-    (root / "JPEGImages/orphan.jpg").unlink()
-    (root / "class_names.txt").write_text("background\ncat\ndog\n")
-    (root / "ImageSets/Main").mkdir(parents=True)
-    lists = {"train": "good\ncut\nnameless\nunknown\nempty\nunsized\nbare\ngone\n", "val": "good\nempty\n"}
-    for name, lines in lists.items():
-        (root / "ImageSets/Main" / f"{name}.txt").write_text(lines)
-    diagnosis = examine_annotated(root, "detection")
-    assert found(diagnosis) == {
-        ("error", "damaged annotation", "Annotations/cut.xml"),
-        ("error", "damaged annotation", "Annotations/nameless.xml"),
-        ("error", "unknown class", "class_names.txt"),
-        ("error", "box of no area", "JPEGImages/empty.jpg"),
-        ("warning", "box reaching out", "JPEGImages/unsized.jpg"),
-        ("error", "missing annotation", "JPEGImages/bare.jpg"),
-        ("error", "missing picture", "JPEGImages/gone"),
-        ("warning", "missing picture", "Annotations/orphan.xml"),
-        ("note", "pictures not used", "JPEGImages"),
-        ("error", "leak between splits", "JPEGImages/good.jpg"),
-        ("error", "leak between splits", "JPEGImages/empty.jpg"),
-    }
-    assert message(diagnosis, "unknown class").startswith("does not name cow, of which there are 2 boxes")
-    assert message(diagnosis, "pictures not used").endswith(
-        "1 of 8 pictures are in no list, or have no annotation: spare"
-    )
-    assert "is there again in val" in next(f.message for f in diagnosis.findings if f.kind == "leak between splits")
-
-    write_clean_boxes(diagnosis, tmp_path / "clean")
-    clean = read_coco(tmp_path / "clean")
-    assert (clean.classes, clean.category_ids) == (("cat", "dog"), (1, 2))
-    boxes = {(split, s.file.stem): s.boxes for split, samples in clean.splits.items() for s in samples}
-    # In COCO's way of counting, from 0 and without the last. Areas are the boxes'.
-    assert boxes == {
-        # Not nameless and unknown, whose lost objects would be background.
-        ("train", "unsized"): (BoxLabel(1, 100, 50, 200, 100, area=5000), BoxLabel(1, 0, 0, 50, 50, area=2500)),
-        ("val", "good"): (
-            BoxLabel(0, 10, 10, 60, 60, difficult=True, area=2500),
-            BoxLabel(1, 69, 10, 120, 60, area=2550),
-        ),
-        ("val", "empty"): (BoxLabel(1, 10, 10, 60, 60, area=2500),),
-    }
-
-
-def test_only_damaged_annotations(tmp_path: Path) -> None:
-    root = voc(tmp_path, {"cut": "<annotation><object>"})
-    with pytest.raises(UsageError, match=r"cut\.xml: is no XML"):
-        examine_annotated(root, "detection")
-    # Then a mask without its list of classes, which is another layout.
-    with pytest.raises(UsageError, match="has no folder SegmentationClass"):
-        examine_annotated(root, "segmentation")
-
-
-def test_the_clean_folder(tmp_path: Path) -> None:
-    root = voc(tmp_path / "voc", {"one": xml(thing("cat", 11, 11, 60, 60))})
-    diagnosis = examine_annotated(root, "detection")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/file").touch()
-    for name, text in (("full", "is there already"), ("a.csv", "name a folder"), ("a.json", "name a folder")):
-        with pytest.raises(UsageError, match=text):
-            write_clean_boxes(diagnosis, tmp_path / name)
-    with pytest.raises(OutputError, match="cannot make"):
-        write_clean_boxes(diagnosis, tmp_path / "full/file/new")
-    shutil.copytree(root, tmp_path / "clean/voc")
-    (tmp_path / "clean/voc/JPEGImages/one.jpg").write_bytes(b"")
-    with pytest.raises(OutputError, match="no picture is left"):
-        write_clean_boxes(examine_annotated(tmp_path / "clean/voc", "detection"), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    # Read from here, voc/JPEGImages/one.jpg would be found within images first.
-    (tmp_path / "images").mkdir()
-    shutil.copytree(root, tmp_path / "images/voc")
-    (tmp_path / "target").mkdir()
-    with pytest.raises(OutputError, match="lies among other pictures of the same names"):
-        write_clean_boxes(_renamed(diagnosis, tmp_path / "target/voc/JPEGImages/one.jpg"), tmp_path / "target")
-    assert list((tmp_path / "target").iterdir()) == []
-
-
-def _renamed(diagnosis: Diagnosis[AnnotatedSet], file: Path) -> Diagnosis[AnnotatedSet]:
-    (sample,) = diagnosis.clean.splits["all"]
-    moved = AnnotatedSample(file, sample.boxes, size=sample.size)
-    clean = AnnotatedSet(diagnosis.clean.source, "detection", diagnosis.clean.classes, {"all": (moved,)})
-    return Diagnosis(diagnosis.dataset, (), clean)
-
-
-# Masks
-
-
-def mask(file: Path, labels: NDArray[np.uint8], mode: str = "P") -> None:
-    image = Image.fromarray(labels)
-    if mode != "L":
-        image.putpalette(PALETTE.tobytes())
-    if mode == "RGB":
-        image = image.convert("RGB")
-    file.parent.mkdir(exist_ok=True)
-    image.save(file, "PNG")
-
-
-def outlined(label: int = 1, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    labels = np.zeros((height, width), np.uint8)
-    labels[20:70, 30:130] = label
-    labels[20:22] = 255
-    return labels
-
-
-@pytest.fixture
-def spoiled_masks(tmp_path: Path) -> Path:
-    root = tmp_path / "masks"
-    names = ("good", "two", "other_size", "rgb", "colours", "beyond", "ignored", "jpeg", "cut", "empty", "missing")
-    for seed, name in enumerate((*names, "good_again")):
-        save(root / "JPEGImages" / f"{name}.jpg", 80 + seed)
-        mask(root / "SegmentationClass" / f"{name}.png", outlined())
-    shutil.copy(root / "JPEGImages/good.jpg", root / "JPEGImages/good_again.jpg")
-    folder = root / "SegmentationClass"
-    mask(folder / "two.png", outlined(2))
-    mask(folder / "other_size.png", outlined(width=100, height=75))
-    mask(folder / "rgb.png", outlined(), "RGB")
-    wrong = np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)
-    Image.fromarray(wrong).save(folder / "colours.png")
-    mask(folder / "beyond.png", outlined(3), "L")
-    mask(folder / "ignored.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
-    Image.fromarray(outlined()).save(folder / "jpeg.png", "JPEG")
-    whole = (folder / "cut.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) - 60])
-    mask(folder / "empty.png", np.zeros((HEIGHT, WIDTH), np.uint8))
-    (folder / "missing.png").unlink()
-    (root / "class_names.txt").write_text("background\ncat\ndog\n")
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(name for name in names if name != "two"))
-    (root / "ImageSets/Segmentation/val.txt").write_text("two\ngood_again\n")
-    return root
-
-
-def test_every_fault_of_masks_is_found_and_nothing_else(spoiled_masks: Path) -> None:
-    diagnosis = examine_annotated(spoiled_masks, "segmentation")
-    assert found(diagnosis) == {
-        ("error", "missing mask", "JPEGImages/missing.jpg"),
-        ("error", "mask of another size", "JPEGImages/other_size.jpg"),
-        ("error", "mask of unknown colours", "JPEGImages/colours.jpg"),
-        ("error", "label of no class", "JPEGImages/beyond.jpg"),
-        ("error", "mask is no PNG", "JPEGImages/jpeg.jpg"),
-        ("error", "damaged mask", "JPEGImages/cut.jpg"),
-        ("warning", "mask of nothing", "JPEGImages/ignored.jpg"),
-        ("note", "RGB mask", "JPEGImages/rgb.jpg"),
-        ("error", "leak between splits", "JPEGImages/good.jpg"),
-        ("note", "nothing annotated", "train"),
-        ("warning", "class not learned", "dog"),
-    }
-    (empty,) = (f for f in diagnosis.findings if f.kind == "nothing annotated")
-    assert [other.file.name for other in empty.others] == ["empty.jpg"]
-    assert message(diagnosis, "label of no class").startswith(
-        "beyond.png: 4800 pixels have labels beyond the 3 classes"
-    )
-    assert [
-        {k: row[f"{k}_images" if k != "class" else k] for k in ("class", "train", "val")} for row in diagnosis.rows
-    ] == [
-        {"class": "background", "train": 3, "val": 2},
-        {"class": "cat", "train": 2, "val": 1},
-        {"class": "dog", "train": 0, "val": 1},
-    ]
-    # Usable are good, rgb, empty, two and good_again: 4 of them have 48 x 100 pixels of a class, and two rows ignored.
-    labelled = 5 * WIDTH * HEIGHT - 4 * 2 * WIDTH
-    assert [round(100 * float(row["pixel_share"]), 2) for row in diagnosis.rows[1:]] == [
-        round(100 * count * 4800 / labelled, 2) for count in (3, 1)
-    ]
-    assert {s.file.name for s in diagnosis.clean.splits["train"]} == {"rgb.jpg", "ignored.jpg", "empty.jpg"}
-    assert {s.file.name for s in diagnosis.clean.splits["val"]} == {"two.jpg", "good_again.jpg"}
-    with pytest.raises(UsageError, match="these are masks"):
-        write_clean_boxes(diagnosis, spoiled_masks / "clean")
-
-
-def test_no_mask_can_be_used(tmp_path: Path) -> None:
-    save(tmp_path / "JPEGImages/1.jpg", 1)
-    mask(tmp_path / "SegmentationClass/1.png", outlined(40))
-    kinds = {f.kind for f in examine_annotated(tmp_path, "segmentation").findings}
-    assert kinds == {"label of no class", "dataset", "small"}  # nothing of classes without pictures
-
-
 # What the page shows
-
-
-def test_thumbnails_of_masks(spoiled_masks: Path) -> None:
-    def shown(name: str) -> NDArray[np.int64]:
-        sample = AnnotatedSample(
-            spoiled_masks / f"JPEGImages/{name}.jpg", mask_file=spoiled_masks / f"SegmentationClass/{name}.png"
-        )
-        return np.asarray(annotated_thumbnail(sample, ())).astype(int)
-
-    def plain(name: str) -> NDArray[np.int64]:
-        return np.asarray(annotated_thumbnail(AnnotatedSample(spoiled_masks / f"JPEGImages/{name}.jpg"), ())).astype(
-            int
-        )
-
-    # 160 of 200 pixels: the object is at 24..104, 18..56.
-    changed = (shown("beyond") != plain("beyond")).any(2)
-    assert changed[20:54, 28:100].all()
-    assert not changed[60:].any()
-    inner = 0.5 * plain("beyond")[30:40, 40:90] + 0.5 * np.array(color_of(3))
-    assert np.abs(shown("beyond")[30:40, 40:90] - inner).max() <= 1
-    # A mask of half the size is spread over the picture: 20..70 of 75 rows are 32..112 of 120.
-    assert (shown("other_size") != plain("other_size")).any(2)[40:100, 60:150].all()
-    # RGB is blended in, and what cannot be read is left out.
-    blended = 0.5 * plain("colours") + 0.5 * np.array((1, 2, 3))
-    assert np.abs(shown("colours") - blended).max() <= 1
-    assert np.array_equal(shown("cut"), plain("cut"))
-    assert np.array_equal(shown("missing"), plain("missing"))
-
 
 edge = st.floats(-1e6, 1e6) | st.integers(-3, 12).map(float)
 

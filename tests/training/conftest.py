@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 from PIL import Image
 
 from fusiform.training.recipe import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_runs import NETWORK
+
+sys.path.pop(0)
 
 COLORS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 210), "grey": (128, 128, 128)}
 
@@ -51,3 +58,21 @@ def quick() -> Recipe:
         channels_last=True,
         cache="memory",
     )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., None]) -> Path:
+    """Pictures for all tests: a test that changes them makes a copy."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    make_pictures(folder, {"red": 12, "green": 12, "blue": 12})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, quick: Recipe) -> Path:
+    """A run of the quick recipe, to look at; a test that goes on with it makes a copy."""
+    from fusiform.training.job import train
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(data, run, model=NETWORK, recipe=quick, threads=1)
+    return run
