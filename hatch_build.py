@@ -19,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
 FOLDER = Path("src/fusiform/engines/native")
-SOURCES = ("program.c", "portable.c", "avx512.c", "avxvnni.c")
+SOURCES = ("program.c", "packing.c", "portable.c", "avx512.c", "avxvnni.c")
 # Floating point is LiteRT's only if nothing is fused; without the other two GCC makes no vectors of some loops.
 FLAGS = ["-O3", "-std=gnu11", "-shared", "-fvisibility=hidden"]
 FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

@@ -70,7 +70,7 @@ def attempt(library, kernels, layers, pieces, given) -> str:
 
 
 def packed(program, library, kernels):
-    return copies(program.packed(library.fusiform_native_bytes(kernels))[0], Layer)
+    return copies(program.packed(library, kernels)[0], Layer)
 
 
 def copies(items, kind):

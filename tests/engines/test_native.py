@@ -326,7 +326,7 @@ def test_its_c_stays_short_enough_to_be_read():
     sources = [path for path in native.LIBRARY.parent.iterdir() if path.suffix in (".c", ".h", ".inc")]
     assert len(sources) >= 6
     lines = [line.strip() for path in sources for line in path.read_text().splitlines()]
-    assert sum(1 for line in lines if line and not line.startswith("//")) < 800
+    assert sum(1 for line in lines if line and not line.startswith("//")) < 850
 
 
 def test_the_version_is_that_of_the_sources():

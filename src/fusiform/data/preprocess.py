@@ -1,4 +1,4 @@
-"""From a decoded photograph to a network's input: the one implementation of it, in numpy and Pillow.
+"""From a decoded photograph to a network's input: the one implementation of it, in Pillow and numpy.
 
 The same numbers as torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` on a PIL picture.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.image import to_rgb
-from fusiform.errors import SpecError
 from fusiform.spec import Interpolation, Preprocess
+
+if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy's import takes
+    import numpy as np
+    from numpy.typing import NDArray
 
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -58,7 +59,7 @@ class Axis:
         return self.length / self.resized
 
 
-Resize = Callable[[Image.Image, Axis, Axis, Interpolation], "NDArray[np.uint8] | None"]
+Resize = Callable[[Image.Image, Axis, Axis, Interpolation], "bytearray | None"]
 """The kept pixels (rows, columns, 3) of an RGB picture that is resized, from its two axes."""
 
 
@@ -83,6 +84,16 @@ def crop_pixels(
     ``resize`` computes what Pillow would, the same bytes, and gives None for what it leaves to Pillow. It is faster
     than ``fast``, which makes no difference then.
     """
+    import numpy as np
+
+    pixels = np.frombuffer(crop_bytes(image, preprocess, fast=fast, resize=resize), np.uint8)
+    return pixels.reshape(preprocess.crop, preprocess.crop, 3)
+
+
+def crop_bytes(
+    image: Image.Image, preprocess: Preprocess, *, fast: bool = False, resize: Resize | None = None
+) -> bytearray:
+    """What ``crop_pixels`` makes of a photograph, as bytes."""
     image = to_rgb(image)
     width, height = image.size
     if preprocess.fit == "crop":
@@ -96,25 +107,28 @@ def crop_pixels(
 
     huge = x.resized * y.resized > _MAX_RESIZED_PIXELS
     if not preprocess.antialias:
-        kept = _sample(np.array(image), y, x, preprocess.interpolation)
+        from fusiform.data.sampling import sample  # in numpy
+
+        kept = sample(image, y, x, preprocess.interpolation)
     elif resize is not None and not huge and (found := resize(image, x, y, preprocess.interpolation)) is not None:
-        kept = found
+        if len(found) == 3 * preprocess.crop**2 and preprocess.color_order == "rgb":
+            return found
+        kept = Image.frombytes("RGB", (x.kept, y.kept), found)
     elif (fast and preprocess.interpolation != "nearest") or huge:
         gap = _REDUCING_GAP if fast else None
-        kept = np.array(_resize_region(image, x, y, RESAMPLING[preprocess.interpolation], gap))
+        kept = _resize_region(image, x, y, RESAMPLING[preprocess.interpolation], gap)
     else:
         resized = image.resize((x.resized, y.resized), RESAMPLING[preprocess.interpolation])
-        kept = np.array(resized.crop((x.first, y.first, x.first + x.kept, y.first + y.kept)))
+        kept = resized.crop((x.first, y.first, x.first + x.kept, y.first + y.kept))
 
     if preprocess.color_order == "bgr":
-        kept = kept[..., ::-1]
-    if kept.shape[:2] == (preprocess.crop, preprocess.crop):
-        return np.ascontiguousarray(kept)
-    pixels = np.zeros((preprocess.crop, preprocess.crop, 3), np.uint8)
-    if preprocess.fit == "pad":
-        pixels[:] = mean_color(preprocess)
-    pixels[y.padding : y.padding + y.kept, x.padding : x.padding + x.kept] = kept
-    return pixels
+        kept = Image.merge("RGB", kept.split()[::-1])
+    if kept.size != (preprocess.crop, preprocess.crop):
+        padding = mean_color(preprocess) if preprocess.fit == "pad" else 0
+        whole = Image.new("RGB", (preprocess.crop, preprocess.crop), padding)
+        whole.paste(kept, (x.padding, y.padding))
+        kept = whole
+    return bytearray(kept.tobytes())
 
 
 class Placement(NamedTuple):
@@ -145,9 +159,10 @@ def placement(size: tuple[int, int], preprocess: Preprocess) -> Placement:
     raise ValueError("a photograph that is cropped does not lie in the input as a whole")
 
 
-def mean_color(preprocess: Preprocess) -> NDArray[np.uint8]:
-    """The colour (3,) nearest to what normalisation turns into zero, in ``color_order``."""
-    return cast(NDArray[np.uint8], np.rint(255 * np.array(preprocess.mean)).clip(0, 255).astype(np.uint8))
+def mean_color(preprocess: Preprocess) -> tuple[int, int, int]:
+    """The colour nearest to what normalisation turns into zero, in ``color_order``."""
+    first, second, third = (min(max(round(255 * mean), 0), 255) for mean in preprocess.mean)
+    return first, second, third
 
 
 def normalize(
@@ -159,6 +174,8 @@ def normalize(
     contiguous float32 of the same size with the channels where ``layout`` puts them, equal to torchvision's
     ``ToTensor`` and ``Normalize``: the same operations in the same order and precision.
     """
+    import numpy as np
+
     mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
     if layout == "nchw":
         values = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
@@ -190,45 +207,3 @@ def _resize_region(
         box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
     box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
     return image.resize((x.kept, y.kept), resampling, box=box, reducing_gap=gap)
-
-
-def _sample(pixels: NDArray[np.uint8], y: Axis, x: Axis, interpolation: Interpolation) -> NDArray[np.uint8]:
-    if (y.resized, x.resized) == (y.length, x.length):
-        return pixels[y.first : y.first + y.kept, x.first : x.first + x.kept]
-    rows, row_weights = _taps(y, interpolation)
-    columns, column_weights = _taps(x, interpolation)
-    values = np.zeros((y.kept, x.kept, 3), np.float32)
-    for row, row_weight in zip(rows, row_weights, strict=True):
-        for column, column_weight in zip(columns, column_weights, strict=True):
-            values += pixels[row[:, None], column] * (row_weight[:, None] * column_weight)[..., None]
-    return cast(NDArray[np.uint8], np.rint(values).clip(0, 255).astype(np.uint8))
-
-
-def _taps(axis: Axis, interpolation: Interpolation) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The source pixels and weights, (taps, kept) each, of PyTorch's ``interpolate`` with ``align_corners=False``."""
-    scale = np.float32(axis.length) / np.float32(axis.resized)
-    kept = np.arange(axis.first, axis.first + axis.kept, dtype=np.float32)
-    last = axis.length - 1
-    if interpolation == "nearest":
-        # The upper left corner decides, not the centre as in Pillow.
-        source = np.floor(kept * scale).astype(np.int64).clip(0, last)
-        return source[None], np.ones((1, axis.kept), np.float32)
-    centre = (kept + np.float32(0.5)) * scale - np.float32(0.5)
-    if interpolation == "bilinear":
-        centre = centre.clip(0, None)
-        source = np.floor(centre).astype(np.int64).clip(0, last)
-        t = centre - source.astype(np.float32)
-        return np.stack([source, (source + 1).clip(0, last)]), np.stack([1 - t, t])
-    if interpolation == "bicubic":
-        source = np.floor(centre).astype(np.int64)
-        distance = np.abs(centre - source - np.arange(-1, 3, dtype=np.float32)[:, None])
-        return np.stack([source + i for i in range(-1, 3)]).clip(0, last), _cubic(distance)
-    raise SpecError("preprocess: lanczos always averages the pixels it covers: set antialias to true")
-
-
-def _cubic(d: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Keys' kernel (1981) with the a = -0.75 that PyTorch and OpenCV use."""
-    a = np.float32(-0.75)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return cast(NDArray[np.float32], np.where(d <= 1, near, far).astype(np.float32))

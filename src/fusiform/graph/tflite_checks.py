@@ -8,12 +8,11 @@ here, in about two milliseconds and with nothing but Python's own, and held agai
 
 from __future__ import annotations
 
+import math
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
 from fusiform.graph.tflite_operators import (
@@ -44,7 +43,7 @@ _SIGNATURE_INPUTS, _SIGNATURE_OUTPUTS, _SIGNATURE_GRAPH, _MAP_TENSOR = 0, 1, 4, 
 _MOST_DIMENSIONS = 6
 
 _u16, _i32, _u32, _i8, _u8 = (struct.Struct(form).unpack_from for form in ("<H", "<i", "<I", "<b", "<B"))
-_f32, _i64 = (struct.Struct(form).unpack_from for form in ("<f", "<q"))
+_i64 = struct.Struct("<q").unpack_from
 
 
 def check_tflite(data: bytes, *, source: str, described: bool) -> str | None:
@@ -263,7 +262,7 @@ class _Graph:
             raise UnsoundError(f"a tensor of shape {list(shape)} has {len(scales)} scales")
         return Tensor(shape, count, kind, constant, scales, zeros, axis)
 
-    def quantization(self, at: int) -> tuple[Sequence[float] | NDArray[np.float32], Sequence[int], int]:
+    def quantization(self, at: int) -> tuple[Sequence[float], Sequence[int], int]:
         """The scales of a tensor, their zero points and the dimension that they go along."""
         data, fields = self.data, self.layout(at)
         if not fields[_SCALE]:
@@ -272,14 +271,10 @@ class _Graph:
             self.wonder("a tensor is quantised in a way that is not known")
         vector = self.follow(at + fields[_SCALE])
         (count,) = _u32(data, vector)
-        scales: Sequence[float] | NDArray[np.float32]
-        if count == 1:
-            scales = _f32(data, vector + 4)
-            sound = 0 < scales[0] < float("inf")
-        else:
-            values = np.frombuffer(data, "<f4", count, vector + 4)
-            scales, sound = values, bool(count == 0 or (values.min() > 0 and values.max() < np.inf))
-        if not sound:
+        if vector + 4 + 4 * count > len(data):
+            raise IndexError
+        scales = array("f", data[vector + 4 : vector + 4 + 4 * count])  # in the order of bytes of the machines here
+        if scales and not (min(scales) > 0 and sum(scales) < math.inf):  # the sum of what is no number is none
             raise UnsoundError("a tensor's scale is not a positive number")
         zeros: Sequence[int] = ()
         if fields[_ZERO_POINT]:
@@ -288,8 +283,10 @@ class _Graph:
             if length == 1:
                 zeros = _i64(data, vector + 4)
             elif length:
+                if vector + 4 + 8 * length > len(data):
+                    raise IndexError
                 if vector not in self.vectors:
-                    self.vectors[vector] = not np.frombuffer(data, "<i8", length, vector + 4).any()
+                    self.vectors[vector] = data[vector + 4 : vector + 4 + 8 * length] == bytes(8 * length)
                 # None at all is what none but zeros means.
                 zeros = () if self.vectors[vector] else range(1, length + 1)
             if length not in (0, 1, count):

@@ -12,9 +12,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 FLOAT32, FLOAT16, INT32, UINT8, INT64, BOOL, INT8 = 0, 1, 2, 3, 4, 6, 9
 SIZES = {FLOAT32: 4, FLOAT16: 2, INT32: 4, UINT8: 1, INT64: 8, BOOL: 1, INT8: 1}
 """The bytes of a number of each type that is known."""
@@ -52,7 +49,7 @@ class Tensor(NamedTuple):
     numbers: int
     kind: int
     data: tuple[int, int] | None
-    scales: Sequence[float] | NDArray[np.float32]
+    scales: Sequence[float]
     zeros: Sequence[int]
     axis: int
 
@@ -184,7 +181,7 @@ def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, axis
     zeros = weight.zeros
     if any(zeros) if x.kind == INT8 else len(zeros) > 1 or not all(0 <= zero <= 255 for zero in zeros):
         raise UnknownError("has weights with zero points")
-    if not float(np.max(weight.scales)) * source / target < _LARGEST_FACTOR:
+    if not max(weight.scales) * source / target < _LARGEST_FACTOR:
         raise UnknownError("has scales that do not go together")
 
 

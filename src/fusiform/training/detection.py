@@ -56,8 +56,8 @@ class BoxExamples:
 
     def __init__(self, recipe: Recipe, spec: ModelSpec) -> None:
         self.shorter_side = recipe.size * (2 if recipe.augment == "crop" else 1)
-        color = mean_color(spec.preprocess).tolist()
-        fill = tuple(color[::-1] if spec.preprocess.color_order == "bgr" else color)
+        color = mean_color(spec.preprocess)
+        fill = color[::-1] if spec.preprocess.color_order == "bgr" else color
         self.transforms = {
             has_objects: _make_transform(recipe, fill, crop=has_objects) for has_objects in (True, False)
         }

@@ -57,7 +57,7 @@ class MaskExamples:
         self.classes = spec.num_classes
         # Training pictures are RGB until they are normalised.
         color = mean_color(spec.preprocess)[:: -1 if spec.preprocess.color_order == "bgr" else 1]
-        self.mean = torch.tensor(color.tolist(), dtype=torch.uint8).view(3, 1, 1)
+        self.mean = torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)
 
     def decode(self, sample: AnnotatedSample) -> Example:
         """See ``Examples``."""

@@ -179,7 +179,7 @@ def _values(opened: Model, reads: Reads, language: Language) -> dict[str, str]:
     side, first = spec.input_size, opened.format == "tflite" or reads == "uint8"
     shape = [1, side, side, 3] if first else [1, 3, side, side]
     mean, std = ([float(value) for value in values] for values in (preprocess.mean, preprocess.std))
-    fill = mean_color(preprocess).tolist()
+    fill = list(mean_color(preprocess))
     if preprocess.color_order == "bgr":
         fill.reverse()
     return {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 6
+VERSION = 7
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
@@ -22,8 +22,10 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "run": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG, _LONG]),
     "resize": (None, [_INT, _POINTER, _LONG, _INT, _POINTER, _POINTER, _POINTER, _POINTER]),
     "free": (None, [_POINTER]),
+    "pack": (None, [_POINTER, _POINTER, _INT]),
+    "taps": (_INT, [_INT, _INT, _INT, _INT, _INT, _POINTER, _POINTER]),
 }
-"""What each function of program.c that Python calls answers and takes."""
+"""What each function that Python calls, of program.c and packing.c, answers and takes."""
 
 
 @cache

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+from array import array
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import pairwise, product
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fusiform.engines.native.packing import GRANULE, Numbers, in_order, in_panels, pack_depthwise, pack_gemm, padded
 from fusiform.graph.tflite_checks import Step, read_steps
 from fusiform.graph.tflite_operators import INT8, UINT8, Tensor
 
@@ -22,6 +19,10 @@ _MAX_POOL, _MUL, _SOFTMAX, _PAD, _MEAN, _SUB, _SLICE, _QUANTIZE = 17, 18, 25, 34
 _RELU, _RELU6 = 1, 3
 _MOST = 2e9
 """Sums, and what they become before they are bytes, stay below it: an int32 holds both."""
+_GRANULE = 16
+"""Channels are padded to multiples of it, as in native.h."""
+_LINE = 64
+"""Bytes of a line of the cache."""
 
 
 class OtherNetworkError(Exception):
@@ -47,13 +48,48 @@ class Piece(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int32) for name in ("source", "first", "end"))
 
 
-class Weights(NamedTuple):
-    """A layer's numbers as the file has them: (channels, groups, 4) int8, and what sums are added and multiplied to."""
+class Numbers(ctypes.Structure):
+    """``struct fusiform_numbers`` of native.h."""
 
-    values: NDArray[np.int8]
-    biases: NDArray[np.int32]
-    scales: NDArray[np.float32]
-    offsets: NDArray[np.float32] | None = None
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("values", "biases", "scales")),
+        *((name, ctypes.c_int32) for name in ("rows", "inputs", "copies", "zero")),
+        *((name, ctypes.c_float) for name in ("source_scale", "scale")),
+    )
+
+
+class Weights(NamedTuple):
+    """A layer's numbers as files have them: int8 (channels, rows, inputs), from ``start`` on in ``values``, and others.
+
+    ``biases`` and ``scales`` are the file's. ``zero`` times the sum of a channel's weights, each of which stands
+    ``copies`` times, is taken off its bias, and its scale is multiplied by ``source_scale`` and divided by ``scale``.
+    A classifier has ``offsets`` behind its scales.
+    """
+
+    values: bytes
+    start: int
+    rows: int
+    inputs: int
+    biases: array[int]
+    scales: array[float]
+    copies: int = 1
+    zero: int = 0
+    source_scale: float = 1.0
+    scale: float = 1.0
+    offsets: bytes = b""
+
+    @property
+    def groups(self) -> int:
+        """How many groups of four inputs a channel has."""
+        return self.rows * padded(self.inputs, 4) // 4
+
+    def given(self) -> Numbers:
+        """What the library packs; it points into these."""
+        numbers = Numbers(rows=self.rows, inputs=self.inputs, copies=self.copies, zero=self.zero)
+        numbers.source_scale, numbers.scale = self.source_scale, self.scale
+        numbers.values = (ctypes.cast(ctypes.c_char_p(self.values), ctypes.c_void_p).value or 0) + self.start
+        numbers.biases, numbers.scales = self.biases.buffer_info()[0], self.scales.buffer_info()[0]
+        return numbers
 
 
 class Program:
@@ -69,11 +105,11 @@ class Program:
         self.data = data
         self.layers: list[Layer] = []
         self.pieces: list[Piece] = []
-        self._steps, given, self._answers = found
-        self._scales: list[np.float32] = []
+        self._steps, given, self._answers = found  # until they are read
+        self._scales: list[float] = []
         """That of each layer's tensor."""
         self._weights: dict[int, Weights] = {}
-        self._packed: dict[int, tuple[ctypes.Array[Layer], Numbers]] = {}
+        self._packed: dict[int, tuple[ctypes.Array[Layer], bytearray]] = {}
         self._of: dict[int, int] = {}
         """The layer that makes a tensor."""
         self._pads: dict[int, tuple[int, int]] = {}
@@ -81,42 +117,40 @@ class Program:
         self._parts: dict[int, list[tuple[int, int, int]]] = {}
         """The pieces of a tensor that is a slice: layer, first channel and end."""
         at = self._start(given)
-        while at < len(self._steps):
-            step = self._steps[at]
-            if step.code == _DEQUANTIZE:
-                self._finish(self._steps[at:])
-                return
-            self._take(step)
+        while at < len(self._steps) and self._steps[at].code != _DEQUANTIZE:
+            self._take(self._steps[at])
             at += 1
-        raise OtherNetworkError("does not end in a classifier")
+        if at == len(self._steps):
+            raise OtherNetworkError("does not end in a classifier")
+        self._finish(self._steps[at:])
+        self._steps = []
 
-    def packed(self, vector: int) -> tuple[ctypes.Array[Layer], Numbers]:
-        """The layers for vectors of so many bytes, and the memory that they point to: the same for all engines."""
+    def packed(self, library: ctypes.CDLL, kernels: int) -> tuple[ctypes.Array[Layer], bytearray]:
+        """The layers for a set of kernels of the library, and the memory they point to: the same for all engines."""
+        vector = library.fusiform_native_bytes(kernels)
         if vector in self._packed:
             return self._packed[vector]
         layers = (Layer * len(self.layers))(*self.layers)
-        widths, size = {}, 64
+        size = 4 * _LINE
         for index, weights in self._weights.items():
-            kind, (channels, groups, _) = layers[index].kind, weights.values.shape
-            unit = {CLASSIFIER: vector, DEPTHWISE: max(GRANULE, vector // 2)}.get(kind, GRANULE)
-            widths[index] = width = padded(channels, unit)
-            size += padded(width * (4 * groups + 12), 64) + 256
-        # One block of memory, each array at the beginning of a line of the cache.
-        memory = np.empty(size, np.uint8)
-        at = -memory.ctypes.data % 64
+            layer = layers[index]
+            unit = {CLASSIFIER: vector, DEPTHWISE: max(_GRANULE, vector // 2)}.get(layer.kind, _GRANULE)
+            layer.bias_size = width = padded(layer.channels, unit)
+            layer.weight_size, layer.scale_size = 4 * width * weights.groups, width * (2 if weights.offsets else 1)
+            size += padded(layer.weight_size, _LINE) + padded(12 * width, _LINE)
+        # One block of memory, each layer's weights and biases at the beginning of a line of the cache.
+        memory = bytearray(size)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        at = -start % _LINE
         for index, weights in self._weights.items():
-            layer, width, ordered = layers[index], widths[index], weights.offsets is None
-            layer.weight_size, layer.bias_size = 4 * width * weights.values.shape[1], width
-            layer.weights = memory.ctypes.data + at
-            in_panels(weights.values, width, vector, ordered=ordered, to=memory[at : at + layer.weight_size])
-            at += padded(layer.weight_size, 64)
-            numbers = [in_order(array, width, vector, ordered=ordered) for array in weights[1:] if array is not None]
-            layer.biases, layer.scales = memory.ctypes.data + at, memory.ctypes.data + at + 4 * width
-            layer.scale_size = width * (len(numbers) - 1)
-            for array in numbers:
-                memory[at : at + 4 * width] = array.view(np.uint8)
-                at += 4 * width
-            at = padded(at + memory.ctypes.data, 64) - memory.ctypes.data
+            layer, width = layers[index], layers[index].bias_size
+            layer.weights = start + at
+            at += padded(layer.weight_size, _LINE)
+            layer.biases, layer.scales = start + at, start + at + 4 * width
+            offsets = at + 8 * width
+            memory[offsets : offsets + len(weights.offsets)] = weights.offsets
+            at += padded(12 * width, _LINE)
+            library.fusiform_native_pack(ctypes.byref(layer), ctypes.byref(weights.given()), vector)
         return self._packed.setdefault(vector, (layers, memory))
 
     def _start(self, given: Tensor) -> int:
@@ -135,13 +169,13 @@ class Program:
                 tuple(given.scales) != (1.0,)
                 or any(given.zeros)
                 or grey.numbers != 1
-                or float(self._real(grey)[0]) != _zero(tensor)
+                or self._numbers(grey, "f")[0] != _zero(tensor)
             ):
                 raise OtherNetworkError("does not read its pixels as they are")
             self._of[self._steps[2].makes[0]] = 0
         if tuple(tensor.scales) != (1.0,) or given.shape[0] != 1:
             raise OtherNetworkError("does not read the pixels of one picture as they are")
-        self._scales.append(np.float32(1))
+        self._scales.append(1.0)
         layer = Layer(kind=INPUT, channels=channels, height=height, width=width, zero=_zero(tensor), high=255)
         self.layers.append(layer)
         return taken
@@ -197,9 +231,9 @@ class Program:
         """Add a layer that reads what the operator's first input is made by."""
         if made.kind != INT8:
             raise OtherNetworkError("has layers in float")
-        scale, zero = np.float32(made.scales[0]), _zero(made)
+        scale, zero = made.scales[0], _zero(made)
         low = zero if activation in (_RELU, _RELU6) else 0
-        high = min(255, int(np.rint(np.float32(6) / scale)) + zero) if activation == _RELU6 else 255
+        high = min(255, round(min(_float32(6 / scale), 255.0)) + zero) if activation == _RELU6 else 255
         source = self._of.get(step.reads[0])
         if source is None:
             raise OtherNetworkError("joins its layers in another way")
@@ -212,7 +246,7 @@ class Program:
 
     def _add(self, layer: Layer) -> None:
         """XNNPACK's fixed-point addition: the larger scale gets a multiplier of 21 bits."""
-        left, right = (self._scales[source] / self._scales[-1] for source in (layer.source, layer.other))
+        left, right = (_float32(self._scales[source] / self._scales[-1]) for source in (layer.source, layer.other))
         exponent = math.frexp(max(left, right))[1]
         if not (min(left, right) >= 2**-10 and exponent <= 8):
             raise OtherNetworkError("adds what has very different scales")
@@ -255,19 +289,21 @@ class Program:
             raise OtherNetworkError(f"has a convolution of {kernel[0]}x{kernel[1]} over {x.shape[3]} channels")
         made = operator.make()
         layer = self._append(step, kind, made, activation=operator.byte(3 + more), **window)
-        scales = np.asarray(weight.scales, np.float32) * self._scales[layer.source] / self._scales[-1]
-        values, channels = self._numbers(weight, "i1"), made.shape[3]
-        if depthwise:
-            packed = pack_depthwise(values.reshape(3, 3, channels), layer.stride)
-        else:
-            packed = pack_gemm(values.reshape(channels, kernel[0], -1))
-        biases = self._numbers(bias, "<i4")
-        most = max(int(biases.max()), -int(biases.min())) + 255 * 128 * (values.size // channels)
-        if not (scales.min() > 0 and scales.max() < 256 and most < _MOST and most * float(scales.max()) < _MOST):
+        channels, count = made.shape[3], weight.numbers // made.shape[3]
+        scales = array("f", weight.scales) * (channels // len(weight.scales))
+        source_scale, scale = self._scales[layer.source], self._scales[-1]
+        least, largest = (_float32(_float32(end(weight.scales) * source_scale) / scale) for end in (min, max))
+        biases = self._numbers(bias, "i")
+        most = max(max(biases), -min(biases)) + 255 * 128 * count
+        if not (least > 0 and largest < 256 and most < _MOST and most * largest < _MOST):
             raise OtherNetworkError("has sums or scales that are out of range")
-        if zero := self.layers[layer.source].zero:
-            biases = biases - zero * (values.reshape(9, -1).sum(0, dtype=np.int32) if depthwise else _sums(packed))
-        self._weights[len(self.layers) - 1] = Weights(packed, biases, np.broadcast_to(scales, (channels,)))
+        values, start, rows, copies = self.data, self._place(weight)[0], kernel[0], 1
+        if depthwise:
+            copies = 2 if layer.stride == 1 else 1
+            values, start, rows, count = _columns(values, start, channels, copies), 0, 3 * copies, 12 * copies
+        zero = self.layers[layer.source].zero
+        numbers = Weights(values, start, rows, count // rows, biases, scales, copies, zero, source_scale, scale)
+        self._weights[len(self.layers) - 1] = numbers
 
     def _concatenate(self, step: Step) -> None:
         pieces: list[tuple[int, int, int]] = []
@@ -317,17 +353,32 @@ class Program:
         layer = Layer(kind=CLASSIFIER, source=self._layer(steps[0].reads[0]), channels=weight.shape[0], high=255)
         layer.softmax, layer.scale = int(bool(codes[5:])), self._scales[layer.source]
         self.layers.append(layer)
-        packed = pack_gemm(self._numbers(weight, "i1").reshape(layer.channels, 1, -1))
-        numbers = Weights(packed, _sums(packed), self._real(scales), self._real(bias))
+        # For biases the sums of a class's weights: 0 less -1 times that.
+        sums, factors = array("i", bytes(4 * layer.channels)), self._numbers(scales, "f")
+        inputs, offsets = weight.shape[1], self._numbers(bias, "f").tobytes()
+        numbers = Weights(self.data, self._place(weight)[0], 1, inputs, sums, factors, zero=-1, offsets=offsets)
         self._weights[len(self.layers) - 1] = numbers
 
-    def _numbers(self, tensor: Tensor, kind: str) -> NDArray[Any]:
+    def _place(self, tensor: Tensor) -> tuple[int, int]:
+        """Where the bytes of a constant begin in the file, and how many they are."""
         if tensor.data is None:
             raise OtherNetworkError("computes its weights")
-        return np.frombuffer(self.data, kind, tensor.numbers, tensor.data[0])
+        return tensor.data
 
-    def _real(self, tensor: Tensor) -> NDArray[np.float32]:
-        return self._numbers(tensor, "<f4").astype(np.float32, copy=False)
+    def _numbers(self, tensor: Tensor, kind: Literal["i", "f"]) -> array[Any]:
+        """The numbers of a constant of int32 or float32, whose order of bytes is that of the machines here."""
+        start, size = self._place(tensor)
+        return array(kind, self.data[start : start + size])
+
+
+def padded(channels: int, unit: int) -> int:
+    """The number of channels with those that fill the last ``unit``."""
+    return -(-channels // unit) * unit
+
+
+def _float32(value: float) -> float:
+    """The number of float32 nearest to it; infinity beyond the largest."""
+    return ctypes.c_float(value).value
 
 
 def _zero(tensor: Tensor) -> int:
@@ -335,7 +386,13 @@ def _zero(tensor: Tensor) -> int:
     return (int(tensor.zeros[0]) if tensor.zeros else 0) + 128
 
 
-def _sums(packed: NDArray[np.int8]) -> NDArray[np.int32]:
-    """The sum of each channel's weights, by way of floats: they hold it exactly, and add faster."""
-    sums: NDArray[np.float32] = packed.reshape(len(packed), -1).astype(np.float32).sum(1)
-    return sums.astype(np.int32)
+def _columns(file: bytes, start: int, channels: int, made: int) -> bytes:
+    """Depthwise weights (3, 3, channels) of a file, by columns: (channels, 3, made, 4).
+
+    For each of the rows of output that are ``made`` at once they stand beside the four rows of input.
+    """
+    columns = bytearray(channels * 12 * made)
+    for x, y, row in product(range(3), range(made), range(3)):
+        first = start + (3 * row + x) * channels
+        columns[4 * (made * x + y) + y + row :: 12 * made] = file[first : first + channels]
+    return bytes(columns)

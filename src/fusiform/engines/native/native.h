@@ -11,6 +11,13 @@
 
 enum { GRANULE = 16, SLACK = 64 };
 
+// What Python calls.
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
 // Whether there are other kernels than the portable ones, and how a file asks for instructions and unrolled loops.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FAST 1
@@ -29,9 +36,9 @@ enum { GRANULE = 16, SLACK = 64 };
 #endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 6 };
+enum { VERSION = 7 };
 
-// A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
+// A layer as Python hands it over, its weights packed (packing.c) for vectors of `bytes`; its tensor has the layer's
 // number. Sizes are checked before anything is read.
 enum { INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER };
 
@@ -49,6 +56,16 @@ struct fusiform_layer {
 
 struct fusiform_piece {
     int32_t source, first, end;
+};
+
+// What a layer's numbers are packed from (packing.c): for each channel rows of inputs, which fill groups of four each. In
+// a depthwise layer's all weights stand `copies` times.
+struct fusiform_numbers {
+    const int8_t *values;
+    const int32_t *biases;
+    const float *scales;
+    int32_t rows, inputs, copies, zero;
+    float source_scale, scale;
 };
 
 struct requant {

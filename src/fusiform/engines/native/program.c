@@ -5,12 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-
 enum { FINE, NO_MEMORY, REFUSED };
 enum { MOST_SIDE = 4096, MOST_CHANNELS = 8192, MOST_BYTES = 1 << 28, MOST_LAYERS = 4096, MOST_MEMORY = 1 << 30 };
 enum { TILE_BYTES = 128 << 10 };  // of expanded rows: they stay in the cache until the projection has read them

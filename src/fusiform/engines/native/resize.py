@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from array import array
 from functools import cache, lru_cache, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data import preprocess as pillow
@@ -15,7 +15,10 @@ from fusiform.data.preprocess import Axis
 from fusiform.engines.native.compiled import fast_kernels, load
 from fusiform.spec import Interpolation, Preprocess
 
-_BITS = 22
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _SUPPORT: dict[Interpolation, float] = {"bilinear": 1.0, "bicubic": 2.0}
 _SLACK = 64
 """Bytes behind an array that the library may read and write, as in native.h."""
@@ -31,7 +34,12 @@ def crop_pixels(image: Image.Image, preprocess: Preprocess, *, fast: bool = Fals
     return pillow.crop_pixels(image, preprocess, fast=fast, resize=_resize if _is_pillow() else None)
 
 
-def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) -> NDArray[np.uint8] | None:
+def crop_bytes(image: Image.Image, preprocess: Preprocess, *, fast: bool = False) -> bytearray:
+    """The same as bytes, without numpy; see ``data.preprocess.crop_bytes``."""
+    return pillow.crop_bytes(image, preprocess, fast=fast, resize=_resize if _is_pillow() else None)
+
+
+def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) -> bytearray | None:
     """The kept pixels of a resized RGB picture with Pillow's bytes, None where Pillow has to make them.
 
     The weights are Pillow's in the same precision, and between the two directions are bytes. What Pillow resizes
@@ -42,11 +50,10 @@ def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) 
         return None
     if y.length > y.resized and y.length - y.resized > 2 * (x.length - x.resized):
         return None
-    across, down = _taps(x, interpolation), _taps(y, interpolation)
-    top, size, row = int(down.first[0]), y.kept * x.kept * 3, x.kept * 3
-    bottom = int(down.first[-1]) + down.given.count
-    between = np.empty((bottom - top) * row + _SLACK, np.uint8)
-    pixels = np.empty(size + _SLACK, np.uint8)
+    across, down = _taps(x, interpolation, library), _taps(y, interpolation, library)
+    top, bottom, row = down.first[0], down.first[-1] + down.given.count, x.kept * 3
+    between, pixels = bytearray((bottom - top) * row + _SLACK), bytearray(y.kept * row + _SLACK)
+    rows_at, pixels_at = (ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (between, pixels))
     resize = partial(library.fusiform_native_resize, kernels)
     # Of a large picture, which Pillow keeps in several pieces, some rows at a time.
     most = bottom if image.width * image.height <= _IN_ONE_PIECE else max(1, _AT_ONCE // image.width)
@@ -56,11 +63,12 @@ def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) 
         memory = _memory(part)
         if memory is None:
             return None
-        to = between.ctypes.data + (first - top) * row
+        to = rows_at + (first - top) * row
         start = memory.pixels + (4 * image.width * first if part is image else 0)
         resize(start, 4 * image.width, rows, ctypes.byref(across.given), ctypes.byref(_NOTHING), to, None)
-    resize(None, 0, 0, ctypes.byref(across.given), ctypes.byref(down.given), between.ctypes.data, pixels.ctypes.data)
-    return pixels[:size].reshape(y.kept, x.kept, 3)
+    resize(None, 0, 0, ctypes.byref(across.given), ctypes.byref(down.given), rows_at, pixels_at)
+    del pixels[y.kept * row :]
+    return pixels
 
 
 @cache
@@ -68,12 +76,13 @@ def _is_pillow() -> bool:
     """Whether the library makes what this Pillow does: another version, or one that is built otherwise, may not."""
     if fast_kernels() is None:
         return False
-    noise = (np.arange(53 * 61 * 3, dtype=np.uint32) * 2654435761 >> 17).astype(np.uint8)  # Knuth's multiplier
-    image, x, y = Image.frombytes("RGB", (61, 53), noise.tobytes()), Axis(61, 37, 5, 23, 0), Axis(53, 32, 3, 23, 0)
+    # Noise: the binary digits of 1 / 1,000,000,007, from where they begin.
+    noise = ((1 << 8 * 53 * 61 * 3 + 28) // 1_000_000_007).to_bytes(53 * 61 * 3, "big")
+    image, x, y = Image.frombytes("RGB", (61, 53), noise), Axis(61, 37, 5, 23, 0), Axis(53, 32, 3, 23, 0)
     for interpolation in _SUPPORT:
-        wanted = np.asarray(image.resize((37, 32), pillow.RESAMPLING[interpolation]))[3:26, 5:28]
+        wanted = image.resize((37, 32), pillow.RESAMPLING[interpolation]).crop((5, 3, 28, 26))
         found = _resize(image, x, y, interpolation)
-        if found is None or not np.array_equal(found, wanted):
+        if found is None or bytes(found) != wanted.tobytes():
             return False
     return True
 
@@ -95,47 +104,19 @@ _NOTHING = _Given(0, 0, None, None)
 class _Taps(NamedTuple):
     """What each kept pixel of a side is made of: so many pixels from ``first`` on, times ``weights``."""
 
-    first: NDArray[np.int32]
-    weights: NDArray[np.int32]
+    first: array[int]
+    weights: array[int]
     given: _Given
 
 
 @lru_cache(maxsize=64)  # a folder has few sizes
-def _taps(axis: Axis, interpolation: Interpolation) -> _Taps:
+def _taps(axis: Axis, interpolation: Interpolation, library: ctypes.CDLL) -> _Taps:
     """Pillow's ``precompute_coeffs`` and ``normalize_coeffs_8bpc`` for the kept pixels of a side."""
-    scale = axis.length / axis.resized
-    wider = max(scale, 1.0)
-    support = _SUPPORT[interpolation] * wider
-    centre = (np.arange(axis.first, axis.first + axis.kept) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    many = np.minimum((centre + support + 0.5).astype(np.int64), axis.length) - first
-    count = int(many.max())
-    places = np.arange(count)
-    distance = np.abs((places + first[:, None] - centre[:, None] + 0.5) * (1.0 / wider))
-    weights = np.where(places < many[:, None], _filter(distance, interpolation), 0.0)
-    total = np.zeros(axis.kept)
-    for k in range(count):  # in their order, as Pillow adds them
-        total += weights[:, k]
-    weights /= np.where(total == 0, 1.0, total)[:, None]
-    scaled = weights * (1 << _BITS)
-    whole = np.trunc(np.where(weights < 0, scaled - 0.5, scaled + 0.5)).astype(np.int32)
-    # The last pixels have fewer than the others: they begin earlier, with zeros.
-    late = np.maximum(first + count - axis.length, 0)
-    from_place = places - late[:, None]
-    moved = np.take_along_axis(whole, np.maximum(from_place, 0), axis=1)
-    shifted = np.where(from_place >= 0, moved, np.int32(0))
-    starts = np.ascontiguousarray(first - late, np.int32)
-    return _Taps(starts, shifted, _Given(axis.kept, count, starts.ctypes.data, shifted.ctypes.data))
-
-
-def _filter(distance: NDArray[np.float64], interpolation: Interpolation) -> NDArray[np.float64]:
-    x = distance
-    if interpolation == "bilinear":
-        return np.where(x < 1.0, 1.0 - x, 0.0)
-    a = -0.5  # Keys' kernel (1981), in the order of Pillow's operations
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+    most = 2 * math.ceil(_SUPPORT[interpolation] * max(axis.scale, 1.0)) + 1
+    first, weights = array("i", bytes(4 * axis.kept)), array("i", bytes(4 * axis.kept * most))
+    starts, values, cubic = first.buffer_info()[0], weights.buffer_info()[0], interpolation == "bicubic"
+    count = library.fusiform_native_taps(axis.length, axis.resized, axis.first, axis.kept, cubic, starts, values)
+    return _Taps(first, weights, _Given(axis.kept, count, starts, values))
 
 
 class _ArrowArray(ctypes.Structure):
