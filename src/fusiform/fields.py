@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -32,10 +33,15 @@ def from_dict(cls: type[T], fields: object, error: type[FusiformError], *, where
     }
     if missing := sorted(required - set(fields)):
         raise error(f"field {where}{missing[0]!r} is missing")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     return cls(
         **{name: _from_json_value(hints[name], value, error, f"{where}{name}") for name, value in fields.items()}
     )
+
+
+@functools.cache  # they are read anew, each from its text, whenever they are asked for
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _from_json_value(hint: Any, value: object, error: type[FusiformError], where: str) -> object:
@@ -48,6 +54,8 @@ def _from_json_value(hint: Any, value: object, error: type[FusiformError], where
         item = typing.get_args(hint)[0]
         if len(value) > _MAX_ITEMS:
             raise error(f"field {where!r} has {len(value):,} entries; at most {_MAX_ITEMS:,} are read")
+        if item is str:  # a thousand labels, which need nothing made of them
+            return tuple(value)
         return tuple(_from_json_value(item, entry, error, f"{where}[{i}]") for i, entry in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return _float(value, error, where)
@@ -59,7 +67,7 @@ def check_types(instance: Any, error: type[FusiformError]) -> None:
 
     Lists become tuples and whole numbers become floats where the annotation says so.
     """
-    for name, hint in typing.get_type_hints(type(instance)).items():
+    for name, hint in _hints(type(instance)).items():
         value = getattr(instance, name)
         if typing.get_origin(hint) is tuple and isinstance(value, list):
             value = tuple(value)  # frozen all the way down
@@ -85,7 +93,7 @@ def _fits(hint: Any, value: object) -> bool:
         if not isinstance(value, tuple):
             return False
         if args[-1] is Ellipsis:
-            return all(_fits(args[0], item) for item in value)
+            return all(isinstance(item, str) if args[0] is str else _fits(args[0], item) for item in value)
         return len(value) == len(args) and all(_fits(arg, item) for arg, item in zip(args, value, strict=True))
     if origin in (Union, types.UnionType):
         return any(_fits(arg, value) for arg in args)

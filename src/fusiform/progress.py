@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import threading
 import time
@@ -202,6 +201,8 @@ class _Terminal:
         self.stream = stream
 
     def show(self, text: str, share: float | None) -> None:
+        import shutil  # here, because nothing else is to wait for it
+
         columns = shutil.get_terminal_size().columns - 1
         if share is not None and len(text) + BAR_WIDTH + 3 <= columns:
             text += f" [{'#' * min(BAR_WIDTH, int(BAR_WIDTH * share)):{BAR_WIDTH}}]"

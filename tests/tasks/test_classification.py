@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fusiform.errors import UsageError
 from fusiform.spec import ModelSpec
-from fusiform.tasks.classification import Classification, Guess, decode, read_labels, relabel, softmax
+from fusiform.tasks.classification import Classification, Guess, decode, likeliest, read_labels, relabel, softmax
 
 finite = st.floats(-(2.0**99), 2.0**99, width=32)
 batches = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=finite)
@@ -56,6 +57,36 @@ def test_probabilities_are_taken_as_they_are() -> None:
     assert guesses == (Guess(1, "class 1", 0.75),)
 
 
+# Few values make ties, and some lie where a quantised softmax steps over 1.
+probable = st.sampled_from([0.0, -0.0, 1e-45, 0.125, 0.25, 1.0, 1.00390625]) | st.floats(0, 1.0078125, width=32)
+
+
+@given(arrays(np.float32, st.integers(1, 60), elements=probable), st.integers(1, 70))
+def test_plain_numbers_are_named_as_arrays_are(values: np.ndarray, top: int) -> None:
+    of = spec(len(values), "probabilities")
+    (wanted,) = decode(values[None], of, top)
+    found = likeliest(values.tolist(), of, top)
+    assert found == wanted
+    assert [np.float64(guess.probability).tobytes() for guess in found] == [
+        np.float64(guess.probability).tobytes() for guess in wanted
+    ]
+
+
+def refusal(name: Callable[[], object]) -> str:
+    """What is said of numbers that are no probabilities, without them: those of float32 have fewer digits."""
+    try:
+        name()
+    except ValueError as error:
+        return str(error).partition(" from ")[0]
+    return ""
+
+
+@given(arrays(np.float32, 3, elements=st.floats(-1, 2, width=32) | st.sampled_from([np.nan, np.inf, -np.inf])))
+def test_plain_numbers_are_refused_as_arrays_are(values: np.ndarray) -> None:
+    of = spec(3, "probabilities")
+    assert refusal(lambda: likeliest(values.tolist(), of)) == refusal(lambda: decode(values[None], of))
+
+
 @pytest.mark.parametrize(
     ("values", "output", "message"),
     [
@@ -75,6 +106,10 @@ def test_answers_that_do_not_fit_the_spec_are_refused(values: np.ndarray, output
 def test_top_must_be_positive() -> None:
     with pytest.raises(ValueError, match="top must be at least 1"):
         decode(np.zeros((1, 2), np.float32), spec(2), 0)
+    with pytest.raises(ValueError, match="top must be at least 1"):
+        likeliest([0.5, 0.5], spec(2, "probabilities"), 0)
+    with pytest.raises(ValueError, match="3 values, not 2 classes"):
+        likeliest([0.5, 0.5, 0.0], spec(2, "probabilities"))
 
 
 def test_no_pictures_give_no_answers() -> None:

@@ -16,8 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from fusiform.data import limits, png
@@ -184,7 +182,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return Image.fromarray(grey_levels(np.asarray(image))).convert("RGB")
+        from fusiform.data.deep import to_grey  # in numpy, whose import most pictures are not to wait for
+
+        return to_grey(image).convert("RGB")
     if mode == "La":
         image = image.convert("LA")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_alpha_palette(image) or "transparency" in image.info:
@@ -330,9 +330,9 @@ def _decode(stream: BinaryIO, name: str, shorter_side: int | None, max_pixels: i
     with limits.memory_for(max(needed, twice) if again else needed):
         image.load()
         if image.mode.startswith("I") and (scale := deep_scale(image, stream)) is not None and scale.full < 65535:
-            whiten = 255 / scale.full
-            levels = limits.in_strips(np.asarray(image), lambda rows: np.rint(rows * whiten))
-            rgb = Image.fromarray(levels).convert("RGB")
+            from fusiform.data.deep import whitened
+
+            rgb = whitened(image, scale.full).convert("RGB")
         else:
             rgb = to_rgb(image)
         method = _ORIENTATIONS.get(orientation(image))
@@ -372,7 +372,9 @@ def deep_scale(image: ImageFile.ImageFile, stream: BinaryIO) -> DeepScale | None
         high = max(cast(tuple[int, int], channel)[1] for channel in channels)
         return DeepScale(high and high << 8 | 255, 65535, 65535)
     if image.format == "PNG":
-        largest = int(np.asarray(image).max())
+        from fusiform.data.deep import largest_of
+
+        largest = largest_of(image)
         bits = png.significant_bits(stream)
         full = 2**bits - 1 if bits is not None and 8 <= bits < 16 and largest < 2**bits else 65535
         return DeepScale(largest, full, 65535)
@@ -415,24 +417,6 @@ def orientation(image: Image.Image) -> int:
 
 def _has_alpha_palette(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode != "RGB"
-
-
-def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """The levels of modes I;16, I and F by the rules that ``to_rgb`` states."""
-    is_float = values.dtype.kind == "f"
-
-    def finite(rows: NDArray[Any]) -> NDArray[Any]:
-        return np.where(np.isfinite(rows), rows, 0).astype(np.float64) if is_float else rows
-
-    ends = [(float(part.min()), float(part.max())) for part in (finite(values[rows]) for rows in limits.strips(values))]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if low < 0 or high > (255 if is_float else 65535):
-        span = (high - low) or 1
-        return limits.in_strips(values, lambda rows: np.rint((finite(rows) - low) / span * 255))
-    if is_float:
-        scale = 255 if high <= 1 else 1
-        return limits.in_strips(values, lambda rows: np.rint(finite(rows) * scale))
-    return limits.in_strips(values, lambda rows: rows >> 8)
 
 
 def _foreign_profile(image: Image.Image) -> bytes | None:

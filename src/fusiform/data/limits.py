@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ImageFile
 
 from fusiform.errors import ImageError
@@ -241,20 +239,6 @@ def _length(stream: BinaryIO) -> int:
     end = stream.seek(0, os.SEEK_END)
     stream.seek(at)
     return end
-
-
-def in_strips(values: NDArray[Any], levels: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
-    """What ``levels`` makes of some rows at a time, as uint8: of all rows, floats would take many times the picture."""
-    made = np.empty(values.shape, np.uint8)
-    for rows in strips(values):
-        made[rows] = levels(values[rows])
-    return made
-
-
-def strips(values: NDArray[Any]) -> Iterator[slice]:
-    """The rows of a picture, about a million samples at a time."""
-    step = max(1, (1 << 20) // max(1, values[:1].size))
-    return (slice(top, top + step) for top in range(0, len(values), step))
 
 
 class _Budget:

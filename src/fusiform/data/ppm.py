@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import numpy as np
 from PIL import Image, PpmImagePlugin
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _SAMPLES = 1 << 20
 """How many are read at a time."""
@@ -17,6 +19,8 @@ class PpmFile(PpmImagePlugin.PpmImageFile):
     def load(self) -> Any:
         """Decode the picture, once."""
         if self._im is None and self.tile and self.tile[0][0] == "ppm":
+            import numpy as np
+
             _, _, offset, (mode, largest) = cast(tuple[str, Any, int, tuple[str, int]], self.tile[0])
             stream, bands = cast(BinaryIO, self.fp), len(self.getbands())
             stored = np.dtype(np.uint8 if largest < 256 else ">u2")

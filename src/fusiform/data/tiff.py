@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from fusiform.data.image import DeepScale, UnreadKindError, grey_levels
-from fusiform.data.limits import in_strips
+from fusiform.data.deep import grey_levels, in_strips
+from fusiform.data.image import DeepScale, UnreadKindError
 
 _BAND_BYTES = 16 << 20
 """About as much is decoded at a time, in whole strips or tiles."""

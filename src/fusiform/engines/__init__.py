@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fusiform.engines.batch import Batch
 from fusiform.errors import FusiformError, InputError, MissingExtraError, UsageError, WeightsError
 from fusiform.report import printable
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import PROGRAMS, FileFormat, Model, open_model
+
+if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy's import takes
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fusiform.engines.batch import Batch
 
 EngineName = Literal["litert", "onnxruntime", "torch", "openvino", "executorch", "native"]
 ENGINES: tuple[EngineName, ...] = ("litert", "onnxruntime", "torch", "openvino", "executorch", "native")
@@ -48,6 +52,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class PlainEngine(Engine, Protocol):
+    """An engine that answers in plain numbers too, for whom numpy's import would take longer than the answer."""
+
+    def rows(self, pictures: Sequence[bytearray]) -> list[list[float]]:
+        """The spec's ``output`` alone of each picture, (classes,), from its pixels as ``run`` takes them, in bytes."""
+        ...
+
+
 class Running:
     """An engine of a model file: whatever its runtime raises while it runs is an error of that file.
 
@@ -60,9 +73,15 @@ class Running:
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``. WeightsError, which names the file, where the runtime breaks off."""
+        import numpy as np
+
+        with self._blamed(), np.errstate(all="ignore"):  # who reads the answers sees what is not finite
+            return self.engine.run(batch)
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
         try:
-            with np.errstate(all="ignore"):  # who reads the answers sees what is not finite
-                return self.engine.run(batch)
+            yield
         except (FusiformError, MemoryError):
             raise
         except Exception as error:  # the runtimes raise many kinds
@@ -71,6 +90,17 @@ class Running:
                 f"{self._path}: {self._runtime} broke off while it ran it ({reason}): export it again from its model, "
                 "fetch it again, or try another engine"
             ) from None
+
+
+class RunningPlain(Running):
+    """One that answers in plain numbers too."""
+
+    engine: PlainEngine
+
+    def rows(self, pictures: Sequence[bytearray]) -> list[list[float]]:
+        """See ``PlainEngine.rows``; raises what ``run`` does."""
+        with self._blamed():
+            return self.engine.rows(pictures)
 
 
 def open_engine(
@@ -100,7 +130,8 @@ def open_engine(
     if features:
         check_features(opened)
     try:
-        return Running(_start(opened, engine, threads, device, features), opened.path, engine)
+        started = _start(opened, engine, threads, device, features)
+        return (RunningPlain if isinstance(started, PlainEngine) else Running)(started, opened.path, engine)
     except WeightsError as error:  # an engine is given weights, and does not know the file that they came from
         if str(opened.path) in str(error):
             raise

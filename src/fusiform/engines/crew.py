@@ -11,8 +11,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.limits import one_picture
@@ -25,6 +23,9 @@ from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
 
 if TYPE_CHECKING:  # prediction has no dataset, and is not to wait for it
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fusiform.data.dataset import Split
 
 GROUP = 8

@@ -15,6 +15,7 @@ from fusiform.engines import Engine, EngineName
 from fusiform.engines.crew import GROUP, LOOK_AHEAD, Engines, in_order
 from fusiform.errors import UsageError
 from fusiform.machine import usable_cores
+from fusiform.prediction.plain import PlainWorker, names_plainly
 from fusiform.prediction.results import Prediction, Predictions
 from fusiform.prediction.sources import Picture, Source, find_pictures
 from fusiform.prediction.worker import Asked, Worker, check_asked, check_fit
@@ -251,6 +252,8 @@ class Predictor:
 
     def _new_worker(self, engine: Engine) -> Worker:
         if self._tiles is None:
+            if not self._features and self._keeper is None and names_plainly(engine, self.spec):
+                return PlainWorker(engine, self.spec, self._model.path, fast=self._fast)
             worker = Worker(
                 engine, self.spec, self._model.path, fast=self._fast, batch=self._batch, features=self._features
             )

@@ -9,17 +9,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.data.image import find_images, is_of_system, natural_key
 from fusiform.data.limits import read_bounded
 from fusiform.errors import ImageError, UsageError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy's import takes
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fusiform.prediction.listing import Item
 
 
@@ -40,7 +41,7 @@ class TensorLike(Protocol):
 Content = str | os.PathLike[str] | bytes | Image.Image
 """What a picture is read from in the end."""
 
-Source = Content | bytearray | memoryview | IO[bytes] | NDArray[Any] | TensorLike
+Source: TypeAlias = "Content | bytearray | memoryview | IO[bytes] | NDArray[Any] | TensorLike"
 """What ``fusiform.predict`` takes for an image, or for the folder or the pattern of many."""
 
 TAKEN = (
@@ -112,9 +113,15 @@ def _is_name(source: object) -> bool:
     return isinstance(source, (str, os.PathLike))
 
 
+def _is_array(source: object) -> TypeGuard[NDArray[Any]]:
+    """Whether this is an array, without numpy's import: who has one has imported it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(source, numpy.ndarray)
+
+
 def _is_one(source: object) -> bool:
     """Whether this is one source, though it may be possible to iterate over it."""
-    if isinstance(source, np.ndarray):
+    if _is_array(source):
         return not (source.ndim == 1 and source.dtype.kind in "UO")  # an array of names
     taken = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, TensorLike)
     return isinstance(source, taken) or hasattr(source, "read")
@@ -125,7 +132,7 @@ def _find(source: Source) -> Iterator[Picture]:
         yield Picture("<bytes>", partial(_same, bytes(source)), fleeting=True)
     elif isinstance(source, Image.Image):
         yield Picture(str(getattr(source, "filename", "")) or "<image>", partial(_same, source), fleeting=True)
-    elif isinstance(source, np.ndarray):
+    elif _is_array(source):
         yield Picture("<array>", partial(_of_array, _checked_array(source)), fleeting=True)
     elif isinstance(source, TensorLike):
         yield Picture("<tensor>", partial(_of_array, _tensor_values(source)), fleeting=True)
@@ -147,7 +154,7 @@ def _not_taken(what: str) -> UsageError:
 
 def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not fits or not array.size:
+    if array.dtype != "uint8" or not fits or not array.size:
         more = " (one array is one image: of a batch make a list)" if array.ndim == 4 else ""
         raise _not_taken(f"a numpy array {tuple(array.shape)} of {array.dtype} is{more}")
     return array
@@ -155,6 +162,8 @@ def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _tensor_values(tensor: TensorLike) -> NDArray[np.uint8]:
     """The values of a tensor (3, height, width) as (height, width, 3)."""
+    import numpy as np
+
     floats = tensor.is_floating_point()
     there = tensor.detach().cpu()
     values: NDArray[Any] = np.asarray(there.float() if floats else there)
@@ -170,7 +179,7 @@ def _tensor_values(tensor: TensorLike) -> NDArray[np.uint8]:
 
 
 def _of_array(array: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(array)).copy()  # Pillow shares an array's memory
+    return Image.fromarray(array).copy()  # Pillow shares an array's memory
 
 
 def _read_file(file: IO[bytes], name: str) -> bytes:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fusiform.data.image import read_image, to_rgb
 from fusiform.data.limits import one_picture
@@ -23,7 +21,10 @@ from fusiform.prediction.sources import Picture
 from fusiform.spec import FEATURES, ModelSpec, Task
 from fusiform.tasks.classification import Classification, Guess, decode, guesses, to_probabilities
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy's import takes
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fusiform.prediction.kept import Keeper
 
 FAST_MARGIN = 2
@@ -53,11 +54,12 @@ _TASKS: dict[str, Task] = {
 class Read(NamedTuple):
     """A picture that was read: its pixels as the engine takes them, and its size (width, height) when upright.
 
-    ``looks`` are measured where a sketch is to keep the picture's.
+    Those are in bytes for a worker that asks its engine in plain numbers. ``looks`` are measured where a sketch is to
+    keep the picture's.
     """
 
     path: str
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | bytearray
     size: tuple[int, int]
     thumbnail: Image.Image | None
     looks: NDArray[np.float32] | None = None
@@ -125,6 +127,8 @@ class Worker:
         return [next(answers) if isinstance(result, Read) else result for result in results]
 
     def _answer(self, read: Sequence[Read], asked: Asked) -> list[Prediction]:
+        import numpy as np
+
         size = self.batch
         runs = [
             self.engine.run(np.stack([one.pixels for one in read[i : i + size]])) for i in range(0, len(read), size)
@@ -150,6 +154,8 @@ class Worker:
             return answers
         measured = [k for k, one in enumerate(read) if one.looks is not None]
         if measured:
+            import numpy as np
+
             probabilities = to_probabilities(values[self.spec.output][measured], self.spec)
             looks = np.array([read[k].looks for k in measured])
             rows = self._reader.rows(looks, probabilities, values[FEATURES][measured])
@@ -209,6 +215,8 @@ class Worker:
         """The picture, upright, decoded smaller where the model does not need more; raises ImageError."""
         source = picture.fetch()
         if isinstance(source, Image.Image):
+            from PIL import ImageOps  # only what was opened before is to wait for it
+
             return ImageOps.exif_transpose(source)
         # Where things are is told in the picture's own pixels, which one decoded smaller does not know.
         smaller = self.fast and self.spec.task == "classification"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusiform.errors import InputError
 from fusiform.spec import ModelSpec
+
+if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy's import takes
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,31 @@ def guesses(probabilities: NDArray[np.float64], spec: ModelSpec, indices: Iterab
     return tuple(Guess(int(i), spec.labels[i], float(probabilities[i])) for i in indices)
 
 
+def likeliest(probabilities: Sequence[float], spec: ModelSpec, top: int = 5) -> tuple[Guess, ...]:
+    """What ``decode`` makes of one picture's probabilities (classes,), given as plain numbers; raises what it does."""
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    if len(probabilities) != spec.num_classes:
+        raise ValueError(f"{spec.name}: answer has {len(probabilities)} values, not {spec.num_classes} classes")
+    if not math.isfinite(sum(probabilities)):
+        raise ValueError(f"{spec.name}: the answer holds values that are not finite")
+    # Those that lead so far, the last of them first; of equal ones the higher index is the earlier.
+    leading = [(value, -i) for i, value in enumerate(probabilities[:top])]
+    heapify(leading)
+    last = leading[0][0]
+    for i, value in enumerate(probabilities):
+        if value > last and i >= top:
+            heapreplace(leading, (value, -i))
+            last = leading[0][0]
+    leading.sort(reverse=True)
+    _check_range(min(probabilities), leading[0][0], spec)
+    return tuple(Guess(-i, spec.labels[-i], min(value, 1.0)) for value, i in leading)
+
+
 def to_probabilities(values: NDArray[Any], spec: ModelSpec) -> NDArray[np.float64]:
     """The probabilities (N, classes) in an engine's answers; ValueError as ``decode`` raises it."""
+    import numpy as np
+
     if values.ndim != 2 or values.shape[1] != spec.num_classes:
         raise ValueError(f"{spec.name}: answer has shape {values.shape}, not (pictures, {spec.num_classes} classes)")
     if not np.isfinite(values).all():
@@ -96,10 +122,15 @@ def to_probabilities(values: NDArray[Any], spec: ModelSpec) -> NDArray[np.float6
         if not np.isfinite(tempered).all():
             raise ValueError(f"{spec.name}: divided by its temperature, {spec.temperature:g}, the answer is not finite")
         return softmax(tempered)
-    # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
-    if values.size and (values.min() < 0 or values.max() > 1.01):
-        raise ValueError(f"{spec.name}: probabilities reach from {values.min()} to {values.max()}")
+    if values.size:
+        _check_range(values.min(), values.max(), spec)
     return np.minimum(values.astype(np.float64), 1.0)
+
+
+def _check_range(least: float, most: float, spec: ModelSpec) -> None:
+    # A quantised softmax may step over 1 by a rounding error; anything more is no probability.
+    if least < 0 or most > 1.01:
+        raise ValueError(f"{spec.name}: probabilities reach from {least} to {most}")
 
 
 def to_logits(values: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
@@ -108,6 +139,8 @@ def to_logits(values: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
     Where the answers are probabilities they are those that the file's softmax was given, up to a constant in each row;
     what is below the smallest float32 counts as that.
     """
+    import numpy as np
+
     if spec.output == "logits":
         return values
     return np.asarray(spec.temperature * np.log(np.maximum(values, np.finfo(np.float32).tiny)), values.dtype)
@@ -115,6 +148,8 @@ def to_logits(values: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities along the last axis, in float64; any finite logits, however large."""
+    import numpy as np
+
     logits = logits.astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -162,6 +197,8 @@ def relabel(spec: ModelSpec, labels: tuple[str, ...]) -> ModelSpec:
 
 def _largest(values: NDArray[Any], count: int) -> NDArray[np.intp]:
     """Indices of the ``count`` largest values, largest first; equal values in order of their index."""
+    import numpy as np
+
     if count < values.size:
         # Sorting only the candidates takes a fraction of sorting a thousand classes; all that equal the last one are
         # candidates, so that the order among equals does not depend on the partition.

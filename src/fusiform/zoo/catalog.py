@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -380,6 +379,8 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> UsageError:
     longer = [other for other in known if name and other.startswith(name.lower())]
     here = {record.name for record in CATALOG.values() if record.bundled}
     longer.sort(key=lambda other: ALIASES.get(other, other) not in here)  # what needs no download comes first
+    import difflib  # here, because a known name is not to wait for it
+
     near = longer[:3] or difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else "."
     return InputError(f"{what}{hint} fusiform models lists all weights")

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from numpy.typing import NDArray
-
 from fusiform.errors import InputError, SpecError, UsageError, WeightsError
 from fusiform.graph.flatbuffer import read_metadata
 from fusiform.report import printable
@@ -18,6 +16,8 @@ from fusiform.spec import MAX_ACTIVATION_BYTES, MAX_LABELS, Colours, Fit, ModelS
 from fusiform.zoo.bounds import check_file
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fusiform.graph.ir import Graph
 
 FileFormat = Literal["tflite", "onnx", "safetensors", "pth", "torchscript", "openvino", "executorch", "coreml"]
