@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -39,9 +38,14 @@ def from_dict(cls: type[T], fields: object, error: type[FusiformError], *, where
     )
 
 
-@functools.cache  # they are read anew, each from its text, whenever they are asked for
+_annotations: dict[type, dict[str, Any]] = {}
+"""Those of the classes that were asked for: Python reads each anew from its text."""
+
+
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    if cls not in _annotations:
+        _annotations[cls] = typing.get_type_hints(cls)
+    return _annotations[cls]
 
 
 def _from_json_value(hint: Any, value: object, error: type[FusiformError], where: str) -> object:

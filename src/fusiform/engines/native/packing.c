@@ -14,9 +14,9 @@ EXPORT void fusiform_native_pack(const struct fusiform_layer *l, const struct fu
         for (int p = 0; p < each; p++) {
             const int in_lanes = (p / 4 % lanes * vectors + p / (4 * lanes)) * 4 + p % 4;
             const int c = first + (l->kind == CLASSIFIER ? p : in_lanes);
+            if (c >= l->channels) continue;
             const int8_t *from = n->values + (int64_t)c * n->rows * n->inputs;
             int32_t sum = 0;
-            if (c >= l->channels) continue;
             for (int g = 0, left = n->inputs; g < groups; g++, left = left > 4 ? left - 4 : n->inputs)
                 for (int k = 0; k < 4 && k < left; k++) sum += weights[((int64_t)g * each + p) * 4 + k] = *from++;
             ((int32_t *)l->biases)[first + p] = n->biases[c] - n->zero * (sum / n->copies);
