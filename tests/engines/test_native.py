@@ -23,6 +23,7 @@ from fusiform.engines.native import engine as engine_file
 from fusiform.engines.native.compiled import usable_kernels
 from fusiform.engines.native.engine import NativeEngine
 from fusiform.engines.native.layers import Layer, Piece
+from fusiform.engines.native.plan import Network
 from fusiform.errors import UsageError, WeightsError
 from fusiform.graph.build import build_graph
 from fusiform.graph.ir import INPUT, Conv, Graph, Linear, Mean, Quantization, Scale
@@ -334,5 +335,6 @@ def test_the_version_is_that_of_the_sources():
 
 
 def test_layers_are_laid_out_as_in_c():
-    assert ctypes.sizeof(Layer) == 20 * 4 + 6 * 8
+    assert ctypes.sizeof(Layer) == 26 * 4 + 7 * 8
     assert ctypes.sizeof(Piece) == 12
+    assert ctypes.sizeof(Network) == 11 * 8 + 4 * 4

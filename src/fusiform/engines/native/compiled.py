@@ -9,7 +9,7 @@ from pathlib import Path
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 6
+VERSION = 7
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
@@ -18,10 +18,8 @@ _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "kernels": (ctypes.c_char_p, [_INT]),
     "bytes": (_INT, [_INT]),
-    "new": (_INT, [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER]),
     "run": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG, _LONG]),
     "resize": (None, [_INT, _POINTER, _LONG, _INT, _POINTER, _POINTER, _POINTER, _POINTER]),
-    "free": (None, [_POINTER]),
 }
 """What each function of program.c that Python calls answers and takes."""
 

@@ -38,6 +38,8 @@ class Layer(ctypes.Structure):
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "scales")),
         *((name, ctypes.c_int64) for name in ("weight_size", "bias_size", "scale_size")),
+        *((name, ctypes.c_int32) for name in ("step", "expand", "project", "add", "rows", "within")),
+        ("map", ctypes.c_void_p),
     )
 
 

@@ -29,10 +29,10 @@ enum { GRANULE = 16, SLACK = 64 };
 #endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 6 };
+enum { VERSION = 7 };
 
-// A layer as Python hands it over, its weights packed (packing.py) for vectors of `bytes`; its tensor has the layer's
-// number. Sizes are checked before anything is read.
+// A layer as Python hands it over: checked (checks.py), its weights packed (packing.py) for vectors of `bytes`, its map
+// laid out in memory (plan.py).
 enum { INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER };
 
 struct fusiform_layer {
@@ -45,10 +45,25 @@ struct fusiform_layer {
     const int32_t *biases;
     const float *scales;  // behind a classifier's lie its biases
     int64_t weight_size, bias_size, scale_size;
+    int32_t step;  // bytes from a pixel of its map to the next
+    // The layers that a depthwise one runs together with, in tiles of so many rows, 0 where there is none; and whether
+    // it is one of those itself.
+    int32_t expand, project, add, rows, within;
+    uint8_t *map;  // NULL of what never leaves the cache
 };
 
 struct fusiform_piece {
     int32_t source, first, end;
+};
+
+// All that a network needs to run, and one picture at a time in its memory.
+struct fusiform_network {
+    const struct fusiform_layer *layer;
+    const struct fusiform_piece *piece;
+    const int32_t *nearby, *window;  // distances of each four inputs: in a pixel, and in three rows of the picture
+    uint8_t *picture, *expanded, *between, *spare, *pads, *quantized;
+    float *means;
+    int32_t layers, kernels, picture_step;
 };
 
 struct requant {
