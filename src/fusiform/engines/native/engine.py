@@ -75,7 +75,8 @@ class NativeEngine:
             )
         wanted = usable[kernels or next(iter(usable))]
         vector = library.fusiform_native_bytes(wanted)
-        layers, _ = self._packed = program.packed(vector)  # it is read where it lies
+        # It is read where it lies.
+        layers, _ = self._packed = program.packed(vector, library.fusiform_native_less(wanted))
         try:
             check_weights(layers, vector)
         except OtherNetworkError as reason:

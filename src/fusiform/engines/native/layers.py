@@ -75,7 +75,7 @@ class Program:
         self._scales: list[np.float32] = []
         """That of each layer's tensor."""
         self._weights: dict[int, Weights] = {}
-        self._packed: dict[int, tuple[ctypes.Array[Layer], Numbers]] = {}
+        self._packed: dict[tuple[int, int], tuple[ctypes.Array[Layer], Numbers]] = {}
         self._of: dict[int, int] = {}
         """The layer that makes a tensor."""
         self._pads: dict[int, tuple[int, int]] = {}
@@ -92,10 +92,13 @@ class Program:
             at += 1
         raise OtherNetworkError("does not end in a classifier")
 
-    def packed(self, vector: int) -> tuple[ctypes.Array[Layer], Numbers]:
-        """The layers for vectors of so many bytes, and the memory that they point to: the same for all engines."""
-        if vector in self._packed:
-            return self._packed[vector]
+    def packed(self, vector: int, less: int = 0) -> tuple[ctypes.Array[Layer], Numbers]:
+        """The layers for vectors of so many bytes, and the memory that they point to: the same for all engines.
+
+        Kernels that read activations ``less`` by a number get biases that are more by it, times each weight.
+        """
+        if (vector, less) in self._packed:
+            return self._packed[vector, less]
         layers = (Layer * len(self.layers))(*self.layers)
         widths, size = {}, 64
         for index, weights in self._weights.items():
@@ -110,6 +113,9 @@ class Program:
             layer, width, ordered = layers[index], widths[index], weights.offsets is None
             layer.weight_size, layer.bias_size = 4 * width * weights.values.shape[1], width
             layer.weights = memory.ctypes.data + at
+            if less and ordered:  # a classifier takes the sums of its weights into account itself
+                copies = 2 if layer.kind == DEPTHWISE and layer.stride == 1 else 1
+                weights = weights._replace(biases=weights.biases + less * (_sums(weights.values) // copies))
             in_panels(weights.values, width, vector, ordered=ordered, to=memory[at : at + layer.weight_size])
             at += padded(layer.weight_size, 64)
             numbers = [in_order(array, width, vector, ordered=ordered) for array in weights[1:] if array is not None]
@@ -119,7 +125,7 @@ class Program:
                 memory[at : at + 4 * width] = array.view(np.uint8)
                 at += 4 * width
             at = padded(at + memory.ctypes.data, 64) - memory.ctypes.data
-        return self._packed.setdefault(vector, (layers, memory))
+        return self._packed.setdefault((vector, less), (layers, memory))
 
     def _start(self, given: Tensor) -> int:
         """The input's layer, and how many operators it takes from pixels to int8."""

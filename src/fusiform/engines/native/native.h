@@ -11,9 +11,13 @@
 
 enum { GRANULE = 16, SLACK = 64 };
 
-// Whether there are other kernels than the portable ones, and how a file asks for instructions and unrolled loops.
+// Which other kernels than the portable ones there are, and how a file asks for instructions and unrolled loops.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define FAST 1
+#define X86 1
+#define GCC_TARGET(names) PRAGMA(GCC target(names, "prefer-vector-width=512"))
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define ARM 1
+#define GCC_TARGET(names) PRAGMA(GCC target(names))
 #endif
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
@@ -22,7 +26,7 @@ enum { GRANULE = 16, SLACK = 64 };
 #define UNROLL(count) PRAGMA(clang loop unroll(full))
 #define TWICE PRAGMA(clang loop unroll_count(2))
 #else
-#define TARGET(names) PRAGMA(GCC target(names, "prefer-vector-width=512"))
+#define TARGET(names) GCC_TARGET(names)
 #define END_TARGET
 #define UNROLL(count) PRAGMA(GCC unroll count)
 #define TWICE PRAGMA(GCC unroll 2)
@@ -124,11 +128,12 @@ struct kernels {
     // Those of resizing only the fast sets have.
     void (*across)(const uint8_t *in, const struct taps *, uint8_t *out);
     void (*down)(const uint8_t *in, size_t step, const int32_t *weights, int count, uint8_t *out);
+    int less;  // what its dot products read activations less by, and biases are packed for
 };
 
 #define KERNELS(name, ...) \
     {name, BYTES, usable, gemm, depthwise, add, dot, mean, softmax, maximum, __VA_ARGS__}
 
-extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
+extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni, fusiform_i8mm, fusiform_dotprod;
 
 #endif

@@ -11,8 +11,10 @@
 #endif
 
 static const struct kernels *const kernel_sets[] = {
-#if FAST
+#if X86
     &fusiform_avx512, &fusiform_avxvnni,
+#elif ARM
+    &fusiform_i8mm, &fusiform_dotprod,
 #endif
     &fusiform_portable};
 
@@ -139,7 +141,8 @@ static void classify(const struct fusiform_network *n, const struct fusiform_lay
         int32_t sums[64];
         kernels->dot(n->quantized, groups, l->weights + (size_t)k * groups * 4, sums);
         for (int c = k; c < k + bytes && c < l->channels; c++) {
-            const int32_t sum = (int32_t)((uint32_t)sums[c - k] - (uint32_t)zero * (uint32_t)l->biases[c]);
+            const uint32_t from_zero = (uint32_t)(zero - kernels->less) * (uint32_t)l->biases[c];
+            const int32_t sum = (int32_t)((uint32_t)sums[c - k] - from_zero);
             answers[c] = (float)sum * inverse * l->scales[c] + offsets[c];
         }
     }
@@ -156,8 +159,9 @@ EXPORT const char *fusiform_native_kernels(int index) {
     return kernel_sets[index]->usable() ? kernel_sets[index]->name : "";
 }
 
-// How long its vectors are: what weights are packed for.
+// How long its vectors are, and what they read activations less by: what weights are packed for.
 EXPORT int fusiform_native_bytes(int index) { return fusiform_native_kernels(index) ? kernel_sets[index]->bytes : 0; }
+EXPORT int fusiform_native_less(int index) { return fusiform_native_kernels(index) ? kernel_sets[index]->less : 0; }
 
 // Pictures of uint8 pixels, one after the other, to as many rows of answers; features, the means, only if asked for.
 EXPORT int fusiform_native_run(const struct fusiform_network *n, const uint8_t *pixels, int64_t pixel_bytes,
