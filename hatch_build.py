@@ -1,7 +1,7 @@
 """Compiles the engine ``native`` when a wheel is built, or an editable installation, where there is a C compiler.
 
-Without one, or on another processor than x86-64, the wheel is a pure one, and one line says so: LiteRT runs everything
-that the engine would. ``FUSIFORM_NATIVE=0`` in the environment asks for that.
+Without one, or on another processor than x86-64 or 64-bit ARM, the wheel is a pure one, and one line says so: LiteRT
+runs everything that the engine would. ``FUSIFORM_NATIVE=0`` in the environment asks for that.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.builders.macos import process_macos_plat_tag
 from packaging.tags import sys_tags
 
 FOLDER = Path("src/fusiform/engines/native")
-SOURCES = ("program.c", "packing.c", "portable.c", "avx512.c", "avxvnni.c")
+SOURCES = ("program.c", "packing.c", "portable.c", "avx512.c", "avxvnni.c", "i8mm.c", "dotprod.c")
 # Floating point is LiteRT's only if nothing is fused; without the other two GCC makes no vectors of some loops.
 FLAGS = ["-O3", "-std=gnu11", "-shared", "-fvisibility=hidden"]
 FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
@@ -31,8 +32,8 @@ def compile_library(folder: Path, target: Path) -> str | None:
     """Write the library to ``target``; what is in the way, None if nothing is."""
     if os.environ.get("FUSIFORM_NATIVE") == "0":
         return "FUSIFORM_NATIVE=0 asks for none"
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"it is for x86-64, and this is {platform.machine()}"
+    if platform.machine().lower() not in ("x86_64", "amd64") and not is_arm():
+        return f"it is for x86-64, and for 64-bit ARM with Linux or macOS, and this is {platform.machine()}"
     names = [os.environ.get("CC", "").split(), ["cc"], ["gcc"], ["clang"]]
     compiler = next((name for name in names if name and shutil.which(name[0])), None)
     if compiler is None:
@@ -45,8 +46,14 @@ def compile_library(folder: Path, target: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{compiler[0]} did not run ({error})"
     if done.returncode:
-        return f"{compiler[0]} failed ({(done.stderr.strip().splitlines() or ['no message'])[0]})"
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        return f"{compiler[0]} failed ({next((line for line in lines if 'error' in line), lines[0])})"
     return None
+
+
+def is_arm() -> bool:
+    """Whether the processor is one whose instructions the library knows how to ask for."""
+    return sys.platform in ("linux", "darwin") and platform.machine() in ("aarch64", "arm64")
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
@@ -71,4 +78,6 @@ class CustomBuildHook(BuildHookInterface[Any]):
         system = next(
             tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musl" not in tag.platform
         )
+        if sys.platform == "darwin":  # the oldest system that the compiler was told to care for
+            system = process_macos_plat_tag(system, compat=False)
         build_data["tag"] = f"py3-none-{system}"

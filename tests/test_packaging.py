@@ -170,3 +170,26 @@ def test_the_readme_and_the_pages_name_options_that_exist() -> None:
     for name in set(shown) & set(COMMANDS):
         offered = CliRunner().invoke(commands, [name, "--help"]).output
         assert [option for option in shown[name] if option not in offered] == []
+
+
+def test_where_the_native_library_cannot_be_compiled_one_line_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delenv("FUSIFORM_NATIVE", raising=False)
+    import hatch_build as build
+
+    compiler = tmp_path / "old-cc"
+    said = "echo 'In file included from i8mm.c:8:' >&2; echo 'x.c:1: error: i8mm?' >&2"
+    compiler.write_text(f"#!/bin/sh\n{said}; exit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    for system, machine, wanted in (
+        ("linux", "riscv64", "it is for x86-64, and for 64-bit ARM with Linux or macOS, and this is riscv64"),
+        ("win32", "ARM64", "it is for x86-64, and for 64-bit ARM with Linux or macOS, and this is ARM64"),
+        ("linux", "aarch64", f"{compiler} failed (x.c:1: error: i8mm?)"),
+        ("darwin", "arm64", f"{compiler} failed (x.c:1: error: i8mm?)"),
+    ):
+        monkeypatch.setattr(build.sys, "platform", system)
+        monkeypatch.setattr(build.platform, "machine", lambda machine=machine: machine)
+        assert build.compile_library(build.FOLDER, tmp_path / "library") == wanted

@@ -339,7 +339,17 @@ def test_engines_says_what_is_there_and_how_to_get_the_rest(
     assert rows["litert"]["install"] == "pip install ai-edge-litert"
     assert "C compiler" in rows["native"]["install"]
     monkeypatch.setattr(installed, "usable_kernels", lambda: {"portable": 2})
-    assert "neither AVX-512 VNNI nor AVX-VNNI" in told()[0]["why"]
+    assert "the processor has no instructions with which" in told()[0]["why"]
+    monkeypatch.setattr(installed, "usable_kernels", lambda: {"neon-dotprod": 1, "portable": 2})
+    figures, _ = told()
+    assert figures["int8_engine"] == "litert"
+    assert figures["why"] == (
+        "how fast the native engine is with neon-dotprod was never measured; FUSIFORM_ENGINE=native takes it"
+    )
+    monkeypatch.setenv("FUSIFORM_ENGINE", "native")
+    figures, _ = told()
+    assert (figures["int8_engine"], figures["float_engine"]) == ("native", "litert")
+    assert figures["why"] == "FUSIFORM_ENGINE=native in the environment asks for it"
     monkeypatch.setenv("FUSIFORM_ENGINE", "torch")
     figures, _ = told()
     assert (figures["int8_engine"], figures["float_engine"]) == ("torch", "torch")

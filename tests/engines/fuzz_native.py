@@ -15,11 +15,14 @@ import numpy as np
 from PIL import Image
 
 from fusiform.engines.native import resize
+from fusiform.engines.native.checks import check_layers, check_weights
 from fusiform.engines.native.compiled import load
-from fusiform.engines.native.layers import Layer, Piece, Program
+from fusiform.engines.native.layers import Layer, OtherNetworkError, Piece, Program
+from fusiform.engines.native.plan import Network, plan
 from fusiform.zoo.model import open_model
 
-NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32]
+PLANNED = ("step", "expand", "project", "add", "rows", "within")
+NUMBERS = [name for name, kind in Layer._fields_ if kind is ctypes.c_int32 and name not in PLANNED]
 SIZES = ("weight_size", "bias_size", "scale_size")
 VALUES = (
     -(2**31),
@@ -49,12 +52,13 @@ MOST_PIXELS = 128 * 128
 
 
 def attempt(library, kernels, layers, pieces, given) -> str:
-    handle = ctypes.c_void_p()
-    arrays = (Layer * len(layers))(*layers), (Piece * len(pieces))(*pieces)
-    status = library.fusiform_native_new(arrays[0], len(layers), arrays[1], len(pieces), kernels, ctypes.byref(handle))
-    if status:
-        assert not handle
+    try:
+        check_layers(layers, pieces)
+        check_weights(layers, library.fusiform_native_bytes(kernels))
+        network = Network(layers, pieces, plan(layers, pieces), kernels)
+    except OtherNetworkError:
         return "refused"
+    handle = ctypes.byref(network)
     height, width, classes = layers[0].height, layers[0].width, layers[-1].channels
     answers = np.empty(classes, np.float32)
     pixels = np.resize(given, 3 * height * width)
@@ -65,12 +69,11 @@ def attempt(library, kernels, layers, pieces, given) -> str:
         run = pixels.ctypes.data, pixels.size, answers.ctypes.data, classes, features.ctypes.data
         assert library.fusiform_native_run(handle, *run, features.size + 1, 1)
         assert not library.fusiform_native_run(handle, *run, features.size, 1)
-    library.fusiform_native_free(handle)
     return "ran"
 
 
 def packed(program, library, kernels):
-    return copies(program.packed(library, kernels)[0], Layer)
+    return copies(program.packed(library, library.fusiform_native_bytes(kernels))[0], Layer)
 
 
 def copies(items, kind):

@@ -160,12 +160,13 @@ def default_engine(model: Model) -> EngineName:
 
     For int8 classifiers it is ``native``, whose answers are LiteRT's, where it is installed and the processor has what
     it is fast with. ``FUSIFORM_ENGINE`` in the environment names another for all files but programs; ``litert`` keeps
-    ``native`` out. Raises UsageError for a name there that is none.
+    ``native`` out, and ``native`` takes it for int8 classifiers however fast it is. Raises UsageError for a name there
+    that is none.
     """
     own, named = own_engine(model), named_engine()
     if model.format not in PROGRAMS and named not in (None, "native", "executorch"):
         return named
-    return "native" if own == "litert" and runs_natively(model) else own
+    return "native" if own == "litert" and runs_natively(model, asked=named == "native") else own
 
 
 def named_engine() -> EngineName | None:
@@ -179,13 +180,13 @@ def named_engine() -> EngineName | None:
     return None
 
 
-def runs_natively(model: Model) -> bool:
-    """Whether the engine ``native`` runs a model's file faster than LiteRT does here."""
+def runs_natively(model: Model, *, asked: bool = False) -> bool:
+    """Whether the engine ``native`` runs a model's file, and, unless ``asked`` for, faster than LiteRT does here."""
     if model.format != "tflite" or model.spec.task != "classification":
         return False
-    from fusiform.engines.native.compiled import fast_kernels
+    from fusiform.engines.native.compiled import fast_kernels, usable_kernels
 
-    if fast_kernels() is None:
+    if fast_kernels() is None and not (asked and usable_kernels()):
         return False
     from fusiform.engines.native.engine import can_run
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusiform.engines import CHOICE, ENGINES, EngineName, named_engine
-from fusiform.engines.native.compiled import LIBRARY, fast_kernels, usable_kernels
+from fusiform.engines.native.compiled import LIBRARY, UNMEASURED, fast_kernels, usable_kernels
 from fusiform.machine import installed_version, usable_cores
 from fusiform.report import Report, Row
 
@@ -62,16 +62,17 @@ def describe() -> Report:
     No runtime is imported for it. Raises UsageError for an engine in the environment that there is none of.
     """
     named, kernels = named_engine(), tuple(usable_kernels())
+    by_default = "litert" if fast_kernels() is None else "native"
     if named in ("native", "executorch"):  # which only their own files run in, wherever they are named
-        named = None
+        by_default, named = "native" if named == "native" and kernels else by_default, None
     figures: Row = {
         "machine": platform.machine(),
         "instructions": _instructions(),
         "cores": usable_cores(),
         "kernels": kernels,
-        "int8_engine": named or ("litert" if fast_kernels() is None else "native"),
+        "int8_engine": named or by_default,
         "float_engine": named or "litert",
-        "why": _why(named, kernels),
+        "why": _why(named, kernels, by_default),
     }
     return Report("Engines", tuple(_row(engine) for engine in ENGINES), figures, schema="fusiform.engines/1")
 
@@ -93,14 +94,16 @@ def _how(engine: EngineName) -> str:
     return f'pip install "fusiform[{_EXTRAS[engine]}]"'
 
 
-def _why(named: EngineName | None, kernels: tuple[str, ...]) -> str:
-    if named is not None:
-        return f"{CHOICE}={named} in the environment asks for it"
+def _why(named: EngineName | None, kernels: tuple[str, ...], by_default: str) -> str:
+    if named is not None or (by_default == "native" and fast_kernels() is None):
+        return f"{CHOICE}={named or by_default} in the environment asks for it"
     if not kernels:
         built = "does not fit this machine or this version" if LIBRARY.exists() else "was not compiled"
         return f"the native engine {built}: LiteRT runs int8 classifiers too"
+    if kernels[0] in UNMEASURED:
+        return f"how fast the native engine is with {kernels[0]} was never measured; {CHOICE}=native takes it"
     if fast_kernels() is None:
-        return "the processor has neither AVX-512 VNNI nor AVX-VNNI, without which the native engine is slower"
+        return "the processor has no instructions with which the native engine is faster than LiteRT"
     return f"the native engine answers what LiteRT does, faster, with {kernels[0]}; LiteRT runs all else"
 
 

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: Intel from Ice Lake on, AMD from Zen 4 on.
 #include "native.h"
 
-#if FAST
+#if X86
 TARGET("avx512f,avx512bw,avx512vl,avx512vnni,fma")
 #include <immintrin.h>
 

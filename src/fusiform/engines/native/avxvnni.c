@@ -1,7 +1,7 @@
 // AVX2 with VNNI: Intel's laptops from Alder Lake on.
 #include "native.h"
 
-#if FAST
+#if X86
 TARGET("avx2,fma")
 #include <cpuid.h>
 #include <immintrin.h>

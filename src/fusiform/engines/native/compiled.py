@@ -9,19 +9,20 @@ from pathlib import Path
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"fusiform_native{_SUFFIX}")
-VERSION = 7
+VERSION = 8
 """That of native.h: a library that was compiled from other sources is not called."""
 PORTABLE = "portable"
 """The kernels in plain C: right everywhere, and slower than LiteRT."""
+UNMEASURED = frozenset(["neon-i8mm", "neon-dotprod"])
+"""Kernels that answer right, in an emulator: no machine at hand could say whether they are faster than LiteRT."""
 
 _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "kernels": (ctypes.c_char_p, [_INT]),
     "bytes": (_INT, [_INT]),
-    "new": (_INT, [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER]),
+    "less": (_INT, [_INT]),
     "run": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER, _LONG, _LONG]),
     "resize": (None, [_INT, _POINTER, _LONG, _INT, _POINTER, _POINTER, _POINTER, _POINTER]),
-    "free": (None, [_POINTER]),
     "pack": (None, [_POINTER, _POINTER, _INT]),
     "taps": (_INT, [_INT, _INT, _INT, _INT, _INT, _POINTER, _POINTER]),
 }
@@ -58,6 +59,6 @@ def usable_kernels() -> dict[str, int]:
 
 @cache
 def fast_kernels() -> int | None:
-    """The number of the fastest set of kernels; None where the library or what makes it fast is not there."""
+    """The number of the fastest set of kernels; None where none is known to be faster than LiteRT."""
     name, number = next(iter(usable_kernels().items()), (PORTABLE, 0))
-    return None if name == PORTABLE else number
+    return None if name == PORTABLE or name in UNMEASURED else number

@@ -7,8 +7,10 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fusiform.engines.native.checks import check_layers, check_weights
 from fusiform.engines.native.compiled import load, usable_kernels
-from fusiform.engines.native.layers import OtherNetworkError, Piece, Program
+from fusiform.engines.native.layers import OtherNetworkError, Program
+from fusiform.engines.native.plan import Network, Plan, plan
 from fusiform.errors import UsageError, WeightsError
 from fusiform.spec import ModelSpec
 
@@ -18,18 +20,20 @@ if TYPE_CHECKING:  # a photograph is named in a fraction of the time that numpy'
 
     from fusiform.engines.batch import Batch
 
-_latest: list[tuple[bytes, Program | str]] = []
+_latest: list[tuple[bytes, tuple[Program, Plan] | str]] = []
 """The file that was read last: whoever asks whether one can be run, runs it next, and each thread opens it again."""
 
 
-def _read(data: bytes) -> Program | str:
-    """The program in a file, or what in it is not for the library."""
-    for file, program in _latest[:]:
+def _read(data: bytes) -> tuple[Program, Plan] | str:
+    """The program in a file and the plan of its memory, or what in it is not for the library."""
+    for file, latest in _latest[:]:
         if file is data:
-            return program
-    found: Program | str
+            return latest
+    found: tuple[Program, Plan] | str
     try:
-        found = Program(data)
+        program = Program(data)
+        check_layers(program.layers, program.pieces)
+        found = program, plan(program.layers, program.pieces)
     except OtherNetworkError as reason:
         found = str(reason)
     _latest[:] = [(data, found)]
@@ -39,7 +43,7 @@ def _read(data: bytes) -> Program | str:
 def can_run(data: bytes) -> bool:
     """Whether the library computes what a TFLite file holds; what is wrong with a damaged one LiteRT's engine says."""
     try:
-        return isinstance(_read(data), Program)
+        return not isinstance(_read(data), str)
     except WeightsError:
         return False
 
@@ -55,7 +59,6 @@ class NativeEngine:
 
     def __init__(self, file: bytes, spec: ModelSpec, *, kernels: str | None = None) -> None:
         self.spec = spec
-        self._handle = ctypes.c_void_p()
         usable, library = usable_kernels(), load()
         if library is None or not usable:
             raise UsageError(
@@ -63,9 +66,10 @@ class NativeEngine:
                 "fusiform again, or leave --engine out"
             )
         self._library = library
-        program = _read(file)
-        if isinstance(program, str):
-            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {program}")
+        found = _read(file)
+        if isinstance(found, str):
+            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {found}")
+        program, planned = found
         first, last = program.layers[0], program.layers[-1]
         shape, features = (first.height, first.width, first.channels), program.layers[last.source].channels
         sizes = [(last.channels,), (features,)][: len(spec.answers)]
@@ -75,19 +79,13 @@ class NativeEngine:
                 f"otherwise: write it again with fusiform port"
             )
         wanted = usable[kernels or next(iter(usable))]
-        layers, _ = self._packed = program.packed(library, wanted)  # it is read where it lies
-        self._pieces = pieces = (Piece * len(program.pieces))(*program.pieces)
-        status = library.fusiform_native_new(
-            layers, len(layers), pieces, len(pieces), wanted, ctypes.byref(self._handle)
-        )
-        if status == 1:
-            raise MemoryError
-        if status:
-            raise UsageError(f"the engine native cannot run {spec.name}: its sizes or scales are out of range")
-
-    def __del__(self) -> None:
-        if self._handle:
-            self._library.fusiform_native_free(self._handle)
+        vector, less = library.fusiform_native_bytes(wanted), library.fusiform_native_less(wanted)
+        layers, _ = self._packed = program.packed(library, vector, less)  # it is read where it lies
+        try:
+            check_weights(layers, vector)
+        except OtherNetworkError as reason:
+            raise UsageError(f"the engine native runs int8 classifiers alone, and {spec.name} {reason}") from None
+        self._network = Network(layers, program.pieces, planned, wanted)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Answer a batch; see ``Engine.run``."""
@@ -100,7 +98,8 @@ class NativeEngine:
         answers = {name: np.empty((len(batch), *shape), np.float32) for name, shape in self.spec.answers.items()}
         memory: list[int | None] = [n for values in answers.values() for n in (values.ctypes.data, values.size)]
         memory += [None, 0] if len(answers) == 1 else []
-        status = self._library.fusiform_native_run(self._handle, pixels.ctypes.data, pixels.size, *memory, len(batch))
+        network = ctypes.byref(self._network)
+        status = self._library.fusiform_native_run(network, pixels.ctypes.data, pixels.size, *memory, len(batch))
         if status:
             raise UsageError(f"{self.spec.name}: the library refused the pictures")
         return answers
@@ -111,7 +110,7 @@ class NativeEngine:
         memory, rows = answers.buffer_info(), []
         for pixels in pictures:
             start = ctypes.addressof(ctypes.c_char.from_buffer(pixels))
-            if self._library.fusiform_native_run(self._handle, start, len(pixels), *memory, None, 0, 1):
+            if self._library.fusiform_native_run(ctypes.byref(self._network), start, len(pixels), *memory, None, 0, 1):
                 raise UsageError(f"{self.spec.name}: the library refused the pictures")
             rows.append(answers.tolist())
         return rows

@@ -19,7 +19,7 @@ _MAX_POOL, _MUL, _SOFTMAX, _PAD, _MEAN, _SUB, _SLICE, _QUANTIZE = 17, 18, 25, 34
 _RELU, _RELU6 = 1, 3
 _MOST = 2e9
 """Sums, and what they become before they are bytes, stay below it: an int32 holds both."""
-_GRANULE = 16
+GRANULE = 16
 """Channels are padded to multiples of it, as in native.h."""
 _LINE = 64
 """Bytes of a line of the cache."""
@@ -39,6 +39,8 @@ class Layer(ctypes.Structure):
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "scales")),
         *((name, ctypes.c_int64) for name in ("weight_size", "bias_size", "scale_size")),
+        *((name, ctypes.c_int32) for name in ("step", "expand", "project", "add", "rows", "within")),
+        ("map", ctypes.c_void_p),
     )
 
 
@@ -109,7 +111,7 @@ class Program:
         self._scales: list[float] = []
         """That of each layer's tensor."""
         self._weights: dict[int, Weights] = {}
-        self._packed: dict[int, tuple[ctypes.Array[Layer], bytearray]] = {}
+        self._packed: dict[tuple[int, int], tuple[ctypes.Array[Layer], bytearray]] = {}
         self._of: dict[int, int] = {}
         """The layer that makes a tensor."""
         self._pads: dict[int, tuple[int, int]] = {}
@@ -125,16 +127,18 @@ class Program:
         self._finish(self._steps[at:])
         self._steps = []
 
-    def packed(self, library: ctypes.CDLL, kernels: int) -> tuple[ctypes.Array[Layer], bytearray]:
-        """The layers for a set of kernels of the library, and the memory they point to: the same for all engines."""
-        vector = library.fusiform_native_bytes(kernels)
-        if vector in self._packed:
-            return self._packed[vector]
+    def packed(self, library: ctypes.CDLL, vector: int, less: int = 0) -> tuple[ctypes.Array[Layer], bytearray]:
+        """The layers for vectors of so many bytes, and the memory that they point to: the same for all engines.
+
+        Kernels that read activations ``less`` by a number get biases that are more by it, times each weight.
+        """
+        if (vector, less) in self._packed:
+            return self._packed[vector, less]
         layers = (Layer * len(self.layers))(*self.layers)
         size = 4 * _LINE
         for index, weights in self._weights.items():
             layer = layers[index]
-            unit = {CLASSIFIER: vector, DEPTHWISE: max(_GRANULE, vector // 2)}.get(layer.kind, _GRANULE)
+            unit = {CLASSIFIER: vector, DEPTHWISE: max(GRANULE, vector // 2)}.get(layer.kind, GRANULE)
             layer.bias_size = width = padded(layer.channels, unit)
             layer.weight_size, layer.scale_size = 4 * width * weights.groups, width * (2 if weights.offsets else 1)
             size += padded(layer.weight_size, _LINE) + padded(12 * width, _LINE)
@@ -150,8 +154,11 @@ class Program:
             offsets = at + 8 * width
             memory[offsets : offsets + len(weights.offsets)] = weights.offsets
             at += padded(12 * width, _LINE)
-            library.fusiform_native_pack(ctypes.byref(layer), ctypes.byref(weights.given()), vector)
-        return self._packed.setdefault(vector, (layers, memory))
+            given = weights.given()
+            if layer.kind != CLASSIFIER:  # which takes the sums of its weights into account itself
+                given.zero -= less
+            library.fusiform_native_pack(ctypes.byref(layer), ctypes.byref(given), vector)
+        return self._packed.setdefault((vector, less), (layers, memory))
 
     def _start(self, given: Tensor) -> int:
         """The input's layer, and how many operators it takes from pixels to int8."""
@@ -371,7 +378,7 @@ class Program:
         return array(kind, self.data[start : start + size])
 
 
-def padded(channels: int, unit: int) -> int:
+def padded(channels: int, unit: int = GRANULE) -> int:
     """The number of channels with those that fill the last ``unit``."""
     return -(-channels // unit) * unit
 

@@ -18,9 +18,13 @@ enum { GRANULE = 16, SLACK = 64 };
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-// Whether there are other kernels than the portable ones, and how a file asks for instructions and unrolled loops.
+// Which other kernels than the portable ones there are, and how a file asks for instructions and unrolled loops.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define FAST 1
+#define X86 1
+#define GCC_TARGET(names) PRAGMA(GCC target(names, "prefer-vector-width=512"))
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define ARM 1
+#define GCC_TARGET(names) PRAGMA(GCC target(names))
 #endif
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
@@ -29,17 +33,17 @@ enum { GRANULE = 16, SLACK = 64 };
 #define UNROLL(count) PRAGMA(clang loop unroll(full))
 #define TWICE PRAGMA(clang loop unroll_count(2))
 #else
-#define TARGET(names) PRAGMA(GCC target(names, "prefer-vector-width=512"))
+#define TARGET(names) GCC_TARGET(names)
 #define END_TARGET
 #define UNROLL(count) PRAGMA(GCC unroll count)
 #define TWICE PRAGMA(GCC unroll 2)
 #endif
 
 // One more with every change of what Python calls: a library of another checkout is left alone.
-enum { VERSION = 7 };
+enum { VERSION = 8 };
 
-// A layer as Python hands it over, its weights packed (packing.c) for vectors of `bytes`; its tensor has the layer's
-// number. Sizes are checked before anything is read.
+// A layer as Python hands it over: checked (checks.py), its weights packed (packing.c) for vectors of `bytes`, its map
+// laid out in memory (plan.py).
 enum { INPUT, CONV, POINTWISE, DEPTHWISE, ADD, GATHER, MAXPOOL, CLASSIFIER };
 
 struct fusiform_layer {
@@ -52,10 +56,25 @@ struct fusiform_layer {
     const int32_t *biases;
     const float *scales;  // behind a classifier's lie its biases
     int64_t weight_size, bias_size, scale_size;
+    int32_t step;  // bytes from a pixel of its map to the next
+    // The layers that a depthwise one runs together with, in tiles of so many rows, 0 where there is none; and whether
+    // it is one of those itself.
+    int32_t expand, project, add, rows, within;
+    uint8_t *map;  // NULL of what never leaves the cache
 };
 
 struct fusiform_piece {
     int32_t source, first, end;
+};
+
+// All that a network needs to run, and one picture at a time in its memory.
+struct fusiform_network {
+    const struct fusiform_layer *layer;
+    const struct fusiform_piece *piece;
+    const int32_t *nearby, *window;  // distances of each four inputs: in a pixel, and in three rows of the picture
+    uint8_t *picture, *expanded, *between, *spare, *pads, *quantized;
+    float *means;
+    int32_t layers, kernels, picture_step;
 };
 
 // What a layer's numbers are packed from (packing.c): for each channel rows of inputs, which fill groups of four each. In
@@ -126,11 +145,12 @@ struct kernels {
     // Those of resizing only the fast sets have.
     void (*across)(const uint8_t *in, const struct taps *, uint8_t *out);
     void (*down)(const uint8_t *in, size_t step, const int32_t *weights, int count, uint8_t *out);
+    int less;  // what its dot products read activations less by, and biases are packed for
 };
 
 #define KERNELS(name, ...) \
     {name, BYTES, usable, gemm, depthwise, add, dot, mean, softmax, maximum, __VA_ARGS__}
 
-extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni;
+extern const struct kernels fusiform_portable, fusiform_avx512, fusiform_avxvnni, fusiform_i8mm, fusiform_dotprod;
 
 #endif
