@@ -427,7 +427,7 @@ def test_what_is_not_a_picture(tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("<html>404 Not Found</html>")
     refused(text, "is not a picture", "JPEG, PNG, WebP, GIF, BMP, TIFF", "save it as")
-    refused(b"\0\0\0\x18ftypisom" + bytes(100), "video", "save it as JPEG or PNG", name="a film.jpg")
+    refused(b"\0\0\0\x18ftypisom" + bytes(100), "video", "save frames as JPEG or PNG", name="a film.jpg")
     refused(b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture", name="figure.eps")
     strange = "a\nb\udcff.jpg"
     with pytest.raises(ImageError) as caught:

@@ -97,10 +97,31 @@ def test_avif_and_jpeg_2000_without_their_decoders(monkeypatch: pytest.MonkeyPat
 
 
 def test_videos_are_no_heif() -> None:
-    for brand in (b"isom", b"mp42", b"qt  ", b"crx "):
-        with pytest.raises(ImageError, match="is a video or RAW file") as caught:
+    for brand in (b"isom", b"iso5", b"mp42", b"M4V ", b"3gp5", b"qt  "):
+        with pytest.raises(ImageError, match="is a video, and no picture: save frames as JPEG") as caught:
             read_image(boxes(brand))
         assert caught.value.kind == "not a picture"
+    with pytest.raises(ImageError, match="is a video or RAW file"):
+        read_image(boxes(b"crx "))
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\x1c\0\0\0TFL3", "is a model, and no picture: give it as --model"),
+        (b'\x98\x12\0\0\0\0\0\0{"__meta', "is a model"),
+        (b"\x08\x08\x12\x08fusiform", "is a model"),
+        (b"\x08\x07:\xa1", "is a model"),
+        (b"\x80\x02}q", "is a model"),
+        (b"RIFF\0\1\0\0AVI LIST", "is a video, and no picture"),
+        (b"\x1a\x45\xdf\xa3\x01", "is a video, and no picture"),
+        (b"%PDF-1.7", "is a PDF, and no picture: save its pages as PNG"),
+    ],
+)
+def test_what_is_given_in_a_pictures_place_is_named(head: bytes, said: str) -> None:
+    with pytest.raises(ImageError, match=said) as caught:
+        read_image(head + bytes(60))
+    assert caught.value.kind == "not a picture"
 
 
 def test_a_zip_file_is_no_picture() -> None:

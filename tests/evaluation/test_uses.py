@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_every_use_of_the_test_images_is_counted_for_all_runs_beside_each_other(
     right = round(other.metrics["top1"] * 6) if other.metrics["top1"] is not None else 0
     assert used.widened[1:] == wilson_interval(right, 6, level=0.975)
     assert f"used 3 times by 2 runs in {runs}." in used.sentence
+    assert "by 2 runs in this folder." in replace(used, folder=Path()).sentence
     assert "holds for all 2 together for 95 %" in other.to_table()
     assert used.sentence.split(". ")[0] in other.page().render()
     assert json.loads(other.to_json())["test_use"]["runs_compared"] == 2

@@ -13,6 +13,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -196,3 +197,13 @@ def serving(folder, port=0):
         yield server
     finally:
         server.close()
+
+
+def axe_core():
+    """The script of axe-core, which is not part of the repository; see CONTRIBUTING.md."""
+    named = os.environ.get("AXE_CORE")
+    places = [Path(named)] if named else []
+    places += [
+        folder / "node_modules" / "axe-core" / "axe.min.js" for folder in (Path(__file__).parents[2], Path.cwd())
+    ]
+    return next((place for place in places if place.is_file()), None)

@@ -30,7 +30,7 @@ from fusiform.zoo.model import open_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browser import CHROMIUM, browsing, serving
+from browser import CHROMIUM, axe_core, browsing, serving
 from networks import lively_state, small_spec
 from node import run_tests
 
@@ -501,14 +501,6 @@ def camera(tmp_path_factory):
     flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
     with browsing(tmp_path_factory.mktemp("profile"), MOUSE, *flags) as opened:
         yield opened
-
-
-def axe_core():
-    """The script of axe-core, which is not part of the repository; see CONTRIBUTING.md."""
-    named = os.environ.get("AXE_CORE")
-    places = [Path(named)] if named else []
-    places += [folder / "node_modules" / "axe-core" / "axe.min.js" for folder in (ROOT, Path.cwd())]
-    return next((place for place in places if place.is_file()), None)
 
 
 @needs_browser

@@ -32,9 +32,9 @@ test("sets are Python's", () => {
 
 test("detectors score as Python's", () => {
   for (const { unknown, features, expected } of detectors) {
-    const score = openDetector(unknown);
+    const detect = openDetector(unknown);
     features.forEach((row, k) => {
-      const found = score(Float32Array.from(row));
+      const { strangeness: found } = detect(Float32Array.from(row));
       const kinds = unknown.parts.map(({ evidence }) => evidence).join();
       // In standard deviations of the calibration, which for some evidence are small beside what is subtracted.
       const allowed = 2e-3 + 2e-4 * Math.abs(expected[k]);

@@ -90,12 +90,13 @@ def drift(
     Looked at are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
     are, and which classes it names. Images are taken one after the other, in the order of ``sources``; if they are as
     the reference images, in random order, the chance of an alarm is at most ``false_alarms``, however many there are.
-    The same holds for a sketch that ``predict`` or ``serve`` keeps, however often it is looked at while it grows.
+    The same holds for a sketch that ``predict``, ``serve`` or a model's page keeps, however often it is looked at while
+    it grows.
 
     Args:
         model: The classifier that is in use.
-        sources: The images that it sees now, as ``predict`` takes them; or the sketch that ``predict`` or ``serve``
-            kept of them, a file that ends in .json. None only writes the sketch of the reference.
+        sources: The images that it sees now, as ``predict`` takes them; or the sketch that ``predict``, ``serve``
+            or a model's page kept of them, a file that ends in .json. None only writes the sketch of the reference.
         reference: What it was judged on: labelled images as ``evaluate`` takes them, of which the split test, val or
             all is used; or a sketch of them, a file that ends in .json. None is what a calibrated model has in it.
         false_alarms: The chance of a false alarm, in (0, 1).

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fusiform.calibration.conformal import make_table
 from fusiform.certainty import ARRAYS, Evidence, Part, Unknown
 from fusiform.errors import SpecError
+from fusiform.tasks.folds import folds_of
 
 Floats = NDArray[np.float32]
 Truth = NDArray[np.integer[Any]]
@@ -214,7 +215,7 @@ def fit_unknown(
     dimensions = _dimensions(len(truth), classes, size, most_bytes)
     if dimensions < 2:
         return None
-    folds = _folds(truth, FOLDS, seed)
+    folds = folds_of(truth, FOLDS, seed)
     evidence = {kind: np.empty(len(truth)) for kind in EVIDENCE}
     for fold in range(FOLDS):
         mine = folds == fold
@@ -291,14 +292,6 @@ def _dimensions(images: int, classes: int, size: int, most_bytes: float) -> int:
     return d
 
 
-def _folds(truth: Truth, count: int, seed: int) -> NDArray[np.int64]:
-    """A fold for each image, each class's shared out evenly."""
-    order = np.random.default_rng(seed).permutation(len(truth))
-    folds = np.empty(len(truth), np.int64)
-    folds[order[np.argsort(truth[order], kind="stable")]] = np.arange(len(truth)) % count
-    return folds
-
-
 def _learn(features: Floats, truth: Truth, weight: Floats, bias: Floats, dimensions: int, seed: int) -> Detector:
     """All that any evidence needs, in the numbers that a description keeps."""
     classes = len(weight)
@@ -344,7 +337,7 @@ def _left_out(features: Floats, truth: Truth, classes: int, dimensions: int, see
             continue
         labels = np.searchsorted(kept, truth[~strange])
         known = features[~strange]
-        halves = _folds(labels, 2, seed)
+        halves = folds_of(labels, 2, seed)
         learning, other = known[halves == 0], known[halves == 1]
         of = labels[halves == 0]
         weight, bias = _last_layer(learning, of, len(kept))

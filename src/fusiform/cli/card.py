@@ -41,8 +41,9 @@ def command(model: str, data: str | None, out: Path | None, root: Path | None) -
 
     The card has what the run's folder says: the data with their hash, the recipe, the figures of the last evaluation
     with intervals, the limits that were found, exported files, licences of weights and packages. The images, if they
-    are still there, are searched for EXIF and XMP that say something of people: GPS positions, names, serial numbers,
-    faces. Whether the dataset has changed since is said. What only the author knows stands there as questions.
+    are still there, are searched for EXIF, XMP and IPTC that say something of people: GPS positions, places, names,
+    serial numbers, faces. Whether the dataset has changed since is said. What only the author knows stands there
+    as questions.
 
     Markdown begins with the metadata that Hugging Face's model cards have. The same run and images give the same card.
     """

@@ -38,6 +38,16 @@ FORMATS = {
     "HEIF": (rb"....ftyp(?:he[iv][cmsx]|m[is]f1)", "fusiform.data.newer_formats", "open_heif"),
     "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "fusiform.data.newer_formats", "open_jpeg_2000"),
 }
+_OTHERS = {
+    rb"....TFL3|.{6}\0\0\{|\x08.[\x12:]|\x80[\x02-\x05]": "is a model, and no picture: give it as --model",
+    rb"....ftyp(?:isom|iso\d|mp4\d|avc1|M4V |qt  |3g..)|RIFF....AVI |\x1a\x45\xdf\xa3": (
+        "is a video, and no picture: save frames as JPEG or PNG, or fusiform predict --video FILE"
+    ),
+    rb"....ftyp": "is a video or RAW file, which is not read: save it as JPEG or PNG",
+    rb"PK\x03\x04": "is a zip file, and no picture: unzip it, and give its folder",
+    rb"%PDF": "is a PDF, and no picture: save its pages as PNG",
+}
+"""How files begin that are given in a picture's place, and what to do with them."""
 EXTENSIONS = re.compile(
     r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|tiff?|p[bgnpf]m|avifs?|hei[cf]s?|hif|jp2|j2[kc]|jp[cfx])", re.IGNORECASE
 )
@@ -398,12 +408,10 @@ def identify(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
             except UnreadKindError as error:
                 message = f"{name}: this kind of {format_} is not read ({error}): save it as PNG"
                 raise ImageError(message, "kind not read") from error
-    if head[4:8] == b"ftyp":
-        message = f"{name}: is a video or RAW file, which is not read: save it as JPEG or PNG"
-    elif head[:4] == b"PK\3\4":
-        message = f"{name}: is a zip file, and no picture: unzip it, and give its folder"
-    else:
-        message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
+    for signature, said in _OTHERS.items():
+        if re.match(signature, head, re.DOTALL):
+            raise ImageError(f"{name}: {said}", "not a picture")
+    message = f"{name}: is not a picture ({', '.join(FORMATS)} are read): remove it or save it as JPEG or PNG"
     raise ImageError(message, "not a picture")
 
 

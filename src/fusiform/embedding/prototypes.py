@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.tasks.folds import folds_of
+
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -108,14 +110,8 @@ def _heads(features: Features, labels: Labels, classes: int) -> list[Head]:
 
 
 def _folds(labels: Labels, seed: int) -> NDArray[np.int64]:
-    """The part that each image belongs to, every class spread evenly over them."""
-    random = np.random.default_rng(seed)
-    count = int(min(_FOLDS, max(2, np.bincount(labels).max())))
-    folds = np.zeros(len(labels), np.int64)
-    for label in np.unique(labels):
-        places = random.permutation(np.flatnonzero(labels == label))
-        folds[places] = np.arange(len(places)) % count
-    return folds
+    """The part that each image belongs to: of small classes there are fewer parts, so that each has some."""
+    return folds_of(labels, int(min(_FOLDS, max(2, np.bincount(labels).max()))), seed)
 
 
 def _best_scale(logits: Reals, labels: Labels) -> float:

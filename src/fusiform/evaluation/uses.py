@@ -62,7 +62,8 @@ class TestUse:
     @property
     def sentence(self) -> str:
         """It in words."""
-        who = "this run" if self.runs == 1 else f"{self.runs:,} runs in {self.folder}"
+        where = "this folder" if self.folder == Path() else self.folder
+        who = "this run" if self.runs == 1 else f"{self.runs:,} runs in {where}"
         text = f"The test images have been used {_times(self.times)} by {who}"
         value, low, high = self.widened
         if self.runs > 1 and value is not None and low is not None and high is not None:

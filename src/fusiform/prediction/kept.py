@@ -65,7 +65,9 @@ def read_kept(path: Path, model: Model) -> Kept:
         if not np.isfinite(rows).all():
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is no sketch that fusiform predict or serve kept: name one, or images") from None
+        raise InputError(
+            f"{path}: is no sketch that fusiform predict, serve or a model's page kept: name one, or images"
+        ) from None
     if of != mark(model.spec):
         raise InputError(f"{path}: was kept with another model than {model.path}: name that one, or another file")
     return Kept(images, every, rows)

@@ -6,8 +6,8 @@ ahead of their answers (pipelining) faster than it answers them.
 
 from __future__ import annotations
 
-from asyncio import TimerHandle, Transport
-from collections.abc import Callable, MutableMapping
+from asyncio import Event, TimerHandle, Transport
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -63,10 +63,26 @@ class _Joined:
         return self._transport.is_closing()
 
 
+class _Refused:
+    """In place of the application's answer to a request that got its own at once."""
+
+    response_complete = True
+    message_event = Event()
+    """What nobody waits for."""
+
+
+Refusing = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], "bytes | None"]
+"""From a request's method, address and headers to what follows ``429 Too Many Requests`` and the date, if it is so."""
+
+
 class Connection(HttpToolsProtocol):
-    """A connection that is closed where a request does not arrive in ``seconds``, or is too long in its headers."""
+    """A connection that is closed where a request does not arrive in ``seconds``, or is too long in its headers.
+
+    ``refusing`` is asked of each request.
+    """
 
     seconds = 10.0
+    refusing: Refusing | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -118,9 +134,28 @@ class Connection(HttpToolsProtocol):
         self._in_headers, self._in_body, self._header_bytes = False, True, 0
         self.asked = True
         self._stop_waiting()
+        if self._refuse():
+            return
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # whose answers have no body
             self.cycle.transport = cast("Transport", _Joined(self.transport))
+
+    def _refuse(self) -> bool:
+        """Answer a request that is refused at once; the rest of it is thrown away as it comes."""
+        parser, turn = self.parser, self.cycle is None or self.cycle.response_complete
+        if self.refusing is None or not turn or self.flow.write_paused:  # who does not read is answered no faster
+            return False
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
+            return False
+        answer = self.refusing(parser.get_method(), self.url, self.headers)
+        if answer is None:
+            return False
+        before = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        self.transport.write(b"HTTP/1.1 429 Too Many Requests\r\n" + before + answer)
+        self.cycle = cast("Any", _Refused())
+        self.server_state.total_requests += 1
+        self._wait()  # for the rest of the body
+        return True
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn's, which stops reading earlier."""

@@ -83,6 +83,11 @@ class Metrics:
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.observe(seconds)
 
+    def refused(self, endpoint: str) -> None:
+        """A request was refused as soon as its headers were there."""
+        self._requests.labels(endpoint, "429").inc()
+        self._seconds.observe(0)
+
     def loaded(self, model: str, *, well: bool) -> None:
         """A model was opened again, or could not be."""
         self._loads.labels(model, "ok" if well else "failed").inc()

@@ -242,6 +242,7 @@ class Serving:
         from fusiform.serving.limits import Limits
         from fusiform.serving.metrics import Metrics
         from fusiform.serving.models import Models, Opening
+        from fusiform.serving.overload import Overload
         from fusiform.serving.pool import Pool
         from fusiform.serving.shutdown import MOST_SECONDS, Stopping
         from fusiform.serving.tokens import Tokens
@@ -265,7 +266,9 @@ class Serving:
         self._answering = Answering(self._models, self._pool, self._log)
         limits = Limits(max_bytes=settings.max_bytes, timeout=settings.timeout)
         app = make_app(self._answering, limits, tokens, metrics, self._log, cors=settings.cors, page=self._page)
-        connection = type("Connection", (Connection,), {"seconds": settings.timeout})
+        refusing = Overload(self._answering, limits, tokens, metrics).refusal
+        options = {"seconds": settings.timeout, "refusing": staticmethod(refusing)}
+        connection = type("Connection", (Connection,), options)
         self._server = Stopping(
             uvicorn.Config(
                 app,

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.tasks.folds import folds_of
+
 FOLDS = 5
 """Parts that the pictures are divided into: the head that judges one has learned from the others."""
 _ROWS = 4096
@@ -147,7 +149,7 @@ def out_of_fold(
     ``groups`` are the numbers of pictures that are one picture: they are in one fold, or each would tell the label of
     the other. A picture whose class the other folds do not have gets 0 for it.
     """
-    fold = _folds(labels, groups, seed)
+    fold = folds_of(labels, FOLDS, seed, groups)
     centred = features.astype(np.float32) - features.mean(0, dtype=np.float64).astype(np.float32)
     whole = statistics(centred, labels, classes)
     values = np.empty((len(labels), classes))
@@ -158,15 +160,3 @@ def out_of_fold(
     offsets = log_shares(whole.counts)
     slope = fit_slope(values, labels, offsets)
     return OutOfFold(np.exp(log_softmax(slope * values + offsets)), slope)
-
-
-def _folds(labels: NDArray[np.integer[Any]], groups: Sequence[Sequence[int]], seed: int) -> NDArray[np.int64]:
-    """The fold of each picture: those of a class are dealt out in turn, and copies go with the first of them."""
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(len(labels), np.int64)
-    fold[order] = np.arange(len(labels)) % FOLDS
-    for group in groups:
-        fold[list(group)] = fold[group[0]]
-    return fold

@@ -13,7 +13,18 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
-from fusiform.advice.cards.personal import FACE, KINDS, NOTE, PERSON, POSITION, SERIAL, SUBJECT, look, look_at_all
+from fusiform.advice.cards.personal import (
+    FACE,
+    KINDS,
+    NOTE,
+    PERSON,
+    PLACE,
+    POSITION,
+    SERIAL,
+    SUBJECT,
+    look,
+    look_at_all,
+)
 from fusiform.data.dataset import Sample
 from fusiform.errors import ImageError
 
@@ -81,6 +92,8 @@ def test_a_camera_that_knows_no_position_says_none() -> None:
         ('exif:GPSLatitude="52,30N"', POSITION),
         ('aux:OwnerName="Ada"', PERSON),
         ("<dc:creator>", PERSON),
+        ("<photoshop:City>Ulm</photoshop:City>", PLACE),
+        ('<rdf:li Iptc4xmpExt:LocationCreated="x"/>', PLACE),
         ('<rdf:li mwg-rs:Type="Pet"/>', None),
         ("<dc:title>Facebook</dc:title>", None),
     ],
@@ -96,6 +109,38 @@ def test_xmp_is_searched(inside: str, kind: str | None) -> None:
         encoded("PNG", pnginfo=note),
     ):
         assert look(data)[0] == ({kind} if kind else set())
+
+
+def iptc(*records: tuple[int, bytes]) -> bytes:
+    """IIM's second part, its version first."""
+    return b"".join(
+        b"\x1c\x02" + bytes([tag]) + struct.pack(">H", len(value)) + value for tag, value in ((0, b"\0\2"), *records)
+    )
+
+
+def in_jpeg(records: bytes) -> bytes:
+    """A JPEG with the records as Photoshop's resource in APP13."""
+    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(records)) + records + b"\0" * (len(records) % 2)
+    content = b"Photoshop 3.0\0" + resource
+    data = encoded("JPEG")
+    return data[:2] + b"\xff\xed" + struct.pack(">H", len(content) + 2) + content + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("records", "kinds"),
+    [
+        ([(80, b"Ada")], {PERSON}),
+        ([(90, b"Ulm"), (101, b"Germany")], {PLACE}),
+        ([(80, b"Ada"), (80, b"Eve"), (92, b"Old Town")], {PERSON, PLACE}),
+        ([(105, b"A headline"), (25, b"keyword"), (90, b"  ")], set()),
+    ],
+)
+def test_iptcs_older_records_are_searched(records: list[tuple[int, bytes]], kinds: set[str]) -> None:
+    block = iptc(*records)
+    assert look(in_jpeg(block))[0] == kinds
+    assert look(encoded("TIFF", tiffinfo={33723: block}))[0] == kinds
+    cut = block[:-1]  # its last record is longer than what there is
+    assert look(in_jpeg(cut))[0] <= kinds
 
 
 def test_what_a_png_says_behind_its_pixels_is_found() -> None:

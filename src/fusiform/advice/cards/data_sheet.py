@@ -79,9 +79,9 @@ def _composition(facts: Facts) -> Iterator[Block]:
     personal = data.personal
     if personal is not None:
         yield (
-            f"Of {plural(personal.images, 'image')}, EXIF and XMP were searched for positions, names, serial numbers "
-            "and faces; makers' notes and IPTC's older records are not read, and what images show was not "
-            "looked at." + (f" {plural(personal.unread, 'image')} could not be searched." if personal.unread else "")
+            f"Of {plural(personal.images, 'image')}, EXIF, XMP and IPTC were searched for positions, places, names, "
+            "serial numbers and faces; makers' notes are not read, and what images show was not looked at."
+            + (f" {plural(personal.unread, 'image')} could not be searched." if personal.unread else "")
         )
         if rows := personal.rows():
             yield Table(rows, "What the files say of people")

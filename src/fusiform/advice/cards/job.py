@@ -101,8 +101,8 @@ def card(
 
     The sections are those of Mitchell et al. (arXiv 1810.03993) and Gebru et al. (arXiv 1803.09010). What the run's
     folder says is in them: data with their hash, the recipe, figures with intervals, the limits that were found, the
-    licences. The images, if they are still there, are searched for EXIF and XMP that say something of people. What only
-    the author knows stands there as questions. The same run and images give the same card.
+    licences. The images, if they are still there, are searched for EXIF, XMP and IPTC that say something of people.
+    What only the author knows stands there as questions. The same run and images give the same card.
 
     Args:
         model: The folder of a training run, a model file within it, or any other model, of which less is known.

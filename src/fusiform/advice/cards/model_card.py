@@ -381,9 +381,9 @@ def _ethics(facts: Facts) -> Iterator[Block]:
                 "The files of the images say something of people beside what the images show. A network does not see "
                 "it, but whoever gets the images does."
             )
-            yield Table(rows, "EXIF and XMP of the images")
+            yield Table(rows, "EXIF, XMP and IPTC of the images")
         else:
-            yield "No position, name, serial number or face was found in EXIF and XMP of the images."
+            yield "No position, place, name, serial number or face was found in EXIF, XMP and IPTC of the images."
     yield Questions(
         [
             "Do the images show people, or what belongs to them, and did they agree?",
@@ -425,7 +425,7 @@ def caveats(facts: Facts) -> Iterator[str]:
     if data is not None and data.change:
         yield data.change
     if data is not None and data.personal is not None and data.personal.unread:
-        yield f"{data.personal.unread:,} images could not be searched for EXIF and XMP."
+        yield f"{data.personal.unread:,} images could not be searched for EXIF, XMP and IPTC."
     yield "Images unlike those that it learned from were not measured: other cameras, places and times may be harder."
 
 

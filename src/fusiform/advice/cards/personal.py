@@ -1,8 +1,8 @@
 """What the files of images say of people: where they were taken, by whom, with which device, and where a face is.
 
-Read are EXIF (CIPA DC-008, Exif 2.32) and XMP (ISO 16684-1), with the regions of the Metadata Working Group's
-guidelines (2.0, Section 5.9) and of Microsoft's people tags. Makers' own notes and IPTC's older records are not read;
-that there are notes is counted.
+Read are EXIF (CIPA DC-008, Exif 2.32), XMP (ISO 16684-1), with the regions of the Metadata Working Group's guidelines
+(2.0, Section 5.9) and of Microsoft's people tags, and IPTC's older records (IIM 4.2). Makers' own notes are not read;
+that there are some is counted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, IptcImagePlugin
 
 from fusiform.data import limits
 from fusiform.data.annotated import AnnotatedSample
@@ -23,12 +23,13 @@ from fusiform.errors import ImageError
 from fusiform.progress import Tracker, silent
 
 POSITION = "GPS position"
+PLACE = "name of a place"
 PERSON = "name of the owner or author"
 SERIAL = "serial number of a device"
 FACE = "face or named person"
 SUBJECT = "subject area"
 NOTE = "maker's note, not read"
-KINDS = (POSITION, PERSON, SERIAL, FACE, SUBJECT, NOTE)
+KINDS = (POSITION, PLACE, PERSON, SERIAL, FACE, SUBJECT, NOTE)
 """What is looked for, the most telling first."""
 
 _EXIF_DIRECTORY, _GPS_DIRECTORY = 0x8769, 0x8825
@@ -40,6 +41,10 @@ _MAKER_NOTE, _MAKE, _MODEL, _TAKEN = 0x927C, 0x010F, 0x0110, 0x9003
 
 _IN_XMP: Mapping[str, re.Pattern[bytes]] = {
     POSITION: re.compile(rb"\bexif:GPS(?:Latitude|Longitude)\b"),
+    PLACE: re.compile(
+        rb"\bphotoshop:(?:City|State|Country)\b|\bIptc4xmpCore:(?:Location|CountryCode)\b"
+        rb"|\bIptc4xmpExt:Location(?:Created|Shown)\b"
+    ),
     PERSON: re.compile(rb"\b(?:aux:OwnerName|exifEX:CameraOwnerName|dc:creator|tiff:Artist)\b"),
     SERIAL: re.compile(rb"\b(?:aux|exifEX|exif):(?:Body|Lens)?SerialNumber\b"),
     FACE: re.compile(
@@ -48,6 +53,8 @@ _IN_XMP: Mapping[str, re.Pattern[bytes]] = {
     ),
     SUBJECT: re.compile(rb"\bexif:Subject(?:Area|Location)\b|\bmwg-rs:Type\b\W{1,4}Focus\b"),
 }
+_IN_IPTC: Mapping[str, tuple[int, ...]] = {PLACE: (90, 92, 95, 101), PERSON: (80, 122)}
+"""Of the records' second part: city, sublocation, province and country; by-line and writer."""
 
 
 @dataclass
@@ -84,7 +91,7 @@ def look_at_all(
 ) -> Personal:
     """Look at the files of images one after the other, nothing decoded; ``name_of`` is what to call one."""
     found = Personal()
-    with progress(total=count, label="look at EXIF and XMP") as bar:
+    with progress(total=count, label="look at metadata") as bar:
         for sample in samples:
             found.images += 1
             try:
@@ -140,6 +147,8 @@ def _look(stream: BinaryIO) -> tuple[set[str], str, str]:
     ):
         if any(_text(exif.get(tag)) or _text(inner.get(tag)) for tag in tags):
             kinds.add(kind)
+    records = IptcImagePlugin.getiptcinfo(image) or {}
+    kinds |= {kind for kind, tags in _IN_IPTC.items() if any(_text(records.get((2, tag))) for tag in tags)}
     date = re.match(r"(\d{4}):([01]\d):([0-3]\d)\b", _text(inner.get(_TAKEN)))
     taken = "-".join(date.groups()) if date and date[1] > "1900" else ""
     make, model = _text(exif.get(_MAKE)), _text(exif.get(_MODEL))
@@ -175,7 +184,9 @@ def _exif(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Exif:
 
 
 def _text(value: object) -> str:
-    """A tag's value as text, "" for what holds nothing."""
+    """A tag's value as text, "" for what holds nothing; of several the first."""
+    if isinstance(value, list):
+        value = next(iter(value), None)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     return "" if value is None else str(value).strip(" \0\t\r\n")

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fusiform.calibration.reference import mark
 from fusiform.errors import OutputError, UsageError
 from fusiform.exporting.targets.base import Precision, Written, file_stem
 from fusiform.exporting.targets.web_samples import PageSample, own_samples
@@ -83,6 +84,8 @@ def site_files(
         "samples": [{"file": name, "name": each.name} for name, each in photographs.items()],
         "spec": json.loads(spec.to_json()),
     }
+    if spec.certainty is not None and spec.certainty.unknown is not None and spec.certainty.reference is not None:
+        description["sketch"] = mark(spec)  # that of the sketches which the page may keep
     files[_DESCRIPTION] = _as_json(description)
     files |= {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in PAGE.rglob("*") if path.is_file()}
     return files

@@ -12,6 +12,7 @@ import { element, put, say, setState } from "./page.js";
 import { listenToPromise, offerPromise } from "./promise.js";
 import { listenToSaving, offer } from "./saving.js";
 import { offerSelfTest } from "./selftest.js";
+import { offerSketch } from "./sketching.js";
 import { isVideo } from "./video.js";
 
 catchDrops();
@@ -44,8 +45,11 @@ async function answer(name, given, model) {
   setState("looking");
   say(texts.looking(name));
   try {
-    const source = typeof given === "function" ? await given() : given;
-    const value = await model.ask("answer", { source });
+    const sample = typeof given === "function";
+    const source = sample ? await given() : given;
+    const sketched = !sample && model.sketch.wanted(); // samples are the page's, and not what is seen where it is used
+    const value = await model.ask("answer", { source, sketched });
+    if (sketched) model.sketch.add(value.row);
     if (mine !== turn) { // the camera has been started since
       value.preview.close();
       return;
@@ -105,7 +109,7 @@ try {
   const ask = startWorker();
   const opened = await ask("open", {}, makeProgress());
   const { description } = opened;
-  const model = { ask, description, texts, numbers };
+  const model = { ask, description, texts, numbers, sketch: offerSketch({ description, texts, numbers }) };
   showTexts(description.spec.task, description.spec.labels.length);
   showFacts(opened, texts, numbers);
   offerPromise(model);

@@ -56,7 +56,8 @@ function scoreInOrder(sorted, { score, penalty = 0, free = 0 }) {
   });
 }
 
-// A function that gives for a photograph's features the score by which unknown ones are told: larger for those.
+// A function that gives for a photograph's features { strangeness, residual }: the score by which unknown ones are told,
+// larger for those, and the length of what the projection leaves out.
 export function openDetector(unknown) {
   const { dimensions: d } = unknown;
   const centre = halves(unknown.centre);
@@ -85,17 +86,21 @@ export function openDetector(unknown) {
     const centred = Float32Array.from(features, (value, k) => value - centre[k]);
     const inside = multiply(centred, projection, d);
     const beside = Math.sqrt(Math.max(0, dot(centred, centred) - dot(inside, inside)));
-    return unknown.parts.reduce((sum, part) => sum + part.weight * evidence[part.evidence]({ inside, beside }), 0);
+    const place = { inside, beside };
+    const strangeness = unknown.parts.reduce((sum, part) => sum + part.weight * evidence[part.evidence](place), 0);
+    return { strangeness, residual: beside };
   };
 }
 
 const detectors = new WeakMap(); // one for each description, opened once
 
-// The p-value of a photograph's showing one of the classes; null where the description or the file does not tell.
-export function pKnown(features, { unknown }) {
-  if (!unknown || !features) return null;
+// { pKnown } is the p-value of a photograph's showing one of the classes, null where the description or the file does not
+// tell; beside it what the detector found.
+export function tellUnknown(features, { unknown }) {
+  if (!unknown || !features) return { pKnown: null };
   if (!detectors.has(unknown)) detectors.set(unknown, openDetector(unknown));
-  return pValue(unknown.table, detectors.get(unknown)(features));
+  const found = detectors.get(unknown)(features);
+  return { pKnown: pValue(unknown.table, found.strangeness), ...found };
 }
 
 // The class that a rule gives a photograph, or -1 for none, as calibration/decision.py has it.

@@ -38,7 +38,8 @@ export function listenToSaving({ ask, description: { spec } }, texts, numbers) {
   });
 }
 
-function download(blob, name) {
+// Hands the visitor a file.
+export function download(blob, name) {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers read it later

@@ -3,12 +3,12 @@
 
 const CACHE = `fusiform ${self.registration.scope}`; // other pages of this host have their own
 const PATIENCE = 4000; // milliseconds, for a network that neither works nor fails
-const PAGE = ["./", "index.html", "answers.js", "app.js", "boxes.js", "certainty.js", "choose.js", "classes.js", "client.js",
-  "colours.js", "draw.js", "facts.js", "formats.js", "frame_view.js", "frames.js", "golden.js", "icons/180.png",
-  "icons/192.png", "icons/32.png", "icons/512.png", "language.js", "litert.js", "live.js", "manifest.webmanifest",
-  "masks.js", "model.json", "moving.js", "network.js", "numbers.js", "page.js", "picture.js", "promise.js",
-  "record.js", "saving.js", "selftest.js", "style.css", "tasks.js", "texts/de.js", "texts/en.js", "texts/es.js",
-  "texts/ko.js", "texts/zh.js", "video.js", "worker.js"];
+const PAGE = ["./", "index.html", "answers.js", "app.js", "boxes.js", "certainty.js", "choose.js", "classes.js",
+  "client.js", "colours.js", "draw.js", "facts.js", "formats.js", "frame_view.js", "frames.js", "golden.js",
+  "icons/180.png", "icons/192.png", "icons/32.png", "icons/512.png", "language.js", "litert.js", "live.js",
+  "manifest.webmanifest", "masks.js", "model.json", "moving.js", "network.js", "numbers.js", "page.js", "picture.js",
+  "promise.js", "record.js", "saving.js", "selftest.js", "sketch.js", "sketching.js", "style.css", "tasks.js",
+  "texts/de.js", "texts/en.js", "texts/es.js", "texts/ko.js", "texts/zh.js", "video.js", "worker.js"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)));

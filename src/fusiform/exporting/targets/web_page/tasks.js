@@ -3,7 +3,7 @@
 // what is too large to be copied.
 
 import { decodeBoxes } from "./boxes.js";
-import { decide, NO_CLASS, pKnown } from "./certainty.js";
+import { decide, NO_CLASS, tellUnknown } from "./certainty.js";
 import { decodeClasses, toProbabilities } from "./classes.js";
 import { classShares, decodeMask } from "./masks.js";
 
@@ -21,7 +21,7 @@ export const TASKS = {
     if (!spec.certainty) return { guesses };
     // Of a calibrated model, what its promises are kept with.
     const probabilities = toProbabilities(values, spec);
-    const evidence = { probabilities, pKnown: pKnown(answers.features, spec.certainty) };
+    const evidence = { probabilities, ...tellUnknown(answers.features, spec.certainty) };
     if (!spec.certainty.decision) return { guesses, evidence };
     const decided = decide(probabilities, spec.certainty.decision);
     return { guesses: putFirst(decided, guesses, probabilities, spec), evidence: { ...evidence, decided } };

@@ -6,7 +6,7 @@
 // { id, progress: { name, loaded, total } } may come for each large file, in bytes, `total` 0 where the server does not
 // say it. The messages are answered in their order. After an `open` that failed another may be sent. With `longest`, a
 // frame is answered for the size at which it is shown, at most so many pixels long, and comes back as it is for its
-// preview: moving pictures have no time for more.
+// preview: moving pictures have no time for more. With `sketched`, the value has the photograph's `row` for a sketch.
 
 let opened;
 let hashes = {}; // of the files that are kept until they change
@@ -107,18 +107,18 @@ async function open(_, say) {
   return { value: { description, bytes: bytes.length, milliseconds: performance.now() - started } };
 }
 
-async function answer({ source, longest }) {
+async function answer({ source, longest, sketched }) {
   const started = performance.now();
   const bitmap = await opened.decodePicture(source);
   try {
-    return await answerBitmap(bitmap, started, longest);
+    return await answerBitmap(bitmap, started, longest, sketched);
   } catch (error) {
     bitmap.close(); // it may hold a hundred megabytes, or keep a camera waiting
     throw error;
   }
 }
 
-async function answerBitmap(bitmap, started, longest) {
+async function answerBitmap(bitmap, started, longest, sketched) {
   const { fitWithin, makePreview, readStrips, startCrop, decode, spec, ask } = opened;
   const times = [started];
   const lap = () => times.push(performance.now());
@@ -132,12 +132,19 @@ async function answerBitmap(bitmap, started, longest) {
   lap();
   const size = longest ? fitWithin(full, longest) : full;
   const { transfer = [], ...result } = decode(answers, spec, size);
+  if (sketched) result.row = await toRow(pixels, full, result.evidence);
   const preview = longest ? bitmap : await makePreview(bitmap, full);
   if (preview !== bitmap) bitmap.close();
   lap();
   const [decoding, prepare, network, finish] = times.slice(1).map((time, k) => time - times[k]);
   const value = { ...result, size, pixels, preview, milliseconds: { decode: decoding, prepare, network, finish } };
   return { value, transfer: [...transfer, preview] };
+}
+
+// What a sketch keeps of a photograph.
+async function toRow(pixels, size, evidence) {
+  const sketch = await import("./sketch.js");
+  return sketch.toRow(sketch.look(pixels, size, opened.spec.preprocess), evidence);
 }
 
 // The answers of the network itself to an input: of golden folders.

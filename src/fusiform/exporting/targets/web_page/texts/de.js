@@ -2,6 +2,7 @@
 
 const objects = (count, text) => (count === 0 ? "keine Objekte" : `${text} ${count === 1 ? "Objekt" : "Objekte"}`);
 const classes = (count, text) => `${text} ${count === 1 ? "Klasse" : "Klassen"}`;
+const sketch = "Skizze für den Drifttest";
 
 export const TEXTS = {
   title: "Was zeigt das Foto?",
@@ -133,6 +134,23 @@ export const TEXTS = {
   images: (count, text) => `${text} ${count === 1 ? "Bild" : "Bilder"}`,
   filter: "Klassen filtern",
   more: (text) => `und ${text} weitere`,
+  sketch: {
+    title: sketch,
+    on: (images) => `${sketch}: an, ${images}`,
+    off: (images) => `${sketch}: aus, ${images}`,
+    images: (count, text) => `${text} ${count === 1 ? "Foto" : "Fotos"}`,
+    about: "Behält einige Zahlen von jedem Foto, das Sie dieser Seite geben: Helligkeit, Kontrast, Schärfe, Farben und Größe, " +
+      "die Klasse der Antwort und wie sicher sie ist, und wie fremd das Foto dem Modell ist. Weder Fotos noch Namen noch " +
+      "Zeiten werden behalten, und nichts wird gesendet. Anhand der gespeicherten Datei sagt fusiform drift, ob die Fotos " +
+      "noch denen der Kalibrierung gleichen.",
+    keep: "Eine Skizze der Fotos behalten",
+    stored: "Die Skizze bleibt in diesem Browser, auch nach dem Neuladen, bis Sie sie löschen.",
+    inMemory: "Dieser Browser lässt die Seite nichts speichern: Die Skizze ist weg, sobald die Seite geschlossen wird.",
+    save: "Skizze speichern",
+    saved: (command) => `Gespeichert. So wird sie geprüft: ${command}`,
+    forget: "Skizze löschen",
+    forgotten: "Gelöscht: Nichts davon ist übrig.",
+  },
   selfTest: {
     title: "Selbsttest",
     about: "Rechnet mit den Eingaben, die mit dem Modell exportiert wurden, und vergleicht die Antworten mit den erwarteten.",

@@ -3,6 +3,7 @@
 
 const objects = (count, text) => (count === 0 ? "no objects" : `${text} ${count === 1 ? "object" : "objects"}`);
 const classes = (count, text) => `${text} ${count === 1 ? "class" : "classes"}`;
+const sketch = "Sketch for the drift test";
 
 export const TEXTS = {
   title: "What does the photograph show?",
@@ -137,6 +138,24 @@ export const TEXTS = {
   images: (count, text) => `${text} ${count === 1 ? "image" : "images"}`,
   filter: "Filter the classes",
   more: (text) => `and ${text} more`,
+  // What is kept of the photographs, for `fusiform drift`.
+  sketch: {
+    title: sketch,
+    on: (images) => `${sketch}: on, ${images}`,
+    off: (images) => `${sketch}: off, ${images}`,
+    images: (count, text) => `${text} ${count === 1 ? "photograph" : "photographs"}`,
+    about: "Keeps some numbers of each photograph that you give this page: its brightness, contrast, sharpness, colours and " +
+      "size, the class of the answer and how sure it is, and how strange the photograph is to the model. No photograph, " +
+      "name or time is kept, and nothing is sent anywhere. From the saved file, fusiform drift tells whether photographs " +
+      "are still like those that the model was calibrated on.",
+    keep: "Keep a sketch of the photographs",
+    stored: "The sketch stays in this browser, over reloads too, until you forget it.",
+    inMemory: "This browser does not let the page store anything: the sketch is gone when the page is closed.",
+    save: "Save the sketch",
+    saved: (command) => `Saved. To test it: ${command}`,
+    forget: "Forget the sketch",
+    forgotten: "Forgotten: nothing of it is left.",
+  },
   selfTest: {
     title: "Self-test",
     about: "Runs the inputs that were exported with the model, and compares the answers with those expected.",

@@ -2,6 +2,7 @@
 
 const objects = (count, text) => (count === 0 ? "ningún objeto" : `${text} ${count === 1 ? "objeto" : "objetos"}`);
 const classes = (count, text) => `${text} ${count === 1 ? "clase" : "clases"}`;
+const sketch = "Resumen para la prueba de deriva";
 
 export const TEXTS = {
   title: "¿Qué muestra la foto?",
@@ -133,6 +134,23 @@ export const TEXTS = {
   images: (count, text) => `${text} ${count === 1 ? "imagen" : "imágenes"}`,
   filter: "Filtrar las clases",
   more: (text) => `y ${text} más`,
+  sketch: {
+    title: sketch,
+    on: (images) => `${sketch}: activado, ${images}`,
+    off: (images) => `${sketch}: desactivado, ${images}`,
+    images: (count, text) => `${text} ${count === 1 ? "foto" : "fotos"}`,
+    about: "Conserva algunos números de cada foto que le dé a esta página: su brillo, contraste, nitidez, colores y tamaño, la " +
+      "clase de la respuesta y lo segura que es, y lo extraña que le resulta la foto al modelo. No se conserva ninguna " +
+      "foto, nombre ni hora, y no se envía nada. Con el archivo guardado, fusiform drift dice si las fotos siguen pareciéndose a las de la " +
+      "calibración.",
+    keep: "Conservar un resumen de las fotos",
+    stored: "El resumen se queda en este navegador, también al volver a cargar la página, hasta que lo borre.",
+    inMemory: "Este navegador no permite que la página guarde nada: el resumen se pierde al cerrar la página.",
+    save: "Guardar el resumen",
+    saved: (command) => `Guardado. Para comprobarlo: ${command}`,
+    forget: "Borrar el resumen",
+    forgotten: "Borrado: no queda nada de él.",
+  },
   selfTest: {
     title: "Autocomprobación",
     about: "Ejecuta las entradas que se exportaron con el modelo y compara las respuestas con las esperadas.",

@@ -1,6 +1,7 @@
 // What the page says, in Korean.
 
 const objects = (count, text) => (count === 0 ? "객체 없음" : `객체 ${text}개`);
+const sketch = "드리프트 검사용 요약";
 
 export const TEXTS = {
   title: "사진에 무엇이 있나요?",
@@ -132,6 +133,22 @@ export const TEXTS = {
   images: (_count, text) => `이미지 ${text}장`,
   filter: "클래스 검색",
   more: (text) => `외 ${text}개`,
+  sketch: {
+    title: sketch,
+    on: (images) => `${sketch}: 켜짐, ${images}`,
+    off: (images) => `${sketch}: 꺼짐, ${images}`,
+    images: (_count, text) => `사진 ${text}장`,
+    about: "이 페이지에 주신 사진마다 몇 가지 수치만 보관합니다: 밝기, 대비, 선명도, 색과 크기, 답의 클래스와 확실한 " +
+      "정도, 사진이 모델에 얼마나 낯선지. 사진, 이름, 시각은 보관하지 않으며 어디로도 전송하지 않습니다. 저장한 파일을 fusiform drift로 검사하면 " +
+      "사진이 아직 보정에 쓰인 사진과 비슷한지 알 수 있습니다.",
+    keep: "사진의 요약 보관",
+    stored: "요약은 이 브라우저에만 있으며, 삭제하기 전까지 새로 고쳐도 남아 있습니다.",
+    inMemory: "이 브라우저에서는 페이지가 아무것도 저장할 수 없습니다. 페이지를 닫으면 요약이 사라집니다.",
+    save: "요약 저장",
+    saved: (command) => `저장했습니다. 검사 명령: ${command}`,
+    forget: "요약 삭제",
+    forgotten: "삭제했습니다. 남은 것이 없습니다.",
+  },
   selfTest: {
     title: "자체 검사",
     about: "모델과 함께 내보낸 입력을 실행하여 출력을 기대값과 비교합니다.",

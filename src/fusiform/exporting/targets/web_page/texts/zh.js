@@ -1,6 +1,7 @@
 // What the page says, in simplified Chinese.
 
 const objects = (count, text) => (count === 0 ? "没有目标" : `${text} 个目标`);
+const sketch = "漂移检验摘要";
 
 export const TEXTS = {
   title: "照片里有什么？",
@@ -131,6 +132,21 @@ export const TEXTS = {
   images: (_count, text) => `${text} 张图像`,
   filter: "筛选类别",
   more: (text) => `还有 ${text} 个`,
+  sketch: {
+    title: sketch,
+    on: (images) => `${sketch}：已开启，${images}`,
+    off: (images) => `${sketch}：已关闭，${images}`,
+    images: (_count, text) => `${text} 张照片`,
+    about: "从您提供给本页面的每张照片中保留几个数值：亮度、对比度、清晰度、色彩和尺寸，回答的类别及其确定程度，以及照片对模型有多陌生。" +
+      "不保留照片、文件名或时间，也不会发送到任何地方。fusiform drift 可根据保存的文件判断照片是否仍与校准时的照片相似。",
+    keep: "保留照片的摘要",
+    stored: "摘要只保存在此浏览器中，重新加载后仍然保留，直到您删除它。",
+    inMemory: "此浏览器不允许本页面存储数据：关闭页面后摘要即消失。",
+    save: "保存摘要",
+    saved: (command) => `已保存。检验命令：${command}`,
+    forget: "删除摘要",
+    forgotten: "已删除，没有留下任何内容。",
+  },
   selfTest: {
     title: "自检",
     about: "运行随模型导出的输入，并将输出与预期值比较。",
