@@ -31,7 +31,9 @@ ALARM = 0.01
 EXAMPLES = 8
 _FEARED = 8.0
 """What is begun with by each kind of bet on what a model has to fear most, and what is hardest to see where it is few:
-strangers, less sure answers, and strangers that take one class's name. All other bets begin with 1."""
+strangers, less sure answers, and strangers that take one class's name. All others but the next begin with 1."""
+_OFTENER = 16.0
+"""A class that is named more often, which is a new one under its name, or the class itself that now is less rare."""
 _FIRST = 0.9
 _WORDS = {
     "brightness": ("darker", "brighter"),
@@ -53,8 +55,8 @@ _UNLIKE = {"confidence": "less sure", "strangeness": "strangers named", "residua
 class Drift(Tabular):
     """Whether there was an ``alarm``, after how many images, and a row for each thing that was measured.
 
-    A row has the ``evidence`` against no change, the largest factor that bets on it won, in powers of ten; how it
-    ``changed``, where that alone is worth an alarm; the medians of the reference and of the images; and the
+    A row has the ``evidence`` against no change, the largest factor that a bet on it won, in powers of ten; how it
+    ``changed``, where that is worth an alarm; the medians of the reference and of the images; and the
     ``examples`` that show it most.
     """
 
@@ -91,7 +93,8 @@ def drift(
     """Say whether images are still as those that the model was judged on, and what has changed.
 
     Looked at are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
-    are, and which classes it names. Images are taken one after the other, in the order of ``sources``; if they are as
+    are, and which classes it names; sureness and strangeness also among the images of each name, for a new class mostly
+    takes a known one's. Images are taken one after the other, in the order of ``sources``; if they are as
     the reference images, in random order, the chance of an alarm is at most ``false_alarms``, however many there are.
     The same holds for a sketch that ``predict`` or ``serve`` keeps, however often it is looked at while it grows.
 
@@ -291,7 +294,7 @@ def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec) -> list
         fewer, oftener = class_wealth(ranks, classes)
         return [
             _Bet(f"less {label}", 1 / classes, 1 - ranks, fewer),
-            _Bet(f"more {label}", _FEARED / classes, ranks, oftener),
+            _Bet(f"more {label}", _OFTENER / classes, ranks, oftener),
         ]
     return [_Bet(f"{_UNLIKE[measure.name]} {label}", _FEARED / classes, ranks, unlike_wealth(ranks, classes))]
 
