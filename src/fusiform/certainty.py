@@ -230,13 +230,15 @@ class Reference:
     """What the ``images`` of the calibration looked like, to see later whether others still do: numbers, no image.
 
     ``values`` is the text of ``kept`` images' measures, each apart and sorted; see ``calibration.reference``.
-    ``classes`` is how often each class was named, none where there are many.
+    ``classes`` is how often each class was named, none where there are many; ``named`` the same of the images that were
+    kept, none in files from before the measures of each class were sorted apart.
     """
 
     images: int
     kept: int
     values: str
     classes: tuple[int, ...] = ()
+    named: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
@@ -249,6 +251,12 @@ class Reference:
             raise SpecError(f"certainty: a reference has at most {MAX_REFERENCE:,} characters")
         if self.classes and (min(self.classes) < 0 or sum(self.classes) != self.images):
             raise SpecError("certainty: the classes of a reference must be counts, and together its images")
+        if self.named and (
+            len(self.named) != len(self.classes)
+            or sum(self.named) != self.kept
+            or not all(0 <= few <= all_ for few, all_ in zip(self.named, self.classes, strict=True))
+        ):
+            raise SpecError("certainty: the named classes of a reference must be counts, and together what it keeps")
 
     def __repr__(self) -> str:
         return f"<Reference of {self.images:,} images>"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fusiform.advice.drift import drift
+from fusiform.advice.drift import drift, judge
 from fusiform.advice.seen import Seen
-from fusiform.advice.sketch import make_sketch, read_sketch
+from fusiform.advice.sketch import Sketch, make_sketch, read_sketch
+from fusiform.calibration.reference import MEASURES, Rows, make_reference, to_columns
 from fusiform.errors import InputError, OutputError, UsageError
 from fusiform.spec import ModelSpec
 from fusiform.zoo.model import Model
@@ -97,10 +99,61 @@ def test_a_sketch_of_another_model_is_refused(tmp_path: Path) -> None:
     sketch = make_sketch(few(60), spec)
     sketch.write(tmp_path / "sketch.json", spec.labels)
     assert read_sketch(tmp_path / "sketch.json", spec).reference == sketch.reference
-    for found, expected in zip(sketch.columns(spec)[-3:], few(60).values[:, :3].T, strict=True):
+    for found, expected in zip(sketch.columns(spec)[9:12], few(60).values[:, :3].T, strict=True):
         assert len(found) == 30 < len(expected)  # the other half says what is strange
-    assert json.loads((tmp_path / "sketch.json").read_text(encoding="utf-8"))["labels"] == ["a", "b", "c"]
+    content = json.loads((tmp_path / "sketch.json").read_text(encoding="utf-8"))
+    assert content["labels"] == ["a", "b", "c"]
+    del content["named"]  # as before the classes were sorted apart
+    (tmp_path / "old.json").write_text(json.dumps(content), encoding="utf-8")
+    old = read_sketch(tmp_path / "old.json", spec)
+    assert old.measures(spec) == sketch.measures(spec)[:12]  # nine measures and three classes
+    np.testing.assert_equal(old.columns(spec), sketch.columns(spec)[:12])
     with pytest.raises(InputError, match="another model"):
         read_sketch(tmp_path / "sketch.json", spec.replace(labels=("a", "b", "d")))
     with pytest.raises(InputError, match="at least 40"):
         make_sketch(few(39), spec)
+
+
+LETTERS = ModelSpec("mobilenet_v2", 1.0, tuple("abcde"))
+
+
+def rows_of(random: np.random.Generator, count: int, new: float) -> Rows:
+    """Rows of images of five classes, in some of which the model is less sure than in others; all but the looks hang
+    together. A share ``new`` of them is named b, and unlike it by a standard deviation and a half.
+    """
+    named, strange = random.integers(5, size=count), random.random(count) < new
+    named[strange] = 1
+    rows = random.normal(size=(count, len(MEASURES) + 1))
+    unlike = random.normal(size=(count, 1)) + 1.5 * strange[:, None] + 2.0 * named[:, None]
+    rows[:, -4:-1] = unlike * [-1, 1, 1] + 0.5 * rows[:, -4:-1]
+    rows[:, -1] = named
+    return rows.astype(np.float16)
+
+
+def found(number: int, new: float, false_alarms: float, *, apart: bool = True) -> tuple[int | None, list[object]]:
+    """After how many of 200 images there is an alarm, and what is said to have changed."""
+    random = np.random.default_rng(number)
+    reference = make_reference(rows_of(random, 400, 0), 5)
+    assert reference is not None
+    known = Sketch(reference if apart else replace(reference, named=()), "")
+    values = to_columns(rows_of(random, 200, new), known.measures(LETTERS))
+    after, rows = judge(known, values, None, LETTERS, false_alarms=false_alarms, seed=number)
+    assert [row["measure"] for row in rows if str(row["measure"]).startswith("class ")].count("class b") == 1
+    return after, [row["changed"] for row in rows if row["changed"]]
+
+
+def test_streams_like_the_reference_raise_no_more_alarms_than_stated() -> None:
+    alarms = [found(number, 0, 0.2) for number in range(150)]
+    assert all((after is None) == (not changed) for after, changed in alarms)
+    # A fifth, and 3 standard errors.
+    assert sum(after is not None for after, _ in alarms) / 150 <= 0.2 + 3 * np.sqrt(0.16 / 150)
+
+
+def test_a_new_class_that_takes_a_known_ones_name_is_found() -> None:
+    told = [found(number, 0.2, 0.01) for number in range(20)]
+    assert sum(after is not None for after, _ in told) >= 18
+    assert {name for _, changed in told for name in changed} <= {"less sure b", "strangers named b", "more b"}
+    # By a reference from before the classes were sorted apart fewer are, of which only the number of the b can tell.
+    before = [found(number, 0.2, 0.01, apart=False) for number in range(20)]
+    assert sum(after is not None for after, _ in before) <= 14
+    assert {name for _, changed in before for name in changed} <= {"more b", "strangers", "less sure answers"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def test_a_calibrated_model_carries_its_reference(calibrated: Model, model: Mode
     parameters = sum(value.size for value in calibrated.state().values())
     assert len(certainty.reference.values) <= 0.01 * parameters
     assert ModelSpec.from_json(calibrated.spec.to_json()) == calibrated.spec
+    # As before the classes were sorted apart.
+    older = replace(certainty, reference=replace(certainty.reference, named=()))
+    text = calibrated.spec.replace(certainty=older).to_json()
+    assert "named" not in text
+    assert ModelSpec.from_json(text).certainty == older
     found = drift(calibrated, scenes / "blurred", threads=1)
     assert found.alarm
     assert found.figures["reference_images"] == 60

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.advice.seen import Seen, see
 from fusiform.advice.sketch import Sketch, make_sketch, own_sketch, read_sketch
-from fusiform.calibration.reference import to_columns
+from fusiform.calibration.reference import Measure, to_columns
 from fusiform.data.dataset import DataSet
 from fusiform.data.open import open_dataset
 from fusiform.errors import InputError, UsageError
@@ -22,14 +23,17 @@ from fusiform.prediction.sources import Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report, Row, Tabular
 from fusiform.spec import ModelSpec
-from fusiform.tasks.betting import class_wealth, conformal_ranks, pooled, wealth
+from fusiform.tasks.betting import class_wealth, conformal_ranks, unlike_wealth, wealth
 from fusiform.zoo.model import Model, open_model
 
 ALARM = 0.01
 """How often images that are as the reference ones may raise an alarm, however many there are."""
 EXAMPLES = 8
-_SHARES = {"strangeness": (0.0, 16.0), "residual": (0.0, 6.0), "confidence": (2.0, 1.0)}
-_CLASSES = (1.0, 24.0)
+_FEARED = 8.0
+"""What is begun with by each kind of bet on what a model has to fear most, and what is hardest to see where it is few:
+strangers, less sure answers, and strangers that take one class's name. All others but the next begin with 1."""
+_OFTENER = 16.0
+"""A class that is named more often, which is a new one under its name, or the class itself that now is less rare."""
 _FIRST = 0.9
 _WORDS = {
     "brightness": ("darker", "brighter"),
@@ -44,14 +48,15 @@ _WORDS = {
     "residual": ("more usual", "strangers"),
 }
 """What small and large numbers of each measure are called."""
+_UNLIKE = {"confidence": "less sure", "strangeness": "strangers named", "residual": "strangers named"}
 
 
 @dataclass(frozen=True, repr=False)
 class Drift(Tabular):
     """Whether there was an ``alarm``, after how many images, and a row for each thing that was measured.
 
-    A row has the ``evidence`` against no change, the largest factor that bets on it won, in powers of ten; how it
-    ``changed``, where that alone is worth an alarm; the medians of the reference and of the images; and the
+    A row has the ``evidence`` against no change, the largest factor that a bet on it won, in powers of ten; how it
+    ``changed``, where that is worth an alarm; the medians of the reference and of the images; and the
     ``examples`` that show it most.
     """
 
@@ -66,7 +71,7 @@ class Drift(Tabular):
     def report(self) -> Report:
         """All of it."""
         changed = ", ".join(dict.fromkeys(str(row["changed"]) for row in self.rows if row["changed"]))
-        told = f"changed: {changed or 'it cannot be told what'}" if self.alarm else "nothing has changed that was seen"
+        told = f"changed: {changed}" if self.alarm else "nothing has changed that was seen"
         return Report(told, self.rows, {**self.figures, "notes": self.notes}, schema="fusiform.drift/1")
 
     def __str__(self) -> str:
@@ -88,7 +93,8 @@ def drift(
     """Say whether images are still as those that the model was judged on, and what has changed.
 
     Looked at are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
-    are, and which classes it names. Images are taken one after the other, in the order of ``sources``; if they are as
+    are, and which classes it names; sureness and strangeness also among the images of each name, for a new class mostly
+    takes a known one's. Images are taken one after the other, in the order of ``sources``; if they are as
     the reference images, in random order, the chance of an alarm is at most ``false_alarms``, however many there are.
     The same holds for a sketch that ``predict``, ``serve`` or a model's page keeps, however often it is looked at while
     it grows.
@@ -216,8 +222,17 @@ def look_at(
     another one, which is given half of what is left of the chance: together they have no more than was stated.
     """
     spent = _FIRST if kept.every == 1 else (1 - _FIRST) / kept.every
-    values = to_columns(kept.rows, spec.num_classes)
+    values = to_columns(kept.rows, known.measures(spec))
     return judge(known, values, None, spec, false_alarms=false_alarms * spent, seed=seed)
+
+
+class _Bet(NamedTuple):
+    """That a measure ``changed``, begun with a ``share``: the logarithm of what it won on ``ranks``; large ones win."""
+
+    changed: str
+    share: float
+    ranks: NDArray[np.float64]
+    wealth: NDArray[np.float64]
 
 
 def judge(
@@ -229,66 +244,63 @@ def judge(
     false_alarms: float,
     seed: int = 0,
 ) -> tuple[int | None, list[Row]]:
-    """The same from what was measured of images, a column for each of the sketch's names; no paths, no examples."""
-    names, reference = known.names(spec), known.columns(spec)
-    # Each measure draws its own ties, so that those of the first images stay what they were when more come.
-    ranks = [
-        conformal_ranks(*columns, np.random.default_rng([seed, k]))
-        for k, columns in enumerate(zip(reference, values, strict=True))
-    ]
-    wealths = np.array([_wealth(name, own, spec) for name, own in zip(names, ranks, strict=True)])
-    shares = shares_of(names)
+    """The same from what was measured of images, a column for each of the sketch's measures; no paths, no examples."""
+    measures, reference = known.measures(spec), known.columns(spec)
+    bets: dict[Measure, list[_Bet]] = {}
+    for k, (measure, old, new) in enumerate(zip(measures, reference, values, strict=True)):
+        # Each measure draws its own ties, so that those of the first images stay what they were when more come.
+        ranks = conformal_ranks(old, new, np.random.default_rng([seed, k]))
+        row = measure if measure.label is None else Measure("class", measure.label)
+        bets.setdefault(row, []).extend(_bets(measure, ranks, spec))
+    whole = sum(bet.share for own in bets.values() for bet in own)
     bound = -np.log(false_alarms)
-    over = np.flatnonzero(pooled(wealths, shares) >= bound)
-    after = int(over[0]) + 1 if len(over) else None
-    # What one bettor needs alone, whose share of the beginning was that small.
-    with np.errstate(divide="ignore"):
-        needed = bound - np.log(shares / shares.sum())
-    peaks = np.where(shares > 0, wealths.max(2, initial=-np.inf), -np.inf)
+    firsts: list[int] = []
     rows: list[Row] = []
-    for k in np.argsort(-peaks.max(1), kind="stable"):
-        side = int(peaks[k].argmax())
-        alone = after is not None and peaks[k, side] >= needed[k, side]
-        extreme = np.argsort(ranks[k] if side == 0 else -ranks[k], kind="stable")[:EXAMPLES]
+    for measure, old, new in zip(measures, reference, values, strict=True):
+        if measure not in bets:
+            continue
+        # What a bet needs, whose share of the beginning was that small.
+        needed = [bound - np.log(bet.share / whole) for bet in bets[measure]]
+        over = [np.flatnonzero(bet.wealth >= least) for bet, least in zip(bets[measure], needed, strict=True)]
+        firsts += [int(steps[0]) + 1 for steps in over if len(steps)]
+        peaks = [bet.wealth.max(initial=-np.inf) for bet in bets[measure]]
+        best = int(np.argmax(np.subtract(peaks, needed)))
+        bet, alone = bets[measure][best], len(over[best]) > 0
+        extreme = np.argsort(-bet.ranks, kind="stable")[:EXAMPLES]
         rows.append(
             {
-                "measure": _called(names[k], spec),
-                "changed": _changed(names[k], side, spec) if alone else None,
-                "evidence": float(f"{peaks[k, side] / np.log(10):.4g}"),
-                "reference_median": _middle(names[k], reference[k]),
-                "now": _middle(names[k], values[k]),
+                "measure": measure.name if measure.label is None else f"class {spec.labels[measure.label]}",
+                "changed": bet.changed if alone else None,
+                "evidence": float(f"{peaks[best] / np.log(10):.4g}"),
+                "reference_median": _middle(measure, old),
+                "now": _middle(measure, new),
                 "examples": tuple(paths[i] for i in extreme) if alone and paths else (),
             }
         )
-    return after, rows
+    rows.sort(key=lambda row: -row["evidence"])  # type: ignore[operator]
+    return min(firsts, default=None), rows
 
 
-def _wealth(name: str, ranks: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
-    return class_wealth(ranks, spec.num_classes) if name.startswith("class ") else wealth(ranks)
+def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec) -> list[_Bet]:
+    """What is bet on a measure; not that nothing is strange, which is no alarm."""
+    if measure.label is None:
+        small, large = wealth(ranks)
+        less, more = _WORDS[measure.name]
+        if measure.name in ("strangeness", "residual"):
+            return [_Bet(more, _FEARED, ranks, large)]
+        share = _FEARED if measure.name == "confidence" else 1.0
+        return [_Bet(less, share, 1 - ranks, small), _Bet(more, 1.0, ranks, large)]
+    label, classes = spec.labels[measure.label], spec.num_classes
+    if measure.name == "class":
+        fewer, oftener = class_wealth(ranks, classes)
+        return [
+            _Bet(f"less {label}", 1 / classes, 1 - ranks, fewer),
+            _Bet(f"more {label}", _OFTENER / classes, ranks, oftener),
+        ]
+    return [_Bet(f"{_UNLIKE[measure.name]} {label}", _FEARED / classes, ranks, unlike_wealth(ranks, classes))]
 
 
-def shares_of(names: tuple[str, ...]) -> NDArray[np.float64]:
-    """What the bets on small and on large numbers of each measure begin with (names, 2).
-
-    All with as much, but for what a model has to fear most and is hardest to see where it is few: strangers, and
-    strangers that take one class's name, which is then named more often. That nothing is strange is no alarm.
-    """
-    few = max(sum(name.startswith("class ") for name in names), 1)
-    of_class = tuple(share / few for share in _CLASSES)
-    return np.array([of_class if name.startswith("class ") else _SHARES.get(name, (1.0, 1.0)) for name in names])
-
-
-def _called(name: str, spec: ModelSpec) -> str:
-    return f"class {spec.labels[int(name.split()[1])]}" if name.startswith("class ") else name
-
-
-def _changed(name: str, side: int, spec: ModelSpec) -> str:
-    if name.startswith("class "):
-        return f"{('less', 'more')[side]} {spec.labels[int(name.split()[1])]}"
-    return _WORDS[name][side]
-
-
-def _middle(name: str, values: NDArray[np.float64]) -> float:
+def _middle(measure: Measure, values: NDArray[np.float64]) -> float:
     """The median; of a class how often it is named."""
-    found = values.mean() if name.startswith("class ") else np.median(values)
+    found = values.mean() if measure.name == "class" else np.median(values)
     return float(f"{found:.4g}")

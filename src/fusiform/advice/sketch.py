@@ -17,10 +17,11 @@ from fusiform.calibration.reference import (
     FEWEST,
     KEPT,
     Floats,
+    Measure,
     Rows,
     make_reference,
     mark,
-    names_of,
+    measures_of,
     read_reference,
     rows_of,
     to_columns,
@@ -54,20 +55,20 @@ class Sketch:
     mean: NDArray[np.float16] | None = None
     whitening: NDArray[np.float16] | None = None
 
-    def names(self, spec: ModelSpec) -> tuple[str, ...]:
-        """What is measured."""
-        return names_of(spec.num_classes, detector=self.mean is None)
+    def measures(self, spec: ModelSpec) -> tuple[Measure, ...]:
+        """What is compared; how unlike its class an image is only where the reference has its classes apart."""
+        return measures_of(spec.num_classes, detector=self.mean is None, apart=bool(self.reference.named))
 
     def columns(self, spec: ModelSpec) -> list[Floats]:
         """What the reference images have of each measure, in no order; InputError for a damaged text."""
         try:
-            return read_reference(self.reference, self.names(spec))
+            return read_reference(self.reference, self.measures(spec))
         except ValueError as error:
             raise InputError(f"the reference images' sketch is damaged ({error}): make it again") from None
 
     def measure(self, seen: Seen, spec: ModelSpec) -> list[Floats]:
         """What other images have of each, in their order."""
-        return to_columns(self._rows(seen, spec), spec.num_classes)
+        return to_columns(self._rows(seen, spec), self.measures(spec))
 
     def _rows(self, seen: Seen, spec: ModelSpec) -> Rows:
         if self.mean is None or self.whitening is None:
@@ -85,6 +86,7 @@ class Sketch:
             "images": found.images,
             "kept": found.kept,
             "classes": found.classes,
+            "named": found.named,
             "values": found.values,
         }
         if self.mean is not None and self.whitening is not None:
@@ -99,14 +101,15 @@ def read_sketch(path: Path, spec: ModelSpec) -> Sketch:
         if content["schema"] != _SCHEMA:
             raise ValueError
         model = str(content["model"])
-        reference = Reference(content["images"], content["kept"], content["values"], tuple(content["classes"]))
+        counts = tuple(content["classes"]), tuple(content.get("named", ()))
+        reference = Reference(content["images"], content["kept"], content["values"], *counts)
         mean = whitening = None
         if "mean" in content:
             mean = _array(content["mean"]).reshape(DIRECTIONS)
             whitening = _array(content["whitening"]).reshape(DIRECTIONS, DIRECTIONS)
         found = Sketch(reference, model, mean, whitening)
         if model == mark(spec):
-            read_reference(reference, found.names(spec))
+            read_reference(reference, found.measures(spec))
     except (OSError, ValueError, KeyError, TypeError, zlib.error, SpecError):
         raise InputError(
             f"{path}: is no sketch: write one (fusiform drift MODEL --reference DATA --sketch {path.name})"

@@ -3,6 +3,9 @@
 A row has the seven looks, the confidence, and two numbers of the detector of the unknown: its score (``strangeness``)
 and what its projection leaves out of the features (``residual``), for each finds strangers that the other misses. The
 class that was named comes last. Numbers are rounded to half precision.
+
+How unlike an image is to what it is named is measured among all images, and among those of the same name: a new class
+that takes a known one's name is seen there, where it is less sure or stranger than most, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,8 @@ from fusiform.spec import ModelSpec
 
 MEASURES = (*LOOKS, "confidence", "strangeness", "residual")
 """The numbers of a row, before the class."""
+UNLIKE = ("confidence", "strangeness", "residual")
+"""Those that tell what is unlike its class: the first where it is small, the others where they are large."""
 CLASSES = 20
 """With more classes than these, how often each is named is not looked at."""
 KEPT = 800
@@ -35,6 +40,16 @@ _LARGEST = 65000.0
 
 Rows = NDArray[np.float16]
 Floats = NDArray[np.float64]
+
+
+class Measure(NamedTuple):
+    """What is compared: one of ``MEASURES``, or "class", how often ``label`` is named.
+
+    One of ``UNLIKE`` with a ``label`` is how unlike that class an image of its name is.
+    """
+
+    name: str
+    label: int | None = None
 
 
 def rows_of(looks: NDArray[Any], probabilities: NDArray[Any], features: NDArray[Any], detector: Detector) -> Rows:
@@ -53,17 +68,30 @@ def to_rows(
     return found
 
 
-def names_of(classes: int, *, detector: bool) -> tuple[str, ...]:
-    """The names of what is compared: the measures, and each class where there are few."""
-    measures = MEASURES if detector else MEASURES[:-1]
-    return (*measures, *(f"class {k}" for k in range(classes if classes <= CLASSES else 0)))
+def measures_of(classes: int, *, detector: bool, apart: bool) -> tuple[Measure, ...]:
+    """What is compared: the measures, each class where there are few, and if ``apart`` what is unlike each of them."""
+    names = MEASURES if detector else MEASURES[:-1]
+    labels = range(classes if classes <= CLASSES else 0)
+    unlike = [Measure(name, k) for k in labels for name in UNLIKE if name in names] if apart else []
+    return (*(Measure(name) for name in names), *(Measure("class", k) for k in labels), *unlike)
 
 
-def to_columns(rows: Rows, classes: int) -> list[Floats]:
-    """What is compared, a column for each of ``names_of``: of a class 1 where it was named, and 0."""
+def to_columns(rows: Rows, measures: tuple[Measure, ...]) -> list[Floats]:
+    """What images have of each measure: of a class 1 where it was named, and 0.
+
+    What is unlike a class is the larger the more it is so, and less than all numbers where another class was named.
+    """
     wide = rows.astype(np.float64)
-    few = classes if classes <= CLASSES else 0
-    return [*wide[:, :-1].T, *((wide[:, -1] == k).astype(np.float64) for k in range(few))]
+    return [_column(wide[:, :-1], wide[:, -1], measure) for measure in measures]
+
+
+def _column(wide: Floats, named: NDArray[Any], measure: Measure) -> Floats:
+    if measure.name == "class":
+        return np.asarray(named == measure.label, np.float64)
+    values: Floats = wide[:, MEASURES.index(measure.name)]
+    if measure.label is None:
+        return values
+    return np.where(named == measure.label, -values if measure.name == "confidence" else values, -np.inf)
 
 
 def make_reference(
@@ -77,31 +105,46 @@ def make_reference(
     """The reference of images in random order, whose text takes ``most_bytes`` at most; None for fewer than
     ``fewest`` images, or too few bytes for them.
 
-    The first ``KEPT`` rows are kept. ``named`` is the class of each image where there are more images than rows.
+    The first ``KEPT`` rows are kept: those of ``UNLIKE`` sorted within the class that was named, the rest among all.
+    ``named`` is the class of each image where there are more images than rows.
     """
     named = rows[:, -1] if named is None else named
     if len(rows) < fewest:
         return None
-    kept = min(KEPT, len(rows))
-    while len(values := pack(np.sort(rows[:kept, :-1], axis=0))) > most_bytes:
+    kept, few = min(KEPT, len(rows)), classes if classes <= CLASSES else 0
+    while len(values := pack(_sorted(rows[:kept]))) > most_bytes:
         if (kept := kept * 3 // 4) < fewest:
             return None
-    few = classes if classes <= CLASSES else 0
-    counts = np.bincount(named.astype(np.int64), minlength=few).tolist() if few else ()
-    return Reference(len(named), kept, values, tuple(counts))
+    counts, of_kept = (
+        tuple(np.bincount(labels.astype(np.int64), minlength=few).tolist()) if few else ()
+        for labels in (named, rows[:kept, -1])
+    )
+    return Reference(len(named), kept, values, counts, of_kept)
 
 
-def read_reference(reference: Reference, names: tuple[str, ...]) -> list[Floats]:
+def _sorted(rows: Rows) -> Rows:
+    found, labels = np.sort(rows[:, :-1], axis=0), rows[:, -1]
+    for k in range(MEASURES.index(UNLIKE[0]), found.shape[1]):
+        found[:, k] = rows[np.lexsort((rows[:, k], labels)), k]
+    return found
+
+
+def read_reference(reference: Reference, measures: tuple[Measure, ...]) -> list[Floats]:
     """The columns of a reference, in no order; ValueError where it holds others than these."""
-    classes = sum(name.startswith("class ") for name in names)
+    classes = sum(measure.name == "class" for measure in measures)
     if len(reference.classes) != classes:
         raise ValueError(f"it counts {len(reference.classes)} classes, not {classes}")
-    found = unpack(reference.values, reference.kept, len(names) - classes)
-    wide = found.astype(np.float64)
+    columns = sum(measure.label is None for measure in measures)
+    wide = unpack(reference.values, reference.kept, columns).astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("a reference holds values that are not finite")
-    counts = [np.repeat([0.0, 1.0], (reference.images - count, count)) for count in reference.classes]
-    return [*wide.T, *counts]
+    named = np.repeat(np.arange(len(reference.named)), reference.named)
+    return [
+        np.repeat([0.0, 1.0], (reference.images - (count := reference.classes[measure.label or 0]), count))
+        if measure.name == "class"
+        else _column(wide, named, measure)
+        for measure in measures
+    ]
 
 
 def mark(spec: ModelSpec) -> str:

@@ -73,9 +73,9 @@ def command(
     SOURCE is a file, a folder, or a pattern of the images that it sees now, taken one after the other; or the sketch
     that fusiform predict or serve (--sketch) or the model's web page kept of them. Compared with the reference are
     brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features are, and which
-    classes it names. If nothing has changed, the chance of an alarm is at most --false-alarms, however many images
-    there are, and however often a sketch that grows is looked at. What has changed is named, with the images that show
-    it most.
+    classes it names; the images of each name also by themselves. If nothing has changed, the chance of an alarm is at
+    most --false-alarms, however many images there are, and however often a sketch that grows is looked at. What has
+    changed is named, with the images that show it most.
 
     Without SOURCE, only the sketch is written. Nothing leaves this machine.
     """

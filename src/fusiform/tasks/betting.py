@@ -2,7 +2,9 @@
 
 Each new number's rank among the reference and all before it is, while nothing changes, equally likely to be any
 (Vovk et al., Algorithmic Learning in a Random World, 2005, Section 7.1). Who bets on such ranks at fair odds does not
-get rich: the chance that the wealth ever reaches 1 / alpha is at most alpha (Ville 1939), however long one looks.
+get rich: the chance that the wealth ever reaches 1 / alpha is at most alpha (Ville 1939), however long one looks. Of
+several who bet on different ranks, one who reaches 1 / (alpha * share) is found with a chance of at most alpha, if the
+shares sum to 1. What they have together need not be fair: each one's odds are, given its own past, not that of all.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ BETS = ((1.0, 0.3), (1.0, 0.7), (0.5, 0.5))
 which is the bolder the smaller k is. Their mean over all ranks is 1."""
 MORE, LESS = 0.2, 0.8
 """The shares of images that are bet to have come to a class, and to have left it."""
+UNLIKE, TILT = 0.1, 3.0
+"""The share of images that are bet to have come under a class's name and to be unlike it, as a fifth of which about a
+half takes one name; and the power of the density of their ranks, as of what is more unlike than three in four."""
 
 
 def conformal_ranks(
@@ -62,9 +67,12 @@ def class_wealth(ranks: NDArray[np.float64], classes: int) -> NDArray[np.float64
     return np.array([np.cumsum(np.log(less)), np.cumsum(np.log(more))])
 
 
-def pooled(wealths: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logarithm of what all bettors (bettors, 2, steps) have together who begin with these shares (bettors, 2)."""
-    with np.errstate(divide="ignore"):  # who begins with nothing
-        start = np.log(shares / shares.sum())[..., None]
-    found: NDArray[np.float64] = np.logaddexp.reduce(wealths + start, axis=(0, 1))
-    return found
+def unlike_wealth(ranks: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """The logarithm of the wealth (ranks,) of a bet that images came that take a class's name and are unlike it.
+
+    The ranks are of numbers that are largest for what the class is named for and is least like it, and smallest, and
+    equal, for all that is named otherwise. The largest ``1 / classes`` are taken for the class's, as above; the more of
+    them are the larger, the more is won.
+    """
+    among = np.maximum(1 - (1 - ranks) * classes, 0)
+    return np.cumsum(np.log(1 - UNLIKE + UNLIKE * classes * TILT * among ** (TILT - 1)))
