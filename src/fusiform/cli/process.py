@@ -118,5 +118,5 @@ def lacks_memory(error: BaseException) -> bool:
 
 NO_MEMORY = (
     "there is not enough memory: end other programs, or raise the limit (ulimit -v, the container's); predicting takes "
-    "about 0.4 GB of address space, training 4 GB"
+    "up to 0.4 GB of address space, training 4 GB"
 )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from PIL import Image
 
+from fusiform.data.axis import Axis
 from fusiform.data.image import to_rgb
 from fusiform.spec import Interpolation, Preprocess
 
@@ -32,31 +32,6 @@ _MAX_RESIZED_PIXELS = 1 << 26
 
 # Pillow may first average whole blocks of pixels as long as that leaves twice the resolution that is needed.
 _REDUCING_GAP = 2.0
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One side of the picture: its length, the length it is resized to, and the part of that which the crop keeps.
-
-    ``first`` is the first kept pixel, ``kept`` their number, ``padding`` the zeros before them; all in pixels.
-    """
-
-    length: int
-    resized: int
-    first: int
-    kept: int
-    padding: int
-
-    @classmethod
-    def of(cls, length: int, resized: int, crop: int) -> Axis:
-        if resized < crop:
-            return cls(length, resized, first=0, kept=resized, padding=(crop - resized) // 2)
-        # As torchvision: halves are rounded to even.
-        return cls(length, resized, first=round((resized - crop) / 2), kept=crop, padding=0)
-
-    @property
-    def scale(self) -> float:
-        return self.length / self.resized
 
 
 Resize = Callable[[Image.Image, Axis, Axis, Interpolation], "bytearray | None"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusiform.data.preprocess import Axis
+from fusiform.data.axis import Axis
 from fusiform.errors import SpecError
 from fusiform.spec import Interpolation
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from fusiform.data import preprocess as pillow
-from fusiform.data.preprocess import Axis
+from fusiform.data.axis import Axis
 from fusiform.engines.native.compiled import fast_kernels, load
 from fusiform.spec import Interpolation, Preprocess
 
