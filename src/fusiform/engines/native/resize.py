@@ -52,7 +52,7 @@ def _resize(image: Image.Image, x: Axis, y: Axis, interpolation: Interpolation) 
         return None
     across, down = _taps(x, interpolation, library), _taps(y, interpolation, library)
     top, bottom, row = down.first[0], down.first[-1] + down.given.count, x.kept * 3
-    between, pixels = bytearray((bottom - top) * row + _SLACK), bytearray(y.kept * row + _SLACK)
+    between, pixels = _room((bottom - top) * row + _SLACK), _room(y.kept * row + _SLACK)
     rows_at, pixels_at = (ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (between, pixels))
     resize = partial(library.fusiform_native_resize, kernels)
     # Of a large picture, which Pillow keeps in several pieces, some rows at a time.
@@ -134,6 +134,16 @@ class _Memory(NamedTuple):
 
     pixels: int
     holder: object
+
+
+_new_bytes = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, [ctypes.c_char_p, ctypes.c_ssize_t]
+
+
+def _room(size: int) -> bytearray:
+    """So many bytes, which are all written to before they are read: ``bytearray`` would set them to zero first."""
+    made: bytearray = _new_bytes(None, size)
+    return made
 
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
