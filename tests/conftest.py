@@ -138,6 +138,17 @@ def lived_in_state_fixture() -> Callable[..., dict[str, NDArray[Any]]]:
     return lived_in_state
 
 
+@pytest.fixture(scope="module")
+def unpacked_once() -> Iterator[None]:
+    """The runtime of pages, which takes seconds to pack as tightly as for a host, packed quickly and once."""
+    from fusiform.exporting.targets import web
+
+    files = web.unpack_runtime(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web, "unpack_runtime", lambda level=1: files)
+        yield
+
+
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that is calibrated on faint noise, of which its own first names are the truth, but for some."""

@@ -34,6 +34,7 @@ from node import run_tests
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.usefixtures("unpacked_once")
 needs_browser = pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="there is no Chromium to drive")
 SHARES = (0.05, 0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -166,15 +167,6 @@ def words():
                 told = None if decided is None else {"index": decided.index, "name": decided.name}
                 said = promise(Answer("a.jpg", ruled))
                 yield {"names": names, "known": found.known, "rule": rule, "decided": told, "said": said}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _unpacked_once():
-    """The runtime, which takes seconds to pack as tightly as for a host."""
-    files = web.unpack_runtime(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "unpack_runtime", lambda level=1: files)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ from node import run_tests
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.usefixtures("unpacked_once")
 needs_browser = pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="there is no Chromium to drive")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -92,15 +93,6 @@ def model(small_spec, lived_in_state, scenes, tmp_path_factory):
 def other(small_spec, lived_in_state, scenes, tmp_path_factory):
     spec = small_spec("mobilenet_v2", 0.35, classes=2).replace(labels=("one", "two"))
     return calibrate(spec, lived_in_state(spec, seed=8), scenes, tmp_path_factory.mktemp("other"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _unpacked_once():
-    """The runtime, which takes seconds to pack as tightly as for a host."""
-    files = web.unpack_runtime(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "unpack_runtime", lambda level=1: files)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,8 @@ class Full:
 def full(monkeypatch: pytest.MonkeyPatch) -> Full:
     state, refusal = Full(), Overload.refusal
 
-    def counted(self: Overload, *request: object) -> bytes | None:
-        answer = refusal(self, *request)  # type: ignore[arg-type]
+    def counted(self: Overload, method: bytes, address: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        answer = refusal(self, method, address, headers)
         state.at_once += answer is not None
         return answer
 

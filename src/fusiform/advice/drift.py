@@ -255,7 +255,7 @@ def judge(
     whole = sum(bet.share for own in bets.values() for bet in own)
     bound = -np.log(false_alarms)
     firsts: list[int] = []
-    rows: list[Row] = []
+    rows: list[tuple[float, Row]] = []
     for measure, old, new in zip(measures, reference, values, strict=True):
         if measure not in bets:
             continue
@@ -267,18 +267,18 @@ def judge(
         best = int(np.argmax(np.subtract(peaks, needed)))
         bet, alone = bets[measure][best], len(over[best]) > 0
         extreme = np.argsort(-bet.ranks, kind="stable")[:EXAMPLES]
-        rows.append(
-            {
-                "measure": measure.name if measure.label is None else f"class {spec.labels[measure.label]}",
-                "changed": bet.changed if alone else None,
-                "evidence": float(f"{peaks[best] / np.log(10):.4g}"),
-                "reference_median": _middle(measure, old),
-                "now": _middle(measure, new),
-                "examples": tuple(paths[i] for i in extreme) if alone and paths else (),
-            }
-        )
-    rows.sort(key=lambda row: -row["evidence"])  # type: ignore[operator]
-    return min(firsts, default=None), rows
+        evidence = float(f"{peaks[best] / np.log(10):.4g}")
+        told: Row = {
+            "measure": measure.name if measure.label is None else f"class {spec.labels[measure.label]}",
+            "changed": bet.changed if alone else None,
+            "evidence": evidence,
+            "reference_median": _middle(measure, old),
+            "now": _middle(measure, new),
+            "examples": tuple(paths[i] for i in extreme) if alone and paths else (),
+        }
+        rows.append((evidence, told))
+    rows.sort(key=lambda each: -each[0])
+    return min(firsts, default=None), [each for _, each in rows]
 
 
 def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec) -> list[_Bet]:
