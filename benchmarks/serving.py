@@ -1,5 +1,6 @@
 """A server under load: CPU time and latency an image, what is left at twice the capacity, and SIGTERM.
 
+    pip install fastapi
     python benchmarks/serving.py cost [--rounds 3] [--round 4] [--litserve PYTHON] [--json FILE]
     python benchmarks/serving.py overload [--seconds 60] [--times 2] [--json FILE]
     python benchmarks/serving.py stop [--runs 20] [--json FILE]
@@ -48,6 +49,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +361,8 @@ def cost(arguments: argparse.Namespace) -> Result:
     """CPU time an image, images a second, latency and memory of each contender."""
     import fusiform
 
+    if find_spec("fastapi") is None:
+        sys.exit("serving: two contenders are FastAPI's: pip install fastapi")
     files = photographs(arguments.folder)
     bodies: list[Body] = [(path.read_bytes(), "") for path in files]
     cores = common.usable_cores()
