@@ -167,6 +167,20 @@ def test_a_class_by_another_name_and_of_a_file_without_pytorch(scenes, tmp_path)
     assert fusiform.open_model(out).spec.labels[-1] == "gold"
 
 
+def test_a_class_that_looks_like_the_old_ones_is_told(scenes, tmp_path):
+    (tmp_path / "some").mkdir()
+    for name in ("blue", "green", "red"):
+        for k in range(2):
+            (tmp_path / "some" / f"{name}{k}.png").symlink_to(scenes / "data" / name / f"{k:02}.png")
+    out = tmp_path / "more.safetensors"
+    words = ["add-class", str(scenes / "model.safetensors"), str(tmp_path / "some"), "--out", str(out)]
+    run = CliRunner().invoke(commands, [*words, "--data", str(scenes / "old")])
+    assert run.exit_code == 0, run.output
+    assert "some: of its images only" in run.stderr
+    noise = ["add-class", str(scenes / "model.safetensors"), str(scenes / "data" / "noise"), "--out", str(out)]
+    assert "only" not in CliRunner().invoke(commands, [*noise, "--data", str(scenes / "old")]).stderr
+
+
 @pytest.mark.parametrize(
     ("folders", "name", "message"),
     [

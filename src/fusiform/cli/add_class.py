@@ -10,6 +10,9 @@ from fusiform.cli import options
 from fusiform.cli.output import print_report, suggest
 from fusiform.report import Format
 
+FEW_FOUND = 0.8
+"""The share of a new class's images below which something is said of it: one of five that is missed is not."""
+
 
 @click.command(
     "add-class",
@@ -48,7 +51,8 @@ def command(
     """Add a class to a classifier for each DIR of images, called as DIR is; five images may be enough.
 
     The old classes' part of the model stays as it is. The new ones are set apart from them with the images of --data:
-    a new class may take up to 0.5 % of those from the old ones. The accuracy on them is told before and after.
+    a new class takes up to 0.5 % of those from the old ones, and more only where it would else miss many of its own.
+    The accuracy on them is told before and after.
     """
     from fusiform.embedding.classes import add_class
     from fusiform.progress import track
@@ -61,4 +65,11 @@ def command(
             "them with --data",
             err=True,
         )
+    for row in report.rows:
+        if isinstance(row["recall"], float) and row["recall"] < FEW_FOUND:
+            click.echo(
+                f"fusiform: {row['class']}: of its images only {row['recall']:.0%} are named so by what the others "
+                "make of it, for it looks like an old class: give 20 images of it or more",
+                err=True,
+            )
     suggest(form, ("predict", "PHOTO", "--model", str(out)))

@@ -27,7 +27,7 @@ from fusiform.tables import TRAITS
 from fusiform.zoo.checkpoint import write_safetensors
 from fusiform.zoo.model import Model, open_model
 
-LOOKED_AT = 600
+LOOKED_AT = 1800
 """Images of the old classes, evenly of each, that say how far a new class may reach."""
 ENOUGH = 5
 """The fewest of each."""
