@@ -97,9 +97,8 @@ def drift(
     are, and which classes it names; and after 50, 100, 200 images, and so on, all of that together among the images of
     each name, for a new class mostly takes a known one's. Images are taken one after the other, in the order of
     ``sources``; if they are as the reference images, in random order, the chance of an alarm is at most
-    ``false_alarms``, however many there are.
-    The same holds for a sketch that ``predict``, ``serve`` or a model's page keeps, however often it is looked at while
-    it grows.
+    ``false_alarms``, however many there are. The same holds for a sketch that ``predict``, ``serve`` or a model's page
+    keeps, however often it is looked at while it grows.
 
     Args:
         model: The classifier that is in use.

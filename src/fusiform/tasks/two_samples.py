@@ -26,7 +26,7 @@ _MOST = 100_000
 _RARE = 1_000_000
 """Permutations at most, the second where a level is so small that none of them may reach the statistic."""
 _AT_ONCE = 1 << 21
-_AT_MOST = 500
+_AT_MOST = 100
 """Numbers of a matrix of permutations, and permutations in it."""
 _FEWEST = 3
 """Images of a name that say something of where the name's images lie."""
