@@ -229,9 +229,10 @@ ARRAYS = ("centre", "projection", "scales", "means", "whitening", "head", "point
 class Reference:
     """What the ``images`` of the calibration looked like, to see later whether others still do: numbers, no image.
 
-    ``values`` is the text of ``kept`` images' measures, each apart and sorted; see ``calibration.reference``.
-    ``classes`` is how often each class was named, none where there are many; ``named`` the same of the images that were
-    kept, none in files from before the measures of each class were sorted apart.
+    ``values`` is the text of ``kept`` images' measures: those of an image ``together``, images in the order of the
+    classes that they were named, or each apart and sorted; see ``calibration.reference``. ``classes`` is how often each
+    class was named, none where there are many; ``named`` the same of the images that were kept. Earlier files have all
+    measures apart, and some no ``named``.
     """
 
     images: int
@@ -239,6 +240,7 @@ class Reference:
     values: str
     classes: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
+    together: bool = False
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)
@@ -257,6 +259,8 @@ class Reference:
             or not all(0 <= few <= all_ for few, all_ in zip(self.named, self.classes, strict=True))
         ):
             raise SpecError("certainty: the named classes of a reference must be counts, and together what it keeps")
+        if self.together and not self.named:
+            raise SpecError("certainty: a reference that keeps images together must count the classes of these")
 
     def __repr__(self) -> str:
         return f"<Reference of {self.images:,} images>"

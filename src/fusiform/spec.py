@@ -353,8 +353,10 @@ class ModelSpec:
             del fields["preprocess"]["fit"]
         if self.certainty is not None and self.certainty.reference is None:
             del fields["certainty"]["reference"]
-        elif self.certainty is not None and self.certainty.reference is not None and not self.certainty.reference.named:
-            del fields["certainty"]["reference"]["named"]
+        elif self.certainty is not None:
+            for name in ("named", "together"):
+                if not fields["certainty"]["reference"][name]:
+                    del fields["certainty"]["reference"][name]
         if self.certainty is not None and self.certainty.decision is None:
             del fields["certainty"]["decision"]
         if not self.accuracy:

@@ -267,7 +267,7 @@ _NUMBERS: dict[str, Key] = {
     "batch_error": Key("ratio", "the largest difference between an image alone and among others"),
     "best_temperature": Key("number", "the temperature that these images would give"),
     "bottom": Key("number", "a box's lower edge, in pixels"),
-    "evidence": Key("number", "what bets on a change of this alone won, in powers of ten"),
+    "evidence": Key("number", "what bets on a change of this, or tests for it, won, in powers of ten"),
     "now": Key("number", "the median of the images, or how often the class is named"),
     "reference_median": Key("number", "the same of the reference images", "reference"),
     "epoch": Key("number", "the epochs since training began"),

@@ -62,10 +62,12 @@ def test_a_calibrated_model_carries_its_reference(calibrated: Model, model: Mode
     parameters = sum(value.size for value in calibrated.state().values())
     assert len(certainty.reference.values) <= 0.01 * parameters
     assert ModelSpec.from_json(calibrated.spec.to_json()) == calibrated.spec
-    # As before the classes were sorted apart.
-    older = replace(certainty, reference=replace(certainty.reference, named=()))
+    assert certainty.reference.together
+    # As before images were kept together.
+    older = replace(certainty, reference=replace(certainty.reference, named=(), together=False))
     text = calibrated.spec.replace(certainty=older).to_json()
     assert "named" not in text
+    assert "together" not in text
     assert ModelSpec.from_json(text).certainty == older
     found = drift(calibrated, scenes / "blurred", threads=1)
     assert found.alarm

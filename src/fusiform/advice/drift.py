@@ -23,7 +23,8 @@ from fusiform.prediction.sources import Source, find_pictures
 from fusiform.progress import Tracker, tracker
 from fusiform.report import Cell, Report, Row, Tabular
 from fusiform.spec import ModelSpec
-from fusiform.tasks.betting import class_wealth, conformal_ranks, unlike_wealth, wealth
+from fusiform.tasks.betting import class_wealth, conformal_ranks, wealth
+from fusiform.tasks.two_samples import sizes_of_tests, tell_apart
 from fusiform.zoo.model import Model, open_model
 
 ALARM = 0.01
@@ -31,9 +32,10 @@ ALARM = 0.01
 EXAMPLES = 8
 _FEARED = 8.0
 """What is begun with by each kind of bet on what a model has to fear most, and what is hardest to see where it is few:
-strangers, less sure answers, and strangers that take one class's name. All others but the next begin with 1."""
-_OFTENER = 16.0
-"""A class that is named more often, which is a new one under its name, or the class itself that now is less rare."""
+strangers, and less sure answers. All others but the next begin with 1."""
+_TAKEN = 40.0
+"""What the tests for what takes a class's name have of the chance, as much as all bets: of new images few are strangers
+among all. Where the reference does not keep its images together, it is the bets' that a class is named more often."""
 _FIRST = 0.9
 _WORDS = {
     "brightness": ("darker", "brighter"),
@@ -48,7 +50,6 @@ _WORDS = {
     "residual": ("more usual", "strangers"),
 }
 """What small and large numbers of each measure are called."""
-_UNLIKE = {"confidence": "less sure", "strangeness": "strangers named", "residual": "strangers named"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,11 +94,11 @@ def drift(
     """Say whether images are still as those that the model was judged on, and what has changed.
 
     Looked at are brightness, contrast, sharpness, colours and size, how sure the model is, how strange its features
-    are, and which classes it names; sureness and strangeness also among the images of each name, for a new class mostly
-    takes a known one's. Images are taken one after the other, in the order of ``sources``; if they are as
-    the reference images, in random order, the chance of an alarm is at most ``false_alarms``, however many there are.
-    The same holds for a sketch that ``predict``, ``serve`` or a model's page keeps, however often it is looked at while
-    it grows.
+    are, and which classes it names; and after 50, 100, 200 images, and so on, all of that together among the images of
+    each name, for a new class mostly takes a known one's. Images are taken one after the other, in the order of
+    ``sources``; if they are as the reference images, in random order, the chance of an alarm is at most
+    ``false_alarms``, however many there are. The same holds for a sketch that ``predict``, ``serve`` or a model's page
+    keeps, however often it is looked at while it grows.
 
     Args:
         model: The classifier that is in use.
@@ -227,7 +228,11 @@ def look_at(
 
 
 class _Bet(NamedTuple):
-    """That a measure ``changed``, begun with a ``share``: the logarithm of what it won on ``ranks``; large ones win."""
+    """That a measure ``changed``, begun with a ``share``: the logarithm of what it won on ``ranks``; large ones win.
+
+    What a test wins is its share of the chance over its p-value: it is as much as is needed for an alarm if and only if
+    the p-value is small enough for one.
+    """
 
     changed: str
     share: float
@@ -246,19 +251,21 @@ def judge(
 ) -> tuple[int | None, list[Row]]:
     """The same from what was measured of images, a column for each of the sketch's measures; no paths, no examples."""
     measures, reference = known.measures(spec), known.columns(spec)
+    named = known.reference.named if known.reference.together else None
     bets: dict[Measure, list[_Bet]] = {}
     for k, (measure, old, new) in enumerate(zip(measures, reference, values, strict=True)):
         # Each measure draws its own ties, so that those of the first images stay what they were when more come.
         ranks = conformal_ranks(old, new, np.random.default_rng([seed, k]))
-        row = measure if measure.label is None else Measure("class", measure.label)
-        bets.setdefault(row, []).extend(_bets(measure, ranks, spec))
+        bets[measure] = _bets(measure, ranks, spec, oftener=named is None)
     whole = sum(bet.share for own in bets.values() for bet in own)
+    if named is not None:
+        whole += _TAKEN
+        for bet, label in _tests(reference, values, named, spec, false_alarms * _TAKEN / whole, seed):
+            bets[Measure("class", label)].append(bet)
     bound = -np.log(false_alarms)
     firsts: list[int] = []
     rows: list[tuple[float, Row]] = []
     for measure, old, new in zip(measures, reference, values, strict=True):
-        if measure not in bets:
-            continue
         # What a bet needs, whose share of the beginning was that small.
         needed = [bound - np.log(bet.share / whole) for bet in bets[measure]]
         over = [np.flatnonzero(bet.wealth >= least) for bet, least in zip(bets[measure], needed, strict=True)]
@@ -281,7 +288,7 @@ def judge(
     return min(firsts, default=None), [each for _, each in rows]
 
 
-def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec) -> list[_Bet]:
+def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec, *, oftener: bool) -> list[_Bet]:
     """What is bet on a measure; not that nothing is strange, which is no alarm."""
     if measure.label is None:
         small, large = wealth(ranks)
@@ -291,13 +298,34 @@ def _bets(measure: Measure, ranks: NDArray[np.float64], spec: ModelSpec) -> list
         share = _FEARED if measure.name == "confidence" else 1.0
         return [_Bet(less, share, 1 - ranks, small), _Bet(more, 1.0, ranks, large)]
     label, classes = spec.labels[measure.label], spec.num_classes
-    if measure.name == "class":
-        fewer, oftener = class_wealth(ranks, classes)
-        return [
-            _Bet(f"less {label}", 1 / classes, 1 - ranks, fewer),
-            _Bet(f"more {label}", _OFTENER / classes, ranks, oftener),
-        ]
-    return [_Bet(f"{_UNLIKE[measure.name]} {label}", _FEARED / classes, ranks, unlike_wealth(ranks, classes))]
+    small, large = class_wealth(ranks, classes)
+    bets = [_Bet(f"less {label}", 1 / classes, 1 - ranks, small)]
+    return [*bets, _Bet(f"more {label}", _TAKEN / classes, ranks, large)] if oftener else bets
+
+
+def _tests(
+    reference: list[NDArray[np.float64]],
+    values: list[NDArray[np.float64]],
+    counts: tuple[int, ...],
+    spec: ModelSpec,
+    level: float,
+    seed: int,
+) -> list[tuple[_Bet, int]]:
+    """What the tests found that have ``level`` of the chance together, each as a bet on the class that it names."""
+    classes, images = len(counts), len(values[0])
+    old, new = (np.column_stack(columns[: len(columns) - classes]) for columns in (reference, values))
+    known = np.repeat(np.arange(classes), counts)
+    named = np.argmax(values[len(values) - classes :], axis=0)
+    found = []
+    for number, (size, share) in enumerate(sizes_of_tests(images)):
+        random = np.random.default_rng([seed, len(values) + number])
+        told = tell_apart((old, known), (new[:size], named[:size]), classes, level * share, random)
+        label = spec.labels[told.label]
+        won, unlike = np.full(images, -np.inf), np.full(images, -np.inf)
+        won[size - 1], unlike[:size] = np.log(share / told.p), told.unlike
+        changed = f"more {label}" if told.oftener else f"strangers named {label}"
+        found.append((_Bet(changed, _TAKEN, unlike, won), told.label))
+    return found
 
 
 def _middle(measure: Measure, values: NDArray[np.float64]) -> float:

@@ -47,7 +47,7 @@ class Sketch:
     """A ``reference`` of images, as a description holds it, and what it takes to compare others with it.
 
     ``model`` is what rows of two models have to have in common. Where a model has no detector of unknown images,
-    ``mean`` and ``whitening`` make of an image's projected features how strange it is. A file has 8 to 20 kB.
+    ``mean`` and ``whitening`` make of an image's projected features how strange it is. A file has 16 to 28 kB.
     """
 
     reference: Reference
@@ -56,11 +56,11 @@ class Sketch:
     whitening: NDArray[np.float16] | None = None
 
     def measures(self, spec: ModelSpec) -> tuple[Measure, ...]:
-        """What is compared; how unlike its class an image is only where the reference has its classes apart."""
-        return measures_of(spec.num_classes, detector=self.mean is None, apart=bool(self.reference.named))
+        """What is compared."""
+        return measures_of(spec.num_classes, detector=self.mean is None)
 
     def columns(self, spec: ModelSpec) -> list[Floats]:
-        """What the reference images have of each measure, in no order; InputError for a damaged text."""
+        """What the reference images have of each measure, see ``read_reference``; InputError for a damaged text."""
         try:
             return read_reference(self.reference, self.measures(spec))
         except ValueError as error:
@@ -87,6 +87,7 @@ class Sketch:
             "kept": found.kept,
             "classes": found.classes,
             "named": found.named,
+            "together": found.together,
             "values": found.values,
         }
         if self.mean is not None and self.whitening is not None:
@@ -102,7 +103,8 @@ def read_sketch(path: Path, spec: ModelSpec) -> Sketch:
             raise ValueError
         model = str(content["model"])
         counts = tuple(content["classes"]), tuple(content.get("named", ()))
-        reference = Reference(content["images"], content["kept"], content["values"], *counts)
+        together = content.get("together", False)
+        reference = Reference(content["images"], content["kept"], content["values"], *counts, together=together)
         mean = whitening = None
         if "mean" in content:
             mean = _array(content["mean"]).reshape(DIRECTIONS)

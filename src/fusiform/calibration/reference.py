@@ -4,8 +4,8 @@ A row has the seven looks, the confidence, and two numbers of the detector of th
 and what its projection leaves out of the features (``residual``), for each finds strangers that the other misses. The
 class that was named comes last. Numbers are rounded to half precision.
 
-How unlike an image is to what it is named is measured among all images, and among those of the same name: a new class
-that takes a known one's name is seen there, where it is less sure or stranger than most, and nowhere else.
+Where there are few classes a reference keeps its rows whole: a new class that takes a known one's name is seen among
+the images of that name, where all numbers together tell it, and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from fusiform.spec import ModelSpec
 
 MEASURES = (*LOOKS, "confidence", "strangeness", "residual")
 """The numbers of a row, before the class."""
-UNLIKE = ("confidence", "strangeness", "residual")
-"""Those that tell what is unlike its class: the first where it is small, the others where they are large."""
 CLASSES = 20
 """With more classes than these, how often each is named is not looked at."""
 KEPT = 800
@@ -43,10 +41,7 @@ Floats = NDArray[np.float64]
 
 
 class Measure(NamedTuple):
-    """What is compared: one of ``MEASURES``, or "class", how often ``label`` is named.
-
-    One of ``UNLIKE`` with a ``label`` is how unlike that class an image of its name is.
-    """
+    """What is compared: one of ``MEASURES``, or "class", how often ``label`` is named."""
 
     name: str
     label: int | None = None
@@ -68,30 +63,21 @@ def to_rows(
     return found
 
 
-def measures_of(classes: int, *, detector: bool, apart: bool) -> tuple[Measure, ...]:
-    """What is compared: the measures, each class where there are few, and if ``apart`` what is unlike each of them."""
-    names = MEASURES if detector else MEASURES[:-1]
+def measures_of(classes: int, *, detector: bool) -> tuple[Measure, ...]:
+    """What is compared: the measures, and each class where there are few."""
     labels = range(classes if classes <= CLASSES else 0)
-    unlike = [Measure(name, k) for k in labels for name in UNLIKE if name in names] if apart else []
-    return (*(Measure(name) for name in names), *(Measure("class", k) for k in labels), *unlike)
+    return (*map(Measure, MEASURES if detector else MEASURES[:-1]), *(Measure("class", k) for k in labels))
 
 
 def to_columns(rows: Rows, measures: tuple[Measure, ...]) -> list[Floats]:
-    """What images have of each measure: of a class 1 where it was named, and 0.
-
-    What is unlike a class is the larger the more it is so, and less than all numbers where another class was named.
-    """
+    """What images have of each measure: of a class 1 where it was named, and 0."""
     wide = rows.astype(np.float64)
-    return [_column(wide[:, :-1], wide[:, -1], measure) for measure in measures]
-
-
-def _column(wide: Floats, named: NDArray[Any], measure: Measure) -> Floats:
-    if measure.name == "class":
-        return np.asarray(named == measure.label, np.float64)
-    values: Floats = wide[:, MEASURES.index(measure.name)]
-    if measure.label is None:
-        return values
-    return np.where(named == measure.label, -values if measure.name == "confidence" else values, -np.inf)
+    return [
+        np.asarray(wide[:, -1] == measure.label, np.float64)
+        if measure.name == "class"
+        else wide[:, MEASURES.index(measure.name)]
+        for measure in measures
+    ]
 
 
 def make_reference(
@@ -105,32 +91,34 @@ def make_reference(
     """The reference of images in random order, whose text takes ``most_bytes`` at most; None for fewer than
     ``fewest`` images, or too few bytes for them.
 
-    The first ``KEPT`` rows are kept: those of ``UNLIKE`` sorted within the class that was named, the rest among all.
+    The first ``KEPT`` rows are kept, in the order of their classes; with too many classes each measure apart, sorted.
     ``named`` is the class of each image where there are more images than rows.
     """
     named = rows[:, -1] if named is None else named
     if len(rows) < fewest:
         return None
     kept, few = min(KEPT, len(rows)), classes if classes <= CLASSES else 0
-    while len(values := pack(_sorted(rows[:kept]))) > most_bytes:
+    while len(values := pack(_ordered(rows[:kept], whole=few > 0))) > most_bytes:
         if (kept := kept * 3 // 4) < fewest:
             return None
     counts, of_kept = (
         tuple(np.bincount(labels.astype(np.int64), minlength=few).tolist()) if few else ()
         for labels in (named, rows[:kept, -1])
     )
-    return Reference(len(named), kept, values, counts, of_kept)
+    return Reference(len(named), kept, values, counts, of_kept, together=few > 0)
 
 
-def _sorted(rows: Rows) -> Rows:
-    found, labels = np.sort(rows[:, :-1], axis=0), rows[:, -1]
-    for k in range(MEASURES.index(UNLIKE[0]), found.shape[1]):
-        found[:, k] = rows[np.lexsort((rows[:, k], labels)), k]
-    return found
+def _ordered(rows: Rows, *, whole: bool) -> Rows:
+    if not whole:
+        return np.sort(rows[:, :-1], axis=0)
+    # Of the orders in which the classes follow each other, one in which a column is sorted takes a few bytes less.
+    return rows[np.lexsort((rows[:, MEASURES.index("strangeness")], rows[:, -1])), :-1]
 
 
 def read_reference(reference: Reference, measures: tuple[Measure, ...]) -> list[Floats]:
-    """The columns of a reference, in no order; ValueError where it holds others than these."""
+    """The columns of a reference, those of the measures in the order of their images where it keeps these ``together``,
+    else in none; ValueError where it holds others than these.
+    """
     classes = sum(measure.name == "class" for measure in measures)
     if len(reference.classes) != classes:
         raise ValueError(f"it counts {len(reference.classes)} classes, not {classes}")
@@ -138,11 +126,10 @@ def read_reference(reference: Reference, measures: tuple[Measure, ...]) -> list[
     wide = unpack(reference.values, reference.kept, columns).astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("a reference holds values that are not finite")
-    named = np.repeat(np.arange(len(reference.named)), reference.named)
     return [
         np.repeat([0.0, 1.0], (reference.images - (count := reference.classes[measure.label or 0]), count))
         if measure.name == "class"
-        else _column(wide, named, measure)
+        else wide[:, MEASURES.index(measure.name)]
         for measure in measures
     ]
 

@@ -19,9 +19,6 @@ BETS = ((1.0, 0.3), (1.0, 0.7), (0.5, 0.5))
 which is the bolder the smaller k is. Their mean over all ranks is 1."""
 MORE, LESS = 0.2, 0.8
 """The shares of images that are bet to have come to a class, and to have left it."""
-UNLIKE, TILT = 0.1, 3.0
-"""The share of images that are bet to have come under a class's name and to be unlike it, as a fifth of which about a
-half takes one name; and the power of the density of their ranks, as of what is more unlike than three in four."""
 
 
 def conformal_ranks(
@@ -65,14 +62,3 @@ def class_wealth(ranks: NDArray[np.float64], classes: int) -> NDArray[np.float64
     rest = max(1 - 1 / classes, 0.5)  # of one class, nothing can leave it
     less = np.where(ranks < rest, 1 - LESS + LESS / rest, 1 - LESS)
     return np.array([np.cumsum(np.log(less)), np.cumsum(np.log(more))])
-
-
-def unlike_wealth(ranks: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """The logarithm of the wealth (ranks,) of a bet that images came that take a class's name and are unlike it.
-
-    The ranks are of numbers that are largest for what the class is named for and is least like it, and smallest, and
-    equal, for all that is named otherwise. The largest ``1 / classes`` are taken for the class's, as above; the more of
-    them are the larger, the more is won.
-    """
-    among = np.maximum(1 - (1 - ranks) * classes, 0)
-    return np.cumsum(np.log(1 - UNLIKE + UNLIKE * classes * TILT * among ** (TILT - 1)))
