@@ -325,6 +325,8 @@ def _tests(
         won[size - 1], unlike[:size] = np.log(share / told.p), told.unlike
         changed = f"more {label}" if told.oftener else f"strangers named {label}"
         found.append((_Bet(changed, _TAKEN, unlike, won), told.label))
+        if told.p <= level * share:
+            break  # it is known, and later tests take ever longer
     return found
 
 
