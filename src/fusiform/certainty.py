@@ -137,6 +137,14 @@ class Sets:
         """The largest share that a set can be promised for."""
         return self.table.most
 
+    def kept(self, share: float) -> float:
+        """What is promised where ``share`` is asked for: more where the likeliest class, alone keeps more."""
+        alone = []
+        for table in self.classes or (self.table,):
+            right = bisect.bisect_right(table.values, 0.0)
+            alone.append(table.ranks[right - 1] / (table.count + 1) if right else 0.0)
+        return max(share, min(alone))
+
 
 @dataclass(frozen=True)
 class Part:

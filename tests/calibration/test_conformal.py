@@ -44,6 +44,9 @@ def test_sets_by_hand() -> None:
     assert in_sets(probabilities[:1], sets, 0.7).tolist() == [[True, False, False]]
     assert in_sets(probabilities[:1], sets, 0.9).tolist() == [[True, True, True]]
     assert in_sets(probabilities[:1], sets, 0.99).tolist() == [[True, True, True]]  # takes more images: all
+    # Seven of nine are right by their first name: it keeps seven of ten, whatever less is asked for.
+    assert (sets.kept(0.1), sets.kept(0.7), sets.kept(0.8)) == (0.7, 0.7, 0.8)
+    assert fit_sets(probabilities[:9], np.array([1] * 9)).kept(0.1) == 0.1
     found = measure_sets(probabilities, truth, sets)
     assert (found.images, found.covered, found.sizes.tolist()) == (9, 8, [2] * 9)
 
@@ -58,6 +61,20 @@ def test_no_set_is_empty_and_each_is_the_likeliest_classes(score: SetScore) -> N
         least = np.where(inside, probabilities, 2).min(1)
         most = np.where(inside, -1, probabilities).max(1)
         assert (least >= most).all()
+
+
+def test_what_the_first_name_keeps_is_kept() -> None:
+    """The share that is right by the first name alone, mean over draws: no less than what is promised, and no more."""
+    more = []
+    for seed in range(200):
+        probabilities, truth = drawn(300, seed=seed)
+        sets = fit_sets(probabilities[:150], truth[:150])
+        promised = sets.kept(0.01)
+        inside = in_sets(probabilities[150:], sets, 0.01)
+        more.append(inside[np.arange(150), truth[150:]].mean() - promised)
+        assert (inside == in_sets(probabilities[150:], sets, promised)).all()
+    chance = 3 * np.std(more) / len(more) ** 0.5
+    assert -chance <= np.mean(more) <= 0.02 + chance
 
 
 @pytest.mark.parametrize("score", SCORES)

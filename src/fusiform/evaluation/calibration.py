@@ -269,7 +269,7 @@ def calibration_text(calibration: Calibration) -> str:
     assert certainty is not None
     sets = (
         f" Sets of names are made by {found.set_score}, from {certainty.sets.table.count:,} pictures; they can promise "
-        f"up to {certainty.sets.most:.1%}."
+        f"up to {certainty.sets.most:.1%}, and the first name alone keeps {certainty.sets.kept(0):.1%}."
     )
     if found.detected_by is None:
         return first + sets
