@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +114,11 @@ class Detector:
             total += part.weight * EVIDENCE[part.evidence](self, place)
         return total
 
+    @cached_property
+    def white_means(self) -> Floats:
+        """The classes' means where the covariance that they share is the identity."""
+        return self.means @ self.whitening
+
     def place(self, features: NDArray[Any]) -> Place:
         """Where images lie in the projection, and how far they are from it."""
         centred = features.astype(np.float32) - self.centre
@@ -149,8 +155,7 @@ def _softmax(detector: Detector, place: Place) -> Floats:
 
 def _mahalanobis(detector: Detector, place: Place) -> Floats:
     """The distance to the nearest class's mean, by the covariance that all classes share."""
-    means, inside = detector.means @ detector.whitening, place.inside @ detector.whitening
-    found: Floats = np.sqrt(_squares(inside, means).min(1))
+    found: Floats = np.sqrt(_squares(place.inside @ detector.whitening, detector.white_means).min(1))
     return found
 
 
