@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from fusiform import files
 from fusiform.errors import OutputError
-from fusiform.files import held, hold, remove_leftovers, write_file
+from fusiform.files import create, held, hold, remove_leftovers, write_file
 
 if sys.platform == "win32":
     pytest.skip("there are no such locks", allow_module_level=True)
@@ -39,6 +41,52 @@ def test_leftovers_go_and_what_is_held_stays(tmp_path: Path) -> None:
     remove_leftovers(tmp_path, "*")
     assert list(tmp_path.iterdir()) == []
     remove_leftovers(tmp_path / "nowhere", "*")
+
+
+def test_what_was_taken_for_a_leftover_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may look for leftovers just between the making and the holding."""
+    comes = []
+
+    def late(descriptor: int) -> bool:
+        if not comes:
+            comes.append(descriptor)
+            remove_leftovers(tmp_path, "*")
+            assert list(tmp_path.iterdir()) == []
+        return hold(descriptor)
+
+    monkeypatch.setattr(files, "hold", late)
+    with create(tmp_path / "x.part") as file:
+        file.write(b"all")
+        remove_leftovers(tmp_path, "*")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.part", b"all")]
+    comes.clear()
+    write_file(tmp_path / "x.part", b"more")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.part", b"more")]
+    comes.clear()
+    (tmp_path / ".export-a").mkdir()
+    with held(tmp_path / ".export-a") as folder:
+        (folder / "file").write_bytes(b"")
+        remove_leftovers(tmp_path, ".export-*")
+        assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_what_another_process_is_removing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, taken = tmp_path / "x.part", []
+
+    def late(descriptor: int) -> bool:
+        if not taken:  # another process has the lock, and removes the file a moment later
+            taken.append(threading.Timer(0.05, path.unlink))
+            taken[0].start()
+            return False
+        return hold(descriptor)
+
+    monkeypatch.setattr(files, "hold", late)
+    with create(path) as file:
+        file.write(b"all")
+    taken[0].join()
+    assert path.read_bytes() == b"all"
 
 
 def test_a_lock_is_one_process_s(tmp_path: Path) -> None:

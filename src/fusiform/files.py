@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 
 from fusiform.errors import OutputError, UsageError
@@ -40,8 +41,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as file:
-            hold(file.fileno())
+        with create(part) as file:
             file.write(data)
         os.replace(part, path)  # noqa: PTH105  # says that it replaces
     except OSError as error:
@@ -66,6 +66,29 @@ def move(source: Path, place: Path) -> None:
         raise OutputError(f"cannot write {place} ({error.strerror or error}): choose another place for --out") from None
 
 
+def create(path: Path) -> BufferedWriter:
+    """Open a new file, which is held for as long as it is open; OSError where that cannot be done.
+
+    Between the two ``remove_leftovers`` of another process may take it for a leftover: then it is made once more.
+    """
+    while True:
+        file = path.open("xb")
+        if hold(file.fileno()) and path.exists():
+            return file
+        file.close()
+        _until_gone(path)
+
+
+def _until_gone(path: Path) -> None:
+    """Wait for who removes a file or folder, for a second at most: whoever does may be stopped half-way."""
+    import time  # only when asked for: each import counts against the time to the first answer
+
+    for _ in range(100):
+        if not path.exists():
+            return
+        time.sleep(0.01)
+
+
 def hold(descriptor: int) -> bool:
     """Lock an open file or folder for as long as it is open, at most until this process is gone, however it ends.
 
@@ -84,14 +107,21 @@ def hold(descriptor: int) -> bool:
 
 @contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """``hold`` a folder for a block, so that it is not taken for a leftover."""
+    """``hold`` a new folder for a block, so that it is not taken for a leftover; it is made again where it just was."""
+    while True:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            folder.mkdir()
+            continue
+        except OSError:  # Windows opens no folder
+            yield folder
+            return
+        if hold(descriptor) and folder.exists():
+            break
+        os.close(descriptor)
+        _until_gone(folder)
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folder
-        yield folder
-        return
-    try:
-        hold(descriptor)
         yield folder
     finally:
         os.close(descriptor)
@@ -113,6 +143,8 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
             descriptor = os.open(left, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(descriptor), left.lstat()):
+                    continue  # another process removed it, and its owner has made it anew
                 if left.is_dir():
                     shutil.rmtree(left)
                 else:

@@ -39,22 +39,22 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
             drop_output()
             raise FusiformError(f"standard output cannot be written: {error.strerror or error}") from None
         return
+    import io
     from glob import escape  # here, as the next: standard output needs neither
 
-    from fusiform.files import hold, remove_leftovers
+    from fusiform.files import create, remove_leftovers
 
     target = out.resolve()  # behind a link: the file is to be replaced, not the link
     if target.is_dir():
         raise FusiformError(f"{out}: is a folder; --out takes a file")
     direct = target.exists() and not target.is_file()
-    written = target if direct else target.with_name(f".{target.name}.{os.getpid()}.part")
+    written = target if direct else target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     if not direct:
         remove_leftovers(target.parent, f".{escape(target.name)}.*.part")
     try:
         # Undecodable bytes of a file name stay readable; in JSON the escape even reads back as the same name.
-        with written.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-            if not direct:
-                hold(stream.fileno())
+        file = written.open("wb") if direct else create(written)
+        with io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             yield stream
         if not direct:
             written.replace(target)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from fusiform.errors import InputError, OutputError
-from fusiform.files import hold, remove_leftovers, write_file
+from fusiform.files import create, hold, remove_leftovers, write_file
 
 SAYS = {
     "listing_sha256": "other images",
@@ -146,8 +146,7 @@ class PartsFolder:
         place = self.path(part)
         temporary = place.with_name(f".{place.name}.{os.getpid()}.{self._label}.part")
         try:
-            with temporary.open("xb") as file:
-                hold(file.fileno())
+            with create(temporary) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

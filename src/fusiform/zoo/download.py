@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fusiform.errors import DownloadError
-from fusiform.files import hold, remove_leftovers
+from fusiform.files import create, remove_leftovers
 from fusiform.progress import Tracker
 from fusiform.zoo.cache import holds
 from fusiform.zoo.web import DeadlineError, length_of, opened, reason_for, reason_of, without_password
@@ -89,8 +89,7 @@ def _attempt(url: str, path: Path, expected: str, limit: int | None, progress: T
                 raise _AttemptError(f"it is {total:,} bytes long, and the file has no more than {most:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent, f"{glob.escape(path.name)}.*.part")
-            with part.open("xb") as file, progress(total=total, label=path.name, unit="B") as bar:
-                hold(file.fileno())
+            with create(part) as file, progress(total=total, label=path.name, unit="B") as bar:
                 while chunk := _read(response, url):
                     file.write(chunk)
                     digest.update(chunk)

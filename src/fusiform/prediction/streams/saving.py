@@ -110,8 +110,7 @@ class VideoFile:
         from glob import escape
 
         files.remove_leftovers(self._path.parent, f".{escape(self._path.name)}.*.part")
-        self._handle = self._part.open("xb")
-        files.hold(self._handle.fileno())
+        self._handle = files.create(self._part)
         kind = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}[self._path.suffix.lower()]
         self._container = av.open(self._handle, "w", format=kind)
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
