@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusiform import files
+from fusiform.cli.output import open_output
 from fusiform.errors import OutputError
 from fusiform.files import create, held, hold, remove_leftovers, write_file
 
@@ -70,6 +71,20 @@ def test_what_was_taken_for_a_leftover_before_it_was_held_is_made_again(
         (folder / "file").write_bytes(b"")
         remove_leftovers(tmp_path, ".export-*")
         assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_what_was_written_is_held_until_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def late(source: Path, place: Path) -> None:
+        remove_leftovers(tmp_path, "*.part")
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", late)
+    write_file(tmp_path / "a", b"one")
+    with open_output(tmp_path / "b") as stream:
+        stream.write("two")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one", "b": b"two"}
 
 
 def test_what_another_process_is_removing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
+from typing import IO, Any
 
 from fusiform.errors import OutputError, UsageError
 
@@ -43,7 +44,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         with create(part) as file:
             file.write(data)
-        os.replace(part, path)  # noqa: PTH105  # says that it replaces
+            put(file, part, path)
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
     finally:
@@ -77,6 +78,14 @@ def create(path: Path) -> BufferedWriter:
             return file
         file.close()
         _until_gone(path)
+
+
+def put(file: IO[Any], part: Path, place: Path) -> None:
+    """Rename a file that was written to its place; what was there is replaced. It is held until it has its name."""
+    file.flush()
+    if os.name == "nt":  # renames no open file, and has no locks
+        file.close()
+    os.replace(part, place)  # noqa: PTH105  # says that it replaces
 
 
 def _until_gone(path: Path) -> None:

@@ -42,7 +42,7 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
     import io
     from glob import escape  # here, as the next: standard output needs neither
 
-    from fusiform.files import create, remove_leftovers
+    from fusiform.files import create, put, remove_leftovers
 
     target = out.resolve()  # behind a link: the file is to be replaced, not the link
     if target.is_dir():
@@ -56,8 +56,8 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         file = written.open("wb") if direct else create(written)
         with io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             yield stream
-        if not direct:
-            written.replace(target)
+            if not direct:
+                put(stream, written, target)
     except KeyboardInterrupt as interrupt:
         interrupt.args = interrupt.args or (f"nothing was written to {out}",)
         raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from fusiform.errors import InputError, OutputError
-from fusiform.files import create, hold, remove_leftovers, write_file
+from fusiform.files import create, hold, put, remove_leftovers, write_file
 
 SAYS = {
     "listing_sha256": "other images",
@@ -150,7 +150,7 @@ class PartsFolder:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, place)  # noqa: PTH105  # says that it replaces
+                put(file, temporary, place)
             _sync(self.folder)
         except OSError as error:
             if error.filename not in (None, str(temporary), str(place)):

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fusiform.errors import DownloadError
-from fusiform.files import create, remove_leftovers
+from fusiform.files import create, put, remove_leftovers
 from fusiform.progress import Tracker
 from fusiform.zoo.cache import holds
 from fusiform.zoo.web import DeadlineError, length_of, opened, reason_for, reason_of, without_password
@@ -89,29 +89,31 @@ def _attempt(url: str, path: Path, expected: str, limit: int | None, progress: T
                 raise _AttemptError(f"it is {total:,} bytes long, and the file has no more than {most:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent, f"{glob.escape(path.name)}.*.part")
-            with create(part) as file, progress(total=total, label=path.name, unit="B") as bar:
-                while chunk := _read(response, url):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    received += len(chunk)
-                    bar.advance(len(chunk))
-                    if received > most:
-                        raise _AttemptError(f"more than {most:,} bytes came, and the file has no more")
-            stack.close()
-            if total is not None and received != total:
-                raise _AttemptError(f"the connection broke off after {received:,} of {total:,} bytes", transient=True)
-            if received == 0:
-                raise _AttemptError("nothing came, the answer is empty")
-            if not digest.hexdigest().startswith(expected.lower()):
-                raise _AttemptError(
-                    f"{received:,} bytes came whose SHA-256 begins {digest.hexdigest()[: max(8, len(expected))]}, not "
-                    f"{expected}: this is another file, perhaps a proxy's or a login page"
-                )
-            try:
-                os.replace(part, path)  # noqa: PTH105  # says that it replaces
-            except PermissionError:  # Windows: another process fetched the same file and is reading it
-                if not holds(path, digest.hexdigest()):
-                    raise
+            with create(part) as file:
+                with progress(total=total, label=path.name, unit="B") as bar:
+                    while chunk := _read(response, url):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        received += len(chunk)
+                        bar.advance(len(chunk))
+                        if received > most:
+                            raise _AttemptError(f"more than {most:,} bytes came, and the file has no more")
+                if total is not None and received != total:
+                    raise _AttemptError(
+                        f"the connection broke off after {received:,} of {total:,} bytes", transient=True
+                    )
+                if received == 0:
+                    raise _AttemptError("nothing came, the answer is empty")
+                if not digest.hexdigest().startswith(expected.lower()):
+                    raise _AttemptError(
+                        f"{received:,} bytes came whose SHA-256 begins {digest.hexdigest()[: max(8, len(expected))]}, "
+                        f"not {expected}: this is another file, perhaps a proxy's or a login page"
+                    )
+                try:
+                    put(file, part, path)
+                except PermissionError:  # Windows: another process fetched the same file and is reading it
+                    if not holds(path, digest.hexdigest()):
+                        raise
         finally:
             part.unlink(missing_ok=True)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -266,10 +267,10 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(
     with pytest.raises(OutputError, match="cannot write"):
         fusiform.predict_video(path, model, save=tmp_path / "absent" / "out.mp4")
 
-    def full(self: Path, *_: object) -> Path:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match=r"cannot write .*out\.mp4 \(.*No space left"):
         answers(path, model, save=tmp_path / "out.mp4")
     assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]

@@ -95,8 +95,8 @@ class VideoFile:
         try:
             container.mux(self._stream.encode(None))
             container.close()
+            files.put(self._handle, self._part, self._path)
             self._handle.close()
-            self._part.replace(self._path)
         except (av.FFmpegError, OSError) as error:
             self._discard()
             raise self._failed(error) from None
