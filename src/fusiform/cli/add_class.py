@@ -51,7 +51,7 @@ def command(
     """Add a class to a classifier for each DIR of images, called as DIR is; five images may be enough.
 
     The old classes' part of the model stays as it is. The new ones are set apart from them with the images of --data:
-    a new class takes up to 0.5 % of those from the old ones, and more only where it would else miss many of its own.
+    a new class takes up to 0.5 % of those from the old ones, and up to 1 % where it would else miss many of its own.
     The accuracy on them is told before and after.
     """
     from fusiform.embedding.classes import add_class

@@ -29,6 +29,8 @@ SHRINKAGE = 0.9
 ImageNet added to six scenes (benchmarks/added_class.py)."""
 LOST = 0.005
 """The share of old images that an added class may take, as its bias is set."""
+MOST = 0.01
+"""The share that it may take at most, however many new images that gains."""
 WORTH = 30
 """What a share of old images counts beside the same share of new ones: with five of these, one more is worth 0.7 % of
 the old ones."""
@@ -144,8 +146,8 @@ def added_class(head: Head, new: Features, old: Features, old_labels: Labels) ->
 
     ``old`` are images of the head's classes, ``old_labels`` their numbers. The row is the discriminant between the new
     class and all old ones, as large as the old rows are in their logits. Its bias is the largest with which it takes at
-    most ``LOST`` of the old images that the head names right, measured on images that its covariance has not seen; or
-    a larger one where that gains more of the new images than ``WORTH`` old ones for each.
+    most ``LOST`` of the old images that the head names right, measured on images that its covariance has not seen; or,
+    up to ``MOST``, a larger one where that gains more of the new images than ``WORTH`` old ones for each.
     """
     logits = old @ head.weight.T + head.bias
     maker = _Row(old, old_labels, logits)
@@ -164,7 +166,8 @@ def added_class(head: Head, new: Features, old: Features, old_labels: Labels) ->
     def cost(bias: float) -> float:
         return float((needed > bias).mean() + WORTH * (counted < bias).mean())
 
-    bias = min((least, *(float(each) for each in needed if each > least)), key=cost)
+    farther = (float(each) for each in needed if each > least and (counted < each).mean() <= MOST)
+    bias = min((least, *farther), key=cost)
     weight, offset = maker(new)
     return Added(weight, offset + bias, float((needed <= bias).mean()))
 
