@@ -138,7 +138,7 @@ class Sets:
         return self.table.most
 
     def kept(self, share: float) -> float:
-        """What is promised where ``share`` is asked for: more where the likeliest class alone, which scores 0, keeps more."""
+        """What is promised where ``share`` is asked for: more where the likeliest class, which scores 0, keeps more."""
         alone = []
         for table in self.classes or (self.table,):
             right = bisect.bisect_right(table.values, 0.0)
